@@ -1,0 +1,315 @@
+"""The catalog: typed entries of models, methods, tasks, suites, data and protocols, read from YAML.
+
+Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`
+and `protocols`; a new entry in any of them (also in a file of your own) is all that a new model, method or task takes.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sbora_bench.errors import UserError, one_of
+
+NAME = r"^[a-z0-9][a-z0-9.-]*$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class Strict(BaseModel):
+    """No unknown keys, no changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+class HubSource(Strict):
+    """Weights from the Hugging Face hub at a pinned revision (safetensors only), or a local folder in their place."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str = "main"
+    gated: bool = False
+
+
+class WheelSource(Strict):
+    """Weights out of a GGUF file inside a wheel on PyPI, checked by SHA-256."""
+
+    kind: Literal["wheel"]
+    package: str
+    version: str
+    sha256: str
+    member: str
+
+
+class PretrainSource(Strict):
+    """A small base trained here from the seeded synthetic corpus (`sbora-bench pretrain`)."""
+
+    kind: Literal["pretrain"]
+    recipe: dict[str, Any]
+
+
+class FolderSource(Strict):
+    """A local folder with config.json, safetensors and a tokenizer."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class ModelEntry(Strict):
+    title: str
+    source: Annotated[HubSource | WheelSource | PretrainSource | FolderSource, Field(discriminator="kind")]
+    licence: str = ""
+    architecture: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keys of transformers' LlamaConfig; enough to count parameters without weights",
+    )
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
+
+
+class MethodEntry(Strict):
+    """A PEFT method: the config class that `peft_type` names, and its arguments.
+
+    In `arguments`, `$rank $alpha $dropout $target_modules $seed` stand for what the run and its protocol say.
+    """
+
+    title: str
+    peft_type: str
+    arguments: dict[str, Any]
+    quantization: Literal["nf4"] | None = None
+
+
+# --- data, tasks, suites --------------------------------------------------------------------------------------------
+
+
+class FileData(Strict):
+    """A file of a public repository: fetched by address or found under SBORA_DATA_ROOT, checked by its git blob id."""
+
+    kind: Literal["file"]
+    path: str = Field(description="path below SBORA_DATA_ROOT")
+    url: str
+    blob: str = Field(pattern=r"^[0-9a-f]{40}$")
+    rows: int | None = None
+    licence: str = ""
+
+
+class SyntheticData(Strict):
+    """Rows made here from a seed; says so wherever it is shown."""
+
+    kind: Literal["synthetic"]
+    maker: Literal["items", "mmlu_items", "training_set"]
+    name: str
+    rows: int | None = Field(default=None, ge=1)
+    seed: int
+
+
+class HubData(Strict):
+    """A data set on the Hugging Face hub at a pinned revision, read with `datasets`."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str
+    split: str = "train"
+    rows: int | None = None
+    licence: str = ""
+    sampler: Literal["flan-v2"] | None = None
+
+
+DataEntry = Annotated[FileData | SyntheticData | HubData, Field(discriminator="kind")]
+
+
+class TaskEntry(Strict):
+    """A scored task: an lm-eval task template with its settings, and where its items come from."""
+
+    title: str
+    template: str = Field(description="an lm-eval task YAML of sbora_bench/tasks/, by name, or a path")
+    answer: dict[str, str] = Field(description="extraction rule by name of the protocol's `extraction`")
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    items: dict[str, str] = Field(description="data entry by the experiment's `items` (paper, ladder, ...)")
+
+
+class SuiteEntry(Strict):
+    title: str
+    tasks: list[str] = Field(min_length=1)
+
+
+# --- protocols ------------------------------------------------------------------------------------------------------
+
+
+class Protocol(Strict):
+    """How a table's runs are trained and scored. Sources of the official values: docs/protocol.md."""
+
+    title: str
+    train_prompt: str = Field(description="prompt template of the training examples (data/prompts.py)")
+    score_prompt: str = Field(description="prompt template of the scored items")
+    loss_on: Literal["all", "answer"]
+    max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
+    source_length: int | None = Field(default=None, ge=1, description="tokens the prompt alone may have")
+    target_length: int | None = Field(default=None, ge=1, description="tokens the answer alone may have")
+    group_by_length: bool = False
+    padding_side: Literal["left", "right"]
+    pad_to_multiple_of: int = Field(default=8, ge=1)
+    pad: Literal["zero", "own", "add"] = Field(description="token id 0, the tokenizer's own, or a new [PAD] row")
+    alpha_over_rank: float | None = Field(default=None, gt=0, description="alpha = this x rank")
+    alpha: float | None = Field(default=None, gt=0, description="alpha, whatever the rank")
+    dropout: float = Field(ge=0, lt=1)
+    target_modules: list[str] | str
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["linear", "constant", "cosine", "constant_with_warmup"]
+    warmup_steps: int = Field(default=0, ge=0)
+    optimizer: str = Field(description="a name of transformers' TrainingArguments.optim")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    batch_size: int = Field(ge=1, description="examples an update sees")
+    micro_batch: int = Field(ge=1, description="examples a forward pass sees; divides batch_size")
+    steps: int | None = Field(default=None, ge=1, description="updates")
+    epochs: float | None = Field(default=None, gt=0)
+    validation_rows: int = Field(default=0, ge=0)
+    validation_seed: int = 42
+    validation_every: int | None = Field(default=None, ge=1, description="updates between validations")
+    keep_best: bool = Field(default=False, description="the checkpoint of lowest validation loss is the result")
+    weights_dtype: Literal["float32", "bfloat16", "float16"]
+    autocast: Literal["bfloat16", "float16"] | None = None
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of 4-bit matrix products"
+    )
+    double_quantization: bool = True
+    gradient_checkpointing: bool = False
+    merge: bool = Field(default=False, description="merge the adapter into the base before scoring")
+    num_beams: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1, description="unless the task says otherwise")
+    score_batch: int = Field(default=1, ge=1)
+    score_max_length: int = Field(default=2048, ge=8)
+    extraction: Literal["official", "strict"]
+    macro_average: bool = Field(default=True, description="MMLU: mean over subjects rather than over items")
+    letters: Literal["bare", "spaced"] = Field(default="bare", description='MMLU: token of "A" or of " A"')
+    threads: int = Field(default=1, ge=1, description="CPU threads of a run; part of what makes its bytes")
+
+    @model_validator(mode="after")
+    def _one_of_two(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if (self.alpha is None) == (self.alpha_over_rank is None):
+            raise ValueError("give either alpha or alpha_over_rank")
+        if self.batch_size % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
+        if self.keep_best and not (self.validation_rows and self.validation_every):
+            raise ValueError("keep_best needs validation_rows and validation_every")
+        return self
+
+
+class ProtocolEntry(BaseModel):
+    """A protocol as written: fields, optionally on top of another (`extends`), with exceptions by suite."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    extends: str | None = None
+    suites: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class Catalog(Strict):
+    models: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(default_factory=dict)
+    methods: dict[Annotated[str, Field(pattern=NAME)], MethodEntry] = Field(default_factory=dict)
+    tasks: dict[Annotated[str, Field(pattern=FILE_NAME)], TaskEntry] = Field(default_factory=dict)
+    suites: dict[Annotated[str, Field(pattern=NAME)], SuiteEntry] = Field(default_factory=dict)
+    data: dict[Annotated[str, Field(pattern=NAME)], DataEntry] = Field(default_factory=dict)
+    protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
+
+    def find(self, section: str, name: str, where: str):
+        """The entry `name` of `section`. Raises UserError beginning with `where` and naming near entries."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise UserError(f"{where}: {one_of(name, entries, section[:-1] if section != 'data' else section)}")
+        return entries[name]
+
+    def protocol(self, name: str, suite: str, overrides: dict[str, Any], where: str) -> Protocol:
+        """The protocol `name` as it holds for `suite`, with a table's own `overrides`. Raises UserError."""
+        fields: dict[str, Any] = {}
+        chain = []
+        following: str | None = name
+        while following:
+            if following in chain:
+                raise UserError(f"{where}: protocol {name!r} extends itself ({' -> '.join([*chain, following])})")
+            chain.append(following)
+            following = self.find("protocols", following, where).extends
+        for link in reversed(chain):
+            entry = self.protocols[link]
+            fields |= (entry.model_extra or {}) | entry.suites.get(suite, {})
+        try:
+            return Protocol.model_validate(fields | overrides)
+        except ValidationError as error:
+            raise UserError(f"{where}: protocol {name!r}: {explain(error, Protocol)}") from None
+
+
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML in which a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if not isinstance(key, str | int | float | bool | None) or keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice or isn't a plain name", node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML mapping. Raises UserError with file, line and reason."""
+    try:
+        value = yaml.load(Path(path).read_bytes(), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    return value
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first of pydantic's complaints as one line: key, found, allowed; and how many more there are."""
+    first, *more = error.errors()
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
+    message = first["msg"]
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model is not None and len(first["loc"]) == 1 else None
+        message = one_of(str(first["loc"][-1]), known, "key") if known else "unknown key"
+        found = ""
+    rest = f" (and {len(more)} more)" if more else ""
+    return f"{key}: {message}{found}{rest}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@cache
+def load_catalog(folder: str = "experiments/catalog") -> Catalog:
+    """Read and merge every YAML of the folder. Raises UserError naming file and key."""
+    merged: dict[str, dict] = {}
+    files = sorted(Path(folder).glob("*.yaml"))
+    if not files:
+        raise UserError(f"{folder}: no catalog here; run this in the root of the repository")
+    for path in files:
+        try:
+            sections = read_yaml(path)
+            Catalog.model_validate(sections)
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain(error, Catalog)}") from None
+        for section, entries in sections.items():
+            for name, entry in entries.items():
+                if name in merged.setdefault(section, {}):
+                    raise UserError(f"{path}: {section}.{name}: stands in another catalog file too; remove one")
+                merged[section][name] = entry
+    return Catalog.model_validate(merged)

@@ -1,0 +1,134 @@
+"""`sbora-bench`: one subcommand a stage. Exit status 0 done, 2 the user's mistake (one line), 1 anything else."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from sbora_bench.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
+
+
+experiment_option = click.option(
+    "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
+)
+
+
+@cli.command()
+@click.argument("experiment", default="ladder")
+@click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to.")
+def plan(experiment: str, as_json: bool) -> None:
+    """Print the runs of EXPERIMENT, seeds folded."""
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    if as_json:
+        click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
+        return
+    for name, table in loaded.experiment.tables.items():
+        bases = [run for run in loaded.runs_of(name) if run.is_base]
+        cells = loaded.cells_of(name)
+        seeds = ",".join(map(str, table.seeds))
+        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
+        for run in bases + cells:
+            click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
+    click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True)
+def validate(files: tuple[str, ...]) -> None:
+    """Check experiment FILES with their catalog."""
+    from sbora_bench.experiment import load_plan
+
+    for file in files:
+        loaded = load_plan(file)
+        click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
+
+
+@cli.command()
+@experiment_option
+@click.option("--table", help="Prepare this table's training set and items.")
+@click.option("--model", help="Prepare this model's weights.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def prepare(experiment: str, table: str | None, model: str | None, output: Path) -> None:
+    """Fetch and check what a table or a model needs."""
+    from sbora_bench import prepare as stage
+    from sbora_bench.experiment import load_plan
+
+    if (table is None) == (model is None):
+        raise UserError("prepare: give either --table or --model")
+    loaded = load_plan(experiment)
+    if table is not None:
+        stage.prepare_table(loaded, table, output)
+    else:
+        stage.prepare_model(loaded.catalog, model, output)
+
+
+@cli.command()
+@experiment_option
+@click.argument("model")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--threads", default=1, show_default=True)
+def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
+    """Train MODEL, a small base of the ladder, from nothing."""
+    from sbora_bench import pretrain as stage
+    from sbora_bench.experiment import load_plan
+
+    stage.pretrain_model(load_plan(experiment).catalog, model, output, threads)
+
+
+@cli.command()
+@experiment_option
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
+    """Train the adapters of RUNS; leaves adapter/ and train.json."""
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    chosen = [loaded.run(run) for run in runs]
+    from sbora_bench import finetune as stage
+
+    stage.finetune(loaded, chosen, resources, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@experiment_option
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
+    """Score RUNS on their suite; leaves samples/ and scores.json."""
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    chosen = [loaded.run(run) for run in runs]
+    from sbora_bench import evaluate as stage
+
+    stage.evaluate(loaded, chosen, resources, results or Path("results") / loaded.name)
+
+
+def main() -> None:
+    """Entry point: turns mistakes into one line and exit status 2."""
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"sbora-bench: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""The one exception that a user sees: a mistake of theirs, told in one line (exit status 2)."""
+
+
+class UserError(Exception):
+    """A mistake in a file, a key, a name or an argument: says where, what was found, what is allowed, what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+def one_of(name: str, allowed, what: str) -> str:
+    """The tail of a message about an unknown name: the nearest known ones first, then all of them.
+
+    Example: ``one_of("lroa", ["lora", "dora"], "method")`` -> ``unknown method 'lroa', did you mean 'lora'? known: dora, lora``
+    """
+    import difflib
+
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ";"
+    return f"unknown {what} {name!r}{hint} known: {', '.join(allowed) or 'none'}"

@@ -1,0 +1,114 @@
+"""Files appear whole or not at all: write beside, then rename. Hashes of files in one place too."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike):
+    """Yield a path beside `path` to write to; it takes `path`'s place when the block ends without an error.
+
+    Raises UserError, naming the path, where the disk is full or the folder can't be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike):
+    """Yield a new folder beside `path`; it takes `path`'s place (an older one is removed) at the end."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(beside, path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def disk_error(error: OSError, path: Path) -> Exception:
+    """The user's line for a full disk or a closed folder; any other OSError comes back as it is."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+        return UserError(f"{path}: no space left on the disk ({free:,} bytes free); make room and run the same command again")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return UserError(f"{path}: can't be written ({error.strerror}); choose a folder that you may write to")
+    return error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as JSON: keys sorted, one-space indent, newline at the end; the same value, the same bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: str | os.PathLike, rows: list[dict]) -> None:
+    """Write one JSON object a line, keys sorted."""
+    write_text(path, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read JSON. Raises UserError, naming the file, if it's missing or isn't JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a whole JSON file ({error}); delete it and make it again") from None
+
+
+def read_jsonl(path: str | os.PathLike) -> list[dict]:
+    """Read one JSON object a line. Raises UserError as `read_json` does."""
+    try:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not whole JSON lines ({error}); delete it and make it again") from None
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob_id(content: bytes) -> str:
+    """The id that `git hash-object` gives to these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in its canonical spelling."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
