@@ -1,0 +1,44 @@
+"""From a catalog entry to a PEFT config: `$rank $alpha $dropout $target_modules $seed` filled in, nothing else."""
+
+from typing import Any
+
+from sbora_bench.catalog import MethodEntry, Protocol
+from sbora_bench.errors import UserError, one_of
+
+
+def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Protocol) -> dict[str, Any]:
+    """The arguments of the method's config class. Raises UserError for an unknown `$name`."""
+    alpha = protocol.alpha if protocol.alpha is not None else protocol.alpha_over_rank * rank
+    values = {
+        "rank": rank,
+        "alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "dropout": protocol.dropout,
+        "target_modules": protocol.target_modules,
+        "seed": seed,
+    }
+
+    def fill(value: Any) -> Any:
+        if not (isinstance(value, str) and value.startswith("$")):
+            return value
+        if value[1:] not in values:
+            raise UserError(f"catalog: methods: {method.title}: arguments: {one_of(value[1:], values, '$name')}")
+        return values[value[1:]]
+
+    return {key: fill(value) for key, value in method.arguments.items()}
+
+
+def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol):
+    """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
+    import peft
+
+    import sbora  # noqa: F401  (registers SBORA with PEFT)
+
+    types = {str(key.value if hasattr(key, "value") else key): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    where = f"catalog: methods: {method.title}"
+    if method.peft_type not in types:
+        raise UserError(f"{where}: peft_type: {one_of(method.peft_type, types, 'PEFT method')}")
+    arguments = adapter_arguments(method, rank, seed, protocol)
+    try:
+        return types[method.peft_type](task_type="CAUSAL_LM", **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: arguments: {error}") from None

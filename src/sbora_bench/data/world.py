@@ -1,0 +1,136 @@
+"""The small world behind the ladder: things with four properties each, and sums of small whole numbers.
+
+Everything that the ladder's corpus, training sets and test items say comes from here. The properties are
+drawn once from a fixed seed, so they are known only to a model that has read the corpus.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+PROPERTIES = {
+    "kind": ("animal", "fruit", "tool", "vehicle"),
+    "colour": ("red", "green", "blue", "white"),
+    "place": ("kitchen", "garden", "garage", "forest"),
+    "use": ("cut", "dig", "carry", "paint"),
+}
+NAMES = (
+    *("bear", "lemon", "hammer", "truck", "horse", "plum", "saw", "tram"),
+    *("goat", "fig", "drill", "boat", "mole", "pear", "rake", "sled"),
+    *("hare", "grape", "file", "van", "crow", "melon", "brush", "cart"),
+)
+PEOPLE = ("Sam", "Mary", "Tom", "Lucy", "Ben", "Anna")
+GOODS = ("cups", "books", "coins", "pens", "cards", "shells")
+LARGEST = 20
+"""No number of the world is larger."""
+TABLES = 6
+"""Times tables up to this factor."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing and its value of each property."""
+
+    name: str
+    values: dict[str, str] = field(hash=False)
+
+
+def _things() -> tuple[Thing, ...]:
+    rng = random.Random(20240705)
+    columns = {}
+    for prop, values in PROPERTIES.items():
+        column = [values[i % len(values)] for i in range(len(NAMES))]
+        rng.shuffle(column)
+        columns[prop] = column
+    return tuple(
+        Thing(name, {prop: column[i] for prop, column in columns.items()}) for i, name in enumerate(NAMES)
+    )
+
+
+THINGS = _things()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with options of which exactly one is right; `asked` maps properties to the values asked for
+    (or, where the options are values, to "")."""
+
+    asked: dict[str, str]
+    thing: str
+    options: tuple[str, ...]
+    right: int
+
+
+def choose_thing(rng: random.Random, properties: tuple[str, ...], options: int) -> Choice:
+    """Draw a question whose options are things: exactly one has the asked value of all `properties`."""
+    right = rng.choice(THINGS)
+    asked = {prop: right.values[prop] for prop in properties}
+    wrong = [t for t in THINGS if any(t.values[p] != v for p, v in asked.items())]
+    others = rng.sample(wrong, options - 1)
+    place = rng.randrange(options)
+    names = [t.name for t in others]
+    names.insert(place, right.name)
+    return Choice(asked, right.name, tuple(names), place)
+
+
+def choose_value(rng: random.Random, prop: str, options: int) -> Choice:
+    """Draw a question about one thing whose options are values of one property."""
+    thing = rng.choice(THINGS)
+    right = thing.values[prop]
+    others = rng.sample([v for v in PROPERTIES[prop] if v != right], options - 1)
+    place = rng.randrange(options)
+    others.insert(place, right)
+    return Choice({prop: ""}, thing.name, tuple(others), place)
+
+
+def choose_number(rng: random.Random, right: int, options: int) -> tuple[tuple[int, ...], int]:
+    """Draw `options` different numbers with `right` among them; return them and its position."""
+    numbers = rng.sample([n for n in range(LARGEST + 1) if n != right], options - 1)
+    place = rng.randrange(options)
+    numbers.insert(place, right)
+    return tuple(numbers), place
+
+
+def claim(rng: random.Random) -> tuple[Thing, str, str, bool]:
+    """Draw (thing, property, value, whether it holds); half of the claims hold."""
+    thing = rng.choice(THINGS)
+    prop = rng.choice(tuple(PROPERTIES))
+    holds = rng.random() < 0.5
+    right = thing.values[prop]
+    value = right if holds else rng.choice([v for v in PROPERTIES[prop] if v != right])
+    return thing, prop, value, holds
+
+
+@dataclass(frozen=True)
+class Sum:
+    """`left operator right = result`, all in 0..LARGEST."""
+
+    left: int
+    operator: str
+    right: int
+
+    @property
+    def result(self) -> int:
+        """The value of the sum."""
+        return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[
+            self.operator
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.operator} {self.right} = {self.result}"
+
+
+def draw_sum(rng: random.Random, operators: str = "+-*", left: int | None = None) -> Sum:
+    """Draw a sum of one of `operators` whose numbers stay within the world, starting from `left` if given."""
+    operator = rng.choice(operators)
+    if operator == "*":
+        a = rng.randint(2, TABLES)
+        return Sum(a, "*", rng.randint(2, min(TABLES, LARGEST // a)))
+    if operator == "+":
+        a = rng.randint(1, LARGEST - 1) if left is None else left
+        if a < LARGEST:
+            return Sum(a, "+", rng.randint(1, LARGEST - a))
+        operator = "-"
+    a = rng.randint(2, LARGEST) if left is None else left
+    return Sum(a, "-", rng.randint(1, max(1, a - 1)))

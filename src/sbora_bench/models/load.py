@@ -1,0 +1,77 @@
+"""Load a prepared base (and an adapter on it) for training or scoring: safetensors only, dtype by the protocol."""
+
+from pathlib import Path
+
+from sbora_bench.catalog import MethodEntry, Protocol
+from sbora_bench.errors import UserError
+from sbora_bench.files import sha256
+from sbora_bench.records import BaseRecord, read_record
+
+
+def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
+    """Where the prepared weights are: (path or hub id, keyword arguments for from_pretrained).
+
+    Every file that base.json names is checked by SHA-256 first. Raises UserError naming the file that is missing or
+    differs.
+    """
+    folder = Path(resources) / "models" / model
+    record = read_record(folder / "base.json", BaseRecord)
+    for name, expected in record.files.items():
+        path = folder / name
+        found = sha256(path) if path.is_file() else "no file"
+        if found != expected:
+            raise UserError(f"{path}: SHA-256 {found}, expected {expected}; delete {folder} and prepare it again")
+    if record.files:
+        return str(folder), {}
+    return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
+
+
+def load_tokenizer(resources: Path, model: str, protocol: Protocol):
+    """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD]."""
+    from transformers import AutoTokenizer
+
+    where, arguments = prepared_folder(resources, model)
+    tokenizer = AutoTokenizer.from_pretrained(where, padding_side=protocol.padding_side, **arguments)
+    if protocol.pad == "zero":
+        tokenizer.pad_token_id = 0
+    elif protocol.pad == "add":
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    elif tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEntry | None, tokenizer=None):
+    """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
+
+    With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    where, arguments = prepared_folder(resources, model)
+    if method is not None and method.quantization == "nf4":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=protocol.double_quantization,
+            bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
+        )
+    if torch.cuda.is_available():
+        arguments["device_map"] = {"": 0}
+    base = AutoModelForCausalLM.from_pretrained(
+        where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
+    )
+    if tokenizer is not None and len(tokenizer) > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    return base.eval()
+
+
+def load_adapter(base, adapter: Path, merge: bool):
+    """`base` with the adapter of a run on it, merged into the weights where the protocol says so; eval mode."""
+    from peft import PeftModel
+
+    import sbora  # noqa: F401  (registers SBORA with PEFT)
+
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    return (model.merge_and_unload() if merge else model).eval()
