@@ -148,6 +148,9 @@ class Protocol(Strict):
     train_prompt: str = Field(description="prompt template of the training examples (data/prompts.py)")
     score_prompt: str = Field(description="prompt template of the scored items")
     loss_on: Literal["all", "answer"]
+    loss_average: Literal["micro-batch", "tokens"] = Field(
+        default="tokens", description="mean of the micro-batches' means, or mean over all tokens of an update"
+    )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     source_length: int | None = Field(default=None, ge=1, description="tokens the prompt alone may have")
     target_length: int | None = Field(default=None, ge=1, description="tokens the answer alone may have")
@@ -180,6 +183,7 @@ class Protocol(Strict):
     )
     double_quantization: bool = True
     gradient_checkpointing: bool = False
+    checkpoint_every: int | None = Field(default=None, ge=1, description="updates between checkpoints to resume from")
     merge: bool = Field(default=False, description="merge the adapter into the base before scoring")
     num_beams: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=32, ge=1, description="unless the task says otherwise")

@@ -122,15 +122,13 @@ class Sum:
 
 
 def draw_sum(rng: random.Random, operators: str = "+-*", left: int | None = None) -> Sum:
-    """Draw a sum of one of `operators` whose numbers stay within the world, starting from `left` if given."""
+    """Draw a sum of one of `operators` whose numbers stay in 1..LARGEST; a chained one starts from `left`."""
     operator = rng.choice(operators)
-    if operator == "*":
+    if operator == "*" and left is None:
         a = rng.randint(2, TABLES)
         return Sum(a, "*", rng.randint(2, min(TABLES, LARGEST // a)))
-    if operator == "+":
-        a = rng.randint(1, LARGEST - 1) if left is None else left
-        if a < LARGEST:
-            return Sum(a, "+", rng.randint(1, LARGEST - a))
-        operator = "-"
-    a = rng.randint(2, LARGEST) if left is None else left
-    return Sum(a, "-", rng.randint(1, max(1, a - 1)))
+    if left is None:
+        left = rng.randint(1, LARGEST - 1) if operator == "+" else rng.randint(2, LARGEST)
+    if left == LARGEST or (operator == "-" and left > 1):
+        return Sum(left, "-", rng.randint(1, left - 1))
+    return Sum(left, "+", rng.randint(1, LARGEST - left))

@@ -1,0 +1,85 @@
+"""Everything that PEFT keeps private or closed, in one place: registration and private imports.
+
+PEFT 0.21 lists its methods in a closed enum and has no hook for methods that live elsewhere, so
+`register` adds a real member to it. The helpers re-exported below have no public name; the version
+of PEFT is pinned in `pyproject.toml`, and a test names each of them.
+"""
+
+from __future__ import annotations
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    _get_in_out_features,
+    _maybe_include_all_linear_layers,
+    check_adapters_to_merge,
+)
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    PeftType,
+    get_quantization_kwargs,
+    quantization_extra_repr,
+    register_peft_method,
+    resolve_quantization_backend,
+)
+from peft.utils.other import AuxiliaryTrainingWrapper, _get_encoder, get_pattern_key
+
+__all__ = [
+    "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+    "AuxiliaryTrainingWrapper",
+    "BaseTuner",
+    "BaseTunerLayer",
+    "BufferDict",
+    "PeftType",
+    "_get_encoder",
+    "_get_in_out_features",
+    "_maybe_include_all_linear_layers",
+    "check_adapters_to_merge",
+    "get_pattern_key",
+    "get_quantization_kwargs",
+    "peft_type",
+    "quantization_extra_repr",
+    "register",
+    "resolve_quantization_backend",
+]
+
+
+def peft_type(name: str) -> PeftType:
+    """The member `name` of PEFT's enum of methods, added to it if it is not there yet.
+
+    A plain string would do for PEFT's own dictionaries, but transformers and PEFT's hotswap read
+    `.value` of what they find there.
+    """
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = name
+        member._value_ = name
+        member._sort_order_ = len(PeftType.__members__)
+        member.__objclass__ = PeftType
+        PeftType._member_names_.append(name)
+        PeftType._member_map_[name] = member
+        PeftType._value2member_map_[name] = member
+        if hasattr(PeftType, "_hashable_values_"):  # Python 3.13 looks values up here first
+            PeftType._hashable_values_.append(name)
+        type.__setattr__(PeftType, name, member)  # from 3.12 on members are plain class attributes
+    return PeftType[name]
+
+
+def register(name: str, config_cls: type, model_cls: type) -> None:
+    """Make PEFT know the method `name`; a second call with the same classes changes nothing.
+
+    Raises:
+        ImportError: other classes are registered under this name.
+    """
+    member = peft_type(name.upper())
+    owner = PEFT_TYPE_TO_CONFIG_MAPPING.get(member)
+    if owner is config_cls:
+        return
+    if owner is not None:
+        raise ImportError(
+            f"PEFT already knows a method {name.upper()!r}, from {owner.__module__}.{owner.__qualname__}: "
+            f"two packages cannot both provide it in one process, import only one of them."
+        )
+    register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)

@@ -1,0 +1,158 @@
+"""The configuration of an SBoRA adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union
+
+from peft.config import PeftConfig
+
+from ._peft import peft_type
+
+VARIANTS = ("fa", "fb")
+BIASES = ("none", "all", "sbora_only")
+
+
+@dataclass
+class SboraConfig(PeftConfig):
+    """
+    The configuration of an [`SboraModel`].
+
+    SBoRA is LoRA with one of its two matrices made of standard basis vectors, so that it is an index set
+    and only the other matrix is stored and trained: the update touches r columns (FA) or r rows (FB) of
+    the weight and leaves the rest of it alone.
+
+    Args:
+        variant (`str`):
+            `"fa"` fixes A: r of the layer's inputs are chosen, an (out_features, r) matrix is trained, and
+            columns of the weight change. `"fb"` fixes B: r of the outputs are chosen, an (r, in_features)
+            matrix is trained, and rows change.
+        r (`int`):
+            The rank: how many inputs (FA) or outputs (FB) of each layer are chosen.
+        sbora_alpha (`float`):
+            The update is scaled by `sbora_alpha / r`, as in LoRA.
+        sbora_dropout (`float`):
+            Probability, in [0, 1), of dropping an input of the adapter during training.
+        random_seed (`int`):
+            With the name of the module it determines the module's index set. The index sets are saved with
+            the adapter, and what was saved is what counts.
+        region (`tuple[int, int]`, *optional*):
+            `(k, n)` draws each index set from the k-th (from 0) of n equal parts of the order that
+            `random_seed` gives the module's inputs or outputs. Adapters of the same seed, variant and n,
+            but another k, touch disjoint parts of every weight, so that they can be joined exactly
+            (`SboraModel.add_weighted_adapter`). Without it the index set is drawn from the whole.
+        init_weights (`bool`):
+            True starts at the base model (the trained matrix is zero). False starts elsewhere, at random:
+            for tests.
+        target_modules (`Union[list[str], str]`, *optional*):
+            Names (or their ends) of the modules to adapt, a regular expression, or `"all-linear"`. Without
+            it those that PEFT chooses for LoRA on the same architecture.
+        exclude_modules (`Union[list[str], str]`, *optional*):
+            Names (or their ends), or a regular expression, of modules to leave alone.
+        bias (`str`):
+            Which biases to train: `"none"`, `"all"` or `"sbora_only"`.
+        modules_to_save (`list[str]`, *optional*):
+            Further modules to train in full and save with the adapter.
+        layers_to_transform (`Union[list[int], int]`, *optional*):
+            Only adapt layers with these numbers.
+        layers_pattern (`Union[list[str], str]`, *optional*):
+            The name of the module list that `layers_to_transform` counts in, if it is not a common one.
+        rank_pattern (`dict[str, int]`):
+            Ranks of modules (names or regular expressions) that differ from `r`.
+        alpha_pattern (`dict[str, float]`):
+            Alphas of modules (names or regular expressions) that differ from `sbora_alpha`.
+
+    Raises:
+        ValueError: a value is out of its range (the message says which, and what is allowed).
+    """
+
+    variant: Literal["fa", "fb"] = field(
+        default="fa",
+        metadata={"help": "'fa' trains r columns of each weight, 'fb' r rows."},
+    )
+    r: int = field(default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."})
+    sbora_alpha: float = field(default=8, metadata={"help": "The update is scaled by sbora_alpha / r."})
+    sbora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input, in [0, 1)."})
+    random_seed: int = field(
+        default=0, metadata={"help": "Determines, with the name of each module, its index set."}
+    )
+    region: Optional[tuple[int, int]] = field(
+        default=None,
+        metadata={"help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."},
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Start at the base model. False is for tests: start at random."}
+    )
+    target_modules: Optional[Union[list[str], str]] = field(
+        default=None,
+        metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."},
+    )
+    exclude_modules: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "Names of the modules to leave alone, or a regular expression."}
+    )
+    bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'sbora_only'."})
+    modules_to_save: Optional[list[str]] = field(
+        default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
+    )
+    layers_to_transform: Optional[Union[list[int], int]] = field(
+        default=None, metadata={"help": "Only adapt layers with these numbers."}
+    )
+    layers_pattern: Optional[Union[list[str], str]] = field(
+        default=None,
+        metadata={"help": "Name of the module list that layers_to_transform counts in, if it is not common."},
+    )
+    rank_pattern: dict = field(
+        default_factory=dict, metadata={"help": "Ranks of modules that differ from r, by name or pattern."}
+    )
+    alpha_pattern: dict = field(
+        default_factory=dict,
+        metadata={"help": "Alphas of modules that differ from sbora_alpha, by name or pattern."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = peft_type("SBORA")
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        if self.region is not None:
+            self.region = tuple(self.region)  # JSON knows no tuples
+        self.rank_pattern = self.rank_pattern or {}
+        self.alpha_pattern = self.alpha_pattern or {}
+        self._check()
+
+    def _check(self) -> None:
+        def require(holds: bool, name: str, allowed: str) -> None:
+            if not holds:
+                raise ValueError(f"SboraConfig: {name} is {getattr(self, name)!r}, but must be {allowed}.")
+
+        require(self.variant in VARIANTS, "variant", f"one of {', '.join(map(repr, VARIANTS))}")
+        require(_is_int(self.r) and self.r >= 1, "r", "a whole number of at least 1")
+        require(0.0 <= self.sbora_dropout < 1.0, "sbora_dropout", "in [0, 1)")
+        require(_is_int(self.random_seed), "random_seed", "a whole number")
+        require(self.bias in BIASES, "bias", f"one of {', '.join(map(repr, BIASES))}")
+        require(
+            all(_is_int(r) and r >= 1 for r in self.rank_pattern.values()),
+            "rank_pattern",
+            "a dictionary of whole numbers of at least 1",
+        )
+        require(
+            self.region is None
+            or (
+                len(self.region) == 2 and all(map(_is_int, self.region)) and 0 <= self.region[0] < self.region[1]
+            ),
+            "region",
+            "None or (k, n), two whole numbers with 0 <= k < n",
+        )
+        for name in ("layers_to_transform", "layers_pattern"):
+            if isinstance(self.target_modules, str) and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` cannot be used when `target_modules` is a str.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dictionary, sets as sorted lists: the same bytes on every save."""
+        return {k: sorted(v) if isinstance(v, set) else v for k, v in super().to_dict().items()}
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,160 @@
+"""The forward and backward of SBoRA, written so as to keep and to compute as little as possible.
+
+A layer computes, with I the index set, s the scaling and W0 the frozen weight (protocol section 1),
+
+    FA   y = x W0^T + s x[..., I] W^T            W: (out_features, r)
+    FB   y = x W0^T,  y[..., I] += s x W^T       W: (r, in_features)
+
+in two steps around the base layer: `branch` takes the adapter's hidden values z off the input x, and
+`join` adds their contribution to the base layer's output. For each of the two the gradient could be left
+to autograd, but autograd would make a second tensor of the size of x or y, only to add it to the first;
+here the sums are made in place, and nothing is kept but z (FA) or x (FB).
+
+Under `torch.compile` plain operations are used, which the compiler fuses on its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+
+class _Gather(Function):
+    """x -> (x, x[..., index]), such that the gradient of x is a sum made in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(index)
+        ctx.shape = x.shape
+        return x, x.index_select(-1, index)
+
+    @staticmethod
+    def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
+        if grad_z is None:
+            return grad_x, None
+        (index,) = ctx.saved_tensors
+        if grad_x is None:
+            return grad_z.new_zeros(ctx.shape).index_add(-1, index, grad_z), None
+        grad_z = grad_z.to(grad_x.dtype)
+        if _may_overwrite(grad_x):
+            return grad_x.index_add_(-1, index, grad_z), None
+        return grad_x.index_add(-1, index, grad_z), None
+
+
+class _Project(Function):
+    """(x, weight) -> (x, x weight^T), such that the gradient of x is a sum made in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight)
+        return x, F.linear(x, weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
+        if grad_z is None:
+            return grad_x, None
+        x, weight = ctx.saved_tensors
+        z_rows = grad_z.reshape(-1, grad_z.shape[-1])
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            x_rows = x.reshape(-1, x.shape[-1]).to(z_rows.dtype)
+            grad_weight = (z_rows.t() @ x_rows).to(weight.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_weight
+        if grad_x is None:
+            return (grad_z @ weight.to(grad_z.dtype)).to(x.dtype), grad_weight
+        if _may_overwrite(grad_x):
+            rows = grad_x.view(-1, grad_x.shape[-1])
+            rows.addmm_(z_rows.to(rows.dtype), weight.to(rows.dtype))
+            return grad_x, grad_weight
+        return grad_x + (grad_z @ weight.to(grad_z.dtype)).to(grad_x.dtype), grad_weight
+
+
+class _AddProduct(Function):
+    """(y, z, weight) -> y + scaling z weight^T, in place."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, z: Tensor, weight: Tensor, scaling: float) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(z, weight)
+        ctx.scaling = scaling
+        y.view(-1, y.shape[-1]).addmm_(z.reshape(-1, z.shape[-1]), weight.to(y.dtype).t(), alpha=scaling)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor):
+        z, weight = ctx.saved_tensors
+        grad_z = grad_weight = None
+        # the scaling goes to the small tensors
+        if ctx.needs_input_grad[1]:
+            grad_z = grad_y @ (weight * ctx.scaling).to(grad_y.dtype)
+        if ctx.needs_input_grad[2]:
+            rows = grad_y.reshape(-1, grad_y.shape[-1])
+            grad_weight = (rows.t() @ z.reshape(-1, z.shape[-1])).to(weight.dtype) * ctx.scaling
+        return grad_y, grad_z, grad_weight, None
+
+
+def _may_overwrite(grad: Tensor) -> bool:
+    """Whether a gradient that autograd handed us can take a sum in place.
+
+    It comes fresh from the product in the base layer's backward, which nobody else holds; under double
+    backward it is part of a graph.
+    """
+    return not torch.is_grad_enabled() and grad.is_contiguous()
+
+
+def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The adapter's hidden values.
+
+    Args:
+        variant: `"fa"` or `"fb"`.
+        x: the layer's input, (..., in_features).
+        weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
+        index: int64, (r,).
+        dropout: probability of dropping an input of the adapter. FA draws it for the r gathered inputs
+            alone: the others do not matter.
+
+    Returns:
+        x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
+    """
+    plain = torch.compiler.is_compiling()
+    if variant == "fa":
+        if plain or not (x.requires_grad and torch.is_grad_enabled()):
+            z = x.index_select(-1, index)
+        else:
+            x, z = _Gather.apply(x, index)
+        return x, F.dropout(z, dropout) if dropout else z
+    if plain or dropout or not torch.is_grad_enabled():
+        return x, F.linear(F.dropout(x, dropout) if dropout else x, weight.to(x.dtype))
+    return _Project.apply(x, weight)
+
+
+def join(variant: str, y: Tensor, z: Tensor, weight: Tensor, index: Tensor, scaling: float) -> Tensor:
+    """Add an adapter's contribution to the base layer's output, in place where that is possible.
+
+    Args:
+        y: the base layer's output, (..., out_features).
+        z: from `branch`, (..., r).
+        scaling: alpha / r.
+
+    Returns:
+        (..., out_features), of the dtype of y.
+    """
+    z = z.to(y.dtype)
+    in_place = not torch.compiler.is_compiling() and _owned(y)
+    if variant == "fa":
+        if in_place and y.is_contiguous():
+            return _AddProduct.apply(y, z, weight, scaling)
+        return y + F.linear(z, (weight * scaling).to(y.dtype))
+    if in_place:
+        return y.index_add_(-1, index, z, alpha=scaling)
+    return y.index_add(-1, index, z, alpha=scaling)
+
+
+def _owned(y: Tensor) -> bool:
+    """Whether the output of a base layer may be overwritten: it is neither a view nor a leaf."""
+    return y._base is None and not (y.is_leaf and y.requires_grad)

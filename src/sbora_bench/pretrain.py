@@ -1,0 +1,132 @@
+"""Stage: train one of the ladder's tiny LLaMA bases from nothing on the synthetic corpus.
+
+Command: sbora-bench pretrain MODEL --output FOLDER
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import track
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sbora_bench import files
+from sbora_bench.data import corpus
+
+IGNORED = -100
+BUCKET = 40
+"""Batches that are sorted by length together, so that a batch is padded little."""
+
+
+class Recipe(BaseModel):
+    """How a base is trained; counts are of optimiser steps and of documents."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 0
+    steps: int = Field(ge=1)
+    choices_first: int = Field(ge=0, description="first steps, whose documents are choices by knowledge alone")
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    held_out: int = Field(default=500, ge=1, description="documents from another seed, for the accuracy")
+
+
+def _encoded(documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], int]]:
+    """(token ids with the end token, length of the prompt) of each document."""
+    prompts = tokenizer([p for p, _ in documents], add_special_tokens=False)["input_ids"]
+    responses = tokenizer([r for _, r in documents], add_special_tokens=False)["input_ids"]
+    return [([*p, *r, tokenizer.eos_token_id], len(p)) for p, r in zip(prompts, responses, strict=True)]
+
+
+def _batch(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, both (rows, longest row); the labels leave prompt and padding out."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, (row, prompt) in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        labels[i, prompt : len(row)] = ids[i, prompt : len(row)]
+    return ids, labels
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast):
+    """Yield `steps` pairs of token ids and labels."""
+    documents = corpus.corpus(recipe.seed, recipe.choices_first * recipe.batch, recipe.steps * recipe.batch)
+    rng = random.Random(recipe.seed)
+    while chunk := list(islice(documents, BUCKET * recipe.batch)):
+        rows = sorted(_encoded(chunk, tokenizer), key=lambda row: len(row[0]))
+        starts = list(range(0, len(rows), recipe.batch))
+        rng.shuffle(starts)
+        for start in starts:
+            yield _batch(rows[start : start + recipe.batch], tokenizer.pad_token_id)
+
+
+@torch.no_grad()
+def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> float:
+    """Share of `count` unseen documents whose whole response is the most probable one, token by token."""
+    rows = _encoded(list(corpus.corpus(seed, 0, count)), tokenizer)
+    ids, labels = _batch(rows, tokenizer.pad_token_id)
+    guess = model(input_ids=ids[:, :-1]).logits.argmax(-1)
+    asked = labels[:, 1:]
+    return float(((guess == asked) | (asked == IGNORED)).all(-1).float().mean())
+
+
+def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1) -> dict[str, Any]:
+    """Train one LlamaForCausalLM (fp32, AdamW, linear decay) and save weights, config and tokenizer in `output`.
+
+    `architecture` has keys of LlamaConfig, `recipe` those of Recipe. The same arguments give the same bytes on
+    one machine. Returns steps, tokens, seconds, the loss of every 50th step and the held-out accuracy.
+    """
+    asked = Recipe.model_validate(recipe)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(asked.seed)
+    started = time.perf_counter()
+    tokenizer = corpus.tokenizer()
+    special = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **special, **architecture))
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": asked.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=asked.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def rate(step: int) -> float:
+        if step < asked.warmup:
+            return (step + 1) / asked.warmup
+        return (asked.steps - step) / max(1, asked.steps - asked.warmup)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    model.train()
+    losses: list[float] = []
+    tokens = 0
+    for step, (ids, labels) in enumerate(track(batches(asked, tokenizer), "pre-training", total=asked.steps)):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        tokens += ids.numel()
+        if step % 50 == 0 or step == asked.steps - 1:
+            losses.append(round(loss.item(), 4))
+    model.eval()
+    accuracy = held_out_accuracy(model, tokenizer, asked.held_out, asked.seed + 1)
+    with files.whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return {
+        "steps": asked.steps,
+        "tokens": tokens,
+        "seconds": round(time.perf_counter() - started, 1),
+        "loss": losses,
+        "held_out_accuracy": accuracy,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
