@@ -34,7 +34,9 @@ def plan(experiment: str, as_json: bool) -> None:
         bases = [run for run in loaded.runs_of(name) if run.is_base]
         cells = loaded.cells_of(name)
         seeds = ",".join(map(str, table.seeds))
-        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
+        click.echo(
+            f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}"
+        )
         for run in bases + cells:
             click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables")
@@ -87,7 +89,9 @@ def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
 @experiment_option
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+@click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
+)
 def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
     """Train the adapters of RUNS; leaves adapter/ and train.json."""
     from sbora_bench.experiment import load_plan
@@ -103,7 +107,9 @@ def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @experiment_option
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+@click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
+)
 def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
     """Score RUNS on their suite; leaves samples/ and scores.json."""
     from sbora_bench.experiment import load_plan

@@ -167,7 +167,9 @@ class Plan:
             "protocol": self.protocol(run.table).model_dump(mode="json"),
             "model_entry": self.catalog.models[run.model].model_dump(mode="json"),
             "method_entry": method,
-            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.tasks(run.table)},
+            "tasks": {
+                task: self.catalog.tasks[task].model_dump(mode="json") for task in self.tasks(run.table)
+            },
         }
 
     def settings_hash(self, run: Run) -> str:
@@ -235,7 +237,9 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
             raise UserError(f"{path}: {one_of(name, known, 'experiment')}")
     stem = path.stem
     if not re.fullmatch(NAME, stem):
-        raise UserError(f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only")
+        raise UserError(
+            f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only"
+        )
     try:
         experiment = Experiment.model_validate(read_yaml(path))
     except ValidationError as error:

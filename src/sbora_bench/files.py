@@ -56,9 +56,13 @@ def disk_error(error: OSError, path: Path) -> Exception:
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
-        return UserError(f"{path}: no space left on the disk ({free:,} bytes free); make room and run the same command again")
+        return UserError(
+            f"{path}: no space left on the disk ({free:,} bytes free); make room and run the same command again"
+        )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return UserError(f"{path}: can't be written ({error.strerror}); choose a folder that you may write to")
+        return UserError(
+            f"{path}: can't be written ({error.strerror}); choose a folder that you may write to"
+        )
     return error
 
 

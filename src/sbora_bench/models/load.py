@@ -20,10 +20,18 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
         path = folder / name
         found = sha256(path) if path.is_file() else "no file"
         if found != expected:
-            raise UserError(f"{path}: SHA-256 {found}, expected {expected}; delete {folder} and prepare it again")
+            raise UserError(
+                f"{path}: SHA-256 {found}, expected {expected}; delete {folder} and prepare it again"
+            )
     if record.files:
         return str(folder), {}
     return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
+
+
+def prepared_files(resources: Path, model: str) -> dict:
+    """What tells one prepared base from another: its source and the SHA-256 of its files."""
+    record = read_record(Path(resources) / "models" / model / "base.json", BaseRecord)
+    return {"source": record.source, "files": record.files}
 
 
 def load_tokenizer(resources: Path, model: str, protocol: Protocol):

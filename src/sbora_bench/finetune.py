@@ -1,0 +1,289 @@
+"""Train the adapters of some runs with transformers' Trainer: `sbora-bench finetune RUN...`.
+
+Each run leaves `adapter/` (safetensors) and `train.json`. Everything random comes from the run's seed, set before the
+adapter is built.
+"""
+
+import json
+import math
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import provenance, store
+from sbora_bench.adapters import adapter_config
+from sbora_bench.catalog import Protocol
+from sbora_bench.data.encoding import encode
+from sbora_bench.errors import UserError
+from sbora_bench.experiment import Plan, Run
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
+from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
+from sbora_bench.records import TrainRecord, write_record
+
+
+def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
+    """Train `runs`, one after the other; a finished one is taken from the store.
+
+    A run that crashes doesn't stop the others. Raises RuntimeError at the end if any did, UserError for a base run.
+    """
+    for run in runs:
+        if run.is_base:
+            raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
+    crashed = []
+    for run in runs:
+        try:
+            folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
+            checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+            if not store.is_whole(folder):
+                with store.making(folder) as made:
+                    train_run(plan, run, resources, results, made, checkpoints)
+            store.take(folder, Path(results) / "runs" / run.name)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        except UserError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            crashed.append(run.name)
+    if crashed:
+        raise RuntimeError(f"finetune: crashed: {', '.join(crashed)} (see above); the other runs are done")
+
+
+def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
+    """Hash of all that a trained adapter depends on: settings, code, packages, training data, base weights."""
+    return hash_of(
+        {
+            "settings": plan.settings(run),
+            "code": provenance.code_hash("sbora_bench.finetune"),
+            "packages": provenance.versions(),
+            "data": sha256(training_file(results, run)),
+            "base": prepared_files(resources, run.model),
+        }
+    )
+
+
+def training_file(results: Path, run: Run) -> Path:
+    """The prepared training set of a run's table."""
+    path = Path(results) / "data" / run.table / "train.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; make it with: sbora-bench prepare --table {run.table} --output {path.parent}"
+        )
+    return path
+
+
+def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, checkpoints: Path) -> None:
+    """Train one run into the folder `made`: `adapter/` and `train.json`."""
+    import torch
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    protocol = plan.protocol(run.table)
+    method = plan.catalog.methods[run.method]
+    torch.set_num_threads(protocol.threads)
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(resources, run.model, protocol)
+    base = load_base(resources, run.model, protocol, method, tokenizer)
+    if method.quantization:
+        base = prepare_model_for_kbit_training(
+            base, use_gradient_checkpointing=protocol.gradient_checkpointing
+        )
+    set_seed(run.seed)
+    model = get_peft_model(base, adapter_config(method, run.rank, run.seed, protocol))
+    trainable, total = model.get_nb_trainable_parameters()
+    train, validation = split(
+        training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed
+    )
+    _reset_peak_memory()
+    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, plan.name, checkpoints)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    seconds = time.perf_counter() - started
+    save_adapter(model, made / "adapter", run.model)
+    record = TrainRecord(
+        **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
+        experiment=plan.name,
+        run=run.name,
+        asked=plan.settings(run),
+        happened={
+            "steps": trainer.state.global_step,
+            "examples": trainer.state.global_step * protocol.batch_size,
+            "tokens": int(trainer.state.num_input_tokens_seen),
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(int(trainer.state.num_input_tokens_seen) / seconds, 1),
+            "peak_memory_bytes": _peak_memory(),
+            "micro_batch": protocol.micro_batch,
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "best_checkpoint_step": trainer.state.best_global_step,
+            "loss_curve": loss_curve(trainer.state.log_history),
+        },
+        on={
+            "versions": provenance.versions(),
+            "git": provenance.git_state(),
+            "hardware": provenance.hardware(),
+            "threads": protocol.threads,
+            "train_sha256": sha256(training_file(results, run)),
+        },
+    )
+    write_record(made / "train.json", record)
+
+
+def training_rows(tokenizer, path: Path, protocol: Protocol):
+    """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out."""
+    from datasets import Dataset
+
+    rows = [encode(tokenizer, row["prompt"], row["response"], protocol) for row in read_jsonl(path)]
+    rows = [row for row in rows if any(label >= 0 for label in row["labels"])]
+    return Dataset.from_list(rows)
+
+
+def split(rows, protocol: Protocol, seed: int):
+    """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
+    if not protocol.validation_rows:
+        return rows.shuffle(seed=seed), None
+    parts = rows.train_test_split(
+        test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed
+    )
+    return parts["train"].shuffle(seed=seed), parts["test"].shuffle(seed=seed)
+
+
+def update_steps(examples: int, protocol: Protocol) -> int:
+    """Updates of a run. By epochs: whole updates an epoch, the remainder dropped, as transformers 4.36 counts them."""
+    if protocol.steps is not None:
+        return protocol.steps
+    micro_batches = math.ceil(examples / protocol.micro_batch)
+    accumulation = protocol.batch_size // protocol.micro_batch
+    return math.ceil(max(micro_batches // accumulation, 1) * protocol.epochs)
+
+
+def build_trainer(
+    model, tokenizer, train, validation, protocol: Protocol, run: Run, experiment: str, checkpoints: Path
+):
+    """The Trainer as the protocol has it. wandb gets the run only where WANDB_MODE asks for it."""
+    import os
+
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    class ProtocolTrainer(Trainer):
+        """Trainer with the protocol's way of averaging the loss over micro-batches."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            if protocol.loss_average == "micro-batch":
+                self.model_accepts_loss_kwargs = False
+
+    steps = update_steps(len(train), protocol)
+    wandb = os.environ.get("WANDB_MODE") in ("online", "offline")
+    if wandb:
+        os.environ.setdefault("WANDB_PROJECT", "sbora")
+        os.environ["WANDB_RUN_GROUP"] = f"{experiment}/{run.table}/{run.cell}"
+    validating = "no" if validation is None or not protocol.validation_every else "steps"
+    saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        run_name=run.name,
+        report_to=["wandb"] if wandb else [],
+        seed=run.seed,
+        data_seed=run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=protocol.micro_batch,
+        per_device_eval_batch_size=protocol.micro_batch,
+        gradient_accumulation_steps=protocol.batch_size // protocol.micro_batch,
+        learning_rate=protocol.learning_rate,
+        lr_scheduler_type=protocol.schedule,
+        warmup_steps=protocol.warmup_steps,
+        optim=protocol.optimizer,
+        weight_decay=protocol.weight_decay,
+        max_grad_norm=protocol.max_grad_norm,
+        bf16=protocol.autocast == "bfloat16",
+        fp16=protocol.autocast == "float16",
+        gradient_checkpointing=protocol.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if protocol.group_by_length else "random",
+        eval_strategy=validating,
+        eval_steps=protocol.validation_every,
+        save_strategy="no" if saving is None else "steps",
+        save_steps=saving or 500,
+        save_total_limit=3,
+        load_best_model_at_end=protocol.keep_best,
+        metric_for_best_model="loss" if protocol.keep_best else None,
+        greater_is_better=False if protocol.keep_best else None,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
+    )
+    collator = DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=-100
+    )
+    return ProtocolTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collator
+    )
+
+
+def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss."""
+    names = {
+        "loss": "loss",
+        "learning_rate": "learning_rate",
+        "grad_norm": "grad_norm",
+        "eval_loss": "validation_loss",
+    }
+    rows = []
+    for entry in history:
+        row = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        if row:
+            rows.append({"step": entry["step"], **row})
+    return rows
+
+
+def save_adapter(model, folder: Path, base_name: str) -> None:
+    """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it."""
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    config["base_model_name_or_path"] = base_name
+    write_json(path, config)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _reset_peak_memory() -> None:
+    """Start measuring the peak anew, so that runs of one process don't count each other's (Linux, CUDA)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        try:
+            clear.write_text("5")
+        except OSError:
+            return
+
+
+def _peak_memory() -> int:
+    """Bytes: the device allocator's peak on a GPU, else the process's peak resident size."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

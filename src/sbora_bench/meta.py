@@ -1,0 +1,174 @@
+"""The true architecture with the true method on PyTorch's `meta` device: shapes and storages, no bytes behind them.
+
+4-bit layers are bitsandbytes' own `Linear4bit`, and their storages come from bitsandbytes' own shape rules (its
+operators have meta kernels). One thing is mended here: PEFT's DoRA copies the 4-bit layer to read its weight, and
+copying a `Params4bit` on `meta` raises, so ours is a subclass that can be copied.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import peft
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+from sbora_bench.adapters import adapter_config
+from sbora_bench.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.errors import UserError, one_of
+
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+class Params4bit(bnb.nn.Params4bit):
+    """bitsandbytes' parameter (PEFT knows it by this class name), with a copy that works on `meta`."""
+
+    def __deepcopy__(self, memo):
+        return packed(self, self.data.clone(), self.quant_state)
+
+
+def packed(like: bnb.nn.Params4bit, data: torch.Tensor, state: bnb.functional.QuantState) -> Params4bit:
+    """The 4-bit parameter of these packed bytes, with the settings of `like`."""
+    return Params4bit(
+        data,
+        quant_state=state,
+        blocksize=like.blocksize,
+        compress_statistics=like.compress_statistics,
+        quant_type=like.quant_type,
+        quant_storage=like.quant_storage,
+        module=like.module,
+        bnb_quantized=True,
+    )
+
+
+def read_config(catalog: Catalog, model: str):
+    """The transformers config of a catalog model, a local folder or config.json, or a hub id.
+
+    Raises UserError if there is no such model, or if it isn't a causal language model with LLaMA's layers.
+    """
+    path = Path(model)
+    if model in catalog.models and catalog.models[model].architecture:
+        return _from_dict(catalog.models[model].architecture, f"catalog: models.{model}.architecture")
+    if path.suffix == ".json" or path.is_dir():
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: not a readable config.json ({error})") from None
+        return _from_dict(value, str(file))
+    source = getattr(catalog.models.get(model), "source", None)
+    name, revision = (source.id, source.revision) if getattr(source, "kind", "") == "hub" else (model, None)
+    if "/" not in name:
+        raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; a hub id or a config.json serves too")
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--model {name}: no configuration could be had ({reason}); give a catalog name or a local config.json;"
+            f" {one_of(model, catalog.models, 'model')}"
+        ) from None
+    return _checked(config, name)
+
+
+def _from_dict(value: Any, where: str):
+    kind = value.get("model_type", "llama") if isinstance(value, dict) else None
+    try:
+        config = AutoConfig.for_model(**{**value, "model_type": kind})
+    except Exception as error:  # transformers and pydantic-like validators raise many kinds for a bad file
+        raise UserError(f"{where}: not a configuration of a LLaMA-like causal language model ({error})") from None
+    return _checked(config, where)
+
+
+def _checked(config, where: str):
+    wanted = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    for key in wanted:
+        found = getattr(config, key, None)
+        if not isinstance(found, int) or found < 1:
+            raise UserError(
+                f"{where}: {key}: found {found!r}, allowed a whole number of at least 1: this needs a LLaMA-like"
+                " causal language model"
+            )
+    return config
+
+
+def build_base(config, protocol: Protocol, method: MethodEntry | None = None, extra_rows: int = 0):
+    """The causal language model of `config` on `meta`, in the protocol's dtype, NF4 where the method says so.
+
+    `extra_rows` tokens are added to the vocabulary, as a tokenizer that gains a [PAD] would. Raises UserError if its
+    layers aren't LLaMA's.
+    """
+    dtype = getattr(torch, protocol.weights_dtype)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise UserError(f"config of {config.model_type!r}: no causal language model can be built ({error})") from None
+    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    if not PROJECTIONS <= linear:
+        raise UserError(
+            f"config of {config.model_type!r}: found linear layers {sorted(linear)}, needed {sorted(PROJECTIONS)}:"
+            " not a LLaMA-like causal language model"
+        )
+    if method is not None and method.quantization == "nf4":
+        _quantize(model, protocol)
+    if extra_rows:
+        model.resize_token_embeddings(config.vocab_size + extra_rows, mean_resizing=False)
+    return model
+
+
+def _quantize(model, protocol: Protocol) -> None:
+    asked = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=protocol.double_quantization,
+        bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
+    )
+    replace_with_bnb_linear(model, ["lm_head"], asked)
+    for layer in model.modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            weight = layer.weight
+            data, state = bnb.functional.quantize_4bit(
+                weight.data.to(getattr(torch, protocol.weights_dtype)),
+                blocksize=weight.blocksize,
+                compress_statistics=weight.compress_statistics,
+                quant_type=weight.quant_type,
+                quant_storage=weight.quant_storage,
+            )
+            weight.module = layer
+            layer.weight, layer.quant_state = packed(weight, data, state), state
+    model.is_loaded_in_4bit = True
+    model.config.quantization_config = asked
+
+
+def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
+    """`base` with the method's adapter on it, all on `meta`. Raises UserError for a rank above a layer's width."""
+    config = adapter_config(method, rank, 0, protocol)
+    targets = protocol.target_modules
+    narrow = min(
+        (min(part.in_features, part.out_features), name)
+        for name, part in base.named_modules()
+        if isinstance(part, torch.nn.Linear) and "lm_head" not in name
+        if isinstance(targets, str) or name.rpartition(".")[2] in targets
+    )
+    if not 1 <= rank <= narrow[0]:
+        raise UserError(f"--rank: found {rank}, allowed 1 to {narrow[0]}, the width of {narrow[1]}")
+    return peft.get_peft_model(base, config, low_cpu_mem_usage=True)
+
+
+def storage_bytes(tensors) -> int:
+    """Bytes of the different storages behind these tensors."""
+    return sum({id(s): s.nbytes() for s in map(torch.Tensor.untyped_storage, tensors)}.values())
+
+
+def weight_tensors(model):
+    """Every tensor that the model holds: parameters, buffers and the quantisation states of 4-bit layers."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for part in model.modules():
+        state = getattr(getattr(part, "weight", None), "quant_state", None)
+        while state is not None:
+            yield from (t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor))
+            state = state.state2

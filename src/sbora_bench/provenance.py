@@ -1,0 +1,113 @@
+"""On what a result was made: package versions, git state, hardware; and which of our source files a stage is made of."""
+
+import ast
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "lm-eval",
+    "numpy",
+    "tokenizers",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether the tree differs from it; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=SOURCE, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))} if commit else {}
+    except OSError:
+        return {}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, and the GPU where there is one."""
+    import os
+
+    import torch
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+@cache
+def source_files(module: str) -> tuple[Path, ...]:
+    """The files of `sbora` and `sbora_bench` that `module` imports, directly or not, its own included; sorted.
+
+    Read from the import statements, so nothing is imported. Task templates count as part of `sbora_bench.evaluate`.
+    """
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = _path_of(waiting.pop())
+        if path is None or path in found:
+            continue
+        found.add(path)
+        package = path.parent.relative_to(SOURCE).parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+                origin = ".".join(filter(None, [base, node.module]))
+                waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
+    if module == "sbora_bench.evaluate":
+        found.update((SOURCE / "sbora_bench" / "tasks").glob("*.yaml"))
+    return tuple(sorted(found))
+
+
+def _path_of(module: str) -> Path | None:
+    if module.split(".")[0] not in ("sbora", "sbora_bench"):
+        return None
+    stem = SOURCE.joinpath(*module.split("."))
+    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+
+
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 over `source_files(module)`: names and bytes."""
+    digest = hashlib.sha256()
+    for path in source_files(module):
+        digest.update(str(path.relative_to(SOURCE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""Finished runs, kept under the hash of all that they belong to, so that one's crash never costs another's work.
+
+Snakemake deletes every declared output of a job before it runs again; what stands here is taken back instead of being
+computed again, on equality of that hash only. Entries: `<results>/store/<run>/<hash>/` with `done.json` (file ->
+SHA-256) written last.
+"""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from sbora_bench.files import read_json, sha256, whole_folder, write_json
+
+DONE = "done.json"
+
+
+def entry(results: Path, run: str, stage: str, identity: str) -> Path:
+    """Folder of a finished run's files."""
+    return Path(results) / "store" / run / f"{stage}-{identity[:16]}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the entry is finished and every file has the bytes that it was committed with."""
+    if not (folder / DONE).is_file():
+        return False
+    files = read_json(folder / DONE)
+    return all(
+        (folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items()
+    )
+
+
+@contextlib.contextmanager
+def making(folder: Path):
+    """Yield a folder to fill; it becomes the entry `folder`, whole or not at all."""
+    with whole_folder(folder) as made:
+        yield made
+        names = sorted(str(p.relative_to(made)) for p in made.rglob("*") if p.is_file())
+        write_json(made / DONE, {name: sha256(made / name) for name in names})
+
+
+def take(folder: Path, target: Path) -> None:
+    """Put an entry's files into `target`: hard links where the file system has them, copies elsewhere."""
+    for name in read_json(folder / DONE):
+        source, destination = folder / name, Path(target) / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        beside = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copy2(source, beside)
+        os.replace(beside, destination)
