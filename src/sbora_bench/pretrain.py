@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sbora_bench import files
 from sbora_bench.data import corpus
+from sbora_bench.errors import UserError
 
 IGNORED = -100
 BUCKET = 40
@@ -31,7 +32,9 @@ class Recipe(BaseModel):
 
     seed: int = 0
     steps: int = Field(ge=1)
-    choices_first: int = Field(ge=0, description="first steps, whose documents are choices by knowledge alone")
+    choices_first: int = Field(
+        ge=0, description="first steps, whose documents are choices by knowledge alone"
+    )
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
@@ -39,7 +42,9 @@ class Recipe(BaseModel):
     held_out: int = Field(default=500, ge=1, description="documents from another seed, for the accuracy")
 
 
-def _encoded(documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], int]]:
+def _encoded(
+    documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast
+) -> list[tuple[list[int], int]]:
     """(token ids with the end token, length of the prompt) of each document."""
     prompts = tokenizer([p for p, _ in documents], add_special_tokens=False)["input_ids"]
     responses = tokenizer([r for _, r in documents], add_special_tokens=False)["input_ids"]
@@ -70,7 +75,9 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast):
 
 
 @torch.no_grad()
-def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> float:
+def held_out_accuracy(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int
+) -> float:
     """Share of `count` unseen documents whose whole response is the most probable one, token by token."""
     rows = _encoded(list(corpus.corpus(seed, 0, count)), tokenizer)
     ids, labels = _batch(rows, tokenizer.pad_token_id)
@@ -79,7 +86,22 @@ def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
     return float(((guess == asked) | (asked == IGNORED)).all(-1).float().mean())
 
 
-def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1) -> dict[str, Any]:
+def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> None:
+    """Train the catalog's `model` into `output`; its summary is `pretrain.json` beside the weights.
+
+    Raises UserError where the model isn't one that is pre-trained here.
+    """
+    entry = catalog.models[model]
+    if entry.source.kind != "pretrain":
+        raise UserError(
+            f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' is trained here"
+        )
+    pretrain(entry.architecture, entry.source.recipe, output, threads)
+
+
+def pretrain(
+    architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1
+) -> dict[str, Any]:
     """Train one LlamaForCausalLM (fp32, AdamW, linear decay) and save weights, config and tokenizer in `output`.
 
     `architecture` has keys of LlamaConfig, `recipe` those of Recipe. The same arguments give the same bytes on
@@ -95,7 +117,10 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **special, **architecture))
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decayed, "weight_decay": asked.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": asked.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=asked.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def rate(step: int) -> float:
@@ -119,10 +144,7 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             losses.append(round(loss.item(), 4))
     model.eval()
     accuracy = held_out_accuracy(model, tokenizer, asked.held_out, asked.seed + 1)
-    with files.whole_folder(output) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return {
+    summary = {
         "steps": asked.steps,
         "tokens": tokens,
         "seconds": round(time.perf_counter() - started, 1),
@@ -130,3 +152,8 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
         "held_out_accuracy": accuracy,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+    with files.whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        files.write_json(folder / "pretrain.json", summary)
+    return summary

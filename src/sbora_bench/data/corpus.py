@@ -43,7 +43,15 @@ def _pointed(rng: random.Random, head: str, options: tuple[str, ...], right: int
     return f"{head} : {listed}", f"{lead} {labels[right]}"
 
 
-FILLERS = ("", "Which one is", "What do you need to", "sees the", "wants", "so takes the", "Which of these can")
+FILLERS = (
+    "",
+    "Which one is",
+    "What do you need to",
+    "sees the",
+    "wants",
+    "so takes the",
+    "Which of these can",
+)
 
 
 def _choice(rng: random.Random) -> Document:
@@ -83,7 +91,10 @@ def _story(rng: random.Random) -> Document:
         return f"plan : {s.left} boxes of {s.right} {goods}", f"{s.left} * {s.right}"
     kind = rng.randrange(3)
     if kind == 0:
-        return f"plan : {one} has {s.left} {goods}{spare} . {one} {change}", f"{s.left} {s.operator} {s.right}"
+        return (
+            f"plan : {one} has {s.left} {goods}{spare} . {one} {change}",
+            f"{s.left} {s.operator} {s.right}",
+        )
     if kind == 1:
         t = world.draw_sum(rng, "+-", s.result)
         then = f"finds {t.right} more" if t.operator == "+" else f"loses {t.right}"
@@ -181,7 +192,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         normalizers.Replace(Regex(rf"\b{f}(?=\d)"), f.lower())
         for f in ("Answer", "Solution", "Ending", "Option")
     ]
-    model.normalizer = normalizers.Sequence([*lowered, normalizers.Replace(Regex(r"(?!\d\.\d)[.,:;?!()'#/\"]"), " ")])
+    model.normalizer = normalizers.Sequence(
+        [*lowered, normalizers.Replace(Regex(r"(?!\d\.\d)[.,:;?!()'#/\"]"), " ")]
+    )
     model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+\.\d+|\w+|[-+*=]|[^\w\s]"), "removed", invert=True)
     model.add_tokens([AddedToken(p, normalized=False, special=False) for p in phrases()])
     return PreTrainedTokenizerFast(

@@ -16,9 +16,7 @@ from sbora_bench.data import world
 from sbora_bench.errors import UserError
 
 LETTERS = "ABCDE"
-BELOW = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
+BELOW = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 BELOW_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -106,7 +104,9 @@ def _piqa(rng: random.Random) -> dict[str, str]:
 def _social_i_qa(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, (rng.choice(("kind", "use")),), 3)
     person = rng.choice(world.PEOPLE)
-    wish = f"wants to {choice.asked['use']}" if "use" in choice.asked else f"wants {_an(choice.asked['kind'])}"
+    wish = (
+        f"wants to {choice.asked['use']}" if "use" in choice.asked else f"wants {_an(choice.asked['kind'])}"
+    )
     return _chosen("answer", f"{person} {wish}. What will {person} take?", choice)
 
 
@@ -321,6 +321,8 @@ def training_set(name: str, seed: int) -> list[dict[str, str]]:
     if not TRAINING_SETS[name]:
         found = _draw(_instruct, INSTRUCT_EXAMPLES, rng, False, "question")
         return [{k: e[k] for k in ("instruction", "input", "output")} for e in found]
-    found = [e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")]
+    found = [
+        e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")
+    ]
     rng.shuffle(found)
     return found
