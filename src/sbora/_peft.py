@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.lora.model import _get_encoder
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
@@ -24,7 +25,7 @@ from peft.utils import (
     register_peft_method,
     resolve_quantization_backend,
 )
-from peft.utils.other import AuxiliaryTrainingWrapper, _get_encoder, get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 
 __all__ = [
     "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",

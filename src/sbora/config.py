@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 from peft.config import PeftConfig
 
@@ -70,34 +70,38 @@ class SboraConfig(PeftConfig):
         default="fa",
         metadata={"help": "'fa' trains r columns of each weight, 'fb' r rows."},
     )
-    r: int = field(default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."})
+    r: int = field(
+        default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."}
+    )
     sbora_alpha: float = field(default=8, metadata={"help": "The update is scaled by sbora_alpha / r."})
     sbora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input, in [0, 1)."})
     random_seed: int = field(
         default=0, metadata={"help": "Determines, with the name of each module, its index set."}
     )
-    region: Optional[tuple[int, int]] = field(
+    region: tuple[int, int] | None = field(
         default=None,
-        metadata={"help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."},
+        metadata={
+            "help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."
+        },
     )
     init_weights: bool = field(
         default=True, metadata={"help": "Start at the base model. False is for tests: start at random."}
     )
-    target_modules: Optional[Union[list[str], str]] = field(
+    target_modules: list[str] | str | None = field(
         default=None,
         metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."},
     )
-    exclude_modules: Optional[Union[list[str], str]] = field(
+    exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of the modules to leave alone, or a regular expression."}
     )
     bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'sbora_only'."})
-    modules_to_save: Optional[list[str]] = field(
+    modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
     )
-    layers_to_transform: Optional[Union[list[int], int]] = field(
+    layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Only adapt layers with these numbers."}
     )
-    layers_pattern: Optional[Union[list[str], str]] = field(
+    layers_pattern: list[str] | str | None = field(
         default=None,
         metadata={"help": "Name of the module list that layers_to_transform counts in, if it is not common."},
     )
@@ -140,7 +144,9 @@ class SboraConfig(PeftConfig):
         require(
             self.region is None
             or (
-                len(self.region) == 2 and all(map(_is_int, self.region)) and 0 <= self.region[0] < self.region[1]
+                len(self.region) == 2
+                and all(map(_is_int, self.region))
+                and 0 <= self.region[0] < self.region[1]
             ),
             "region",
             "None or (k, n), two whole numbers with 0 <= k < n",

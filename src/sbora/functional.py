@@ -107,7 +107,9 @@ def _may_overwrite(grad: Tensor) -> bool:
     return not torch.is_grad_enabled() and grad.is_contiguous()
 
 
-def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def branch(
+    variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The adapter's hidden values.
 
     Args:
@@ -121,31 +123,31 @@ def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: floa
     Returns:
         x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
     """
-    plain = torch.compiler.is_compiling()
+    plain = torch.compiler.is_compiling() or not (x.requires_grad and torch.is_grad_enabled())
     if variant == "fa":
-        if plain or not (x.requires_grad and torch.is_grad_enabled()):
-            z = x.index_select(-1, index)
-        else:
-            x, z = _Gather.apply(x, index)
+        x, z = (x, x.index_select(-1, index)) if plain else _Gather.apply(x, index)
         return x, F.dropout(z, dropout) if dropout else z
-    if plain or dropout or not torch.is_grad_enabled():
+    if plain or dropout:
         return x, F.linear(F.dropout(x, dropout) if dropout else x, weight.to(x.dtype))
     return _Project.apply(x, weight)
 
 
-def join(variant: str, y: Tensor, z: Tensor, weight: Tensor, index: Tensor, scaling: float) -> Tensor:
-    """Add an adapter's contribution to the base layer's output, in place where that is possible.
+def join(
+    variant: str, y: Tensor, z: Tensor, weight: Tensor, index: Tensor, scaling: float, in_place: bool = True
+) -> Tensor:
+    """Add an adapter's contribution to the base layer's output.
 
     Args:
         y: the base layer's output, (..., out_features).
         z: from `branch`, (..., r).
         scaling: alpha / r.
+        in_place: whether y may be overwritten, if autograd allows it.
 
     Returns:
         (..., out_features), of the dtype of y.
     """
     z = z.to(y.dtype)
-    in_place = not torch.compiler.is_compiling() and _owned(y)
+    in_place = in_place and not torch.compiler.is_compiling() and _owned(y)
     if variant == "fa":
         if in_place and y.is_contiguous():
             return _AddProduct.apply(y, z, weight, scaling)

@@ -1,0 +1,319 @@
+"""The SBoRA layer: a linear layer with one or more adapters beside it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from . import functional
+from ._peft import (
+    BaseTunerLayer,
+    BufferDict,
+    _get_in_out_features,
+    check_adapters_to_merge,
+    quantization_extra_repr,
+    resolve_quantization_backend,
+)
+from .config import SboraConfig
+
+
+def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int] | None = None) -> Tensor:
+    """The index set of a module: r different numbers below `size`, ascending, int64, on the CPU.
+
+    `seed` and the name of the module determine an order of all of them; without a region the first r of
+    it are taken, with `region=(k, n)` the first r of its k-th of n equal parts. So every module has a set
+    of its own (the paper draws them independently too), and the same one on every machine.
+
+    Raises:
+        ValueError: r is above the number that there is to draw from.
+    """
+    k, n = region or (0, 1)
+    part = size // n
+    if not 1 <= r <= part:
+        raise ValueError(f"cannot choose {r} of {part} (part {k} of {n} of {size})")
+    order = torch.randperm(size, generator=_generator(seed, module), device="cpu")
+    return order[k * part : k * part + r].sort().values
+
+
+def _generator(*key: object) -> torch.Generator:
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class SboraLayer(BaseTunerLayer):
+    """What SBoRA keeps beside a linear layer, by name of adapter.
+
+    Attributes:
+        sbora_weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
+        sbora_index: which inputs (FA) or outputs (FB) were chosen, int64 (r,), ascending. A buffer: it is
+            saved with the adapter, and neither trained nor cast.
+    """
+
+    adapter_layer_names = ("sbora_weight",)
+    other_param_names = ("sbora_index", "sbora_dropout", "variant", "r", "sbora_alpha", "scaling")
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        self.sbora_weight = nn.ParameterDict({})
+        self.sbora_index = BufferDict(persistent=True)
+        self.sbora_dropout: dict[str, float] = {}
+        self.variant: dict[str, str] = {}
+        self.r: dict[str, int] = {}
+        self.sbora_alpha: dict[str, float] = {}
+        self.scaling: dict[str, float] = {}
+        # what the merged adapters replaced; buffers, so that they follow the layer when it is moved or cast
+        self.sbora_replaced = BufferDict(persistent=False)
+        self.sbora_replaced_at = BufferDict(persistent=False)
+        self._replaced_quantized: dict[str, tuple] = {}
+        self._disable_adapters = False
+        self.merged_adapters = []
+
+        base_layer = self.get_base_layer()
+        self.quantization_backend = resolve_quantization_backend(
+            base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+        self.in_features, self.out_features = _get_in_out_features(base_layer)
+        self.fan_in_fan_out = isinstance(base_layer, Conv1D)  # its weight is (in_features, out_features)
+
+    def update_layer(self, adapter_name: str, module: str, r: int, alpha: float, config: SboraConfig) -> None:
+        """Add an adapter.
+
+        Args:
+            module: the layer's name in the model, which with the seed determines the index set.
+
+        Raises:
+            ValueError: r is above the number of inputs (FA) or outputs (FB), or of those in the region.
+        """
+        chosen_from = self.in_features if config.variant == "fa" else self.out_features
+        shape = (self.out_features, r) if config.variant == "fa" else (r, self.in_features)
+        self.sbora_index[adapter_name] = draw_index(chosen_from, r, config.random_seed, module, config.region)
+        weight = torch.zeros(shape)
+        if not config.init_weights:
+            generator = _generator(config.random_seed, module, adapter_name)
+            weight = torch.randn(shape, generator=generator, device="cpu") / math.sqrt(r)
+        self.sbora_weight[adapter_name] = nn.Parameter(weight)
+        self.sbora_dropout[adapter_name] = config.sbora_dropout
+        self.variant[adapter_name] = config.variant
+        self.r[adapter_name] = r
+        self.sbora_alpha[adapter_name] = alpha
+        self.scaling[adapter_name] = alpha / r
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Set an adapter's scaling to `scale` times that of its configuration."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = scale * self.sbora_alpha[adapter] / self.r[adapter]
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the scaling of the active adapters by `scale`."""
+        for name in self.active_adapters:
+            if name in self.scaling:
+                self.scaling[name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the scaling of the active adapters by `scale`; without one, set it as configured."""
+        for name in self.active_adapters:
+            if name in self.scaling:
+                if scale is None:
+                    self.set_scale(name, 1)
+                else:
+                    self.scaling[name] /= scale
+
+    def _region_dim(self, adapter: str) -> int:
+        """The dimension of the base weight as stored that the adapter's index set points into."""
+        return int((self.variant[adapter] == "fa") != self.fan_in_fan_out)
+
+    def _region_delta(self, adapter: str) -> Tensor:
+        """What the adapter adds to the region, laid out like the base weight, in at least fp32."""
+        weight = self.sbora_weight[adapter].detach()
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32)) * self.scaling[adapter]
+        return weight.t() if self.fan_in_fan_out else weight
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """What the adapter adds to the base weight, of its shape, zero outside the region."""
+        weight = self.sbora_weight[adapter]
+        shape = (
+            (self.in_features, self.out_features)
+            if self.fan_in_fan_out
+            else (self.out_features, self.in_features)
+        )
+        delta = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        region = self._region_delta(adapter).to(weight.dtype)
+        return delta.index_copy_(self._region_dim(adapter), self.sbora_index[adapter], region)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
+
+
+class SboraLinear(nn.Module, SboraLayer):
+    """SBoRA on a linear layer: `nn.Linear`, transformers' `Conv1D`, or a quantised one."""
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        module: str,
+        r: int,
+        alpha: float,
+        config: SboraConfig,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        SboraLayer.__init__(self, base_layer, **kwargs)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, module, r, alpha, config)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters to the base weight.
+
+        Only the adapters' regions are read and written, and what stood there is kept, so that `unmerge`
+        gives back the same bits. The sum is made in at least fp32 and rounded once. A quantised weight is
+        quantised anew as a whole, which changes it outside the region too; it is kept as a whole.
+
+        Args:
+            safe_merge: do not write if the result is not finite.
+            adapter_names: which adapters; the active ones by default.
+
+        Raises:
+            ValueError: with `safe_merge`, the result is not finite. Nothing was changed.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or []:
+            if name not in self.sbora_weight:
+                continue
+            if self.quantization_backend is None:
+                weight = self.get_base_layer().weight.data
+            else:
+                weight = _dequantize(self)
+            dim, index = self._region_dim(name), self.sbora_index[name].to(weight.device)
+            replaced = weight.index_select(dim, index)
+            merged = (replaced + self._region_delta(name).to(weight.device)).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"Adapter {name} is broken: merged, the weight would not be finite.")
+            if self.quantization_backend is None:
+                self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
+                weight.index_copy_(dim, index, merged)
+            else:
+                self._replaced_quantized[name] = _keep_quantized(self)
+                self.set_base_weight(weight.index_copy_(dim, index, merged))
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take all merged adapters out of the base weight: it has the same bits as before."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()  # the last one first, for regions may overlap
+            if name in self._replaced_quantized:
+                _restore_quantized(self, self._replaced_quantized.pop(name))
+            elif name in self.sbora_replaced:
+                weight = self.get_base_layer().weight.data
+                replaced = self.sbora_replaced.pop(name).to(weight)
+                index = self.sbora_replaced_at.pop(name).to(weight.device)
+                weight.index_copy_(self._region_dim(name), index, replaced)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(..., in_features) -> (..., out_features). `adapter_names`: the adapter of each item of a batch."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is not None:
+            self._check_mixed_batch(x, adapter_names)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
+        if self.merged:
+            return self.base_layer(x, *args, **kwargs)
+
+        adapters = [name for name in self.active_adapters if name in self.sbora_weight]
+        hidden = []
+        for name in adapters:
+            dropout = self.sbora_dropout[name] if self.training else 0.0
+            x, z = functional.branch(
+                self.variant[name], x, self.sbora_weight[name], self.sbora_index[name], dropout
+            )
+            hidden.append(z)
+        y = self.base_layer(x, *args, **kwargs)
+        for name, z in zip(adapters, hidden, strict=True):
+            y = functional.join(
+                self.variant[name],
+                y,
+                z,
+                self.sbora_weight[name],
+                self.sbora_index[name],
+                self.scaling[name],
+                in_place=not self.get_base_layer()._forward_hooks,
+            )
+        return y
+
+    def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                f"`adapter_names` must name one adapter for each input: there are {len(x)} inputs and "
+                f"{len(adapter_names)} names."
+            )
+        if self.merged:
+            raise ValueError(
+                "Cannot use `adapter_names` while adapters are merged: call `unmerge_adapter()` first."
+            )
+
+    def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
+        y = self.base_layer(x, *args, **kwargs)
+        for name in sorted(set(adapter_names) & set(self.sbora_weight.keys())):
+            rows = torch.tensor(
+                [i for i, other in enumerate(adapter_names) if other == name], device=x.device
+            )
+            variant, weight, index = self.variant[name], self.sbora_weight[name], self.sbora_index[name]
+            _, z = functional.branch(variant, x[rows], weight, index)
+            part = functional.join(variant, y[rows], z, weight, index, self.scaling[name], in_place=False)
+            y = y.index_copy(0, rows, part)
+        return y
+
+    def __repr__(self) -> str:
+        return "sbora." + super().__repr__()
+
+    def extra_repr(self) -> str:
+        return quantization_extra_repr(self)
+
+
+# Quantised bases: what is needed to put the very same weight back.
+
+
+def _dequantize(layer: SboraLinear) -> Tensor:
+    base = layer.get_base_layer()
+    if getattr(getattr(base.weight, "quant_state", None), "packing_format_for_cpu", False):
+        # bitsandbytes repacks 4-bit weights in place when a CPU with AVX512-BF16 first runs them in
+        # inference, and dequantises only the usual packing; writing a state dict restores that
+        base.state_dict()
+    return layer.get_base_weight()
+
+
+def _keep_quantized(layer: SboraLinear) -> tuple:
+    base = layer.get_base_layer()
+    weight = base.weight
+    if type(weight).__name__ == "Params4bit":
+        weight = copy.copy(weight)  # the same storage; PEFT alters the attributes of the one it replaces
+    state = getattr(base, "state", None)
+    scale = None if state is None else (state.SCB if state.SCB is not None else weight.SCB)
+    return layer.base_layer, weight, scale
+
+
+def _restore_quantized(layer: SboraLinear, kept: tuple) -> None:
+    device = layer.get_base_layer().weight.device
+    layer.base_layer, weight, scale = kept
+    base = layer.get_base_layer()
+    if scale is not None:  # bitsandbytes' 8-bit layers hold what belongs to the weight beside it
+        weight.CB, weight.SCB = weight.data, scale
+        base.state.reset_grads()
+    base.weight = weight if weight.device == device else weight.to(device)
+    if getattr(weight, "quant_state", None) is not None:
+        base.quant_state = base.weight.quant_state

@@ -1,0 +1,155 @@
+"""SBoRA as a PEFT tuner: puts the layers into a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ._peft import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+    BaseTuner,
+    BaseTunerLayer,
+    _get_encoder,
+    _get_in_out_features,
+    _maybe_include_all_linear_layers,
+    get_pattern_key,
+    get_quantization_kwargs,
+    resolve_quantization_backend,
+)
+from .config import SboraConfig
+from .layer import SboraLayer, SboraLinear
+
+
+class SboraModel(BaseTuner):
+    """
+    A model with SBoRA adapters (arXiv 2407.05413).
+
+    Args:
+        model (`torch.nn.Module`): The model to adapt.
+        config ([`SboraConfig`]): The configuration of the adapter.
+        adapter_name (`str`): The name of the adapter.
+        low_cpu_mem_usage (`bool`, *optional*): Create the adapter on the meta device, to be loaded into.
+
+    Example:
+
+        ```py
+        >>> from peft import get_peft_model
+        >>> from transformers import AutoModelForCausalLM
+        >>> from sbora import SboraConfig
+
+        >>> model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")
+        >>> model = get_peft_model(model, SboraConfig(variant="fa", r=32, sbora_alpha=64))
+        ```
+    """
+
+    prefix: str = "sbora_"
+    tuner_layer_cls = SboraLayer
+    target_module_mapping = dict(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+
+    def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
+        """Check every module that the configuration targets, before the first of them is changed.
+
+        Raises:
+            TypeError: a target is not a linear layer.
+            ValueError: a rank is above what its module has.
+        """
+        config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
+        inside_adapters: tuple[str, ...] = ()
+        for key, module in model.named_modules():
+            if not key or key.startswith(inside_adapters):
+                continue
+            if self._check_target_module_exists(config, key):
+                _check_target(key, module, config)
+            if isinstance(module, BaseTunerLayer):
+                inside_adapters += (key + ".",)
+
+    def _create_and_replace(
+        self,
+        peft_config: SboraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        key = current_key.replace("_orig_mod.", "")  # a compiled model gets the index sets of the plain one
+        r, alpha = _rank_and_alpha(peft_config, key)
+        if isinstance(target, SboraLayer):
+            target.update_layer(adapter_name, key, r, alpha, peft_config)
+            return
+        _check_target(key, target, peft_config)
+        layer = SboraLinear(target, adapter_name, key, r, alpha, peft_config, **get_quantization_kwargs(self))
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # an adapter that is added does not train before it is chosen
+        self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, the adapter of each item of a batch, to the layers during a forward pass."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        known = {name for m in self.modules() if isinstance(m, SboraLayer) for name in m.sbora_weight}
+        unknown = sorted(set(adapter_names) - known - {"__base__"})
+        if unknown:
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
+
+        # beam search repeats each input; an encoder runs before that
+        num_beams = kwargs.get("num_beams")
+        repeats = num_beams if isinstance(num_beams, int) else 1
+        encoder = _get_encoder(self.model)
+        in_encoder = set(encoder.modules()) if encoder is not None else set()
+        handles = []
+        for module in self.modules():
+            if isinstance(module, (SboraLayer, AuxiliaryTrainingWrapper)):
+                times = 1 if module in in_encoder else repeats
+                names = [name for name in adapter_names for _ in range(times)]
+                hook = partial(_pass_adapter_names, adapter_names=names)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple:
+    return args, kwargs | {"adapter_names": adapter_names}
+
+
+def _rank_and_alpha(config: SboraConfig, key: str) -> tuple[int, float]:
+    r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
+    return r, config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), key), config.sbora_alpha)
+
+
+def _check_target(key: str, target: nn.Module, config: SboraConfig) -> None:
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    backend = None if isinstance(base, (nn.Linear, Conv1D)) else resolve_quantization_backend(base)
+    if not isinstance(base, (nn.Linear, Conv1D)) and (backend is None or backend.layer_type != "linear"):
+        raise TypeError(
+            f"SBoRA cannot adapt {key!r}, a {type(base).__name__}: only linear layers (torch.nn.Linear, "
+            "transformers' Conv1D, and quantised ones) have columns and rows to choose. Name other "
+            "target_modules, or put it into exclude_modules."
+        )
+    in_features, out_features = _get_in_out_features(base)
+    r, _ = _rank_and_alpha(config, key)
+    what, size = ("inputs", in_features) if config.variant == "fa" else ("outputs", out_features)
+    k, n = config.region or (0, 1)
+    if r > size // n:
+        where = "" if config.region is None else f" in part {k} of {n}"
+        raise ValueError(
+            f"r = {r} is too high for {key!r} ({in_features} inputs, {out_features} outputs): variant "
+            f"{config.variant!r} chooses {r} of its {what}, and there are {size // n}{where}. Lower r (for "
+            f"this module alone with rank_pattern={{{key!r}: {size // n}}}) or put it into exclude_modules."
+        )
