@@ -1,0 +1,66 @@
+"""The prompt templates of training and scoring, by name, in one place (protocol section 4, byte for byte).
+
+A template turns an instruction and an input into the text before the response; the response follows at once. The
+official templates differ between training and scoring by spaces, which is part of the authors' protocol.
+"""
+
+from typing import NamedTuple
+
+from sbora_bench.errors import UserError, one_of
+
+ALONE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+PAIRED = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+INDENT = " " * 16
+
+
+class Template(NamedTuple):
+    """Format strings over `instruction` and `input`, for an empty input and for any other."""
+
+    alone: str
+    paired: str
+
+
+def _official(separator: str, after_alone: str, after_paired: str) -> Template:
+    """LLM-Adapters' template; training and scoring differ in the separator line and the spaces of the first."""
+
+    def text(first: str, *sections: str) -> str:
+        return f"{first}\n\n{INDENT}" + f"\n{separator}\n{INDENT}".join(sections)
+
+    instruction = f"### Instruction:\n{INDENT}{{instruction}}"
+    given = f"### Input:\n{INDENT}{{input}}"
+    response = f"### Response:\n{INDENT}"
+    return Template(
+        text(ALONE + after_alone, instruction, response),
+        text(PAIRED + after_paired, instruction, given, response),
+    )
+
+
+def _alpaca(end: str) -> Template:
+    instruction, given = "\n\n### Instruction:\n{instruction}", "\n\n### Input:\n{input}"
+    response = f"\n\n### Response:{end}"
+    return Template(f"{ALONE}{instruction}{response}", f"{PAIRED}{instruction}{given}{response}")
+
+
+RAW = Template("{instruction}", "{instruction}{input}")
+
+TEMPLATES = {
+    "llm-adapters-train": _official(INDENT, "  ", " "),
+    "llm-adapters-score": _official("", " ", ""),
+    "alpaca": _alpaca(" "),
+    "clean": _alpaca("\n"),
+    "plain": RAW,
+    "mmlu": RAW,  # the published items are whole prompts: subject, five solved questions, the question
+}
+
+
+def render(template: str, instruction: str, input: str = "") -> str:
+    """The prompt: all that stands before the response. Raises UserError for an unknown template."""
+    if template not in TEMPLATES:
+        raise UserError(f"protocol: prompt: {one_of(template, TEMPLATES, 'prompt template')}")
+    alone, paired = TEMPLATES[template]
+    return (paired if input else alone).format(instruction=instruction, input=input)
