@@ -1,8 +1,8 @@
-"""The true architecture with the true method on PyTorch's `meta` device: shapes and storages, no bytes behind them.
+"""The true architecture with the true method on PyTorch's `meta` device: shapes and storages without bytes.
 
-4-bit layers are bitsandbytes' own `Linear4bit`, and their storages come from bitsandbytes' own shape rules (its
-operators have meta kernels). One thing is mended here: PEFT's DoRA copies the 4-bit layer to read its weight, and
-copying a `Params4bit` on `meta` raises, so ours is a subclass that can be copied.
+4-bit layers are bitsandbytes' own `Linear4bit`, and their storages come from bitsandbytes' own shape rules
+(its operators have meta kernels). One thing is mended here: PEFT's DoRA copies the 4-bit layer to read its
+weight, and copying a `Params4bit` on `meta` raises, so ours is a subclass that can be copied.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import bitsandbytes as bnb
 import peft
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from sbora_bench.adapters import adapter_config
@@ -61,14 +61,14 @@ def read_config(catalog: Catalog, model: str):
     source = getattr(catalog.models.get(model), "source", None)
     name, revision = (source.id, source.revision) if getattr(source, "kind", "") == "hub" else (model, None)
     if "/" not in name:
-        raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; a hub id or a config.json serves too")
+        raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a hub id or a config.json")
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--model {name}: no configuration could be had ({reason}); give a catalog name or a local config.json;"
-            f" {one_of(model, catalog.models, 'model')}"
+            f"--model {name}: no configuration could be had ({reason}); give a local config.json or a name of"
+            f" the catalog; {one_of(model, catalog.models, 'model')}"
         ) from None
     return _checked(config, name)
 
@@ -77,8 +77,8 @@ def _from_dict(value: Any, where: str):
     kind = value.get("model_type", "llama") if isinstance(value, dict) else None
     try:
         config = AutoConfig.for_model(**{**value, "model_type": kind})
-    except Exception as error:  # transformers and pydantic-like validators raise many kinds for a bad file
-        raise UserError(f"{where}: not a configuration of a LLaMA-like causal language model ({error})") from None
+    except Exception as error:  # transformers' validators raise many kinds for a bad file
+        raise UserError(f"{where}: not a configuration of a LLaMA-like causal LM ({error})") from None
     return _checked(config, where)
 
 
@@ -88,8 +88,8 @@ def _checked(config, where: str):
         found = getattr(config, key, None)
         if not isinstance(found, int) or found < 1:
             raise UserError(
-                f"{where}: {key}: found {found!r}, allowed a whole number of at least 1: this needs a LLaMA-like"
-                " causal language model"
+                f"{where}: {key}: found {found!r}, allowed a whole number of at least 1: this needs a"
+                " LLaMA-like causal language model"
             )
     return config
 
@@ -97,26 +97,30 @@ def _checked(config, where: str):
 def build_base(config, protocol: Protocol, method: MethodEntry | None = None, extra_rows: int = 0):
     """The causal language model of `config` on `meta`, in the protocol's dtype, NF4 where the method says so.
 
-    `extra_rows` tokens are added to the vocabulary, as a tokenizer that gains a [PAD] would. Raises UserError if its
-    layers aren't LLaMA's.
+    `extra_rows` tokens are added to the vocabulary, as a tokenizer that gains a [PAD] would. Raises UserError
+    if its layers aren't LLaMA's.
     """
     dtype = getattr(torch, protocol.weights_dtype)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        raise UserError(f"config of {config.model_type!r}: no causal language model can be built ({error})") from None
-    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    if not PROJECTIONS <= linear:
+        raise UserError(f"config of {config.model_type!r}: not a causal language model ({error})") from None
+    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if is_linear(part)}
+    if not linear >= PROJECTIONS:
         raise UserError(
-            f"config of {config.model_type!r}: found linear layers {sorted(linear)}, needed {sorted(PROJECTIONS)}:"
-            " not a LLaMA-like causal language model"
+            f"config of {config.model_type!r}: found linear layers {sorted(linear)}, needed"
+            f" {sorted(PROJECTIONS)}: not a LLaMA-like causal language model"
         )
     if method is not None and method.quantization == "nf4":
         _quantize(model, protocol)
     if extra_rows:
         model.resize_token_embeddings(config.vocab_size + extra_rows, mean_resizing=False)
     return model
+
+
+def is_linear(part) -> bool:
+    return isinstance(part, torch.nn.Linear)
 
 
 def _quantize(model, protocol: Protocol) -> None:
@@ -144,13 +148,13 @@ def _quantize(model, protocol: Protocol) -> None:
 
 
 def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
-    """`base` with the method's adapter on it, all on `meta`. Raises UserError for a rank above a layer's width."""
+    """`base` with the method's adapter on it, on `meta`. UserError: a rank above a layer's width."""
     config = adapter_config(method, rank, 0, protocol)
     targets = protocol.target_modules
     narrow = min(
         (min(part.in_features, part.out_features), name)
         for name, part in base.named_modules()
-        if isinstance(part, torch.nn.Linear) and "lm_head" not in name
+        if is_linear(part) and "lm_head" not in name
         if isinstance(targets, str) or name.rpartition(".")[2] in targets
     )
     if not 1 <= rank <= narrow[0]:
@@ -160,7 +164,7 @@ def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
 
 def storage_bytes(tensors) -> int:
     """Bytes of the different storages behind these tensors."""
-    return sum({id(s): s.nbytes() for s in map(torch.Tensor.untyped_storage, tensors)}.values())
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def weight_tensors(model):
@@ -172,3 +176,12 @@ def weight_tensors(model):
         while state is not None:
             yield from (t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor))
             state = state.state2
+
+
+def saved_tensors(model):
+    """(name, tensor) as in `state_dict`, less the states of 4-bit layers, which can't be written on `meta`."""
+    yield from model.named_parameters(remove_duplicate=False)
+    for prefix, part in model.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}", buffer

@@ -1,0 +1,118 @@
+"""Stage `footprint`: parameters, bytes, memory and compute of a cell, foretold on `meta`: no GPU, no weights.
+
+`sbora-bench footprint --model M --method X --rank R` for one cell, `--experiment E --table T` for every run
+of a table, `--paper` for the 44 cells of the paper at true scale.
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import peft
+import torch
+
+from sbora_bench import meta
+from sbora_bench.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.experiment import Plan, Run
+from sbora_bench.files import write_text
+from sbora_bench.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
+from sbora_bench.records import FootprintRecord, write_record
+
+PAPER_COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
+# safetensors' names of dtypes, in the order in which it stores them.
+SAFETENSORS = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def run_footprints(plan: Plan, table: str, results: Path) -> None:
+    """Write `runs/<run>/footprint.json` below `results` for every run of a table; a cell is counted once."""
+    protocol, counted = plan.protocol(table), {}
+    for run in plan.runs_of(table):
+        if run.cell not in counted:
+            counted[run.cell] = cell_footprint(plan.catalog, run, protocol)
+        write_record(Path(results) / "runs" / run.name / "footprint.json", counted[run.cell])
+
+
+def cell_footprint(catalog: Catalog, run: Run, protocol: Protocol) -> FootprintRecord:
+    """The record of a run's cell (method `base`: the untuned model)."""
+    method = None if run.is_base else catalog.methods[run.method]
+    model = build(catalog, run.model, method, run.rank, protocol)
+    return FootprintRecord(model=run.model, method=run.method, rank=run.rank, **counts(model))
+
+
+def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
+    """The model of a cell on `meta`, in the protocol's dtype, quantised and adapted as the method says."""
+    entry = catalog.models.get(model)
+    grows = protocol.pad == "add" and (entry is None or entry.source.kind != "pretrain")
+    base = meta.build_base(meta.read_config(catalog, model), protocol, method, extra_rows=int(grows))
+    return base if method is None else meta.attach(base, method, rank, protocol)
+
+
+def counts(model) -> dict:
+    """Exact counts of a model on `meta`: parameters are numbers, however packed; bytes are as stored."""
+    parameters = list(model.parameters())
+    adapted = isinstance(model, peft.PeftModel)
+    return {
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(numbers(p) for p in parameters),
+        "adapter_bytes": adapter_bytes(model) if adapted else None,
+        "memory": {"weights": meta.storage_bytes(meta.weight_tensors(model))},
+    }
+
+
+def numbers(parameter) -> int:
+    """How many weights a parameter stands for (4-bit ones are packed two to a byte)."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
+
+
+def adapter_bytes(model) -> int:
+    """Size of the `adapter_model.safetensors` that PEFT would save, header included."""
+    tensors = dict(meta.saved_tensors(model))
+    state = peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+    order = list(SAFETENSORS)
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in sorted(state.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
+        end = offset + tensor.numel() * tensor.element_size()
+        kind = SAFETENSORS[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + (text + 7) // 8 * 8 + offset
+
+
+def paper_footprint(catalog: Catalog, output: Path) -> None:
+    """Write a CSV of the paper's cells at true scale: exact counts beside the reported millions."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(PAPER_COLUMNS.split())
+    for table, model, method, rank, reported in paper_cells(catalog):
+        protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
+        count = counts(build(catalog, model, catalog.methods[method], rank, protocol))
+        figures = (count["trainable_parameters"], count["total_parameters"], count["adapter_bytes"])
+        writer.writerow([table, model, method, rank, *figures, reported])
+    write_text(output, out.getvalue())
+
+
+def paper_cells(catalog: Catalog) -> list[tuple[str, str, str, int, float]]:
+    """The paper's language-model cells: table, model and method of the catalog, rank, reported millions."""
+    models, methods = ({plain(name): name for name in names} for names in (catalog.models, catalog.methods))
+    cells = dict.fromkeys(
+        (row.table, row.model, row.method, row.rank, row.params_millions)
+        for row in read_reported()
+        if row.table in SUITE_OF
+    )
+    return [
+        (table, models[plain(model)], methods[plain(method)], rank or UNSTATED_RANK, millions)
+        for table, model, method, rank, millions in cells
+    ]
