@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from sbora_bench.errors import UserError, one_of
 
-ALONE = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
+ALONE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PAIRED = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."

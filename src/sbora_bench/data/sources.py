@@ -1,0 +1,175 @@
+"""Where examples come from: files checked by git blob id, sets of the Hugging Face hub, the ladder's synthetic rows.
+
+Whatever the source, an example is a dictionary of strings: instruction, input, output, answer, and for MMLU subject.
+
+`SBORA_DATA_ROOT` takes the place of every download of a file, and of a hub set where it has a folder of the set's
+name; `HF_HUB_OFFLINE=1` forbids the network.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from sbora_bench.catalog import FileData, HubData, SyntheticData
+from sbora_bench.data import flan
+from sbora_bench.errors import UserError
+from sbora_bench.files import disk_error, git_blob_id
+from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
+
+DOWNLOADS = Path("resources/downloads")
+CONNECT_SECONDS, READ_SECONDS = 5, 60
+
+
+def read_examples(name: str, entry: FileData | HubData | SyntheticData) -> list[dict[str, str]]:
+    """All examples of a catalog entry, in the order of the source.
+
+    Raises Unreachable, naming the address and the place, where they can't be had; UserError where they are not
+    what the catalog says (blob id, number of rows, keys).
+    """
+    if isinstance(entry, SyntheticData):
+        return [_example(row, f"data {name}", i) for i, row in enumerate(_synthetic(entry))]
+    if isinstance(entry, HubData):
+        where, rows = f"data {name}: {entry.id}", _hub_rows(name, entry)
+    else:
+        path = fetch(name, entry)
+        where, rows = str(path), _json_rows(path)
+        _expect_rows(where, len(rows), entry.rows)
+    return [_example(row, where, i) for i, row in enumerate(rows)]
+
+
+def fetch(name: str, entry: FileData) -> Path:
+    """The file of an entry with the bytes that the catalog names, downloaded if need be.
+
+    Raises Unreachable or, naming both ids, UserError for other bytes (a download of such bytes is removed).
+    """
+    root = os.environ.get("SBORA_DATA_ROOT")
+    if root:
+        path = Path(root) / entry.path
+        if not path.is_file():
+            raise Unreachable(
+                f"data {name}: {path}: no such file; fetch {entry.url} and put it there, or unset SBORA_DATA_ROOT"
+                " to have it downloaded"
+            )
+    else:
+        path = DOWNLOADS / entry.path
+        if not path.is_file():
+            _download(name, entry, path)
+    found = git_blob_id(path.read_bytes())
+    if found != entry.blob:
+        raise UserError(f"data {name}: {path}: git blob id {found}, expected {entry.blob}; replace it by {entry.url}")
+    return path
+
+
+def _download(name: str, entry: FileData, path: Path) -> None:
+    """Download to `path`, going on from what an interrupted download left."""
+    import requests
+    from filelock import FileLock
+
+    missing = f"data {name}: {entry.url}"
+    help = f"fetch it elsewhere and put it at {path}, or below SBORA_DATA_ROOT as {entry.path}"
+    if offline():
+        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            resumed = part.is_file()
+            if not path.is_file():
+                _append(entry.url, part)
+                found = git_blob_id(part.read_bytes())
+                if found != entry.blob and resumed:
+                    part.unlink()
+                    _append(entry.url, part)
+                    found = git_blob_id(part.read_bytes())
+                if found != entry.blob:
+                    part.unlink()
+                    raise UserError(f"{missing}: git blob id {found}, expected {entry.blob}; nothing was kept; {help}")
+                os.replace(part, path)
+    except requests.exceptions.RequestException as error:
+        status = getattr(error.response, "status_code", None)
+        reason = f"HTTP {status}" if status else type(error).__name__
+        raise Unreachable(f"{missing} can't be had ({reason}); {help}") from None
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _append(url: str, part: Path) -> None:
+    """Fetch what `part` lacks. Uncompressed on the wire, so that its size says where to go on."""
+    import pooch
+
+    headers = {"Accept-Encoding": "identity"}
+    if part.is_file() and part.stat().st_size:
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+    fetcher = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(), headers=headers, timeout=(CONNECT_SECONDS, READ_SECONDS)
+    )
+    with open(part, "ab") as file:
+        fetcher(url, file, None)
+
+
+def _json_rows(path: Path) -> list:
+    """The rows of a JSON list (LLM-Adapters) or of JSON lines (MMLU)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: neither a JSON list nor JSON lines ({error}); fetch it again") from None
+    return rows
+
+
+def _hub_rows(name: str, entry: HubData):
+    """The rows of a hub set (a `datasets.Dataset`), sampled where the entry says so."""
+    import datasets
+
+    root = os.environ.get("SBORA_DATA_ROOT")
+    folder = Path(root or "$SBORA_DATA_ROOT") / entry.id
+    if not folder.is_dir():
+        instead = (
+            f"run `hf download {entry.id} --repo-type dataset --revision {entry.revision} --local-dir {folder}`"
+            " where it can"
+        )
+        folder = snapshot(entry.id, entry.revision, "dataset", DATASET_FILES, instead)
+    try:
+        found = datasets.load_dataset(str(folder), split=entry.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
+    _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
+    return found.select(flan.sample(found)) if entry.sampler == "flan-v2" else found
+
+
+def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
+    from sbora_bench.data import synthetic
+
+    if entry.maker == "training_set":
+        return synthetic.training_set(entry.name, entry.seed)
+    if entry.maker == "mmlu_items":
+        return synthetic.mmlu_items(entry.rows, entry.seed)
+    return synthetic.items(entry.name, entry.rows, entry.seed)
+
+
+def _expect_rows(where: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise UserError(f"{where}: found {found:,} rows, expected {expected:,}; fetch it again")
+
+
+# The keys of each kind of file, in the order of instruction, input, output, answer; "" stands for an empty string.
+SCHEMAS = (
+    ("instruction", "input", "output", "answer"),  # LLM-Adapters, protocol section 6
+    ("instruction", "input", "output", "output"),  # Alpaca
+    ("", "inputs", "targets", "targets"),  # Flan v2
+    ("", "input", "output", "output"),  # MMLU, protocol section 4
+)
+
+
+def _example(row, where: str, index: int) -> dict[str, str]:
+    """A row of any of the schemas as an example. Raises UserError naming the row and the keys found."""
+    if isinstance(row, dict):
+        for keys in SCHEMAS:
+            values = [row.get(key) if key else "" for key in keys]
+            if all(isinstance(value, str) for value in values):
+                example = dict(zip(("instruction", "input", "output", "answer"), values, strict=True))
+                return example | ({"subject": row["subject"]} if "subject" in row else {})
+    found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    allowed = "; ".join(", ".join(filter(None, keys)) for keys in SCHEMAS)
+    raise UserError(f"{where}: row {index}: found {found}; allowed are strings by the keys {allowed}")

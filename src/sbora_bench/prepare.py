@@ -1,0 +1,112 @@
+"""`sbora-bench prepare`: what a table trains on and is scored on, and a model's weights, checked and in one form.
+
+    sbora-bench prepare --experiment ladder --table arithmetic --output results/ladder/data/arithmetic
+    sbora-bench prepare --experiment smollm2 --model smollm2-135m --output resources/models/smollm2-135m
+
+Environment: SBORA_DATA_ROOT (data/sources.py), SBORA_MODEL_<ID> (models/fetch.py), HF_HUB_OFFLINE, HF_TOKEN, HF_HOME.
+"""
+
+import random
+from pathlib import Path
+
+from sbora_bench.catalog import Catalog
+from sbora_bench.data.contamination import contaminated
+from sbora_bench.data.prompts import render
+from sbora_bench.data.sources import read_examples
+from sbora_bench.errors import UserError
+from sbora_bench.experiment import Plan, Table
+from sbora_bench.files import sha256, whole_folder, write_jsonl
+from sbora_bench.hub import Unreachable
+from sbora_bench.records import ContaminationRecord, TaskData, write_record
+
+Example = dict[str, str]
+
+
+def prepare_table(plan: Plan, table: str, output: Path) -> None:
+    """Write the folder of a table: `train.jsonl`, one `<task>.jsonl` a task and `contamination.json`.
+
+    Rows of training: prompt, response. Rows of a task: id (index in the source), prompt, answer, contaminated, and
+    for MMLU subject. Raises UserError where data are missing (unless the table skips such tasks) or not what the
+    catalog says; nothing is written then.
+    """
+    if table not in plan.experiment.tables:
+        from sbora_bench.errors import one_of
+
+        raise UserError(f"{plan.path}: tables: {one_of(table, plan.experiment.tables, 'table')}")
+    entry, protocol = plan.experiment.tables[table], plan.protocol(table)
+    training = read_examples(entry.train, plan.catalog.data[entry.train])
+    with whole_folder(output) as folder:
+        train = folder / "train.jsonl"
+        write_jsonl(train, [_training_row(example, protocol.train_prompt) for example in training])
+        tasks = {
+            task: _prepare_task(plan, entry, task, name, protocol.score_prompt, training, folder)
+            for task, name in plan.items(table).items()
+        }
+        if all(task.status != "ok" for task in tasks.values()):
+            raise UserError(
+                f"{plan.path}: tables.{table}: no task's items can be had; {next(iter(tasks.values())).reason}"
+            )
+        record = ContaminationRecord(
+            experiment=plan.name,
+            table=table,
+            train=entry.train,
+            train_rows=len(training),
+            train_sha256=sha256(train),
+            policy=entry.contaminated,
+            tasks=tasks,
+        )
+        write_record(folder / "contamination.json", record)
+
+
+def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
+    """Write the folder of a base model: config, safetensors, tokenizer and `base.json` (models/fetch.py).
+
+    Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be had.
+    """
+    entry = catalog.find("models", model, "prepare")
+    if entry.source.kind == "pretrain":
+        raise UserError(f"model {model} is trained here: run `sbora-bench pretrain {model} --output {output}`")
+    from sbora_bench.models.fetch import fetch_model
+
+    fetch_model(model, entry, output)
+
+
+def _prepare_task(
+    plan: Plan, table: Table, task: str, name: str, template: str, training: list[Example], folder: Path
+) -> TaskData:
+    """Write the items of one task that the table scores."""
+    try:
+        items = read_examples(name, plan.catalog.data[name])
+    except Unreachable as error:
+        if table.missing == "fail":
+            raise
+        return TaskData(status="not available", reason=str(error), source=name)
+    known = contaminated(items, training)
+    chosen = choose(len(items), known, table.contaminated, table.limit.get(task), table.limit_seed)
+    path = folder / f"{task}.jsonl"
+    write_jsonl(path, [_task_row(index, items[index], template, index in set(known)) for index in chosen])
+    return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
+
+
+def choose(available: int, known: list[int], policy: str, limit: int | None, seed: int) -> list[int]:
+    """Which of `available` items are scored, in the order of the source: contaminated ones go first (policy drop),
+    then a seeded draw takes `limit` of the rest."""
+    dropped = set(known) if policy == "drop" else set()
+    chosen = [index for index in range(available) if index not in dropped]
+    if limit is not None and limit < len(chosen):
+        chosen = sorted(random.Random(seed).sample(chosen, limit))
+    return chosen
+
+
+def _training_row(example: Example, template: str) -> Example:
+    return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
+
+
+def _task_row(index: int, example: Example, template: str, known: bool) -> dict:
+    row = {
+        "id": index,
+        "prompt": render(template, example["instruction"], example["input"]),
+        "answer": example["answer"],
+        "contaminated": known,
+    }
+    return row | ({"subject": example["subject"]} if "subject" in example else {})
