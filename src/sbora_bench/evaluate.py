@@ -1,0 +1,289 @@
+"""Score runs on their suite with lm-eval: `sbora-bench evaluate RUN...`.
+
+Each run leaves `samples/<task>.jsonl` and `scores.json`. The base is loaded anew for each run, so a run's bytes do not
+depend on which others share the process.
+"""
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import provenance, store
+from sbora_bench.errors import UserError
+from sbora_bench.experiment import Plan, Run
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
+from sbora_bench.models.load import load_adapter, load_base, load_tokenizer, prepared_files
+from sbora_bench.records import (
+    ContaminationRecord,
+    ScoresRecord,
+    TaskScore,
+    TrainRecord,
+    read_record,
+    write_record,
+)
+from sbora_bench.tasks.templates import task_config
+
+
+def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
+    """Score `runs`, one after the other; a finished one is taken from the store.
+
+    A run that crashes doesn't stop the others. Raises RuntimeError at the end if any did.
+    """
+    crashed = []
+    for run in runs:
+        try:
+            identity = hash_of(depends_on(plan, run, resources, results))
+            folder = store.entry(results, run.name, "evaluate", identity)
+            if not store.is_whole(folder):
+                with store.making(folder) as made:
+                    score_run(plan, run, resources, results, made)
+            store.take(folder, Path(results) / "runs" / run.name)
+        except UserError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            crashed.append(run.name)
+    if crashed:
+        raise RuntimeError(f"evaluate: crashed: {', '.join(crashed)} (see above); the other runs are done")
+
+
+def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
+    """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
+    data, adapter = data_folder(results, run), adapter_folder(results, run)
+    protocol = plan.protocol(run.table)
+    told = read_record(data / "contamination.json", ContaminationRecord)
+    return {
+        "settings": plan.settings(run),
+        "code": provenance.code_hash("sbora_bench.evaluate"),
+        "packages": provenance.versions(),
+        "templates": {
+            task: task_config(task, plan.catalog.tasks[task], protocol, catalog_folder(plan))
+            for task in plan.tasks(run.table)
+        },
+        "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
+        "base": prepared_files(resources, run.model),
+        "training": training_failure(results, run),
+        "adapter": {path.name: sha256(path) for path in sorted(adapter.iterdir())} if adapter else None,
+    }
+
+
+def data_folder(results: Path, run: Run) -> Path:
+    """Where the table's prepared items are. Raises UserError that says how to make them."""
+    folder = Path(results) / "data" / run.table
+    if not (folder / "contamination.json").is_file():
+        raise UserError(
+            f"{folder / 'contamination.json'}: no such file; make it with: sbora-bench prepare --table {run.table}"
+            f" --output {folder}"
+        )
+    return folder
+
+
+def adapter_folder(results: Path, run: Run) -> Path | None:
+    """The run's adapter; None for the untuned base and for a run whose training failed."""
+    if run.is_base or training_failure(results, run):
+        return None
+    folder = Path(results) / "runs" / run.name / "adapter"
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter here; make it with: sbora-bench finetune {run.name}")
+    return folder
+
+
+def training_failure(results: Path, run: Run) -> str:
+    """Why the run's training failed, as its `train.json` tells; empty where it did not."""
+    path = Path(results) / "runs" / run.name / "train.json"
+    if run.is_base or not path.is_file():
+        return ""
+    record = read_record(path, TrainRecord)
+    return record.reason or "training failed" if record.status == "failed" else ""
+
+
+def catalog_folder(plan: Plan) -> Path:
+    """The folder beside the experiment file that a task's own template is looked for in."""
+    return Path(plan.path).parent / "catalog"
+
+
+def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path) -> None:
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`."""
+    protocol = plan.protocol(run.table)
+    data = data_folder(results, run)
+    told = read_record(data / "contamination.json", ContaminationRecord).tasks
+    failure = training_failure(results, run)
+    scorer = None
+    scores: dict[str, TaskScore] = {}
+    for task in plan.tasks(run.table):
+        entry = told[task]
+        items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
+        rows: list[dict] = []
+        if failure:
+            score = TaskScore(status="failed", reason=failure)
+        elif not items:
+            reason = entry.reason or "no item is left to score"
+            score = TaskScore(status="not available", reason=reason)
+        else:
+            scorer = scorer or load_scorer(plan, run, resources, results)
+            scorer.label = f"{run.name} {task}"
+            config = task_config(task, plan.catalog.tasks[task], protocol, catalog_folder(plan))
+            score, rows = score_task(scorer, config, items, protocol.macro_average)
+        samples = made / "samples" / f"{task}.jsonl"
+        write_jsonl(samples, rows)
+        scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
+    table = plan.experiment.tables[run.table]
+    record = ScoresRecord(
+        **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
+        experiment=plan.name,
+        run=run.name,
+        status="failed" if failure else "ok",
+        reason=failure,
+        suite=table.suite,
+        train=None if run.is_base else table.train,
+        protocol=table.protocol,
+        settings_sha256=plan.settings_hash(run),
+        tasks=scores,
+    )
+    write_record(made / "scores.json", record)
+
+
+def prepared_items(path: Path, expected: str) -> list[dict]:
+    """The items of a task, checked against the SHA-256 that contamination.json gives, if it gives one."""
+    items = read_jsonl(path)
+    if expected and sha256(path) != expected:
+        raise UserError(
+            f"{path}: SHA-256 {sha256(path)}, expected {expected} (contamination.json); delete {path.parent} and"
+            " prepare it again"
+        )
+    return items
+
+
+def load_scorer(plan: Plan, run: Run, resources: Path, results: Path):
+    """The run's model, adapter included, as lm-eval asks it: threads, seed and precision by the protocol."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
+    import torch
+    from transformers import GenerationConfig, set_seed
+
+    from sbora_bench.scorer import Scorer
+
+    protocol = plan.protocol(run.table)
+    method = None if run.is_base else plan.catalog.methods[run.method]
+    torch.set_num_threads(protocol.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    set_seed(run.seed or 0)
+    tokenizer = load_tokenizer(resources, run.model, protocol)
+    model = load_base(resources, run.model, protocol, method, tokenizer)
+    model.generation_config = GenerationConfig()  # decoding is the protocol's alone
+    adapter = adapter_folder(results, run)
+    if adapter is not None:
+        model = load_adapter(model, adapter, protocol.merge)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
+
+
+def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[TaskScore, list[dict]]:
+    """The score of one task and its samples, in the order of the items.
+
+    `items` have id, prompt, answer, contaminated and, for a macro average, subject. The value is lm-eval's mean of the
+    template's first metric; where items have subjects and `macro` is set, the mean of the subjects' means.
+    Raises UserError where lm-eval doesn't take the template.
+    """
+    from lm_eval.evaluator import evaluate as run_lm_eval
+
+    task = local_task(config, items)
+    name = config["task"]
+    described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
+    scorer.tokens.clear()
+    found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}})
+    metric = next(iter(task.aggregation()))
+    examples = sorted(found["samples"][name], key=lambda example: example["doc_id"])
+    pipeline = examples[0]["filter"]
+    value = found["results"][name][f"{metric},{pipeline}"]
+    stderr = found["results"][name][f"{metric}_stderr,{pipeline}"]
+    values = [float(example[metric]) for example in examples]
+    extra = clean_share(values, items)
+    if "subject" in items[0]:
+        average, spread = macro_average(values, [item["subject"] for item in items])
+        extra |= {"micro": float(value), "macro": average}
+        if macro:
+            metric, value, stderr = f"{metric}_macro", average, spread
+    score = TaskScore(
+        metric=metric,
+        value=float(value),
+        stderr=None if stderr in (None, "N/A") else float(stderr),
+        n=len(examples),
+        task_version=str(task.VERSION),
+        task_hash=hash_of(described),
+        extra=extra,
+    )
+    rows = [
+        {
+            "id": item["id"],
+            "prompt": item["prompt"],
+            "answer": item["answer"],
+            "contaminated": item["contaminated"],
+            "correct": correct == 1.0,
+            **answered(task, example, scorer.tokens),
+        }
+        for item, example, correct in zip(items, examples, values, strict=True)
+    ]
+    return score, rows
+
+
+def local_task(config: dict, items: list[dict]):
+    """An lm-eval task over items in memory. Raises UserError where lm-eval doesn't take the configuration."""
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    from sbora_bench.tasks import plugins  # noqa: F401  (registers our filters and metric)
+
+    class LocalTask(ConfigurableTask):
+        """Without the progress bar that lm-eval draws while it writes prompts down."""
+
+        def build_all_requests(self, **arguments) -> None:
+            with contextlib.redirect_stderr(io.StringIO()):
+                super().build_all_requests(**arguments)
+
+    dataset = {"test": Dataset.from_list(items)}
+    try:
+        return LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"catalog: tasks.{config['task']}.template: lm-eval does not take it: {error}") from None
+
+
+def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:
+    """What a sample says of the answer: the text, what was extracted, and how many tokens were generated."""
+    if task.OUTPUT_TYPE != "generate_until":
+        likelihoods = [likelihood for likelihood, _ in example["filtered_resps"]]
+        choice = task.doc_to_choice(example["doc"])[likelihoods.index(max(likelihoods))]
+        return {"response": choice, "extracted": choice, "tokens": 1}
+    context = example["arguments"][0][0]
+    return {
+        "response": example["resps"][0][0],
+        "extracted": str(example["filtered_resps"][0]),
+        "tokens": tokens[context],
+    }
+
+
+def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:
+    """Mean and number of the items whose question is not in the training set; empty where none is in it."""
+    clean = [value for value, item in zip(values, items, strict=True) if not item["contaminated"]]
+    if len(clean) == len(items):
+        return {}
+    mean = {"clean": sum(clean) / len(clean)} if clean else {}
+    return {**mean, "clean_n": float(len(clean))}
+
+
+def macro_average(values: list[float], subjects: list[str]) -> tuple[float, float | None]:
+    """Mean of the subjects' means, and its standard error by lm-eval; None where a subject has a single item."""
+    from lm_eval.api.metrics import mean, mean_stderr, unweighted_mean_stderr
+
+    by_subject: dict[str, list[float]] = {}
+    for value, subject in zip(values, subjects, strict=True):
+        by_subject.setdefault(subject, []).append(value)
+    groups = [by_subject[subject] for subject in sorted(by_subject)]
+    average = float(mean([mean(group) for group in groups]))
+    if min(map(len, groups)) < 2:
+        return average, None
+    return average, float(unweighted_mean_stderr([mean_stderr(group) for group in groups]))
