@@ -1,12 +1,13 @@
 """`sbora-bench`: one subcommand a stage. Exit status 0 done, 2 the user's mistake (one line), 1 anything else."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 import click
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, one_of
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,9 +35,7 @@ def plan(experiment: str, as_json: bool) -> None:
         bases = [run for run in loaded.runs_of(name) if run.is_base]
         cells = loaded.cells_of(name)
         seeds = ",".join(map(str, table.seeds))
-        click.echo(
-            f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}"
-        )
+        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
         for run in bases + cells:
             click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables")
@@ -89,9 +88,7 @@ def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
 @experiment_option
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option(
-    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
-)
+@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
 def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
     """Train the adapters of RUNS; leaves adapter/ and train.json."""
     from sbora_bench.experiment import load_plan
@@ -107,9 +104,7 @@ def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @experiment_option
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option(
-    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
-)
+@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
 def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
     """Score RUNS on their suite; leaves samples/ and scores.json."""
     from sbora_bench.experiment import load_plan
@@ -121,8 +116,49 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
     stage.evaluate(loaded, chosen, resources, results or Path("results") / loaded.name)
 
 
+@cli.command()
+@click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
+@click.option("--table", help="... of this one.")
+@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+@click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
+@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper.")
+@click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json ...")
+@click.option("--method", default="base", show_default=True, help="... a method of the catalog ...")
+@click.option("--rank", type=int, help="... and its rank.")
+@click.option("--protocol", default="official", show_default=True, help="How the cell is trained.")
+@click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]")
+@click.option("--json", "as_json", is_flag=True)
+def footprint(experiment, table, results, paper, output, model, method, rank, protocol, suite, as_json) -> None:
+    """Foretell parameters and bytes of runs, of the paper's cells, or of one cell; needs no weights, no GPU."""
+    if [bool(experiment and table), paper and output is not None, bool(model)].count(True) != 1:
+        raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
+    if model is None and experiment is not None:
+        from sbora_bench.experiment import load_plan
+
+        loaded = load_plan(experiment)
+        if table not in loaded.experiment.tables:
+            raise UserError(f"{loaded.path}: {one_of(table, loaded.experiment.tables, 'table')}")
+        from sbora_bench import footprint as stage
+
+        stage.run_footprints(loaded, table, results or Path("results") / loaded.name)
+        return
+    from sbora_bench.catalog import load_catalog
+
+    catalog = load_catalog()
+    if paper:
+        from sbora_bench import footprint as stage
+
+        stage.paper_footprint(catalog, output)
+        return
+    from sbora_bench import footprint as stage
+
+    record = stage.one_cell(catalog, model, method, rank, protocol, suite)
+    click.echo(stage.as_json(record) if as_json else stage.as_text(record))
+
+
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     try:
         cli(standalone_mode=False)
     except UserError as error:

@@ -14,8 +14,9 @@ import torch
 
 from sbora_bench import meta
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
-from sbora_bench.files import write_text
+from sbora_bench.files import hash_of, write_text
 from sbora_bench.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.records import FootprintRecord, write_record
 
@@ -32,6 +33,10 @@ SAFETENSORS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+# All of a protocol that the counts depend on.
+COUNTED = {"target_modules", "weights_dtype", "pad", "double_quantization"}
 
 
 def run_footprints(plan: Plan, table: str, results: Path) -> None:
@@ -61,13 +66,22 @@ def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | 
 def counts(model) -> dict:
     """Exact counts of a model on `meta`: parameters are numbers, however packed; bytes are as stored."""
     parameters = list(model.parameters())
-    adapted = isinstance(model, peft.PeftModel)
+    trained = [p for p in parameters if p.requires_grad] if isinstance(model, peft.PeftModel) else []
+    held, adapter = meta.storage_bytes(meta.weight_tensors(model)), meta.storage_bytes(adapter_state(model).values())
     return {
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in trained),
         "total_parameters": sum(numbers(p) for p in parameters),
-        "adapter_bytes": adapter_bytes(model) if adapted else None,
-        "memory": {"weights": meta.storage_bytes(meta.weight_tensors(model))},
+        "adapter_bytes": adapter_bytes(adapter_state(model)) if trained else None,
+        "memory": {"weights": held - adapter, "adapter": adapter},
     }
+
+
+def adapter_state(model) -> dict[str, torch.Tensor]:
+    """The tensors that PEFT would save of a model on `meta`; none for an untuned base."""
+    if not isinstance(model, peft.PeftModel):
+        return {}
+    tensors = dict(meta.saved_tensors(model))
+    return peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
 
 
 def numbers(parameter) -> int:
@@ -76,10 +90,8 @@ def numbers(parameter) -> int:
     return parameter.numel() if state is None else state.shape.numel()
 
 
-def adapter_bytes(model) -> int:
-    """Size of the `adapter_model.safetensors` that PEFT would save, header included."""
-    tensors = dict(meta.saved_tensors(model))
-    state = peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+def adapter_bytes(state: dict[str, torch.Tensor]) -> int:
+    """Size of the `adapter_model.safetensors` that PEFT would write of these tensors, header included."""
     order = list(SAFETENSORS)
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, tensor in sorted(state.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
@@ -91,14 +103,43 @@ def adapter_bytes(model) -> int:
     return 8 + (text + 7) // 8 * 8 + offset
 
 
+def one_cell(
+    catalog: Catalog, model: str, method: str, rank: int | None, protocol: str, suite: str | None
+) -> FootprintRecord:
+    """The record of any cell, in the catalog or not. Raises UserError for an unknown name or a rank out of range."""
+    entry = None if method == "base" else catalog.find("methods", method, "--method")
+    if entry is not None and rank is None:
+        raise UserError(f"--rank: missing; method {method} needs one")
+    suite = suite or ("mmlu" if entry is not None and entry.quantization else "commonsense")
+    catalog.find("suites", suite, "--suite")
+    count = counts(build(catalog, model, entry, rank, catalog.protocol(protocol, suite, {}, "--protocol")))
+    return FootprintRecord(model=model, method=method, rank=rank, **count)
+
+
+def as_json(record: FootprintRecord) -> str:
+    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True)
+
+
+def as_text(record: FootprintRecord) -> str:
+    """The record as lines of name and number."""
+    rows = record.model_dump(mode="json", exclude={"version", "memory", "notes"})
+    rows |= {f"{name}_bytes": value for name, value in record.memory.items()}
+    lines = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows.items()]
+    return "\n".join(f"{name:22} {value}" for name, value in lines if value is not None)
+
+
 def paper_footprint(catalog: Catalog, output: Path) -> None:
     """Write a CSV of the paper's cells at true scale: exact counts beside the reported millions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(PAPER_COLUMNS.split())
+    counted: dict[str, dict] = {}
     for table, model, method, rank, reported in paper_cells(catalog):
         protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
-        count = counts(build(catalog, model, catalog.methods[method], rank, protocol))
+        key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
+        if key not in counted:
+            counted[key] = counts(build(catalog, model, catalog.methods[method], rank, protocol))
+        count = counted[key]
         figures = (count["trainable_parameters"], count["total_parameters"], count["adapter_bytes"])
         writer.writerow([table, model, method, rank, *figures, reported])
     write_text(output, out.getvalue())
