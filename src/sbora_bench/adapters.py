@@ -21,9 +21,7 @@ def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Proto
         if not (isinstance(value, str) and value.startswith("$")):
             return value
         if value[1:] not in values:
-            raise UserError(
-                f"catalog: methods: {method.title}: arguments: {one_of(value[1:], values, '$name')}"
-            )
+            raise UserError(f"catalog: methods: {method.title}: arguments: {one_of(value[1:], values, '$name')}")
         return values[value[1:]]
 
     return {key: fill(value) for key, value in method.arguments.items()}
@@ -36,8 +34,7 @@ def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol
     import sbora  # noqa: F401  (registers SBORA with PEFT)
 
     types = {
-        str(key.value if hasattr(key, "value") else key): cls
-        for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        str(key.value if hasattr(key, "value") else key): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()
     }
     where = f"catalog: methods: {method.title}"
     if method.peft_type not in types:

@@ -157,9 +157,7 @@ class Protocol(Strict):
     group_by_length: bool = False
     padding_side: Literal["left", "right"]
     pad_to_multiple_of: int = Field(default=8, ge=1)
-    pad: Literal["zero", "own", "add"] = Field(
-        description="token id 0, the tokenizer's own, or a new [PAD] row"
-    )
+    pad: Literal["zero", "own", "add"] = Field(description="token id 0, the tokenizer's own, or a new [PAD] row")
     alpha_over_rank: float | None = Field(default=None, gt=0, description="alpha = this x rank")
     alpha: float | None = Field(default=None, gt=0, description="alpha, whatever the rank")
     dropout: float = Field(ge=0, lt=1)
@@ -177,9 +175,7 @@ class Protocol(Strict):
     validation_rows: int = Field(default=0, ge=0)
     validation_seed: int = 42
     validation_every: int | None = Field(default=None, ge=1, description="updates between validations")
-    keep_best: bool = Field(
-        default=False, description="the checkpoint of lowest validation loss is the result"
-    )
+    keep_best: bool = Field(default=False, description="the checkpoint of lowest validation loss is the result")
     weights_dtype: Literal["float32", "bfloat16", "float16"]
     autocast: Literal["bfloat16", "float16"] | None = None
     compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -187,9 +183,7 @@ class Protocol(Strict):
     )
     double_quantization: bool = True
     gradient_checkpointing: bool = False
-    checkpoint_every: int | None = Field(
-        default=None, ge=1, description="updates between checkpoints to resume from"
-    )
+    checkpoint_every: int | None = Field(default=None, ge=1, description="updates between checkpoints to resume from")
     merge: bool = Field(default=False, description="merge the adapter into the base before scoring")
     num_beams: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=32, ge=1, description="unless the task says otherwise")
@@ -233,9 +227,7 @@ class Catalog(Strict):
         """The entry `name` of `section`. Raises UserError beginning with `where` and naming near entries."""
         entries = getattr(self, section)
         if name not in entries:
-            raise UserError(
-                f"{where}: {one_of(name, entries, section[:-1] if section != 'data' else section)}"
-            )
+            raise UserError(f"{where}: {one_of(name, entries, section[:-1] if section != 'data' else section)}")
         return entries[name]
 
     def protocol(self, name: str, suite: str, overrides: dict[str, Any], where: str) -> Protocol:
@@ -245,9 +237,7 @@ class Catalog(Strict):
         following: str | None = name
         while following:
             if following in chain:
-                raise UserError(
-                    f"{where}: protocol {name!r} extends itself ({' -> '.join([*chain, following])})"
-                )
+                raise UserError(f"{where}: protocol {name!r} extends itself ({' -> '.join([*chain, following])})")
             chain.append(following)
             following = self.find("protocols", following, where).extends
         for link in reversed(chain):
@@ -324,8 +314,6 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
         for section, entries in sections.items():
             for name, entry in entries.items():
                 if name in merged.setdefault(section, {}):
-                    raise UserError(
-                        f"{path}: {section}.{name}: stands in another catalog file too; remove one"
-                    )
+                    raise UserError(f"{path}: {section}.{name}: stands in another catalog file too; remove one")
                 merged[section][name] = entry
     return Catalog.model_validate(merged)

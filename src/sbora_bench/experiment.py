@@ -60,6 +60,7 @@ class Experiment(Strict):
     description: str = ""
     items: str = Field(description="which items the tasks are scored on: paper, ladder, ...")
     seeds_per_job: int = Field(default=1, ge=1, description="runs of a cell that one job carries")
+    gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")
     paper_footprint: bool = Field(default=False, description="count the paper's cells at true scale too")
     tables: dict[Annotated[str, Field(pattern=NAME)], Table] = Field(min_length=1)
 
@@ -167,9 +168,7 @@ class Plan:
             "protocol": self.protocol(run.table).model_dump(mode="json"),
             "model_entry": self.catalog.models[run.model].model_dump(mode="json"),
             "method_entry": method,
-            "tasks": {
-                task: self.catalog.tasks[task].model_dump(mode="json") for task in self.tasks(run.table)
-            },
+            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.tasks(run.table)},
         }
 
     def settings_hash(self, run: Run) -> str:
@@ -237,9 +236,7 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
             raise UserError(f"{path}: {one_of(name, known, 'experiment')}")
     stem = path.stem
     if not re.fullmatch(NAME, stem):
-        raise UserError(
-            f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only"
-        )
+        raise UserError(f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only")
     try:
         experiment = Experiment.model_validate(read_yaml(path))
     except ValidationError as error:

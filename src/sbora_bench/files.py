@@ -60,9 +60,7 @@ def disk_error(error: OSError, path: Path) -> Exception:
             f"{path}: no space left on the disk ({free:,} bytes free); make room and run the same command again"
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return UserError(
-            f"{path}: can't be written ({error.strerror}); choose a folder that you may write to"
-        )
+        return UserError(f"{path}: can't be written ({error.strerror}); choose a folder that you may write to")
     return error
 
 

@@ -87,15 +87,11 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     tokenizer = load_tokenizer(resources, run.model, protocol)
     base = load_base(resources, run.model, protocol, method, tokenizer)
     if method.quantization:
-        base = prepare_model_for_kbit_training(
-            base, use_gradient_checkpointing=protocol.gradient_checkpointing
-        )
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     set_seed(run.seed)
     model = get_peft_model(base, adapter_config(method, run.rank, run.seed, protocol))
     trainable, total = model.get_nb_trainable_parameters()
-    train, validation = split(
-        training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed
-    )
+    train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, plan.name, checkpoints)
     started = time.perf_counter()
@@ -144,9 +140,7 @@ def split(rows, protocol: Protocol, seed: int):
     """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
     if not protocol.validation_rows:
         return rows.shuffle(seed=seed), None
-    parts = rows.train_test_split(
-        test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed
-    )
+    parts = rows.train_test_split(test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed)
     return parts["train"].shuffle(seed=seed), parts["test"].shuffle(seed=seed)
 
 

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sbora_bench import files
 from sbora_bench.data import corpus
 from sbora_bench.errors import UserError
+from sbora_bench.records import BaseRecord, write_record
 
 IGNORED = -100
 BUCKET = 40
@@ -32,9 +33,7 @@ class Recipe(BaseModel):
 
     seed: int = 0
     steps: int = Field(ge=1)
-    choices_first: int = Field(
-        ge=0, description="first steps, whose documents are choices by knowledge alone"
-    )
+    choices_first: int = Field(ge=0, description="first steps, whose documents are choices by knowledge alone")
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
@@ -42,9 +41,7 @@ class Recipe(BaseModel):
     held_out: int = Field(default=500, ge=1, description="documents from another seed, for the accuracy")
 
 
-def _encoded(
-    documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast
-) -> list[tuple[list[int], int]]:
+def _encoded(documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], int]]:
     """(token ids with the end token, length of the prompt) of each document."""
     prompts = tokenizer([p for p, _ in documents], add_special_tokens=False)["input_ids"]
     responses = tokenizer([r for _, r in documents], add_special_tokens=False)["input_ids"]
@@ -75,9 +72,7 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast):
 
 
 @torch.no_grad()
-def held_out_accuracy(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int
-) -> float:
+def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> float:
     """Share of `count` unseen documents whose whole response is the most probable one, token by token."""
     rows = _encoded(list(corpus.corpus(seed, 0, count)), tokenizer)
     ids, labels = _batch(rows, tokenizer.pad_token_id)
@@ -87,21 +82,20 @@ def held_out_accuracy(
 
 
 def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> None:
-    """Train the catalog's `model` into `output`; its summary is `pretrain.json` beside the weights.
+    """Train the catalog's `model` into `output`; `base.json`, written last, has its summary and the files' SHA-256.
 
     Raises UserError where the model isn't one that is pre-trained here.
     """
     entry = catalog.models[model]
     if entry.source.kind != "pretrain":
-        raise UserError(
-            f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' is trained here"
-        )
-    pretrain(entry.architecture, entry.source.recipe, output, threads)
+        raise UserError(f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' is trained here")
+    summary = pretrain(entry.architecture, entry.source.recipe, output, threads)
+    hashes = {path.name: files.sha256(path) for path in sorted(output.iterdir())}
+    source = entry.source.model_dump(mode="json")
+    write_record(output / "base.json", BaseRecord(model=model, source=source, files=hashes, summary=summary))
 
 
-def pretrain(
-    architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1
-) -> dict[str, Any]:
+def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1) -> dict[str, Any]:
     """Train one LlamaForCausalLM (fp32, AdamW, linear decay) and save weights, config and tokenizer in `output`.
 
     `architecture` has keys of LlamaConfig, `recipe` those of Recipe. The same arguments give the same bytes on
@@ -114,7 +108,12 @@ def pretrain(
     started = time.perf_counter()
     tokenizer = corpus.tokenizer()
     special = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **special, **architecture))
+    if architecture.get("vocab_size", len(tokenizer)) < len(tokenizer):
+        raise UserError(
+            f"architecture: vocab_size: found {architecture['vocab_size']}, allowed {len(tokenizer)} or more"
+            " (the ladder's tokenizer)"
+        )
+    model = LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer), **special, **architecture}))
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [
@@ -155,5 +154,4 @@ def pretrain(
     with files.whole_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        files.write_json(folder / "pretrain.json", summary)
     return summary

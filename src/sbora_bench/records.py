@@ -36,9 +36,7 @@ class BaseRecord(Record):
     model: str
     source: dict[str, Any]
     files: dict[str, str] = Field(description="file name -> SHA-256; empty where the hub's cache holds them")
-    summary: dict[str, Any] = Field(
-        default_factory=dict, description="of pre-training, where it was done here"
-    )
+    summary: dict[str, Any] = Field(default_factory=dict, description="of pre-training, where it was done here")
 
 
 class TaskData(Strict):
@@ -49,9 +47,7 @@ class TaskData(Strict):
     source: str = Field(default="", description="the catalog's data entry")
     sha256: str = Field(default="", description="of the prepared JSON lines")
     available: int = Field(default=0, description="items in the source")
-    contaminated: list[int] = Field(
-        default_factory=list, description="items whose question is in the training set"
-    )
+    contaminated: list[int] = Field(default_factory=list, description="items whose question is in the training set")
     n: int = Field(default=0, description="items scored")
 
 

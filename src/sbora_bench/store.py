@@ -25,9 +25,7 @@ def is_whole(folder: Path) -> bool:
     if not (folder / DONE).is_file():
         return False
     files = read_json(folder / DONE)
-    return all(
-        (folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items()
-    )
+    return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items())
 
 
 @contextlib.contextmanager

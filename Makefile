@@ -1,0 +1,36 @@
+# make reproduce   set up .venv and run the default experiment (tables, figures and a report in results/ladder/)
+# make test        set up .venv and run every check but the long ones
+# make test-slow   the long ones
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: reproduce test test-slow bench lint clean
+.DELETE_ON_ERROR:
+
+reproduce: .venv/ready
+	$(BIN)/snakemake --cores all
+	@echo "Tables: results/ladder/tables/  figures: results/ladder/figures/  report: results/ladder/report.html"
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/ready
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+
+.venv/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv resources results/ladder .snakemake

@@ -1,0 +1,25 @@
+# Turns an experiment file into tables, figures and a report.
+#   snakemake --cores all                                      experiment `ladder`
+#   snakemake --cores all --config experiment=smollm2          another one
+#   snakemake --cores all results/ladder/runs/RUN/scores.json  one cell again
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/footprint.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+        RECORDS,
+        TABLES,
+        FIGURES,
+
+
+onsuccess:
+    print(WHERE)

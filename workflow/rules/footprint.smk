@@ -1,0 +1,33 @@
+for table in EXPERIMENT.tables:
+
+    rule:
+        name:
+            f"footprint_{table}".replace("-", "_").replace(".", "_")
+        input:
+            code=code_of("footprint"),
+        output:
+            [f"{RUNS}/{run.name}/footprint.json" for run in PLAN.runs_of(table)],
+        log:
+            f"{RESULTS}/logs/footprint/{table}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            table=table,
+            settings=[PLAN.settings_hash(run) for run in PLAN.cells_of(table)],
+        shell:
+            "sbora-bench footprint --experiment {FILE:q} --table {params.table:q} --results {RESULTS:q} > {log:q} 2>&1"
+
+
+rule paper_footprint:
+    """Parameters of the paper's cells at true LLaMA scale; needs no weights."""
+    input:
+        code=code_of("footprint"),
+        catalog=["experiments/catalog/models.yaml", "experiments/catalog/methods.yaml"],
+    output:
+        f"{RESULTS}/paper_footprint.csv",
+    log:
+        f"{RESULTS}/logs/footprint/paper.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench footprint --paper --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,64 @@
+PRETRAINED = [name for name, model in PLAN.catalog.models.items() if model.source.kind == "pretrain"]
+
+
+def model_settings(wildcards):
+    return PLAN.catalog.models[wildcards.model].model_dump_json()
+
+
+def data_settings(wildcards):
+    return str(PLAN.data_settings(wildcards.table))
+
+
+rule prepare_table:
+    """Fetch, check and render what a table is trained and scored on; note which test items were in training."""
+    input:
+        code=code_of("prepare"),
+    output:
+        directory(f"{RESULTS}/data/{{table}}"),
+    log:
+        f"{RESULTS}/logs/prepare/{{table}}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=data_settings,
+    shell:
+        "sbora-bench prepare --experiment {FILE:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule prepare_model:
+    """Fetch a model's weights and check them."""
+    input:
+        code=code_of("models.fetch"),
+    output:
+        "resources/models/{model}/base.json",
+    log:
+        "resources/logs/{model}.log",
+    conda:
+        "../../environment.yml"
+    wildcard_constraints:
+        model="|".join(name for name in PLAN.catalog.models if name not in PRETRAINED),
+    params:
+        settings=model_settings,
+        folder=subpath(output[0], parent=True),
+    shell:
+        "sbora-bench prepare --experiment {FILE:q} --model {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
+
+
+rule pretrain:
+    """Train a small base from the synthetic corpus."""
+    input:
+        code=code_of("pretrain"),
+    output:
+        "resources/models/{model}/base.json",
+    log:
+        "resources/logs/{model}.log",
+    conda:
+        "../../environment.yml"
+    wildcard_constraints:
+        model="|".join(PRETRAINED),
+    params:
+        settings=model_settings,
+        folder=subpath(output[0], parent=True),
+    priority: 10
+    shell:
+        "sbora-bench pretrain --experiment {FILE:q} {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"

@@ -1,0 +1,78 @@
+SCORES = [f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in ("scores.json", "footprint.json")]
+TRAINED = [f"{RUNS}/{run.name}/train.json" for run in PLAN.runs if not run.is_base]
+SAMPLES = [f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in samples_of(run.table)]
+DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
+PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
+
+
+rule collect:
+    """All records into two CSV files."""
+    input:
+        SCORES,
+        TRAINED,
+        code=code_of("collect"),
+    output:
+        f"{RESULTS}/scores.csv",
+        f"{RESULTS}/footprint.csv",
+    log:
+        f"{RESULTS}/logs/collect.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench collect --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+
+
+rule tables:
+    """The paper's tables, ours beside the reported ones."""
+    input:
+        SCORES,
+        TRAINED,
+        SAMPLES,
+        DATA,
+        PAPER,
+        f"{RESULTS}/scores.csv",
+        code=code_of("tables"),
+    output:
+        TABLES,
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench tables --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+
+
+rule figures:
+    """Score against trainable parameters, training curves, footprint."""
+    input:
+        SCORES,
+        TRAINED,
+        f"{RESULTS}/footprint.csv",
+        code=code_of("figures"),
+    output:
+        FIGURES,
+    log:
+        f"{RESULTS}/logs/figures.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench figures --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+
+
+rule report:
+    """One self-contained page."""
+    input:
+        SCORES,
+        TRAINED,
+        DATA,
+        TABLES,
+        FIGURES,
+        code=code_of("report"),
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench report --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
