@@ -98,6 +98,22 @@ class _AddProduct(Function):
         return grad_y, grad_z, grad_weight, None
 
 
+class _AddAt(Function):
+    """(y, z) -> y with scaling z added to y[..., index], in place."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, z: Tensor, index: Tensor, scaling: float) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(index)
+        ctx.scaling = scaling
+        return y.index_add_(-1, index, z, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor):
+        (index,) = ctx.saved_tensors
+        return grad_y, grad_y.index_select(-1, index) * ctx.scaling, None, None
+
+
 def _may_overwrite(grad: Tensor) -> bool:
     """Whether a gradient that autograd handed us can take a sum in place.
 
@@ -153,7 +169,7 @@ def join(
             return _AddProduct.apply(y, z, weight, scaling)
         return y + F.linear(z, (weight * scaling).to(y.dtype))
     if in_place:
-        return y.index_add_(-1, index, z, alpha=scaling)
+        return _AddAt.apply(y, z, index, scaling)
     return y.index_add(-1, index, z, alpha=scaling)
 
 

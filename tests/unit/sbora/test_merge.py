@@ -1,0 +1,157 @@
+"""Merging changes the region alone, and unmerging gives back the same bits."""
+
+import copy
+
+import pytest
+import torch
+
+from sbora import SboraConfig
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+VARIANTS = ["fa", "fb"]
+
+
+def _weights(model):
+    """Copies of the base weights, (out_features, in_features), by name."""
+    found = {}
+    for name in ("lin", "conv"):
+        layer = model.base_model.model.get_submodule(name)
+        weight = layer.base_layer.weight.detach().clone()
+        found[name] = weight.t() if layer.fan_in_fan_out else weight
+    return found
+
+
+def _equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("safe_merge", [True, False])
+def test_unmerging_gives_back_the_same_bits(toy, adapt, variant, dtype, safe_merge):
+    model = adapt(toy.to(dtype), variant=variant)
+    before = _weights(model)
+    for _ in range(3):
+        model.merge_adapter(safe_merge=safe_merge)
+        assert not _equal(_weights(model), before)
+        model.unmerge_adapter()
+        assert _equal(_weights(model), before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_the_region_changes_and_is_rounded_once(toy, adapt, layers, variant, dtype):
+    model = adapt(toy.to(dtype), variant=variant)
+    before = _weights(model)
+    model.merge_adapter()
+    after = _weights(model)
+    for name in before:
+        layer = model.base_model.model.get_submodule(name)
+        index, weight = layer.sbora_index["default"], layer.sbora_weight["default"].detach()
+        expected = before[name].clone()
+        region = (slice(None), index) if variant == "fa" else (index, slice(None))
+        expected[region] = (before[name][region].float() + 2.0 * weight.float()).to(dtype)
+        assert torch.equal(after[name], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variants", [("fa", "fa"), ("fa", "fb"), ("fb", "fb")])
+def test_several_overlapping_adapters(toy, adapt, dtype, variants):
+    model = adapt(toy.to(dtype), variant=variants[0], r=8)
+    model.add_adapter(
+        "other", SboraConfig(variant=variants[1], r=8, target_modules=["lin", "conv"], init_weights=False)
+    )
+    before = _weights(model)
+    x = torch.randn(5, 20, dtype=dtype)
+    model.base_model.set_adapter(["default", "other"])
+    both = model(x)
+    model.merge_adapter(["other"])
+    with pytest.warns(UserWarning, match="other"):
+        model.merge_adapter()
+    torch.testing.assert_close(model(x), both, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
+    model.unmerge_adapter()
+    assert _equal(_weights(model), before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("start", "casts"),
+    [
+        (torch.float32, [torch.float64, torch.float32]),
+        (torch.bfloat16, [torch.float32, torch.bfloat16]),
+        (torch.float32, [torch.bfloat16]),
+        (torch.float16, [torch.float64]),
+    ],
+)
+def test_casting_between_merge_and_unmerge(toy, adapt, variant, start, casts):
+    """The base comes back as if it had been cast alone."""
+    model = adapt(toy.to(start), variant=variant)
+    expected = _weights(model)
+    model.merge_adapter()
+    for dtype in casts:
+        model.to(dtype)
+        expected = {name: weight.to(dtype) for name, weight in expected.items()}
+    model.unmerge_adapter()
+    assert _equal(_weights(model), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_copy_and_a_changed_adapter_still_unmerge(toy, adapt, layers, variant):
+    model = adapt(toy, variant=variant)
+    before = _weights(model)
+    model.merge_adapter()
+    model = copy.deepcopy(model)
+    for layer in layers(model).values():
+        layer.sbora_weight["default"].data.add_(1)
+        layer.sbora_index["default"].copy_(torch.arange(4))
+    model.unmerge_adapter()
+    assert _equal(_weights(model), before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_broken_adapter_is_not_merged_safely(toy, adapt, layers, variant):
+    model = adapt(toy, variant=variant)
+    before = _weights(model)
+    with torch.no_grad():
+        layers(model)["base_model.model.lin"].sbora_weight["default"][0, 0] = float("nan")
+    with pytest.raises(ValueError, match="default is broken"):
+        model.merge_adapter(safe_merge=True)
+    assert _equal(_weights(model), before)
+
+
+def test_a_merged_model_keeps_nothing_of_the_merge_in_its_state(toy, adapt):
+    model = adapt(toy)
+    keys = set(model.state_dict())
+    model.merge_adapter()
+    assert set(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_disabling_unmerges_and_scaling_scales(toy, adapt, layers, variant):
+    model = adapt(toy, variant=variant)
+    x = torch.randn(4, 20)
+    model.merge_adapter()
+    with model.disable_adapter():
+        assert torch.equal(model(x), toy(x))
+    layer = layers(model)["base_model.model.lin"]
+    x, base = torch.randn(4, 20), layer.base_layer
+    update = layer(x) - base(x)
+    layer.scale_layer(3)
+    torch.testing.assert_close(layer(x) - base(x), 3 * update)
+    layer.unscale_layer(1.5)
+    torch.testing.assert_close(layer(x) - base(x), 2 * update)
+    layer.unscale_layer()
+    torch.testing.assert_close(layer(x) - base(x), update)
+    layer.set_scale("default", 0)
+    assert torch.equal(layer(x), base(x))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_delta_weight_is_what_merging_adds(toy, adapt, layers, variant):
+    model = adapt(toy, variant=variant)
+    for layer in layers(model).values():
+        before = layer.base_layer.weight.detach().clone()
+        delta = layer.get_delta_weight("default").detach()
+        layer.merge()
+        torch.testing.assert_close(layer.base_layer.weight, before + delta)
+        assert layer.supports_lora_conversion()
