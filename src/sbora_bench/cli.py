@@ -156,6 +156,59 @@ def footprint(experiment, table, results, paper, output, model, method, rank, pr
     click.echo(stage.as_json(record) if as_json else stage.as_text(record))
 
 
+results_option = click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
+)
+
+
+@cli.command()
+@experiment_option
+@results_option
+def collect(experiment: str, results: Path | None) -> None:
+    """Gather every record into scores.csv and footprint.csv."""
+    from sbora_bench import collect as stage
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    stage.collect(loaded, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@experiment_option
+@results_option
+def tables(experiment: str, results: Path | None) -> None:
+    """Draw the paper's tables and the separation from what was collected."""
+    from sbora_bench import tables as stage
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    stage.tables(loaded, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@experiment_option
+@results_option
+def figures(experiment: str, results: Path | None) -> None:
+    """Draw the figures, PNG and SVG, from what was collected."""
+    from sbora_bench import figures as stage
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    stage.figures(loaded, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@experiment_option
+@results_option
+def report(experiment: str, results: Path | None) -> None:
+    """Write report.html, one page that holds it all."""
+    from sbora_bench import report as stage
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    stage.report(loaded, results or Path("results") / loaded.name)
+
+
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find

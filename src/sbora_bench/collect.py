@@ -1,0 +1,216 @@
+"""Records to two flat files: `scores.csv`, one row a run and task, and `footprint.csv`, one row a table cell.
+
+`sbora-bench collect -e EXPERIMENT`. The same records give the same bytes. A run that failed, or that nothing was left
+of, has its rows too, with an empty value and a status that says so.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sbora_bench.errors import UserError
+from sbora_bench.experiment import Plan, Run
+from sbora_bench.files import read_jsonl, write_text
+from sbora_bench.records import (
+    ContaminationRecord,
+    FootprintRecord,
+    R,
+    ScoresRecord,
+    TaskScore,
+    TrainRecord,
+    read_record,
+)
+
+TEXT, WHOLE, FRACTION = "string", "Int64", "Float64"  # pandas types that know a missing value
+PREDICTED = {"weights": "weights", "optimizer": "optimizer", "activation": "activations", "peak": "peak"}
+SCORES = {
+    "experiment": TEXT,
+    "table": TEXT,
+    "run": TEXT,
+    "model": TEXT,
+    "method": TEXT,
+    "rank": WHOLE,
+    "seed": WHOLE,
+    "train": TEXT,
+    "task": TEXT,
+    "metric": TEXT,
+    "value": FRACTION,
+    "stderr": FRACTION,
+    "n": WHOLE,
+    "protocol": TEXT,
+    "status": TEXT,
+}
+FOOTPRINT = {
+    "experiment": TEXT,
+    "table": TEXT,
+    "model": TEXT,
+    "method": TEXT,
+    "rank": WHOLE,
+    "trainable_parameters": WHOLE,
+    "total_parameters": WHOLE,
+    "adapter_bytes": WHOLE,
+    **{f"{part}_bytes": WHOLE for part in PREDICTED},
+    "measured_peak_bytes": WHOLE,
+    "flops_per_step": WHOLE,
+}
+
+
+def collect(plan: Plan, results: Path) -> None:
+    """Write `scores.csv` and `footprint.csv` into `results`.
+
+    Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
+    """
+    scores = score_rows(plan, results)
+    footprints = footprint_rows(plan, results)
+    write_text(results / "scores.csv", csv_text(SCORES, scores))
+    write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
+
+
+def run_folder(results: Path, run: Run) -> Path:
+    return results / "runs" / run.name
+
+
+def record_of(path: Path, kind: type[R]) -> R | None:
+    """The record at `path`, or None where there is none. Raises UserError as `read_record` does."""
+    return read_record(path, kind) if path.exists() else None
+
+
+def scores_of(plan: Plan, results: Path, run: Run) -> ScoresRecord | None:
+    """A run's scores, or None. Raises UserError where they were made under other settings than the plan's."""
+    path = run_folder(results, run) / "scores.json"
+    record = record_of(path, ScoresRecord)
+    if record is not None and record.settings_sha256 != plan.settings_hash(run):
+        raise UserError(
+            f"{path}: settings_sha256: found {record.settings_sha256[:12]}, allowed {plan.settings_hash(run)[:12]};"
+            f" {plan.path} or its catalog has changed since: delete the folder and run it again"
+        )
+    return record
+
+
+def training_of(results: Path, run: Run) -> TrainRecord | None:
+    """What training left, or None (always for a base)."""
+    return record_of(run_folder(results, run) / "train.json", TrainRecord)
+
+
+def contamination_of(results: Path, table: str) -> ContaminationRecord | None:
+    """Which test items of a table stand in its training set, or None where that was not checked."""
+    return record_of(results / "data" / table / "contamination.json", ContaminationRecord)
+
+
+def samples_of(results: Path, run: Run, task: str) -> list[dict[str, Any]]:
+    """What the model said, item by item; empty where nothing was scored."""
+    path = run_folder(results, run) / "samples" / f"{task}.jsonl"
+    return read_jsonl(path) if path.exists() else []
+
+
+def task_scores(plan: Plan, results: Path, run: Run) -> dict[str, TaskScore | None]:
+    """Task -> its score, in the suite's order; None where the run left none. A failed run's tasks all say failed."""
+    record = scores_of(plan, results, run)
+    training = None if record else training_of(results, run)
+    failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
+    if failed is not None:
+        return dict.fromkeys(plan.tasks(run.table), TaskScore(status="failed", reason=failed.reason))
+    return {task: record.tasks.get(task) if record else None for task in plan.tasks(run.table)}
+
+
+def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """The rows of `scores.csv`, sorted as text by table, run and task."""
+    rows = []
+    for run in plan.runs:
+        entry = plan.experiment.tables[run.table]
+        for task, score in task_scores(plan, results, run).items():
+            done = score is not None and score.status == "ok"
+            rows.append(
+                {
+                    "experiment": plan.name,
+                    "table": run.table,
+                    "run": run.name,
+                    "model": run.model,
+                    "method": run.method,
+                    "rank": run.rank,
+                    "seed": run.seed,
+                    "train": None if run.is_base else entry.train,
+                    "task": task,
+                    "metric": score.metric if score else "",
+                    "value": score.value if done else None,
+                    "stderr": score.stderr if done else None,
+                    "n": score.n if done else None,
+                    "protocol": entry.protocol,
+                    "status": score.status if score else "not run",
+                }
+            )
+    return sorted(rows, key=lambda row: (row["table"], row["run"], row["task"]))
+
+
+def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """The rows of `footprint.csv`, sorted by table, model, method and rank. Cells without a record are left out.
+
+    Raises UserError where two seeds of a cell count differently.
+    """
+    rows: dict[Run, dict[str, Any]] = {}
+    for run in plan.runs:
+        path = run_folder(results, run) / "footprint.json"
+        record = record_of(path, FootprintRecord)
+        if record is None:
+            continue
+        counted = {
+            "trainable_parameters": record.trainable_parameters,
+            "total_parameters": record.total_parameters,
+            "adapter_bytes": record.adapter_bytes,
+            **{f"{part}_bytes": record.memory.get(key) for part, key in PREDICTED.items()},
+            "flops_per_step": record.flops_per_step,
+        }
+        cell = Run(run.table, run.model, run.method, run.rank)
+        row = rows.setdefault(cell, counted | {"measured_peak_bytes": None})
+        differing = [key for key, value in counted.items() if row[key] != value]
+        if differing:
+            raise UserError(
+                f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.cell} has"
+                f" {row[differing[0]]}; delete both files and count again"
+            )
+        training = training_of(results, run)
+        peak = training.happened.get("peak_memory_bytes") if training else None
+        if peak is not None:
+            row["measured_peak_bytes"] = max(peak, row["measured_peak_bytes"] or 0)
+    order = sorted(rows, key=lambda cell: (cell.table, cell.model, cell.method, cell.rank or 0))
+    return [
+        {
+            "experiment": plan.name,
+            "table": cell.table,
+            "model": cell.model,
+            "method": cell.method,
+            "rank": cell.rank,
+            **rows[cell],
+        }
+        for cell in order
+    ]
+
+
+def csv_text(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
+    """CSV with a header, `\\n` at line ends, six decimals for fractions and nothing where there is no value."""
+    frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    """A CSV that `collect` wrote, typed. Raises UserError if it's missing, damaged or has other columns."""
+    try:
+        found = pd.read_csv(path, nrows=0).columns.tolist()
+        if found == list(columns):
+            return pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `sbora-bench collect` first") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a whole table ({error}); delete it and collect again") from None
+    raise UserError(f"{path}: columns: found {found}, allowed {list(columns)}; delete it and collect again")
+
+
+def read_scores(results: Path) -> pd.DataFrame:
+    """`scores.csv`, typed: a row a run and task."""
+    return read_frame(results / "scores.csv", SCORES)
+
+
+def read_footprint(results: Path) -> pd.DataFrame:
+    """`footprint.csv`, typed: a row a table cell."""
+    return read_frame(results / "footprint.csv", FOOTPRINT)

@@ -1,0 +1,290 @@
+"""Collected files and records to figures, PNG and SVG: `figures/<name>.{png,svg}`. The same files, the same bytes.
+
+`sbora-bench figures -e EXPERIMENT`. What is plotted comes from `*_data`, plain rows; drawing adds no numbers. A method
+has one colour, marker and dash everywhere, so that it can be told in grey.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from sbora_bench.collect import read_footprint, read_scores, training_of
+from sbora_bench.experiment import Plan
+from sbora_bench.files import whole_file
+from sbora_bench.outputs import FIGURE_FORMATS, Layout, layouts
+from sbora_bench.paper.reported import AVERAGE
+from sbora_bench.tables import entries, read_paper_footprint, row_titles, trainable
+
+STYLE = Path(__file__).parent / "paper.mplstyle"
+MARKERS = "os^vDPX*"
+DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
+CORNERS = [(3, 3), (3, -8), (-13, 3), (-13, -8)]  # of a point, for its label
+PARTS = {"weights": "", "optimizer": "///", "activation": "..."}
+METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def figures(plan: Plan, results: Path) -> None:
+    """Write every file of `outputs.figure_files`. Raises UserError where `collect` has not run."""
+    scores, footprint = read_scores(results), read_footprint(results)
+    folder = results / "figures"
+    with matplotlib.style.context(["default", STYLE]):  # not the user's own matplotlibrc
+        for layout in layouts(plan):
+            points = score_data(plan, layout, scores, footprint)
+            _write(score_figure(plan, points), folder / f"score-{layout.name}")
+            bars = footprint_data(plan, layout, footprint)
+            _write(footprint_figure(bars), folder / f"footprint-{layout.name}")
+        for table in plan.experiment.tables:
+            _write(training_figure(plan, training_data(plan, results, table)), folder / f"training-{table}")
+        if plan.experiment.paper_footprint:
+            _write(paper_footprint_figure(plan, results), folder / "paper_footprint")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    for suffix in FIGURE_FORMATS:
+        with whole_file(path.with_name(f"{path.name}.{suffix}")) as beside:
+            figure.savefig(beside, format=suffix, metadata=METADATA[suffix])
+
+
+# --- what is plotted ------------------------------------------------------------------------------------------------
+
+
+def score_data(plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of panel, method, rank, parameters, mean, low, high (per cent), for the average or else every column."""
+    names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
+    rows = []
+    for row, cells in entries(plan, layout, scores).items():
+        for name, cell in zip(names, cells[-1:] if layout.averaged else cells, strict=True):
+            if cell.summary is None:
+                continue
+            rows.append(
+                {
+                    "panel": f"{row_titles(plan, row)[0]}: {name}",
+                    "method": row.method,
+                    "rank": row.rank,
+                    "parameters": trainable(layout, row, footprint),
+                    "mean": cell.summary.mean,
+                    "low": cell.summary.low,
+                    "high": cell.summary.high,
+                }
+            )
+    return rows
+
+
+def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+    """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation."""
+    rows = []
+    for cell in plan.cells_of(table):
+        for kind, key in (("training", "loss"), ("validation", "validation_loss")):
+            by_step: dict[int, list[float]] = {}
+            for run in plan.runs_of(table):
+                if (run.model, run.method, run.rank) == (cell.model, cell.method, cell.rank):
+                    record = training_of(results, run)
+                    for point in (record.happened.get("loss_curve") or []) if record else []:
+                        if point.get(key) is not None:
+                            by_step.setdefault(point["step"], []).append(point[key])
+            for step, losses in sorted(by_step.items()):
+                rows.append(
+                    {
+                        "panel": f"{plan.catalog.models[cell.model].title}, r = {cell.rank}",
+                        "method": cell.method,
+                        "kind": kind,
+                        "step": step,
+                        "mean": sum(losses) / len(losses),
+                        "low": min(losses),
+                        "high": max(losses),
+                    }
+                )
+    return rows
+
+
+def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of panel, label, parameters, the predicted bytes of each part and the measured peak (None: not known)."""
+    rows = []
+    for row in layout.rows:
+        mine = footprint[footprint.table.isin(layout.tables) & (footprint.model == row.model)]
+        mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank).fillna(False)]
+        if row.method == "base" or mine.empty:
+            continue
+        first, (model, method) = mine.iloc[0], row_titles(plan, row)
+        known = {key: None if pd.isna(first[key]) else int(first[key]) for key in [f"{part}_bytes" for part in PARTS]}
+        measured = mine.measured_peak_bytes.max()
+        rows.append(
+            {
+                "panel": model,
+                "label": f"{method} r = {row.rank}",
+                "parameters": int(first.trainable_parameters),
+                **known,
+                "measured_peak_bytes": None if pd.isna(measured) else int(measured),
+            }
+        )
+    return rows
+
+
+# --- how it is drawn ------------------------------------------------------------------------------------------------
+
+
+def short(number: float) -> str:
+    """28000000 -> 28M: three digits and a unit."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def look(plan: Plan, method: str) -> dict[str, Any]:
+    """Colour, marker and dash of a method: by its place in the catalog."""
+    place = list(plan.catalog.methods).index(method)
+    colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {
+        "color": colors[place % len(colors)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": DASHES[place % len(DASHES)],
+        "label": plan.catalog.methods[method].title,
+    }
+
+
+def panels(
+    rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
+) -> Figure:
+    """A panel for every value of `panel`, `across` in a line, one legend below; says so where there is no row."""
+    names = list(dict.fromkeys(row["panel"] for row in rows))
+    across = min(across, max(1, len(names)))
+    down = -(-max(1, len(names)) // across)
+    figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
+    if not names:
+        figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
+        return figure
+    axes = figure.subplots(down, across, squeeze=False)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        axis.set_title(name)
+        draw(axis, [row for row in rows if row["panel"] == name])
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        for row in mine:
+            if row["method"] == "base":
+                axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
+        for method in dict.fromkeys(row["method"] for row in mine if row["parameters"] is not None):
+            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row["parameters"])
+            low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
+            high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
+            x, y = [row["parameters"] for row in points], [row["mean"] for row in points]
+            axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, **look(plan, method))
+            corner = CORNERS[list(plan.catalog.methods).index(method) % len(CORNERS)]
+            for row in points:
+                place = row["parameters"], row["mean"]
+                axis.annotate(f"r{row['rank']}", place, xytext=corner, textcoords="offset points", fontsize=6)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.set_xlabel("Trainable parameters")
+        axis.set_ylabel("Score, %")
+        tops = [row["high"] if row["high"] is not None else row["mean"] for row in mine]
+        axis.set_ylim(0, min(100, max([*tops, 10]) * 1.08))
+
+    return panels(rows, draw)
+
+
+def training_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        for method, kind in dict.fromkeys((row["method"], row["kind"]) for row in mine):
+            points = [row for row in mine if (row["method"], row["kind"]) == (method, kind)]
+            style = look(plan, method)
+            steps = [row["step"] for row in points]
+            if kind == "validation":
+                style |= {"linestyle": (0, (1, 2)), "label": f"{style['label']}, validation"}
+            style |= {"markevery": max(1, len(steps) // 6), "markersize": 3}
+            axis.plot(steps, [row["mean"] for row in points], **style)
+            spread = [row["low"] for row in points], [row["high"] for row in points]
+            axis.fill_between(steps, *spread, color=style["color"], alpha=0.15, linewidth=0)
+        axis.set_xlabel("Update")
+        axis.set_ylabel("Loss, nats a token")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set_ylim(bottom=0)
+
+    return panels(rows, draw)
+
+
+def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
+    """A panel of parameters for every model, and one of memory where more than the weights is known."""
+    known = ("measured_peak_bytes", "optimizer_bytes", "activation_bytes")
+    memory = any(row[key] for row in rows for key in known)
+    kinds = []
+    for model in dict.fromkeys(row["panel"] for row in rows):
+        mine = [row for row in rows if row["panel"] == model]
+        kinds += [row | {"panel": f"{model}: trainable parameters", "kind": "parameters"} for row in mine]
+        kinds += [row | {"panel": f"{model}: memory, GiB", "kind": "memory"} for row in mine] if memory else []
+
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        labels = [row["label"] for row in mine]
+        if mine[0]["kind"] == "parameters":
+            bars = axis.barh(
+                labels, [row["parameters"] for row in mine], color="#56B4E9", edgecolor="0.2", linewidth=0.4
+            )
+            axis.bar_label(bars, [short(row["parameters"]) for row in mine], padding=2, fontsize=6)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axis.margins(x=0.2)
+        else:
+            _memory_bars(axis, mine, labels)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.set_ylim(max(len(mine), 3) - 0.4, -0.6)
+        axis.grid(False, axis="y")
+
+    most = max((sum(row["panel"] == name for row in rows) for name in {row["panel"] for row in rows}), default=4)
+    return panels(kinds, draw, height=0.8 + 0.16 * most, across=2 if memory else 3)
+
+
+def _memory_bars(axis: Axes, mine: list[dict[str, Any]], labels: list[str]) -> None:
+    left = [0.0] * len(mine)
+    for (part, hatch), color in zip(PARTS.items(), ("#BBBBBB", "#E69F00", "#009E73"), strict=True):
+        widths = [(row[f"{part}_bytes"] or 0) / 2**30 for row in mine]
+        if any(widths):
+            label = f"{part}, predicted"
+            axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+    measured = [(row["measured_peak_bytes"] / 2**30, row["label"]) for row in mine if row["measured_peak_bytes"]]
+    if measured:
+        axis.plot(*zip(*measured, strict=True), "D", color="black", markersize=3, label="measured peak")
+
+
+def paper_footprint_figure(plan: Plan, results: Path) -> Figure:
+    rows = []
+    for line in read_paper_footprint(results):
+        if line["trainable_parameters"]:
+            method = plan.catalog.methods.get(line["method"])
+            rank = f" r = {line['rank']}" if line["rank"] else ""
+            model = plan.catalog.models.get(line["model"])
+            name = f"{model.title if model else line['model']}, {method.title if method else line['method']}{rank}"
+            reported = float(line["reported_millions"]) if line["reported_millions"] else None
+            panel = line["table"].replace("_", " ")
+            rows.append(
+                {"panel": panel, "label": name, "count": int(line["trainable_parameters"]), "reported": reported}
+            )
+
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        labels = [row["label"] for row in mine]
+        counts = [row["count"] / 1e6 for row in mine]
+        axis.barh(labels, counts, color="#56B4E9", edgecolor="0.2", linewidth=0.4, label="counted")
+        said = [(row["reported"], row["label"]) for row in mine if row["reported"] is not None]
+        if said:
+            axis.plot(*zip(*said, strict=True), "D", color="black", markersize=3, label="reported")
+        axis.set_xlabel("Trainable parameters, millions")
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+
+    return panels(rows, draw, height=4.0)

@@ -1,0 +1,127 @@
+"""Which table and figure files an experiment leaves, told ahead of time for the workflow. Imports nothing heavy.
+
+A layout is one printed table: an experiment's table with its suite's tasks as columns; or, as the paper prints MMLU,
+all the tables of one suite that has a single task, with their training sets as columns.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sbora_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from sbora_bench.experiment import Plan
+
+TABLE_FORMATS = ("md", "csv", "tex", "html")
+FIGURE_FORMATS = ("png", "svg")
+RESERVED = ("separation", "differences")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of scores: one task of one of the experiment's tables."""
+
+    table: str
+    task: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a model with a method at a rank; the untuned base has no rank."""
+
+    model: str
+    method: str
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    name: str
+    title: str
+    suite: str
+    tables: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether a column of averages ends the table: over several tasks, not over several training sets."""
+        return len(self.tables) == 1 and len(self.columns) > 1
+
+
+def layouts(plan: "Plan") -> list[Layout]:
+    """The printed tables of an experiment, in the order of its file. Raises UserError for a name that is taken."""
+    tables = plan.experiment.tables
+    groups: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        single = len(plan.tasks(name)) == 1
+        groups.setdefault(f"suite {table.suite}" if single else f"table {name}", []).append(name)
+    found = []
+    for members in groups.values():
+        first = tables[members[0]]
+        name = members[0] if len(members) == 1 else first.suite
+        if name in RESERVED or (len(members) > 1 and name in set(tables) - set(members)):
+            raise UserError(f"{plan.path}: tables.{name}: this name is taken by a file of results; choose another")
+        if len(members) == 1:
+            tasks = plan.catalog.tasks
+            columns = [Column(name, task, tasks[task].title) for task in plan.tasks(name)]
+        else:
+            columns = [
+                Column(member, plan.tasks(member)[0], tables[member].title or tables[member].train)
+                for member in members
+            ]
+        title = (first.title if len(members) == 1 else "") or plan.catalog.suites[first.suite].title
+        rows = tuple(_rows(plan, members))
+        found.append(Layout(name, title, first.suite, tuple(members), tuple(columns), rows))
+    return found
+
+
+def _rows(plan: "Plan", tables: list[str]) -> list[Row]:
+    """Model by model in the file's order: the base, then rank by rank, within a rank the methods in file order."""
+    grids = [grid for table in tables for grid in plan.experiment.tables[table].grids]
+    models = list(dict.fromkeys(model for grid in grids for model in grid.models))
+    methods = list(dict.fromkeys(method for grid in grids for method in grid.methods))
+    rows = {Row(run.model, run.method, run.rank) for table in tables for run in plan.runs_of(table)}
+
+    def place(row: Row) -> tuple[int, int, int]:
+        method = -1 if row.method == "base" else methods.index(row.method)
+        return models.index(row.model), -1 if row.rank is None else row.rank, method
+
+    return sorted(rows, key=place)
+
+
+def table_files(plan: "Plan") -> list[str]:
+    """Every file that `tables` writes, relative to the results folder."""
+    names = [layout.name for layout in layouts(plan)]
+    names += ["paper_footprint"] if plan.experiment.paper_footprint else []
+    files = [f"tables/{name}.{suffix}" for name in names for suffix in TABLE_FORMATS]
+    return [*files, "tables/separation.md", "tables/separation.csv", "tables/differences.csv"]
+
+
+def figure_captions(plan: "Plan") -> dict[str, str]:
+    """Name of every figure -> what it shows."""
+    captions = {}
+    for layout in layouts(plan):
+        captions[f"score-{layout.name}"] = (
+            f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
+            " t intervals over the seeds (none with one seed); the dashed line is the untuned base."
+        )
+        captions[f"footprint-{layout.name}"] = (
+            f"{layout.title}: trainable parameters, and memory: predicted parts stacked, measured peaks as diamonds."
+        )
+    for name, table in plan.experiment.tables.items():
+        captions[f"training-{name}"] = (
+            f"{table.title or name}: training loss by update, mean of the seeds, with their range shaded;"
+            " validation loss dashed where there is one."
+        )
+    if plan.experiment.paper_footprint:
+        captions["paper_footprint"] = (
+            "The paper's cells at true scale: trainable parameters as counted (bars) and as reported (diamonds)."
+        )
+    return captions
+
+
+def figure_files(plan: "Plan") -> list[str]:
+    """Every file that `figures` writes, relative to the results folder."""
+    return [f"figures/{name}.{suffix}" for name in figure_captions(plan) for suffix in FIGURE_FORMATS]

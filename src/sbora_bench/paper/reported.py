@@ -1,0 +1,84 @@
+"""The numbers that the SBoRA paper reports (arXiv 2407.05413, the tables of its README), and which cell each is of.
+
+`reported.csv` holds them as printed, typing slips mended; `anomalies.yaml` lists those that do not agree with
+themselves. A reported number stands beside ours only where suite, model, method, rank and column are the paper's.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SUITE_OF = {"commonsense": "commonsense", "arithmetic": "arithmetic", "qsbora_mmlu": "mmlu"}
+UNSTATED_RANK = 64  # the 4-bit table gives no rank; its parameter counts (twice those printed) fit no other
+AVERAGE = "Average"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One printed number: `value` in per cent (the diffusion tables: a similarity), `params_millions` as printed."""
+
+    table: str
+    model: str
+    method: str
+    rank: int | None
+    params_millions: float | None
+    metric: str
+    value: float
+
+
+@cache
+def read_reported() -> tuple[Reported, ...]:
+    """All reported numbers, in the paper's order."""
+    with open(HERE / "reported.csv", encoding="utf-8", newline="") as file:
+        return tuple(
+            Reported(
+                table=row["table"],
+                model=row["model"],
+                method=row["method"],
+                rank=int(row["rank"]) if row["rank"] else None,
+                params_millions=float(row["params_millions"]) if row["params_millions"] else None,
+                metric=row["metric"],
+                value=float(row["value"]),
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+@cache
+def anomalies() -> tuple[dict[str, Any], ...]:
+    """Reported numbers that do not agree with themselves: table, metric, note, and model, method, rank where one."""
+    import yaml
+
+    return tuple(yaml.safe_load((HERE / "anomalies.yaml").read_text(encoding="utf-8")))
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: letters and digits alone, lower case (`Llama-3-8B` is `LLaMA3-8B`)."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def reported_cell(suite: str, model: str, method: str, rank: int | None) -> list[Reported]:
+    """What the paper prints of one row (titles of model and method), empty where the row isn't the paper's."""
+    return [
+        row
+        for row in read_reported()
+        if SUITE_OF.get(row.table) == suite
+        and plain(row.model) == plain(model)
+        and plain(row.method) == plain(method)
+        and (UNSTATED_RANK if row.rank is None else row.rank) == rank
+    ]
+
+
+def anomalies_of(row: Reported) -> list[str]:
+    """Notes on the printed numbers of a row: its score in `row.metric`, and its parameter count."""
+    about = {"table": row.table, "model": row.model, "method": row.method, "rank": row.rank}
+    return [
+        entry["note"]
+        for entry in anomalies()
+        if entry["metric"] in (row.metric, "parameters")
+        and all(entry.get(key, value) == value for key, value in about.items())
+    ]

@@ -1,0 +1,120 @@
+"""A table as data, and its four spellings: Markdown, LaTeX (booktabs), HTML and CSV. Names are escaped in each."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.files import write_text
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says: `text`, bold or not, and what stands beside it in parentheses (`aside`)."""
+
+    text: str
+    bold: bool = False
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table to be drawn: `groups` are blocks of rows with a rule between; `csv` is header and rows of numbers."""
+
+    name: str
+    title: str
+    header: list[str]
+    groups: list[list[list[Cell]]]
+    notes: list[str]
+    csv: list[list[Any]] = field(default_factory=list)
+    text_columns: int = 1
+
+
+_MARKDOWN = str.maketrans({char: "\\" + char for char in "\\|*_`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_LATEX = str.maketrans(
+    {char: "\\" + char for char in "{}$&#%_"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    | {"±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "≥": r"$\geq$"}
+)
+
+
+def markdown_text(text: str) -> str:
+    """Text in which nothing is Markdown, HTML or the end of a table's cell."""
+    return " ".join(text.split()).translate(_MARKDOWN)
+
+
+def latex_text(text: str) -> str:
+    """Text in which nothing is a TeX command."""
+    return " ".join(text.split()).translate(_LATEX)
+
+
+def markdown(view: View) -> str:
+    def spell(cell: Cell) -> str:
+        text = markdown_text(cell.text)
+        text = f"**{text}**" if cell.bold else text
+        return f"{text} ({markdown_text(cell.aside)})" if cell.aside else text
+
+    rules = ["---"] * view.text_columns + ["---:"] * (len(view.header) - view.text_columns)
+    lines = [[markdown_text(title) for title in view.header], rules]
+    lines += [[spell(cell) for cell in row] for group in view.groups for row in group]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = "".join(f"\n{markdown_text(note)}\n" for note in view.notes)
+    return f"### {markdown_text(view.title)}\n\n{table}{notes}"
+
+
+def latex(view: View) -> str:
+    """A `table` environment for \\input; the preamble needs booktabs."""
+
+    def spell(cell: Cell) -> str:
+        text = latex_text(cell.text)
+        text = rf"\textbf{{{text}}}" if cell.bold else text
+        return f"{text} ({latex_text(cell.aside)})" if cell.aside else text
+
+    columns = "l" * view.text_columns + "r" * (len(view.header) - view.text_columns)
+    body = "\\midrule\n".join(
+        "".join(" & ".join(spell(cell) for cell in row) + " \\\\\n" for row in group) for group in view.groups
+    )
+    notes = "".join(f"\\par {latex_text(note)}\n" for note in view.notes)
+    return (
+        "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
+        f"\\caption{{{latex_text(view.title)}}}\n\\label{{tab:{view.name}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
+        f"{' & '.join(latex_text(title) for title in view.header)} \\\\\n\\midrule\n{body}\\bottomrule\n"
+        f"\\end{{tabular}}\n{notes}\\end{{table}}\n"
+    )
+
+
+@cache
+def environment():
+    """Jinja on the templates beside this module: everything escaped, an unknown name is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def html(view: View) -> str:
+    """A page of its own with the table."""
+    return environment().get_template("table.html").render(view=view)
+
+
+def csv(view: View) -> str:
+    """The numbers: header and rows of `view.csv`, fractions with six decimals."""
+    import pandas as pd
+
+    header, *rows = [[_number(value) for value in row] for row in view.csv]
+    return pd.DataFrame(rows, columns=header, dtype="string").to_csv(index=False, lineterminator="\n")
+
+
+def _number(value: Any) -> str | None:
+    return value if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def write_views(view: View, folder: Path) -> None:
+    """Write `folder/<name>` as .md, .csv, .tex and .html."""
+    for suffix, spell in (("md", markdown), ("csv", csv), ("tex", latex), ("html", html)):
+        write_text(folder / f"{view.name}.{suffix}", spell(view))
