@@ -1,0 +1,46 @@
+"""What PEFT's tests need around them, for this folder's tests alone: models, offline mode, honest skips."""
+
+import pytest
+import tiny_models
+from sbora_rows import ALLOWED_SKIPS, SboraConfig
+
+collect_ignore_glob = ["peft-*"]
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """The folder of tiny models, written once a process."""
+    folder = tmp_path_factory.mktemp("hub")
+    tiny_models.write(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline_hub(hub, monkeypatch):
+    """Run each test where PEFT's model ids are local folders, in offline mode from its start to its end."""
+    from peft_suite import testing_utils
+
+    monkeypatch.chdir(hub)
+    monkeypatch.setattr(testing_utils, "_HUB_MODEL_ACCESSES", dict.fromkeys(tiny_models.MODELS, 1))
+    with testing_utils.hub_online_once(next(iter(tiny_models.MODELS))):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def among_mixed_batch_methods(request, monkeypatch):
+    """Let SBoRA into the mixed-batch tests, which skip every config class but LoRA's."""
+    if "mixed_adapter_batches" in request.node.name:
+        for module in ("testing_common", "test_decoder_models"):
+            monkeypatch.setattr(f"peft_suite.{module}.LoraConfig", SboraConfig)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail a case that is skipped for a reason not in ALLOWED_SKIPS: it would hide what it tests."""
+    report = yield
+    if report.skipped:
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(tuple(ALLOWED_SKIPS)):
+            report.outcome = "failed"
+            report.longrepr = f"skipped for a reason that sbora_rows.ALLOWED_SKIPS does not list: {reason}"
+    return report
