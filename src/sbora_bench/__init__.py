@@ -1,0 +1,1 @@
+"""The harness: experiment files to fine-tuning runs, scores, tables and figures."""
