@@ -42,8 +42,8 @@ class SboraConfig(PeftConfig):
             but another k, touch disjoint parts of every weight, so that they can be joined exactly
             (`SboraModel.add_weighted_adapter`). Without it the index set is drawn from the whole.
         init_weights (`bool`):
-            True starts at the base model (the trained matrix is zero). False starts elsewhere, at random:
-            for tests.
+            True starts at the base model (the trained matrix is zero). False starts elsewhere, drawn from
+            torch's global generator as in PEFT's other methods: for tests.
         target_modules (`Union[list[str], str]`, *optional*):
             Names (or their ends) of the modules to adapt, a regular expression, or `"all-linear"`. Without
             it those that PEFT chooses for LoRA on the same architecture.
@@ -70,19 +70,13 @@ class SboraConfig(PeftConfig):
         default="fa",
         metadata={"help": "'fa' trains r columns of each weight, 'fb' r rows."},
     )
-    r: int = field(
-        default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."}
-    )
+    r: int = field(default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."})
     sbora_alpha: float = field(default=8, metadata={"help": "The update is scaled by sbora_alpha / r."})
     sbora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input, in [0, 1)."})
-    random_seed: int = field(
-        default=0, metadata={"help": "Determines, with the name of each module, its index set."}
-    )
+    random_seed: int = field(default=0, metadata={"help": "Determines, with the name of each module, its index set."})
     region: tuple[int, int] | None = field(
         default=None,
-        metadata={
-            "help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."
-        },
+        metadata={"help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."},
     )
     init_weights: bool = field(
         default=True, metadata={"help": "Start at the base model. False is for tests: start at random."}
@@ -143,11 +137,7 @@ class SboraConfig(PeftConfig):
         )
         require(
             self.region is None
-            or (
-                len(self.region) == 2
-                and all(map(_is_int, self.region))
-                and 0 <= self.region[0] < self.region[1]
-            ),
+            or (len(self.region) == 2 and all(map(_is_int, self.region)) and 0 <= self.region[0] < self.region[1]),
             "region",
             "None or (k, n), two whole numbers with 0 <= k < n",
         )

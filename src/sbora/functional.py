@@ -123,9 +123,7 @@ def _may_overwrite(grad: Tensor) -> bool:
     return not torch.is_grad_enabled() and grad.is_contiguous()
 
 
-def branch(
-    variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """The adapter's hidden values.
 
     Args:

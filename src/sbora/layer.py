@@ -38,13 +38,10 @@ def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int
     part = size // n
     if not 1 <= r <= part:
         raise ValueError(f"cannot choose {r} of {part} (part {k} of {n} of {size})")
-    order = torch.randperm(size, generator=_generator(seed, module), device="cpu")
+    digest = hashlib.sha256(f"{seed} {module}".encode()).digest()
+    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    order = torch.randperm(size, generator=generator, device="cpu")
     return order[k * part : k * part + r].sort().values
-
-
-def _generator(*key: object) -> torch.Generator:
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class SboraLayer(BaseTunerLayer):
@@ -94,10 +91,7 @@ class SboraLayer(BaseTunerLayer):
         chosen_from = self.in_features if config.variant == "fa" else self.out_features
         shape = (self.out_features, r) if config.variant == "fa" else (r, self.in_features)
         self.sbora_index[adapter_name] = draw_index(chosen_from, r, config.random_seed, module, config.region)
-        weight = torch.zeros(shape)
-        if not config.init_weights:
-            generator = _generator(config.random_seed, module, adapter_name)
-            weight = torch.randn(shape, generator=generator, device="cpu") / math.sqrt(r)
+        weight = torch.zeros(shape) if config.init_weights else torch.randn(shape) / math.sqrt(r)
         self.sbora_weight[adapter_name] = nn.Parameter(weight)
         self.sbora_dropout[adapter_name] = config.sbora_dropout
         self.variant[adapter_name] = config.variant
@@ -140,11 +134,7 @@ class SboraLayer(BaseTunerLayer):
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""
         weight = self.sbora_weight[adapter]
-        shape = (
-            (self.in_features, self.out_features)
-            if self.fan_in_fan_out
-            else (self.out_features, self.in_features)
-        )
+        shape = (self.in_features, self.out_features) if self.fan_in_fan_out else (self.out_features, self.in_features)
         delta = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         region = self._region_delta(adapter).to(weight.dtype)
         return delta.index_copy_(self._region_dim(adapter), self.sbora_index[adapter], region)
@@ -196,7 +186,7 @@ class SboraLinear(nn.Module, SboraLayer):
             replaced = weight.index_select(dim, index)
             merged = (replaced + self._region_delta(name).to(weight.device)).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"Adapter {name} is broken: merged, the weight would not be finite.")
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
             if self.quantization_backend is None:
                 self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
                 weight.index_copy_(dim, index, merged)
@@ -238,9 +228,7 @@ class SboraLinear(nn.Module, SboraLayer):
         hidden = []
         for name in adapters:
             dropout = self.sbora_dropout[name] if self.training else 0.0
-            x, z = functional.branch(
-                self.variant[name], x, self.sbora_weight[name], self.sbora_index[name], dropout
-            )
+            x, z = functional.branch(self.variant[name], x, self.sbora_weight[name], self.sbora_index[name], dropout)
             hidden.append(z)
         y = self.base_layer(x, *args, **kwargs)
         for name, z in zip(adapters, hidden, strict=True):
@@ -258,20 +246,18 @@ class SboraLinear(nn.Module, SboraLayer):
     def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         if len(x) != len(adapter_names):
             raise ValueError(
-                f"`adapter_names` must name one adapter for each input: there are {len(x)} inputs and "
-                f"{len(adapter_names)} names."
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
             )
         if self.merged:
             raise ValueError(
-                "Cannot use `adapter_names` while adapters are merged: call `unmerge_adapter()` first."
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
             )
 
     def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
         y = self.base_layer(x, *args, **kwargs)
         for name in sorted(set(adapter_names) & set(self.sbora_weight.keys())):
-            rows = torch.tensor(
-                [i for i, other in enumerate(adapter_names) if other == name], device=x.device
-            )
+            rows = torch.tensor([i for i, other in enumerate(adapter_names) if other == name], device=x.device)
             variant, weight, index = self.variant[name], self.sbora_weight[name], self.sbora_index[name]
             _, z = functional.branch(variant, x[rows], weight, index)
             part = functional.join(variant, y[rows], z, weight, index, self.scaling[name], in_place=False)
