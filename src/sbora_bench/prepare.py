@@ -13,7 +13,7 @@ from sbora_bench.catalog import Catalog
 from sbora_bench.data.contamination import contaminated
 from sbora_bench.data.prompts import render
 from sbora_bench.data.sources import read_examples
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, one_of
 from sbora_bench.experiment import Plan, Table
 from sbora_bench.files import sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
@@ -30,8 +30,6 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
     catalog says; nothing is written then.
     """
     if table not in plan.experiment.tables:
-        from sbora_bench.errors import one_of
-
         raise UserError(f"{plan.path}: tables: {one_of(table, plan.experiment.tables, 'table')}")
     entry, protocol = plan.experiment.tables[table], plan.protocol(table)
     training = read_examples(entry.train, plan.catalog.data[entry.train])
@@ -80,11 +78,12 @@ def _prepare_task(
     except Unreachable as error:
         if table.missing == "fail":
             raise
-        return TaskData(status="not available", reason=str(error), source=name)
+        return TaskData(status="not available", reason=f"{error.address} is not at hand", source=name)
     known = contaminated(items, training)
     chosen = choose(len(items), known, table.contaminated, table.limit.get(task), table.limit_seed)
     path = folder / f"{task}.jsonl"
-    write_jsonl(path, [_task_row(index, items[index], template, index in set(known)) for index in chosen])
+    held = set(known)
+    write_jsonl(path, [_task_row(index, items[index], template, index in held) for index in chosen])
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
 
 

@@ -49,7 +49,8 @@ def fetch(name: str, entry: FileData) -> Path:
         if not path.is_file():
             raise Unreachable(
                 f"data {name}: {path}: no such file; fetch {entry.url} and put it there, or unset SBORA_DATA_ROOT"
-                " to have it downloaded"
+                " to have it downloaded",
+                entry.url,
             )
     else:
         path = DOWNLOADS / entry.path
@@ -69,50 +70,58 @@ def _download(name: str, entry: FileData, path: Path) -> None:
     missing = f"data {name}: {entry.url}"
     help = f"fetch it elsewhere and put it at {path}, or below SBORA_DATA_ROOT as {entry.path}"
     if offline():
-        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}")
+        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}", entry.url)
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
+            if path.is_file():
+                return
             resumed = part.is_file()
-            if not path.is_file():
-                _append(entry.url, part)
-                found = git_blob_id(part.read_bytes())
-                if found != entry.blob and resumed:
-                    part.unlink()
-                    _append(entry.url, part)
-                    found = git_blob_id(part.read_bytes())
-                if found != entry.blob:
-                    part.unlink()
-                    raise UserError(f"{missing}: git blob id {found}, expected {entry.blob}; nothing was kept; {help}")
-                os.replace(part, path)
+            found = _append(entry.url, part)
+            if found != entry.blob and resumed:
+                part.unlink()
+                found = _append(entry.url, part)
+            if found != entry.blob:
+                part.unlink()
+                raise UserError(f"{missing}: git blob id {found}, expected {entry.blob}; nothing was kept; {help}")
+            os.replace(part, path)
     except requests.exceptions.RequestException as error:
         status = getattr(error.response, "status_code", None)
         reason = f"HTTP {status}" if status else type(error).__name__
-        raise Unreachable(f"{missing} can't be had ({reason}); {help}") from None
+        raise Unreachable(f"{missing} can't be had ({reason}); {help}", entry.url) from None
     except OSError as error:
         raise disk_error(error, path) from error
 
 
-def _append(url: str, part: Path) -> None:
-    """Fetch what `part` lacks. Uncompressed on the wire, so that its size says where to go on."""
+def _append(url: str, part: Path) -> str:
+    """Fetch what `part` lacks (uncompressed, so that its size tells where to go on); the git blob id of the whole."""
     import pooch
+    import requests
 
     headers = {"Accept-Encoding": "identity"}
-    if part.is_file() and part.stat().st_size:
+    if part.is_file():
         headers["Range"] = f"bytes={part.stat().st_size}-"
     fetcher = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(), headers=headers, timeout=(CONNECT_SECONDS, READ_SECONDS)
     )
-    with open(part, "ab") as file:
-        fetcher(url, file, None)
+    try:
+        with open(part, "ab") as file:
+            fetcher(url, file, None)
+    except requests.exceptions.HTTPError as error:
+        if error.response.status_code != 416:  # nothing lacks
+            raise
+    finally:
+        if not part.stat().st_size:
+            part.unlink()
+    return git_blob_id(part.read_bytes())
 
 
 def _json_rows(path: Path) -> list:
     """The rows of a JSON list (LLM-Adapters) or of JSON lines (MMLU)."""
     try:
         text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.split("\n") if x]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: neither a JSON list nor JSON lines ({error}); fetch it again") from None
     return rows
@@ -126,8 +135,8 @@ def _hub_rows(name: str, entry: HubData):
     folder = Path(root or "$SBORA_DATA_ROOT") / entry.id
     if not folder.is_dir():
         instead = (
-            f"run `hf download {entry.id} --repo-type dataset --revision {entry.revision} --local-dir {folder}`"
-            " where it can"
+            f"where it is reachable, run `hf download {entry.id} --repo-type dataset --revision {entry.revision}"
+            f" --local-dir {folder}`"
         )
         folder = snapshot(entry.id, entry.revision, "dataset", DATASET_FILES, instead)
     try:
@@ -135,7 +144,14 @@ def _hub_rows(name: str, entry: HubData):
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
     _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
-    return found.select(flan.sample(found)) if entry.sampler == "flan-v2" else found
+    return found.select(flan.sample(_each(found))) if entry.sampler == "flan-v2" else found
+
+
+def _each(found):
+    """The rows of a `datasets.Dataset`, read in batches: millions of them one by one take ten times as long."""
+    for batch in found.iter(batch_size=10_000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
@@ -153,7 +169,8 @@ def _expect_rows(where: str, found: int, expected: int | None) -> None:
         raise UserError(f"{where}: found {found:,} rows, expected {expected:,}; fetch it again")
 
 
-# The keys of each kind of file, in the order of instruction, input, output, answer; "" stands for an empty string.
+FIELDS = ("instruction", "input", "output", "answer")
+# The keys of each kind of file, in the order of FIELDS; "" stands for an empty string.
 SCHEMAS = (
     ("instruction", "input", "output", "answer"),  # LLM-Adapters, protocol section 6
     ("instruction", "input", "output", "output"),  # Alpaca
@@ -163,13 +180,18 @@ SCHEMAS = (
 
 
 def _example(row, where: str, index: int) -> dict[str, str]:
-    """A row of any of the schemas as an example. Raises UserError naming the row and the keys found."""
-    if isinstance(row, dict):
-        for keys in SCHEMAS:
-            values = [row.get(key) if key else "" for key in keys]
-            if all(isinstance(value, str) for value in values):
-                example = dict(zip(("instruction", "input", "output", "answer"), values, strict=True))
-                return example | ({"subject": row["subject"]} if "subject" in row else {})
-    found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-    allowed = "; ".join(", ".join(filter(None, keys)) for keys in SCHEMAS)
-    raise UserError(f"{where}: row {index}: found {found}; allowed are strings by the keys {allowed}")
+    """A row of any of the schemas as an example. Raises UserError naming the row and what was found."""
+    keys = next((keys for keys in SCHEMAS if isinstance(row, dict) and row.keys() >= set(keys) - {""}), None)
+    if keys is None:
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        allowed = "; or ".join(", ".join(dict.fromkeys(filter(None, keys))) for keys in SCHEMAS)
+        raise UserError(f"{where}: row {index}: found {found}; allowed are the keys {allowed}")
+    example = {}
+    for name, key in zip((*FIELDS, "subject"), (*keys, "subject" if "subject" in row else ""), strict=True):
+        value = row[key] if key else ""
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{where}: row {index}: {key}: found {type(value).__name__}, allowed are text and numbers")
+        example[name] = str(value)
+    if "subject" not in row:
+        del example["subject"]
+    return example

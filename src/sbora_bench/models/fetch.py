@@ -152,10 +152,11 @@ def _fetch_wheel(source: WheelSource) -> Path:
     if present:
         return _checked_wheel(present[0], source, f"delete it to have {pinned} fetched again")
     command = ["pip", "download", "--no-deps", "--only-binary=:all:", pinned]
-    missing = f"wheel {pinned} (https://pypi.org/project/{source.package}/{source.version}/)"
+    address = f"https://pypi.org/project/{source.package}/{source.version}/"
+    missing = f"wheel {pinned} ({address})"
     help = f"run `{' '.join(command)} --dest {DOWNLOADS}` where it can"
     if offline():
-        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}")
+        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}", address)
     try:
         DOWNLOADS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=DOWNLOADS) as folder:
@@ -166,7 +167,7 @@ def _fetch_wheel(source: WheelSource) -> Path:
             )
             fetched = sorted(Path(folder).glob(name))
             if done.returncode or not fetched:
-                raise Unreachable(f"{missing} can't be had from the package index; {help}")
+                raise Unreachable(f"{missing} can't be had from the package index; {help}", address)
             _checked_wheel(fetched[0], source, "nothing was kept")
             return fetched[0].replace(DOWNLOADS / fetched[0].name)
     except OSError as error:
