@@ -182,11 +182,11 @@ def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
 def _notes(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, found: dict[Row, list[Entry]]) -> list[str]:
     seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
     counts = sorted({len(each) for each in seeds.values()})
-    spread = " ± standard deviation over" if max(counts) > 1 else " of"
+    many = max(counts) > 1
+    over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
     notes = [
-        f"Score in per cent:{' mean' if max(counts) > 1 else ''}{spread} {' or '.join(map(str, counts))}"
-        f" seed{'s' if max(counts) > 1 else ''}; the untuned base is scored once."
-        " Bold: the highest of the methods with one model and rank, whether or not the difference is shown by a test."
+        f"Score in per cent: {over}; the untuned base is scored once. Bold: the highest of the methods with one model"
+        " and rank, whether or not a test shows the difference."
     ]
     cells = [entry for entries_ in found.values() for entry in entries_]
     if any(entry.reported for entry in cells):

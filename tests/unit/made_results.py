@@ -49,7 +49,12 @@ RIGHT = {
     ("sbora-fa", 64): {"MultiArith": 33, "gsm8k": 4, "AddSub": 19, "mmlu": 12},
     ("qlora", 64): {"mmlu": 25},
 }
-TRAINABLE = {("lora", 32): 56_098_816, ("dora", 32): 56_975_360, ("sbora-fa", 32): 28_049_408, ("sbora-fa", 64): 56_098_816}
+TRAINABLE = {
+    ("lora", 32): 56_098_816,
+    ("dora", 32): 56_975_360,
+    ("sbora-fa", 32): 28_049_408,
+    ("sbora-fa", 64): 56_098_816,
+}
 
 
 def catalog(model_title: str = "LLaMA-7B") -> dict:
@@ -102,10 +107,10 @@ def experiment(seeds: tuple[int, ...] = (0, 1, 2)) -> dict:
     }
 
 
-def make_plan(folder: Path, written: dict | None = None) -> Plan:
-    """An experiment file and its catalog below `folder`, read back."""
+def make_plan(folder: Path, written: dict | None = None, entries: dict | None = None) -> Plan:
+    """An experiment file (`written`) and its catalog (`entries`) below `folder`, read back."""
     (folder / "experiments/catalog").mkdir(parents=True)
-    (folder / "experiments/catalog/all.yaml").write_text(yaml.safe_dump(catalog()))
+    (folder / "experiments/catalog/all.yaml").write_text(yaml.safe_dump(entries or catalog()))
     path = folder / "experiments/by-hand.yaml"
     path.write_text(yaml.safe_dump(written or experiment(), sort_keys=False))
     return load_plan(str(path))
@@ -155,7 +160,7 @@ def samples(run: Run, task: str) -> list[dict]:
 
 
 def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (), failed: str = "") -> None:
-    """The records of one run; tasks in `missing` are not available, and with `failed` the run failed for that reason."""
+    """The records of one run; tasks in `missing` are not available; `failed` is why all of it failed."""
     folder = results / "runs" / run.name
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     names |= {"experiment": plan.name, "run": run.name, "status": "failed" if failed else "ok", "reason": failed}
@@ -199,5 +204,42 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         curve = [{"step": step, "loss": 3.0 / step + 0.1 * run.seed, "learning_rate": 0.001} for step in (1, 5, 10)]
         happened = {"steps": 10, "tokens": 640, "seconds": 1.5, "tokens_per_second": 427.0, "loss_curve": curve}
         happened |= {"peak_memory_bytes": 10**9 + run.seed, "trainable_parameters": count, "micro_batch": 4}
-        record = TrainRecord(**names, asked=settings, happened={} if failed else happened, on={"versions": {"torch": "2"}})
+        record = TrainRecord(
+            **names, asked=settings, happened={} if failed else happened, on={"versions": {"torch": "2"}}
+        )
         write_record(folder / "train.json", record)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_FILES = ["scores.csv", "footprint.csv"] + [
+    f"tables/arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")
+]
+GOLDEN_FILES += [
+    "tables/mmlu.md",
+    "tables/mmlu.csv",
+    "tables/separation.md",
+    "tables/separation.csv",
+    "tables/differences.csv",
+]
+
+
+def write_golden() -> None:
+    """Draw the golden files anew, to be read before they are committed: `python tests/unit/made_results.py`."""
+    import shutil
+    import tempfile
+
+    from sbora_bench.collect import collect
+    from sbora_bench.tables import tables
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan, results = make_plan(Path(folder)), Path(folder) / "results"
+        make_results(plan, results)
+        collect(plan, results)
+        tables(plan, results)
+        for name in GOLDEN_FILES:
+            (GOLDEN / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(results / name, GOLDEN / name)
+
+
+if __name__ == "__main__":
+    write_golden()
