@@ -11,6 +11,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.tasks.extraction import RULES
 
 BUILT_IN = Path(__file__).parent
+NAMES = ("$answer", "$rule", "$extraction", "$strict", "$letters")
 
 
 def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
@@ -33,9 +34,9 @@ def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
 def task_config(task: str, entry: TaskEntry, protocol: Protocol, folder: Path) -> dict[str, Any]:
     """The lm-eval configuration of a task under a protocol, without its data set.
 
-    In a template, `$answer` stands for the entry's answer under the protocol's `extraction`, `$rule` for the extraction
-    rule of that name, `$extraction` for that word, and `$letters` for what stands before a letter. Of a `filter_list`
-    the one pipeline named after the extraction is kept. Raises UserError naming file and key.
+    In a template, `$answer` stands for the entry's answer under the protocol's `extraction`, `$rule` for the rule of
+    that name, `$extraction` for that word, `$strict` for whether it is strict, and `$letters` for what stands before a
+    letter. Of a `filter_list` the one pipeline named after the extraction is kept. Raises UserError naming file and key.
     """
     path = template_path(task, entry, folder)
     config = _fill(read_yaml(path), task, entry, protocol, path)
@@ -60,10 +61,12 @@ def _fill(value: Any, task: str, entry: TaskEntry, protocol: Protocol, path: Pat
         return value
     if value == "$extraction":
         return protocol.extraction
+    if value == "$strict":
+        return protocol.extraction == "strict"
     if value == "$letters":
         return {"bare": "", "spaced": " "}[protocol.letters]
     if value not in ("$answer", "$rule"):
-        raise UserError(f"{path}: {one_of(value, ['$answer', '$rule', '$extraction', '$letters'], '$name')}")
+        raise UserError(f"{path}: {one_of(value, NAMES, '$name')}")
     where = f"catalog: tasks.{task}.answer"
     if protocol.extraction not in entry.answer:
         raise UserError(f"{where}: {one_of(protocol.extraction, entry.answer, 'extraction')}")
