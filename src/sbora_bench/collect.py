@@ -99,9 +99,8 @@ def contamination_of(results: Path, table: str) -> ContaminationRecord | None:
 
 
 def samples_of(results: Path, run: Run, task: str) -> list[dict[str, Any]]:
-    """What the model said, item by item; empty where nothing was scored."""
-    path = run_folder(results, run) / "samples" / f"{task}.jsonl"
-    return read_jsonl(path) if path.exists() else []
+    """What the model said, item by item. Raises UserError if that file is missing or damaged."""
+    return read_jsonl(run_folder(results, run) / "samples" / f"{task}.jsonl")
 
 
 def task_scores(plan: Plan, results: Path, run: Run) -> dict[str, TaskScore | None]:

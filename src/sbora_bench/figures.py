@@ -153,8 +153,8 @@ def look(plan: Plan, method: str) -> dict[str, Any]:
 def panels(
     rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
 ) -> Figure:
-    """A panel for every value of `panel`, `across` in a line, one legend below; says so where there is no row."""
-    names = list(dict.fromkeys(row["panel"] for row in rows))
+    """A panel for every value of `panel` (and `of`), `across` in a line, one legend below; or says there's nothing."""
+    names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
     figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
@@ -166,8 +166,8 @@ def panels(
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name)
-        draw(axis, [row for row in rows if row["panel"] == name])
+        axis.set_title(name[0])
+        draw(axis, [row for row in rows if (row["panel"], row.get("of")) == name])
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
@@ -227,12 +227,13 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
     kinds = []
     for model in dict.fromkeys(row["panel"] for row in rows):
         mine = [row for row in rows if row["panel"] == model]
-        kinds += [row | {"panel": f"{model}: trainable parameters", "kind": "parameters"} for row in mine]
-        kinds += [row | {"panel": f"{model}: memory, GiB", "kind": "memory"} for row in mine] if memory else []
+        kinds += [row | {"of": "Trainable parameters"} for row in mine]
+        kinds += [row | {"of": "Memory, GiB"} for row in mine] if memory else []
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
         labels = [row["label"] for row in mine]
-        if mine[0]["kind"] == "parameters":
+        axis.set_xlabel(mine[0]["of"])
+        if mine[0]["of"] == "Trainable parameters":
             bars = axis.barh(
                 labels, [row["parameters"] for row in mine], color="#56B4E9", edgecolor="0.2", linewidth=0.4
             )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
 FIGURE_FORMATS = ("png", "svg")
-RESERVED = ("separation", "differences")
+SEPARATION = ("separation.md", "separation.csv", "gains.csv", "differences.csv")
+RESERVED = {name.partition(".")[0] for name in SEPARATION}
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def table_files(plan: "Plan") -> list[str]:
     names = [layout.name for layout in layouts(plan)]
     names += ["paper_footprint"] if plan.experiment.paper_footprint else []
     files = [f"tables/{name}.{suffix}" for name in names for suffix in TABLE_FORMATS]
-    return [*files, "tables/separation.md", "tables/separation.csv", "tables/differences.csv"]
+    return [*files, *(f"tables/{name}" for name in SEPARATION)]
 
 
 def figure_captions(plan: "Plan") -> dict[str, str]:

@@ -102,11 +102,11 @@ def html(view: View) -> str:
     return environment().get_template("table.html").render(view=view)
 
 
-def csv(view: View) -> str:
-    """The numbers: header and rows of `view.csv`, fractions with six decimals."""
+def csv(numbers: list[list[Any]]) -> str:
+    """Header and rows as CSV, fractions with six decimals, nothing for None."""
     import pandas as pd
 
-    header, *rows = [[_number(value) for value in row] for row in view.csv]
+    header, *rows = [[_number(value) for value in row] for row in numbers]
     return pd.DataFrame(rows, columns=header, dtype="string").to_csv(index=False, lineterminator="\n")
 
 
@@ -116,5 +116,6 @@ def _number(value: Any) -> str | None:
 
 def write_views(view: View, folder: Path) -> None:
     """Write `folder/<name>` as .md, .csv, .tex and .html."""
-    for suffix, spell in (("md", markdown), ("csv", csv), ("tex", latex), ("html", html)):
+    for suffix, spell in (("md", markdown), ("tex", latex), ("html", html)):
         write_text(folder / f"{view.name}.{suffix}", spell(view))
+    write_text(folder / f"{view.name}.csv", csv(view.csv))

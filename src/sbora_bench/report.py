@@ -17,7 +17,7 @@ from sbora_bench.outputs import figure_captions, layouts
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.render import Cell, View, environment
 from sbora_bench.separation import Separation, separation
-from sbora_bench.separation_tables import claim_view, count_columns, difference_view
+from sbora_bench.separation_tables import count_columns, separation_views
 from sbora_bench.tables import entries, row_titles, views
 
 
@@ -32,7 +32,7 @@ def report(plan: Plan, results: Path) -> None:
         results=f"results/{plan.name}",
         answer=answer(plan, results, found),
         tables=views(plan, results),
-        separation=[claim_view(plan, found), difference_view(plan, found)],
+        separation=separation_views(plan, found),
         figures=figures_of(plan, results),
         contamination=contamination_view(plan, results),
         footprint=footprint_view(plan, results),

@@ -1,6 +1,7 @@
-"""Can this experiment tell models apart? Two questions a column, answered on the items, paired.
+"""Can this experiment tell models apart? Three questions a column, answered on the items, paired.
 
 Claims: does LoRA at its top rank beat the untuned base, and the share of the most frequent answer, by ten points?
+Gains: which tuned cells differ from the base?
 Differences: which methods at one rank, or ranks of one method, differ?
 
 All seeds of a cell are pooled: a pair is one item under one seed. So a test speaks of the models trained here, on
@@ -28,9 +29,10 @@ Column = tuple[str, str, str]  # table, model, task
 
 @dataclass(frozen=True)
 class Separation:
-    """`claims`: a row a column; `differences`: a row a tested pair of a column. Both in the plan's order."""
+    """`claims`: a row a column; `gains`: a row a cell of it; `differences`: a row a tested pair; in plan order."""
 
     claims: list[dict[str, Any]]
+    gains: list[dict[str, Any]]
     differences: list[dict[str, Any]]
 
     def undecided(self) -> list[Column]:
@@ -43,13 +45,13 @@ class Separation:
 
 
 def separation(plan: Plan, results: Path) -> Separation:
-    """Both questions for every column of every table. Holm's family: the columns of all models for the claims, all
-    pairs of a table for the differences. Columns without scored samples are left out.
+    """The three questions for every column of every table. Holm's family: the columns of all models for the claims,
+    all that is compared in a table for the gains and for the differences. What has no score is left out.
     """
-    claims, differences = [], []
+    claims, gains, differences = [], [], []
     for table in plan.experiment.tables:
         scored = {run: scores_of(plan, results, run) for run in plan.runs_of(table)}
-        pairs = []
+        against_base, pairs = [], []
         for model in dict.fromkeys(run.model for run in scored):
             for task in plan.tasks(table):
                 runs = [
@@ -64,14 +66,17 @@ def separation(plan: Plan, results: Path) -> Separation:
                 cells = _cells(results, runs, task)
                 where = {"table": table, "model": model, "task": task}
                 claims += [where | row for row in _claim(cells)]
+                against_base += [where | row for row in _gains(cells)]
                 pairs += [where | row for row in _pairs(cells)]
-        for row, p in zip(pairs, holm([row["p"] for row in pairs]), strict=True):
-            row |= {"p_holm": p, "differs": p < DIFFERENCE_LEVEL}
+        for family in (against_base, pairs):
+            for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+                row |= {"p_holm": p, "differs": p < DIFFERENCE_LEVEL}
+        gains += against_base
         differences += pairs
     for row, p in zip(claims, holm([row["p"] for row in claims]), strict=True):
         far = min(row["score"] - row["base"], row["score"] - row["most_frequent_rate"]) >= MARGIN - 1e-12
         row |= {"p_holm": p, "holds": bool(far and p < CLAIM_LEVEL)}
-    return Separation(claims, differences)
+    return Separation(claims, gains, differences)
 
 
 def _cells(results: Path, runs: list[Run], task: str) -> dict[Row, dict[int | None, Answers]]:
@@ -110,30 +115,39 @@ def _answer(answer: Any) -> str:
         return str(answer)
 
 
-def _claim(cells: dict) -> list[dict[str, Any]]:
+def _gains(cells: dict) -> list[dict[str, Any]]:
     base = next((seeds for cell, seeds in cells.items() if cell.method == "base"), None)
-    method = next((name for name in REFERENCE if any(cell.method == name for cell in cells)), None)
-    if base is None or method is None:
+    rows = []
+    for cell, seeds in cells.items():
+        ours, theirs = _matched(seeds, base, base=True) if base and cell.method != "base" else ([], [])
+        if ours:
+            test = paired(ours, theirs)
+            rows.append(
+                {
+                    "method": cell.method,
+                    "rank": cell.rank,
+                    "seeds": len(seeds),
+                    "pairs": test.n,
+                    "score": test.a_right / test.n,
+                    "base": test.b_right / test.n,
+                    "difference": test.difference,
+                    "only_tuned": test.only_a,
+                    "only_base": test.only_b,
+                    "p": test.p,
+                }
+            )
+    return rows
+
+
+def _claim(cells: dict) -> list[dict[str, Any]]:
+    gains = _gains(cells)
+    method = next((name for name in REFERENCE if any(row["method"] == name for row in gains)), None)
+    if method is None:
         return []
-    top = max((cell for cell in cells if cell.method == method), key=lambda cell: cell.rank)
-    ours, theirs = _matched(cells[top], base, base=True)
-    if not ours:
-        return []
-    test = paired(ours, theirs)
+    top = max((row for row in gains if row["method"] == method), key=lambda row: row["rank"])
+    base = next(seeds for cell, seeds in cells.items() if cell.method == "base")
     answer, rate = most_frequent_answer(next(iter(base.values())))
-    return [
-        {
-            "method": method,
-            "rank": top.rank,
-            "seeds": len(cells[top]),
-            "pairs": test.n,
-            "score": test.a_right / test.n,
-            "base": test.b_right / test.n,
-            "most_frequent_answer": answer,
-            "most_frequent_rate": rate,
-            "p": test.p,
-        }
-    ]
+    return [top | {"most_frequent_answer": answer, "most_frequent_rate": rate}]
 
 
 def _pairs(cells: dict) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the experiment can tell apart, as files: `tables/separation.{md,csv}` and `tables/differences.csv`."""
+"""What the experiment can tell apart, as files: `separation.{md,csv}`, `gains.csv` and `differences.csv`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from sbora_bench.separation import CLAIM_LEVEL, DIFFERENCE_LEVEL, MARGIN, Separa
 
 CLAIM_COLUMNS = ["table", "model", "task", "method", "rank", "seeds", "pairs", "score", "base"]
 CLAIM_COLUMNS += ["most_frequent_answer", "most_frequent_rate", "p", "p_holm", "holds"]
+GAIN_COLUMNS = ["table", "model", "task", "method", "rank", "seeds", "pairs", "score", "base"]
+GAIN_COLUMNS += ["difference", "only_tuned", "only_base", "p", "p_holm", "differs"]
 DIFFERENCE_COLUMNS = [
     "table",
     "model",
@@ -26,13 +28,21 @@ DIFFERENCE_COLUMNS += ["difference", "only_a", "only_b", "p", "p_holm", "differs
 
 
 def write_separation(plan: Plan, found: Separation, folder: Path) -> None:
-    """Write the three files."""
-    claims, differences = claim_view(plan, found), difference_view(plan, found)
+    """Write the four files."""
     heading = "# What this experiment can tell apart\n\n"
-    write_text(folder / "separation.md", heading + markdown(claims) + "\n" + markdown(differences))
-    write_text(folder / "separation.csv", csv(claims))
-    every_pair = [DIFFERENCE_COLUMNS, *(_numbers(row, DIFFERENCE_COLUMNS) for row in found.differences)]
-    write_text(folder / "differences.csv", csv(View("differences", "", [], [], [], every_pair)))
+    write_text(folder / "separation.md", heading + "\n".join(markdown(view) for view in separation_views(plan, found)))
+    for name, rows, columns in (
+        ("separation", found.claims, CLAIM_COLUMNS),
+        ("gains", found.gains, GAIN_COLUMNS),
+        ("differences", found.differences, DIFFERENCE_COLUMNS),
+    ):
+        write_text(folder / f"{name}.csv", csv([columns, *(_numbers(row, columns) for row in rows)]))
+
+
+def separation_views(plan: Plan, found: Separation) -> list[View]:
+    """What `separation.md` and the report show."""
+    gains = [gain_view(plan, found, table) for table in plan.experiment.tables]
+    return [claim_view(plan, found), *gains, difference_view(plan, found)]
 
 
 def p_text(p: float) -> str:
@@ -75,9 +85,31 @@ def claim_view(plan: Plan, found: Separation) -> View:
         " on these items, and not of how another draw of seeds would fall.",
     ]
     header = ["Table", "Model", "Task", "Method", "Score", "Base", "Most frequent answer", "Pairs", "p, Holm", "Holds"]
-    numbers = [CLAIM_COLUMNS, *(_numbers(row, CLAIM_COLUMNS) for row in found.claims)]
     title = "Does tuning show? LoRA at its top rank against the untuned base and the most frequent answer"
-    return View("separation", title, header, list(groups.values()), notes, numbers, text_columns=4)
+    return View("separation", title, header, list(groups.values()), notes, text_columns=4)
+
+
+def gain_view(plan: Plan, found: Separation, table: str) -> View:
+    """A table's tuned cells against their bases: the difference in points, and p."""
+    gains = {
+        (row["model"], row["method"], row["rank"], row["task"]): row for row in found.gains if row["table"] == table
+    }
+    tasks = plan.tasks(table)
+    groups: dict[str, list[list[Cell]]] = {}
+    for model, method, rank in dict.fromkeys(cell[:3] for cell in gains):
+        line = [Cell(plan.catalog.models[model].title), Cell(method_title(plan, method, rank))]
+        for task in tasks:
+            row = gains.get((model, method, rank, task))
+            text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
+            line.append(Cell(text, bool(row and row["differs"]), f"p {p_text(row['p_holm'])}" if row else ""))
+        groups.setdefault(model, []).append(line)
+    notes = [
+        f"Points over the base on the same items, all seeds pooled. Bold: p < {DIFFERENCE_LEVEL} after Holm over this"
+        " table (exact McNemar test). Counts: gains.csv."
+    ]
+    header = ["Model", "Method", *(plan.catalog.tasks[task].title for task in tasks)]
+    title = f"What tuning changed: {plan.experiment.tables[table].title or table}"
+    return View(f"gains-{table}", title, header, list(groups.values()), notes, text_columns=2)
 
 
 def count_columns(rows: list[dict[str, Any]], key: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import pytest
 from made_results import RIGHT, experiment, make_plan, make_results, make_run
 
 from sbora_bench import statistics
+from sbora_bench.errors import UserError
 from sbora_bench.separation import Separation, most_frequent_answer, separation
 from sbora_bench.separation_tables import count_columns
 
@@ -81,6 +82,30 @@ def test_claims_of_made_samples(made):
     assert claims["mmlu-alpaca", "llama-7b", "mmlu"]["method"] == "qlora"
 
 
+def test_gains_are_against_the_base_of_the_same_model(made):
+    rows = [row for row in separation(*made).gains if (row["table"], row["task"]) == ("arithmetic", "MultiArith")]
+    assert [(row["model"], row["method"], row["rank"]) for row in rows] == [
+        ("llama-7b", "lora", 32),
+        ("llama-7b", "dora", 32),
+        ("llama-7b", "sbora-fa", 32),
+        ("llama-7b", "sbora-fa", 64),
+        ("llama-s", "lora", 32),
+    ]
+    fa = rows[2]
+    assert (fa["only_tuned"], fa["only_base"], fa["pairs"]) == (3 * (12 + 1 - 2), 0, 120)
+    assert fa["difference"] == pytest.approx(33 / 120) and fa["differs"]
+    family = [row for row in separation(*made).gains if row["table"] == "arithmetic"]
+    assert [row["p_holm"] for row in family] == pytest.approx(statistics.holm([row["p"] for row in family]))
+
+
+def test_a_missing_sample_file_is_an_error(made):
+    plan, results = made
+    path = results / "runs/arithmetic-llama-7b-base/samples/AddSub.jsonl"
+    path.unlink()
+    with pytest.raises(UserError, match="AddSub.jsonl: no such file"):
+        separation(plan, results)
+
+
 def test_differences_compare_one_thing_at_a_time(made):
     found = separation(*made)
     pairs = {(row["method_a"], row["rank_a"], row["method_b"], row["rank_b"]) for row in found.differences}
@@ -121,4 +146,4 @@ def test_only_common_seeds_are_paired(made):
 
 def test_nothing_scored_separates_nothing(tmp_path):
     plan = make_plan(tmp_path, experiment(seeds=(0,)))
-    assert separation(plan, tmp_path / "results") == Separation([], [])
+    assert separation(plan, tmp_path / "results") == Separation([], [], [])
