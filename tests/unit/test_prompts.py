@@ -1,0 +1,83 @@
+"""The prompts, byte for byte (protocol section 4)."""
+
+import hashlib
+
+import pytest
+
+from sbora_bench.catalog import load_catalog
+from sbora_bench.data.prompts import TEMPLATES, render
+from sbora_bench.errors import UserError
+
+BELOW = "Below is an instruction that describes a task"
+REQUEST = "Write a response that appropriately completes the request."
+PAD = " " * 16
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_training_prompt_has_the_authors_bytes():
+    text = render("llm-adapters-train", "<I>") + "<O>"
+    assert len(text) == 228
+    assert sha256(text) == "66db46a3a7230179bd90a761334131a1e8ec0c18f3110f81c581f82c2b68320a"
+
+
+def test_scoring_prompt_has_the_authors_bytes():
+    text = render("llm-adapters-score", "<I>")
+    assert sha256(text) == "2c5ce8775ca0a8abef641a8db417e75b3446afb8c7a01a682dbbbbce8ef2259e"
+
+
+def test_training_prompt_with_an_input():
+    assert render("llm-adapters-train", "<I>", "<X>") == (
+        f"{BELOW}, paired with an input that provides further context. {REQUEST} \n\n"
+        f"{PAD}### Instruction:\n{PAD}<I>\n{PAD}\n{PAD}### Input:\n{PAD}<X>\n{PAD}\n{PAD}### Response:\n{PAD}"
+    )
+
+
+def test_scoring_prompt_with_an_input_has_empty_lines_and_no_trailing_space():
+    assert render("llm-adapters-score", "<I>", "<X>") == (
+        f"{BELOW}, paired with an input that provides further context. {REQUEST}\n\n"
+        f"{PAD}### Instruction:\n{PAD}<I>\n\n{PAD}### Input:\n{PAD}<X>\n\n{PAD}### Response:\n{PAD}"
+    )
+
+
+def test_alpaca_ends_with_a_space_and_no_newline():
+    assert render("alpaca", "<I>") == f"{BELOW}. {REQUEST}\n\n### Instruction:\n<I>\n\n### Response: "
+    assert render("alpaca", "<I>", "<X>") == (
+        f"{BELOW}, paired with an input that provides further context. {REQUEST}\n\n"
+        "### Instruction:\n<I>\n\n### Input:\n<X>\n\n### Response: "
+    )
+
+
+def test_clean_ends_its_last_line():
+    assert render("clean", "<I>") == f"{BELOW}. {REQUEST}\n\n### Instruction:\n<I>\n\n### Response:\n"
+
+
+@pytest.mark.parametrize("template", ["plain", "mmlu"])
+def test_raw_templates_add_nothing(template):
+    text = "The following are multiple choice questions (with answers) about  anatomy.\n\nQ {x}\nA. 1\nAnswer:"
+    assert render(template, "", text) == text
+    assert render(template, text) == text
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_braces_and_percent_signs_stay_as_they_are(template):
+    assert "f(x) = {x} %s {0}" in render(template, "f(x) = {x} %s {0}")
+
+
+def test_an_unknown_template_names_the_nearest():
+    with pytest.raises(UserError, match="'alpcaa', did you mean 'alpaca'"):
+        render("alpcaa", "<I>")
+
+
+def test_the_catalog_names_known_templates_only():
+    catalog = load_catalog()
+    named = set()
+    for name in catalog.protocols:
+        for suite in catalog.suites:
+            protocol = catalog.protocol(
+                name, suite, {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1}, name
+            )
+            named |= {protocol.train_prompt, protocol.score_prompt}
+    assert named and named <= set(TEMPLATES)
