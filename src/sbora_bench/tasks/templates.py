@@ -36,7 +36,7 @@ def task_config(task: str, entry: TaskEntry, protocol: Protocol, folder: Path) -
 
     In a template, `$answer` stands for the entry's answer under the protocol's `extraction`, `$rule` for the rule of
     that name, `$extraction` for that word, `$strict` for whether it is strict, and `$letters` for what stands before a
-    letter. Of a `filter_list` the one pipeline named after the extraction is kept. Raises UserError naming file and key.
+    letter. Of a `filter_list` the one pipeline named after the extraction is kept. Raises UserError naming file, key.
     """
     path = template_path(task, entry, folder)
     config = _fill(read_yaml(path), task, entry, protocol, path)
