@@ -14,8 +14,8 @@ OPT = {**TOKENS, **LAYERS, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_di
 GPT = {**TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.1}
 T5 = {"vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
 T5 |= {"decoder_start_token_id": 0}
-# PEFT's quantisation tests count twelve layers; 64 is the least number of inputs that bitsandbytes packs in 4 bits
-OPT_125M = {**OPT, "num_hidden_layers": 12, "hidden_size": 128, "word_embed_proj_dim": 128}
+# PEFT's quantisation tests count twelve layers, and bitsandbytes wants whole 4-bit blocks of 64 in each row
+OPT_125M = {**OPT, "num_hidden_layers": 12, "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 64}
 BART = {"vocab_size": 128, "d_model": 32, "max_position_embeddings": 64, "init_std": 0.1}
 BART |= {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 37}
 BART |= {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37}
