@@ -41,7 +41,7 @@ def write_separation(plan: Plan, found: Separation, folder: Path) -> None:
 
 def separation_views(plan: Plan, found: Separation) -> list[View]:
     """What `separation.md` and the report show."""
-    gains = [gain_view(plan, found, table) for table in plan.experiment.tables]
+    gains = [gain_view(plan, found, table) for table in dict.fromkeys(row["table"] for row in found.gains)]
     return [claim_view(plan, found), *gains, difference_view(plan, found)]
 
 
@@ -101,6 +101,7 @@ def gain_view(plan: Plan, found: Separation, table: str) -> View:
         for task in tasks:
             row = gains.get((model, method, rank, task))
             text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
+            text = "0.0" if text in ("+0.0", "−0.0") else text
             line.append(Cell(text, bool(row and row["differs"]), f"p {p_text(row['p_holm'])}" if row else ""))
         groups.setdefault(model, []).append(line)
     notes = [

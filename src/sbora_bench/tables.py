@@ -165,7 +165,9 @@ def trainable(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
 
 
 def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
-    """(row, column) of the highest mean, as printed, among the methods of one model and rank; ties share it."""
+    """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
+    where all do there is no best.
+    """
     best = set()
     groups: dict[tuple, list[Row]] = {}
     for row in found:
@@ -174,7 +176,7 @@ def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
     for rows in groups.values():
         for column in range(columns):
             means = {row: round(found[row][column].summary.mean, 1) for row in rows if found[row][column].summary}
-            if len(means) > 1:
+            if len(set(means.values())) > 1:
                 best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
     return best
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from made_results import GOLDEN, GOLDEN_FILES, catalog, experiment, make_plan, make_results, make_run
+from made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
 
 from sbora_bench.collect import collect
 from sbora_bench.errors import UserError
@@ -68,6 +68,14 @@ def test_best_of_a_model_and_rank_is_bold_and_a_lone_row_is_not(made):
     bold = {(row[1].text, row[2].text) for group in found.groups for row in group if row[4].bold}
     assert bold == {("DoRA", "32")}
     assert not any(cell.bold for cell in line(found, "LLaMA-7B", "SBoRA-FA", "64"))
+
+
+def test_where_all_score_alike_none_is_bold(made, monkeypatch):
+    plan, results = made
+    monkeypatch.setattr("made_results.RIGHT", dict.fromkeys(RIGHT, RIGHT["lora", 32]))
+    make_results(plan, results)
+    found = view(plan, results, "arithmetic")
+    assert not any(cell.bold for group in found.groups for row in group for cell in row)
 
 
 def test_reported_numbers_stand_beside_the_papers_cells_alone(made):
