@@ -85,7 +85,7 @@ def _same(found: Any, expected: Any) -> bool:
 
 
 def _from_hub(model: str, source: HubSource) -> Path:
-    instead = f"or set {variable(model)} to a local folder with its config.json, safetensors and tokenizer"
+    instead = f"a local folder with its config.json, safetensors and tokenizer serves too: set {variable(model)} to it"
     return snapshot(source.id, source.revision, "model", MODEL_FILES, instead)
 
 
