@@ -1,0 +1,172 @@
+"""Memory foretold by `sbora_bench.foretell` against what the CPU's allocator did in two real steps of the Trainer.
+
+    python benchmarks/footprint.py --output results/published/footprint-cpu.json [--only PART-OF-A-NAME] [--quick]
+
+Measured: allocations and releases that `torch.profiler` saw, summed, at their highest; and, without the profiler, the
+growth of the process's resident memory at its highest. Random weights: memory doesn't depend on values.
+"""
+
+import argparse
+import gc
+import itertools
+import json
+import multiprocessing
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from sbora_bench import finetune, footprint, foretell, meta
+from sbora_bench.adapters import adapter_config
+from sbora_bench.catalog import ModelEntry, load_catalog
+from sbora_bench.experiment import Run
+from sbora_bench.files import write_json
+
+SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6}
+SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": False}
+ROWS, RANK = 4, 8
+
+
+def catalog():
+    """The repository's catalog and a small model of this benchmark's own."""
+    known = load_catalog()
+    entry = ModelEntry(title="small", source={"kind": "folder", "path": "."}, architecture=SMALL)
+    return known.model_copy(update={"models": known.models | {"small": entry}})
+
+
+def cases(quick: bool) -> list[dict]:
+    """Every combination that is measured, named."""
+    grid = itertools.product(
+        ["small", "smollm2-135m"],
+        ["lora", "dora", "sbora-fa", "sbora-fb"],
+        ["float32", "bfloat16", "autocast", "nf4"],
+        [0.0, 0.05],
+        [False, True],
+        [48, 96, 192],
+    )
+    found = []
+    for model, method, precision, dropout, checkpointing, length in grid:
+        if quick and (model, length) != ("small", 96):
+            continue
+        overrides = {"dropout": dropout, "gradient_checkpointing": checkpointing, "batch_size": ROWS}
+        overrides |= {"micro_batch": ROWS, "steps": 2, "optimizer": "adamw_torch", "warmup_steps": 0}
+        overrides |= {"weights_dtype": "float32" if precision == "float32" else "bfloat16", "pad": "own"}
+        overrides |= {"autocast": "bfloat16" if precision == "autocast" else None, "compute_dtype": "bfloat16"}
+        q = "q" if precision == "nf4" else ""
+        name = f"{model} {q}{method} {precision} dropout={dropout} checkpointing={checkpointing} length={length}"
+        found.append({"name": name, "model": model, "method": q + method, "length": length, "overrides": overrides})
+    return found
+
+
+def protocol_of(known, case: dict):
+    return known.protocol("smollm2", "arithmetic", case["overrides"], case["name"])
+
+
+def predict(known, case: dict) -> dict[str, int]:
+    """Bytes by kind at the peak of a traced step on `meta`."""
+    protocol = protocol_of(known, case)
+    model = footprint.build(known, case["model"], known.methods[case["method"]], RANK, protocol)
+    adapter = footprint.adapter_state(model).values()
+    return foretell.trace_training(model, adapter, protocol, ROWS, case["length"], "cpu").peak()
+
+
+def real_model(known, case: dict, folder: Path):
+    """The same cell with random weights, loaded and adapted as `finetune` does it."""
+    import peft
+    from transformers import BitsAndBytesConfig
+
+    protocol, method = protocol_of(known, case), known.methods[case["method"]]
+    config = meta.read_config(known, case["model"])
+    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.weights_dtype)).save_pretrained(folder)
+    arguments = {}
+    if method.quantization:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=protocol.double_quantization,
+            bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
+        )
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, protocol.weights_dtype), **arguments)
+    if method.quantization:
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
+    return peft.get_peft_model(base, adapter_config(method, RANK, 0, protocol))
+
+
+def measure(known, case: dict, profiled: bool) -> dict[str, int]:
+    """Train two steps; bytes: the model's storages, and the highest growth over them."""
+    from datasets import Dataset
+
+    torch.set_num_threads(1)
+    protocol = protocol_of(known, case)
+    with tempfile.TemporaryDirectory() as folder:
+        model = real_model(known, case, Path(folder) / "base")
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(WordLevel({"a": 1, "[PAD]": 0}, unk_token="a")), pad_token="[PAD]"
+        )
+        lengths = [case["length"] - 8 * (n % ROWS == 0) for n in range(2 * ROWS)]
+        rows = Dataset.from_list([{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
+        run = Run("bench", case["model"], case["method"], RANK, 0)
+        trainer = finetune.build_trainer(model, tokenizer, rows, None, protocol, run, "bench", Path(folder) / "out")
+        gc.collect()
+        held = meta.storage_bytes(meta.weight_tensors(model))
+        if not profiled:
+            before = resident("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")
+            trainer.train()
+            return {"held": held, "resident": resident("VmHWM") - before}
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            trainer.train()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        grown = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+        return {"held": held, "allocated": max(grown)}
+
+
+def resident(key: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+
+
+def compare(case: dict) -> dict:
+    """One row of the table; runs in a process of its own."""
+    warnings.simplefilter("ignore")
+    known = catalog()
+    foretold, real = predict(known, case), measure(known, case, profiled=True)
+    over = foretold["peak"] - foretold["weights"] - foretold["adapter"]
+    return {
+        "name": case["name"],
+        "held_predicted": foretold["weights"] + foretold["adapter"],
+        "held_measured": real["held"],
+        "over_predicted": over,
+        "over_measured": real["allocated"],
+        "peak_error": foretold["peak"] / (real["held"] + real["allocated"]) - 1,
+        "over_error": over / real["allocated"] - 1,
+        "composition": foretold,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    chosen = [case for case in cases(options.quick) if options.only in case["name"]]
+    rows = []
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(compare, chosen):
+            rows.append(row)
+            print(f"{row['name']:75} {row['over_predicted']:>12,} {row['over_measured']:>12,}"
+                  f" {row['over_error']:+.2%} peak {row['peak_error']:+.2%}", flush=True)
+    write_json(options.output, rows)
+    print(f"largest error: peak {max(abs(r['peak_error']) for r in rows):.2%},"
+          f" over the weights {max(abs(r['over_error']) for r in rows):.2%}; {json.dumps(len(rows))} cases")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

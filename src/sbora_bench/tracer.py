@@ -1,0 +1,179 @@
+"""Follow a computation on `meta` tensors operator by operator: which storages live when, how much is computed.
+
+`Tracer` is a dispatch mode: it sees each operator after autograd, adds the bytes of every storage that appears and
+takes them off when it dies. `Kernels` makes the two functions whose operators depend on the device (dropout and
+attention) take the way that the CPU or CUDA takes, for `meta` would take a third one.
+"""
+
+import contextlib
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
+
+
+@dataclass
+class Storage:
+    """A storage's life: `kind` is found at the end for those that the computation made."""
+
+    nbytes: int
+    born: int
+    phase: str
+    recorded: bool
+    kind: str | None = None
+    died: int | None = None
+
+
+class Tracer(TorchDispatchMode):
+    """Counts while it is active. Storages that stood before are told by `adopt`; `phase` names what is going on."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.phase = "forward"
+        self.storages: list[Storage] = []
+        self.flops: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
+        self._live: dict[int, tuple[weakref.ref, Storage]] = {}
+        self._clock = 0
+
+    def adopt(self, tensors, kind: str) -> None:
+        """Count the storages of `tensors` as `kind`, from now on if they are new, else for all of their lives."""
+        for tensor in tensors:
+            self._storage(tensor).kind = kind
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.bitsandbytes.gemm_4bit.default:
+            with self:  # one operator to autograd, several to the allocator
+                return _gemm_4bit_default_impl(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self._clock += 1
+        outputs = [t for t in tree_iter(result) if isinstance(t, torch.Tensor)]
+        inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+        for tensor in outputs:
+            self._storage(tensor)
+        counted = flop_registry.get(func._overloadpacket)
+        if counted is not None:
+            self.flops[self.work] += counted(*args, **kwargs, out_val=result)
+        if not func.is_view:
+            self.moved[self.work] += sum(t.numel() * t.element_size() for t in inputs + outputs)
+        return result
+
+    @property
+    def work(self) -> str:
+        """What the running operator is part of: the phase, or the forward pass made again for checkpoints."""
+        return "recomputation" if self.phase == "backward" and torch.is_grad_enabled() else self.phase
+
+    def _storage(self, tensor: torch.Tensor) -> Storage:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._live.get(key)
+        if known is not None and known[0]() is storage:
+            return known[1]
+        life = Storage(storage.nbytes(), self._clock, self.phase, torch.is_grad_enabled())
+        if tensor.shape[-1:] == (self.vocabulary,):
+            life.kind = "logits"
+        self._live[key] = weakref.ref(storage, lambda _: self._died(key, life)), life
+        self.storages.append(life)
+        return life
+
+    def _died(self, key: int, life: Storage) -> None:
+        life.died = self._clock
+        if key in self._live and self._live[key][1] is life:
+            del self._live[key]
+
+    def peak(self) -> dict[str, int]:
+        """Bytes of each kind at the moment when most was alive, and their sum as `peak`."""
+        changes = sorted(
+            (moment, order, sign * life.nbytes)
+            for life in self.storages
+            for moment, order, sign in ((life.born, 0, 1), (life.died, 1, -1))
+            if moment is not None
+        )
+        total = most = when = 0
+        for moment, _, change in changes:
+            total += change
+            if total > most:
+                most, when = total, moment
+        at_peak = dict.fromkeys(KINDS, 0)
+        for life in self.storages:
+            if life.born <= when and (life.died is None or life.died >= when):
+                at_peak[life.kind or ("activations" if life.recorded else "temporaries")] += life.nbytes
+        return at_peak | {"peak": most}
+
+
+# What autocast computes in the lower precision (PyTorch's list, of which a LLaMA uses these).
+LOWERED = {F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.addmm}
+
+
+class Kernels:
+    """Dropout, attention and autocast as a `cpu` or a `cuda` device has them; `meta` has none of its own.
+
+    `low`: the dtype of autocast, or None where the training has none.
+    """
+
+    def __init__(self, device: str, low: torch.dtype | None = None) -> None:
+        self.device, self.low = device, low
+
+    @contextlib.contextmanager
+    def forward(self):
+        """Within this block (a forward pass, or one made again) the functions go the device's way."""
+        with _Forward(self.device, self.low):
+            yield
+
+
+class _Forward(TorchFunctionMode):
+    def __init__(self, device: str, low: torch.dtype | None) -> None:
+        super().__init__()
+        self.device, self.low = device, low
+        self._cast: dict[torch.Tensor, torch.Tensor] = {}  # autocast casts a trained weight once
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.low is not None and (func in LOWERED or func is F.scaled_dot_product_attention):
+            args, kwargs = tree_map_only(torch.Tensor, self._lowered, (args, kwargs))
+        if func is F.dropout and self.device == "cuda":
+            return _dropout_cuda(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(self.device, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _lowered(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() or tensor.dtype == self.low:
+            return tensor
+        if not (tensor.is_leaf and tensor.requires_grad):
+            return tensor.to(self.low)
+        if tensor not in self._cast:
+            self._cast[tensor] = tensor.to(self.low)
+        return self._cast[tensor]
+
+
+def _dropout_cuda(x, p=0.5, training=True, inplace=False):
+    return torch.native_dropout(x, p, True)[0] if training and p else x
+
+
+def _attention(device, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    if key.shape[1] != query.shape[1]:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.where(attn_mask, *(torch.empty((), dtype=query.dtype, device="meta") for _ in range(2)))
+    if device == "cpu":
+        return aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )[0]
+    if attn_mask is None and query.dtype != torch.float32:
+        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    return aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
