@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 class _Gather(Function):
@@ -38,10 +39,10 @@ class _Gather(Function):
         (index,) = ctx.saved_tensors
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).index_add(-1, index, grad_z), None
-        grad_z = grad_z.to(grad_x.dtype)
+        summed = grad_x.index_select(-1, index) + grad_z.to(grad_x.dtype)  # an index occurs only once
         if _may_overwrite(grad_x):
-            return grad_x.index_add_(-1, index, grad_z), None
-        return grad_x.index_add(-1, index, grad_z), None
+            return grad_x.index_copy_(-1, index, summed), None
+        return grad_x.index_copy(-1, index, summed), None
 
 
 class _Project(Function):
@@ -114,6 +115,27 @@ class _AddAt(Function):
         return grad_y, grad_y.index_select(-1, index) * ctx.scaling, None, None
 
 
+class _Learn(Function):
+    """(y, kept, weight) -> y untouched, with the gradient of a weight that is merged into the base."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, kept: Tensor, weight: Tensor, index: Tensor | None, scaling: float) -> Tensor:
+        ctx.mark_dirty(y)  # so that the output is no view, and may be overwritten by what follows
+        ctx.save_for_backward(kept, weight, index)
+        ctx.scaling = scaling
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y: Tensor):
+        kept, weight, index = ctx.saved_tensors
+        rows = grad_y.reshape(-1, grad_y.shape[-1])
+        if index is not None:
+            rows = rows.index_select(-1, index)
+        grad_weight = rows.t() @ kept.reshape(-1, kept.shape[-1]).to(rows.dtype)
+        return grad_y, None, grad_weight.to(weight.dtype) * ctx.scaling, None, None
+
+
 def _may_overwrite(grad: Tensor) -> bool:
     """Whether a gradient that autograd handed us can take a sum in place.
 
@@ -169,6 +191,22 @@ def join(
     if in_place:
         return _AddAt.apply(y, z, index, scaling)
     return y.index_add(-1, index, z, alpha=scaling)
+
+
+def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, scaling: float) -> Tensor:
+    """Give the trained matrix its gradient where the adapter is merged into the base weight.
+
+    The base layer computes the output and the gradient of x on its own, so that only the region's gradient
+    is left to compute. A second derivative is refused.
+
+    Args:
+        y: the output of the merged layer, (..., out_features).
+        x: its input, (..., in_features).
+    """
+    y = y if _owned(y) else y.clone()
+    if variant == "fa":
+        return _Learn.apply(y, x.detach().index_select(-1, index), weight, None, scaling)
+    return _Learn.apply(y, x.detach(), weight, index, scaling)
 
 
 def _owned(y: Tensor) -> bool:

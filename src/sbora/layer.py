@@ -69,6 +69,7 @@ class SboraLayer(BaseTunerLayer):
         self.sbora_replaced = BufferDict(persistent=False)
         self.sbora_replaced_at = BufferDict(persistent=False)
         self._replaced_quantized: dict[str, tuple] = {}
+        self._train_merged = False
         self._disable_adapters = False
         self.merged_adapters = []
 
@@ -125,19 +126,19 @@ class SboraLayer(BaseTunerLayer):
         """The dimension of the base weight as stored that the adapter's index set points into."""
         return int((self.variant[adapter] == "fa") != self.fan_in_fan_out)
 
-    def _region_delta(self, adapter: str) -> Tensor:
-        """What the adapter adds to the region, laid out like the base weight, in at least fp32."""
-        weight = self.sbora_weight[adapter].detach()
-        weight = weight.to(torch.promote_types(weight.dtype, torch.float32)) * self.scaling[adapter]
-        return weight.t() if self.fan_in_fan_out else weight
+    def _add_to_region(self, region: Tensor, adapter: str) -> Tensor:
+        """The region of the base weight with the adapter added in at least fp32, rounded once."""
+        delta = self.sbora_weight[adapter].detach().to(region.device)
+        delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
+        delta = delta.t() if self.fan_in_fan_out else delta
+        return torch.add(region, delta, alpha=self.scaling[adapter]).to(region.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""
-        weight = self.sbora_weight[adapter]
-        shape = (self.in_features, self.out_features) if self.fan_in_fan_out else (self.out_features, self.in_features)
-        delta = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        region = self._region_delta(adapter).to(weight.dtype)
-        return delta.index_copy_(self._region_dim(adapter), self.sbora_index[adapter], region)
+        weight, index = self.sbora_weight[adapter], self.sbora_index[adapter]
+        delta = weight.new_zeros(self.out_features, self.in_features)
+        delta = delta.index_copy(int(self.variant[adapter] == "fa"), index, weight.detach() * self.scaling[adapter])
+        return delta.t() if self.fan_in_fan_out else delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -175,25 +176,26 @@ class SboraLinear(nn.Module, SboraLayer):
         Raises:
             ValueError: with `safe_merge`, the result is not finite. Nothing was changed.
         """
+        self.train_merged(False)
         for name in check_adapters_to_merge(self, adapter_names) or []:
-            if name not in self.sbora_weight:
-                continue
-            if self.quantization_backend is None:
-                weight = self.get_base_layer().weight.data
-            else:
-                weight = _dequantize(self)
-            dim, index = self._region_dim(name), self.sbora_index[name].to(weight.device)
-            replaced = weight.index_select(dim, index)
-            merged = (replaced + self._region_delta(name).to(weight.device)).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-            if self.quantization_backend is None:
-                self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
-                weight.index_copy_(dim, index, merged)
-            else:
-                self._replaced_quantized[name] = _keep_quantized(self)
-                self.set_base_weight(weight.index_copy_(dim, index, merged))
-            self.merged_adapters.append(name)
+            if name in self.sbora_weight:
+                self._merge_one(name, safe_merge)
+
+    def _merge_one(self, name: str, safe_merge: bool = False) -> None:
+        quantized = self.quantization_backend is not None
+        weight = _dequantize(self) if quantized else self.get_base_layer().weight.data
+        dim, index = self._region_dim(name), self.sbora_index[name].to(weight.device)
+        replaced = weight.index_select(dim, index)
+        merged = self._add_to_region(replaced, name)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+        if quantized:
+            self._replaced_quantized[name] = _keep_quantized(self)
+            self.set_base_weight(weight.index_copy_(dim, index, merged))
+        else:
+            self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
+            weight.index_copy_(dim, index, merged)
+        self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
         """Take all merged adapters out of the base weight: it has the same bits as before."""
@@ -210,6 +212,54 @@ class SboraLinear(nn.Module, SboraLayer):
                 index = self.sbora_replaced_at.pop(name).to(weight.device)
                 weight.index_copy_(self._region_dim(name), index, replaced)
 
+    def train_merged(self, enabled: bool = True) -> None:
+        """See [`SboraModel.train_merged`]."""
+        if enabled == self._train_merged:
+            return
+        if enabled:
+            self._check_train_merged()
+        if self.merged:
+            self.unmerge()
+        self._train_merged = enabled
+        if self.quantization_backend is None:
+            weight = self.get_base_layer().weight
+            # columns are written in every pass: lay them out as rows, which changes no value
+            by_columns = enabled and any(self._region_dim(name) == 1 for name in self._present_adapters())
+            weight.data = weight.data.t().contiguous().t() if by_columns else weight.data.contiguous()
+
+    def _check_train_merged(self) -> None:
+        names = self._present_adapters()
+        if names and self.quantization_backend is not None:
+            raise ValueError("train_merged needs a base that is not quantised: it would be quantised in every pass.")
+        if len(names) > 1:
+            raise ValueError(f"train_merged needs one active adapter, but there are {len(names)}: {names}.")
+        if any(self.sbora_dropout[name] for name in names):
+            raise ValueError(
+                "train_merged needs sbora_dropout = 0: the merged weight sees the same input as the base does."
+            )
+
+    def _present_adapters(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.sbora_weight]
+
+    def _forward_merged(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._check_train_merged()  # adapters may have been switched since
+        names = self._present_adapters()
+        if self.merged and self.merged_adapters != names:
+            self.unmerge()
+        for name in names:
+            if name not in self.merged_adapters:
+                self._merge_one(name)
+            else:
+                weight, replaced = self.get_base_layer().weight.data, self.sbora_replaced[name]
+                merged = self._add_to_region(replaced, name)
+                weight.index_copy_(self._region_dim(name), self.sbora_replaced_at[name], merged)
+        y = self.base_layer(x, *args, **kwargs)
+        for name in names:
+            if torch.is_grad_enabled() and self.sbora_weight[name].requires_grad:
+                variant, index = self.variant[name], self.sbora_index[name]
+                y = functional.learn(variant, y, x, self.sbora_weight[name], index, self.scaling[name])
+        return y
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in_features) -> (..., out_features). `adapter_names`: the adapter of each item of a batch."""
         adapter_names = kwargs.pop("adapter_names", None)
@@ -221,10 +271,12 @@ class SboraLinear(nn.Module, SboraLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
+        if self._train_merged:
+            return self._forward_merged(x, *args, **kwargs)
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
 
-        adapters = [name for name in self.active_adapters if name in self.sbora_weight]
+        adapters = self._present_adapters()
         hidden = []
         for name in adapters:
             dropout = self.sbora_dropout[name] if self.training else 0.0
