@@ -33,7 +33,8 @@ def _custom(variant: str) -> list[tuple]:
 def _pairs(variant: str) -> list[tuple]:
     """(name, method, config class, config, config) of two adapters on one MLP, active together."""
     lin0 = {"variant": variant, "target_modules": ["lin0"], "init_weights": False}
-    lin1 = {**lin0, "target_modules": ["lin1"], "r": LIN1_RANK[variant]}
+    # scaled by 1: PEFT compares to 1e-4 what fp32 rounds by more once lin1's outputs are in the thousands
+    lin1 = {**lin0, "target_modules": ["lin1"], "r": LIN1_RANK[variant], "sbora_alpha": LIN1_RANK[variant]}
     left, right = ({**lin0, "r": 4, "region": (k, 2)} for k in (0, 1))
     rows = [
         ("Same", lin0, lin0),

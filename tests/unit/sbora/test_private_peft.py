@@ -1,0 +1,144 @@
+"""What the method takes from PEFT without a public name: each is named here, with what is relied on.
+
+A release of PEFT that moves or changes one of them fails the test of its name, not a user's training.
+"""
+
+import ast
+import inspect
+import pickle
+from pathlib import Path
+
+import peft
+import peft.utils
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers.pytorch_utils import Conv1D
+
+import sbora
+from sbora import SboraConfig, SboraLayer, SboraModel, _peft
+
+SOURCES = sorted(Path(inspect.getfile(sbora)).parent.glob("*.py"))
+
+
+def taken_from_peft(path):
+    """(module, name) of everything that a source file imports from peft."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {(n.module, a.name) for n in imports if n.module.split(".")[0] == "peft" for a in n.names}
+
+
+def is_public(module, name):
+    return name in peft.__all__ or (module.startswith("peft.utils") and name in peft.utils.__all__)
+
+
+def test_every_private_import_is_tested_here():
+    private = {name for module, name in taken_from_peft(Path(_peft.__file__)) if not is_public(module, name)}
+    tests = "\n".join(inspect.getsource(test) for name, test in globals().items() if name.startswith("test_"))
+    assert private >= {"BufferDict", "_get_in_out_features", "check_adapters_to_merge"}
+    assert not {name for name in private if f"_peft.{name}" not in tests}
+
+
+def test_private_imports_stand_in_one_module():
+    elsewhere = [path for path in SOURCES if path.name != "_peft.py"]
+    assert len(elsewhere) >= 4
+    private = {pair for path in elsewhere for pair in taken_from_peft(path) if not is_public(*pair)}
+    assert private == set()
+
+
+def test_buffer_dict_saves_its_integers_and_never_casts_them():
+    holder = nn.Module()
+    holder.index = _peft.BufferDict(persistent=True)
+    holder.index["a"] = torch.tensor([1, 2])
+    holder.bfloat16()
+    assert holder.index["a"].dtype == torch.int64
+    assert list(holder.state_dict()) == ["index.a"]
+    assert not list(holder.parameters())
+    del holder.index["a"]
+    assert "a" not in holder.index
+
+
+def test_get_in_out_features_of_both_layouts():
+    assert _peft._get_in_out_features(nn.Linear(3, 5)) == (3, 5)
+    assert _peft._get_in_out_features(Conv1D(5, 3)) == (3, 5)
+
+
+def test_check_adapters_to_merge_leaves_out_the_merged_ones(toy, adapt, layers):
+    layer = layers(adapt(toy))["base_model.model.lin"]
+    assert _peft.check_adapters_to_merge(layer, None) == ["default"]
+    layer.merge()
+    with pytest.warns(UserWarning, match="already merged"):
+        assert _peft.check_adapters_to_merge(layer, None) == []
+
+
+def test_maybe_include_all_linear_layers_names_all_but_the_output_layer():
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1))
+    config = _peft._maybe_include_all_linear_layers(SboraConfig(target_modules="all-linear"), model)
+    assert len(config.target_modules) == 7
+    assert not any("lm_head" in name for name in config.target_modules)
+
+
+def test_get_encoder_finds_one_only_where_there_is_one():
+    sizes = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(**sizes))
+    assert _peft._get_encoder(model) is model.encoder
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    assert _peft._get_encoder(LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1))) is None
+    assert _peft._get_encoder(nn.Linear(2, 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "found"),
+    [("q_proj", "layers.0.q_proj", "q_proj"), ("0.*q", "a.0.q", "0.*q"), ("q", "a.qq", "a.qq")],
+)
+def test_get_pattern_key_matches_ends_and_expressions(pattern, key, found):
+    assert _peft.get_pattern_key([pattern], key) == found
+
+
+def test_base_tuner_layer_finds_the_base_below_another_adapter():
+    below = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(target_modules=["0"]))
+    layer = below.base_model.model[0]
+    assert isinstance(layer, _peft.BaseTunerLayer)
+    assert type(layer.get_base_layer()) is nn.Linear
+    assert issubclass(SboraLayer, _peft.BaseTunerLayer)
+
+
+@pytest.mark.parametrize(
+    ("owner", "hook"),
+    [
+        (_peft.BaseTuner, "_create_and_replace"),
+        (_peft.BaseTuner, "_prepare_model"),
+        (_peft.BaseTuner, "_unload_and_optionally_merge"),
+        (peft.PeftModel, "_enable_peft_forward_hooks"),
+    ],
+)
+def test_the_hooks_that_are_overridden_still_exist(owner, hook):
+    """An override of what PEFT no longer calls by this name would be dead code, without an error."""
+    ours = inspect.signature(vars(SboraModel)[hook]).parameters
+    theirs = inspect.signature(getattr(owner, hook)).parameters
+    assert set(ours) - {"args", "kwargs"} <= set(theirs)
+
+
+def test_the_method_is_a_full_member_of_the_enum():
+    member = peft.PeftType.SBORA
+    assert member is peft.PeftType("SBORA") is peft.PeftType["SBORA"] is _peft.peft_type("SBORA")
+    assert list(peft.PeftType).count(member) == 1
+    assert (member.value, member.name, str.__str__(member)) == ("SBORA",) * 3
+    assert pickle.loads(pickle.dumps(member)) is member
+    assert _peft.PEFT_TYPE_TO_CONFIG_MAPPING[member] is SboraConfig
+
+
+def test_registering_again_is_harmless_and_a_stranger_is_refused():
+    before = list(peft.PeftType)
+    _peft.register("sbora", SboraConfig, SboraModel)
+    assert list(peft.PeftType) == before
+
+    class Stranger(SboraConfig):
+        pass
+
+    with pytest.raises(ImportError, match="already knows a method 'SBORA'"):
+        _peft.register("sbora", Stranger, SboraModel)
+    assert _peft.PEFT_TYPE_TO_CONFIG_MAPPING["SBORA"] is SboraConfig
