@@ -1,4 +1,4 @@
-"""On what a result was made: package versions, git state, hardware; and which of our source files a stage is made of."""
+"""On what a result was made: package versions, git state, hardware; and which source files a stage is made of."""
 
 import ast
 import hashlib
@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).resolve().parent.parent
+# Data files of the package that a module reads: part of the code of every stage that imports the module.
+READS = {
+    "tasks/templates.py": ("tasks/*.yaml",),
+    "render.py": ("*.html", "*.css"),
+    "figures.py": ("*.mplstyle",),
+    "paper/reported.py": ("paper/*.csv", "paper/*.yaml"),
+}
 PACKAGES = (
     "torch",
     "transformers",
@@ -71,9 +78,8 @@ def hardware() -> dict[str, Any]:
 
 @cache
 def source_files(module: str) -> tuple[Path, ...]:
-    """The files of `sbora` and `sbora_bench` that `module` imports, directly or not, its own included; sorted.
-
-    Read from the import statements, so nothing is imported. Task templates count as part of `sbora_bench.evaluate`.
+    """The files of `sbora` and `sbora_bench` that `module` imports, directly or not, its own included, and the
+    data files that those read; sorted. Taken from the import statements, so nothing is imported.
     """
     found: set[Path] = set()
     waiting = [module]
@@ -82,6 +88,8 @@ def source_files(module: str) -> tuple[Path, ...]:
         if path is None or path in found:
             continue
         found.add(path)
+        relative = path.relative_to(SOURCE / "sbora_bench").as_posix() if "sbora_bench" in path.parts else ""
+        found.update(file for glob in READS.get(relative, ()) for file in (SOURCE / "sbora_bench").glob(glob))
         package = path.parent.relative_to(SOURCE).parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -90,8 +98,6 @@ def source_files(module: str) -> tuple[Path, ...]:
                 base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
                 origin = ".".join(filter(None, [base, node.module]))
                 waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
-    if module == "sbora_bench.evaluate":
-        found.update((SOURCE / "sbora_bench" / "tasks").glob("*.yaml"))
     return tuple(sorted(found))
 
 
