@@ -6,6 +6,7 @@ depend on which others share the process.
 
 import contextlib
 import copy
+import gc
 import io
 import logging
 import os
@@ -48,6 +49,8 @@ def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         except Exception:
             traceback.print_exc()
             crashed.append(run.name)
+        finally:
+            gc.collect()  # a model's cycles hold its memory until then
     if crashed:
         raise RuntimeError(f"evaluate: crashed: {', '.join(crashed)} (see above); the other runs are done")
 
@@ -68,7 +71,9 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
         "base": prepared_files(resources, run.model),
         "training": training_failure(results, run),
-        "adapter": {path.name: sha256(path) for path in sorted(adapter.iterdir())} if adapter else None,
+        "adapter": {path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file()}
+        if adapter
+        else None,
     }
 
 
