@@ -60,6 +60,8 @@ def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | 
     entry = catalog.models.get(model)
     grows = protocol.pad == "add" and (entry is None or entry.source.kind != "pretrain")
     base = meta.build_base(meta.read_config(catalog, model), protocol, method, extra_rows=int(grows))
+    if method is not None and method.quantization:  # as `finetune` does; what isn't 4-bit goes to fp32
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     return base if method is None else meta.attach(base, method, rank, protocol)
 
 

@@ -5,6 +5,7 @@
 weight, and copying a `Params4bit` on `meta` raises, so ours is a subclass that can be copied.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,9 @@ def _quantize(model, protocol: Protocol) -> None:
         bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
     )
     replace_with_bnb_linear(model, ["lm_head"], asked)
-    for layer in model.modules():
-        if isinstance(layer, bnb.nn.Linear4bit):
+    layers = [part for part in model.modules() if isinstance(part, bnb.nn.Linear4bit)]
+    with _code_of_its_own():
+        for layer in layers:
             weight = layer.weight
             data, state = bnb.functional.quantize_4bit(
                 weight.data.to(getattr(torch, protocol.weights_dtype)),
@@ -145,6 +147,19 @@ def _quantize(model, protocol: Protocol) -> None:
             layer.weight, layer.quant_state = packed(weight, data, state), state
     model.is_loaded_in_4bit = True
     model.config.quantization_config = asked
+
+
+@contextlib.contextmanager
+def _code_of_its_own():
+    """bitsandbytes keeps one code for all layers, on the device of the first: don't leave it on `meta`."""
+    codes = bnb.functional.name2qmap
+    kept = dict(codes)
+    codes.clear()
+    try:
+        yield
+    finally:
+        codes.clear()
+        codes.update(kept)
 
 
 def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
