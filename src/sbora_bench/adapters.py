@@ -21,7 +21,7 @@ def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Proto
         if not (isinstance(value, str) and value.startswith("$")):
             return value
         if value[1:] not in values:
-            raise UserError(f"catalog: methods: {method.title}: arguments: {one_of(value[1:], values, '$name')}")
+            raise UserError(f"arguments: {one_of(value[1:], values, '$name')}")
         return values[value[1:]]
 
     return {key: fill(value) for key, value in method.arguments.items()}

@@ -6,21 +6,25 @@ and `protocols`; a new entry in any of them (also in a file of your own) is all 
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.strict_yaml import read_yaml
 
-NAME = r"^[a-z0-9][a-z0-9.-]*$"
-FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+# Names become parts of file names and of commands: no separator, nothing option-like, and short.
+NAME = r"^[a-z0-9][a-z0-9.-]{0,47}$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
 
 
 class Strict(BaseModel):
-    """No unknown keys, no changes after validation."""
+    """No unknown keys, no infinite numbers, no changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+SIZES = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"}
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
@@ -67,6 +71,14 @@ class ModelEntry(Strict):
         default_factory=dict,
         description="keys of transformers' LlamaConfig; enough to count parameters without weights",
     )
+
+    @field_validator("architecture")
+    @classmethod
+    def _sizes(cls, architecture):
+        for key in SIZES & architecture.keys():
+            if type(architecture[key]) is not int or architecture[key] < 1:
+                raise ValueError(f"{key}: found {_short(architecture[key])}, allowed are whole numbers from 1")
+        return architecture
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
@@ -222,6 +234,11 @@ class Catalog(Strict):
     suites: dict[Annotated[str, Field(pattern=NAME)], SuiteEntry] = Field(default_factory=dict)
     data: dict[Annotated[str, Field(pattern=NAME)], DataEntry] = Field(default_factory=dict)
     protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
+    _files: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
+
+    def where(self, section: str, name: str) -> str:
+        """File and key of an entry, as messages begin."""
+        return f"{self._files.get((section, name), 'catalog')}: {section}.{name}"
 
     def find(self, section: str, name: str, where: str):
         """The entry `name` of `section`. Raises UserError beginning with `where` and naming near entries."""
@@ -249,36 +266,6 @@ class Catalog(Strict):
             raise UserError(f"{where}: protocol {name!r}: {explain(error, Protocol)}") from None
 
 
-class _Loader(yaml.CSafeLoader):
-    """Safe YAML in which a key given twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if not isinstance(key, str | int | float | bool | None) or keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice or isn't a plain name", node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: str | Path) -> dict:
-    """Read a YAML mapping. Raises UserError with file, line and reason."""
-    try:
-        value = yaml.load(Path(path).read_bytes(), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
-    return value
-
-
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """The first of pydantic's complaints as one line: key, found, allowed; and how many more there are."""
     first, *more = error.errors()
@@ -286,11 +273,25 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
     message = first["msg"]
     if first["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model is not None and len(first["loc"]) == 1 else None
-        message = one_of(str(first["loc"][-1]), known, "key") if known else "unknown key"
-        found = ""
+        message, found = one_of(first["loc"][-1], _keys_at(model, first["loc"][:-1]), "key"), ""
     rest = f" (and {len(more)} more)" if more else ""
     return f"{key}: {message}{found}{rest}"
+
+
+def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set[str]:
+    """The keys that the models at a place of `model` may have: part by part through fields, names and kinds."""
+    models = [] if model is None else [model]
+    for part in place:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        kinds = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or kinds or models
+    return {key for m in models for key in m.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _short(value: Any) -> str:
@@ -298,10 +299,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def check_references(catalog: Catalog) -> None:
+    """Raise UserError for a name in an entry that no other entry has, and for an unknown key of a protocol."""
+    where = catalog.where
+    if "base" in catalog.methods:
+        raise UserError(f"{where('methods', 'base')}: `base` is the untuned model; give the method another name")
+    for name, suite in catalog.suites.items():
+        for task in suite.tasks:
+            catalog.find("tasks", task, f"{where('suites', name)}.tasks")
+    for name, task in catalog.tasks.items():
+        for which, data in task.items.items():
+            catalog.find("data", data, f"{where('tasks', name)}.items.{which}")
+    for name, protocol in catalog.protocols.items():
+        if protocol.extends is not None:
+            catalog.find("protocols", protocol.extends, f"{where('protocols', name)}.extends")
+        for suite, fields in {"": protocol.model_extra or {}, **protocol.suites}.items():
+            for key in fields.keys() - Protocol.model_fields.keys():
+                inside = f".suites.{suite}" if suite else ""
+                raise UserError(f"{where('protocols', name)}{inside}: {one_of(key, Protocol.model_fields, 'key')}")
+
+
 @cache
 def load_catalog(folder: str = "experiments/catalog") -> Catalog:
     """Read and merge every YAML of the folder. Raises UserError naming file and key."""
     merged: dict[str, dict] = {}
+    origin: dict[tuple[str, str], str] = {}
     files = sorted(Path(folder).glob("*.yaml"))
     if not files:
         raise UserError(f"{folder}: no catalog here; run this in the root of the repository")
@@ -316,4 +338,8 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
                 if name in merged.setdefault(section, {}):
                     raise UserError(f"{path}: {section}.{name}: stands in another catalog file too; remove one")
                 merged[section][name] = entry
-    return Catalog.model_validate(merged)
+                origin[section, name] = str(path)
+    catalog = Catalog.model_validate(merged)
+    catalog._files.update(origin)
+    check_references(catalog)
+    return catalog

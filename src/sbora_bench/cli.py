@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import disk_error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,9 +26,9 @@ experiment_option = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to.")
 def plan(experiment: str, as_json: bool) -> None:
     """Print the runs of EXPERIMENT, seeds folded."""
-    from sbora_bench.experiment import load_plan
+    from sbora_bench.check import checked_plan
 
-    loaded = load_plan(experiment)
+    loaded = checked_plan(experiment)
     if as_json:
         click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
         return
@@ -45,11 +46,19 @@ def plan(experiment: str, as_json: bool) -> None:
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
     """Check experiment FILES with their catalog."""
-    from sbora_bench.experiment import load_plan
+    from sbora_bench.check import checked_plan
 
     for file in files:
-        loaded = load_plan(file)
+        loaded = checked_plan(file)
         click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file."""
+    from sbora_bench.experiment import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
 
 
 @cli.command()
@@ -78,10 +87,13 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path)
 @click.option("--threads", default=1, show_default=True)
 def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
     """Train MODEL, a small base of the ladder, from nothing."""
-    from sbora_bench import pretrain as stage
     from sbora_bench.experiment import load_plan
 
-    stage.pretrain_model(load_plan(experiment).catalog, model, output, threads)
+    catalog = load_plan(experiment).catalog
+    catalog.find("models", model, "pretrain")
+    from sbora_bench import pretrain as stage
+
+    stage.pretrain_model(catalog, model, output, threads)
 
 
 @cli.command()
@@ -220,8 +232,18 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "sbora-bench"
+        click.echo(UserError(f"{place}: {error.format_message()} See {place} --help"), err=True)
+        sys.exit(2)
+    except OSError as error:
+        told = disk_error(error, Path(error.filename or "."))
+        if told is error:
+            raise
+        click.echo(f"sbora-bench: {told}", err=True)
         sys.exit(2)
 
 

@@ -5,17 +5,23 @@ class UserError(Exception):
     """A mistake in a file, a key, a name or an argument: says where, what was found, what is allowed, what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        line = " ".join(str(message).split())
+        super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line))
+
+
+SHOWN = 40  # names in a message
 
 
 def one_of(name: str, allowed, what: str) -> str:
-    """The tail of a message about an unknown name: the nearest known ones first, then all of them.
+    """The tail of a message about an unknown name: the nearest known one, then all of them.
 
-    Example: ``one_of("lroa", ["lora", "dora"], "method")`` -> ``unknown method 'lroa', did you mean 'lora'? known: dora, lora``
+    Example: `one_of("lroa", ["lora", "dora"], "method")` gives
+    `unknown method 'lroa', did you mean 'lora'? known: dora, lora`.
     """
     import difflib
 
-    allowed = sorted(allowed)
+    name, allowed = str(name), sorted(allowed)
     near = difflib.get_close_matches(name, allowed, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {what} {name!r}{hint} known: {', '.join(allowed) or 'none'}"
+    more = f" and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
+    return f"unknown {what} {name!r}{hint} known: {', '.join(allowed[:SHOWN]) or 'none'}{more}"

@@ -13,9 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from sbora_bench.catalog import NAME, Catalog, Protocol, Strict, explain, load_catalog, read_yaml
+from sbora_bench.catalog import NAME, Catalog, Protocol, Strict, explain, load_catalog
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
+from sbora_bench.strict_yaml import read_yaml
+
+TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
 Rank = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -62,7 +65,7 @@ class Experiment(Strict):
     seeds_per_job: int = Field(default=1, ge=1, description="runs of a cell that one job carries")
     gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")
     paper_footprint: bool = Field(default=False, description="count the paper's cells at true scale too")
-    tables: dict[Annotated[str, Field(pattern=NAME)], Table] = Field(min_length=1)
+    tables: dict[Annotated[str, Field(pattern=TABLE_NAME)], Table] = Field(min_length=1)
 
 
 @dataclass(frozen=True, order=True)
@@ -181,10 +184,9 @@ class Plan:
             suite = find("suites", table.suite, f"{where}.suite")
             which = table.items or self.experiment.items
             for task in suite.tasks:
-                items = find("tasks", task, f"catalog: suites.{table.suite}.tasks").items
+                items = self.catalog.tasks[task].items
                 if which not in items:
                     raise UserError(f"{where}.items: task {task}: {one_of(which, items, 'set of items')}")
-                find("data", items[which], f"catalog: tasks.{task}.items.{which}")
             for task in table.limit:
                 if task not in suite.tasks:
                     raise UserError(f"{where}.limit: {one_of(task, suite.tasks, 'task')}")
@@ -235,6 +237,8 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
             known = sorted(p.stem for p in Path("experiments").glob("*.yaml"))
             raise UserError(f"{path}: {one_of(name, known, 'experiment')}")
     stem = path.stem
+    if stem == "published":
+        raise UserError(f"{path}: results/published/ is for published results; choose another name")
     if not re.fullmatch(NAME, stem):
         raise UserError(f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only")
     try:

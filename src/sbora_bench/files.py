@@ -19,8 +19,8 @@ def whole_file(path: str | os.PathLike):
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         os.replace(beside, path)
     except OSError as error:
@@ -34,12 +34,17 @@ def whole_file(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike):
-    """Yield a new folder beside `path`; it takes `path`'s place (an older one is removed) at the end."""
+    """Yield a new folder beside `path`; it takes `path`'s place (an older one is removed) at the end.
+
+    Raises UserError, naming the path, where the disk is full, the folder can't be written, or `path` is a file.
+    """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, a folder is to be written there; choose another place or remove it")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    _make_folder(beside)
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
         yield beside
         if path.exists():
             shutil.rmtree(path)
@@ -48,6 +53,15 @@ def whole_folder(path: str | os.PathLike):
         raise disk_error(error, path) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = disk_error(error, path)
+        reason = f"can't be made ({error.strerror}); choose a place that you may write to"
+        raise UserError(f"{path}: {reason}") if told is error else told from None
 
 
 def disk_error(error: OSError, path: Path) -> Exception:

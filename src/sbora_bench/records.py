@@ -124,15 +124,29 @@ def write_record(path: str | Path, record: Record) -> None:
     write_json(path, record.model_dump(mode="json"))
 
 
-def read_record(path: str | Path, kind: type[R]) -> R:
-    """Read and check a record. Raises UserError if it's missing, damaged, or another version wrote it."""
-    value = read_json(path)
+def _check_version(path: str | Path, value: Any) -> None:
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
         raise UserError(
             f"{path}: version: found {version!r}, allowed {VERSION}; another version of the harness wrote this:"
             " choose another results folder or delete this one"
         )
+
+
+def check_results(results: str | Path) -> None:
+    """Raise UserError if another version left any record below `results`; a damaged one is for its stage to tell."""
+    for path in sorted(Path(results).glob("*/*/*.json")):
+        try:
+            value = read_json(path)
+        except UserError:
+            continue
+        _check_version(path, value)
+
+
+def read_record(path: str | Path, kind: type[R]) -> R:
+    """Read and check a record. Raises UserError if it's missing, damaged, or another version wrote it."""
+    value = read_json(path)
+    _check_version(path, value)
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -4,17 +4,23 @@ import sys
 from pathlib import Path
 
 from sbora_bench import outputs, provenance
-from sbora_bench.errors import UserError
-from sbora_bench.experiment import load_plan
+from sbora_bench.check import checked_plan
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.records import check_results
 
 try:
-    PLAN = load_plan(str(config.get("experiment", "ladder")))
+    for key in config.keys() - {"experiment"}:
+        raise UserError(f"--config: {one_of(key, ['experiment'], 'key')}")
+    PLAN = checked_plan(str(config.get("experiment", "ladder")))
+    check_results(f"results/{PLAN.name}")
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr, flush=True)
     os._exit(2)  # Snakemake would turn any exception into exit status 1
 
 # rules call `sbora-bench` by name: the one beside this Python comes first
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+)
 
 EXPERIMENT = PLAN.experiment
 FILE = PLAN.path
@@ -46,7 +52,10 @@ def code_of(stage):
     """The source files that a stage is made of: an edit to one of them runs the stage again."""
     here = Path.cwd()
     files = provenance.source_files(f"sbora_bench.{stage}")
-    return [str(file.relative_to(here)) if file.is_relative_to(here) else str(file) for file in files]
+    return [
+        str(file.relative_to(here)) if file.is_relative_to(here) else str(file)
+        for file in files
+    ]
 
 
 def chunks(table):
@@ -57,7 +66,10 @@ def chunks(table):
 
 def cells(table):
     """A regular expression for the names of the table's tuned cells."""
-    return "|".join(cell.cell.replace(".", r"\.") for cell in PLAN.cells_of(table)) or "none"
+    return (
+        "|".join(cell.cell.replace(".", r"\.") for cell in PLAN.cells_of(table))
+        or "none"
+    )
 
 
 def base_weights(wildcards):

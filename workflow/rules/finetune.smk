@@ -11,18 +11,22 @@ for table in EXPERIMENT.tables:
                 base=base_weights,
                 code=code_of("finetune"),
             output:
-                expand(f"{RUNS}/{{{{cell}}}}-s{{seed}}/{{name}}", seed=seeds, name=["train.json", *ADAPTER]),
+                expand(
+                    f"{RUNS}/{{{{cell}}}}-s{{seed}}/{{name}}",
+                    seed=seeds,
+                    name=["train.json", *ADAPTER],
+                ),
             log:
                 f"{RESULTS}/logs/finetune/{{cell}}-{number}.log",
-            conda:
-                "../../environment.yml"
             wildcard_constraints:
                 cell=cells(table),
-            params:
-                settings=settings,
-                runs=expand("{{cell}}-s{seed}", seed=seeds),
+            conda:
+                "../../environment.yml"
             threads: PLAN.protocol(table).threads
             resources:
                 gpu=EXPERIMENT.gpus_per_job,
+            params:
+                settings=settings,
+                runs=expand("{{cell}}-s{seed}", seed=seeds),
             shell:
                 "sbora-bench finetune --experiment {FILE:q} {params.runs:q} > {log:q} 2>&1"

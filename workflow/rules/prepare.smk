@@ -1,4 +1,8 @@
-PRETRAINED = [name for name, model in PLAN.catalog.models.items() if model.source.kind == "pretrain"]
+PRETRAINED = [
+    name
+    for name, model in PLAN.catalog.models.items()
+    if model.source.kind == "pretrain"
+]
 
 
 def model_settings(wildcards):
@@ -33,10 +37,10 @@ rule prepare_model:
         "resources/models/{model}/base.json",
     log:
         "resources/logs/{model}.log",
-    conda:
-        "../../environment.yml"
     wildcard_constraints:
         model="|".join(name for name in PLAN.catalog.models if name not in PRETRAINED),
+    conda:
+        "../../environment.yml"
     params:
         settings=model_settings,
         folder=subpath(output[0], parent=True),
@@ -52,13 +56,13 @@ rule pretrain:
         "resources/models/{model}/base.json",
     log:
         "resources/logs/{model}.log",
-    conda:
-        "../../environment.yml"
     wildcard_constraints:
         model="|".join(PRETRAINED),
+    priority: 10
+    conda:
+        "../../environment.yml"
     params:
         settings=model_settings,
         folder=subpath(output[0], parent=True),
-    priority: 10
     shell:
         "sbora-bench pretrain --experiment {FILE:q} {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"

@@ -1,6 +1,12 @@
-SCORES = [f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in ("scores.json", "footprint.json")]
+SCORES = [
+    f"{RUNS}/{run.name}/{name}"
+    for run in PLAN.runs
+    for name in ("scores.json", "footprint.json")
+]
 TRAINED = [f"{RUNS}/{run.name}/train.json" for run in PLAN.runs if not run.is_base]
-SAMPLES = [f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in samples_of(run.table)]
+SAMPLES = [
+    f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in samples_of(run.table)
+]
 DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
 PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
 

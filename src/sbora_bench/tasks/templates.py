@@ -6,8 +6,9 @@ Reads YAML only: an experiment's templates can be checked before anything heavy 
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.catalog import Protocol, TaskEntry, read_yaml
+from sbora_bench.catalog import Protocol, TaskEntry
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.strict_yaml import read_yaml
 from sbora_bench.tasks.extraction import RULES
 
 BUILT_IN = Path(__file__).parent

@@ -1,0 +1,65 @@
+"""YAML as experiments and catalogs are written: one mapping, no key twice, no tags, bounded in depth and size."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sbora_bench.errors import UserError
+
+DEEPEST = 20  # levels; far deeper ones crash libyaml's own recursion
+LARGEST = 200_000  # values, counted after aliases are followed
+
+
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML in which a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None) or key in seen:
+                problem = f"key {key!r} stands twice or isn't a plain name"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML mapping. Raises UserError with file, line and reason."""
+    try:
+        text = Path(path).read_bytes()
+        _check_depth(text)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        _check_size(value)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else type(value).__name__
+        raise UserError(f"{path}: expected a mapping of keys, found {found}")
+    return value
+
+
+def _check_depth(text: bytes) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            problem = f"nested deeper than {DEEPEST} levels"
+            raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
+
+
+def _check_size(value: Any) -> None:
+    """Raise ValueError for a value that holds itself or that aliases blow up."""
+    waiting, seen = [value], 0
+    while waiting:
+        item, seen = waiting.pop(), seen + 1
+        if seen > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} values, or an alias that holds itself")
+        waiting.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
