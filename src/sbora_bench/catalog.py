@@ -1,7 +1,7 @@
-"""The catalog: typed entries of models, methods, tasks, suites, data and protocols, read from YAML.
+"""The catalog: typed entries of models, methods, tasks, suites, data, protocols and cards, read from YAML.
 
-Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`
-and `protocols`; a new entry in any of them (also in a file of your own) is all that a new model, method or task takes.
+Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`,
+`protocols` and `devices`; a new entry in any of them (also in a file of your own) is all that a new model, method or task takes.
 """
 
 from functools import cache
@@ -227,6 +227,16 @@ class ProtocolEntry(BaseModel):
     suites: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
+class DeviceEntry(Strict):
+    """A card, as its maker describes it: memory, bandwidth, dense peak of matrix products by dtype."""
+
+    title: str
+    memory_gib: float = Field(gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    tflops: dict[Literal["float32", "bfloat16", "float16"], Annotated[float, Field(gt=0)]]
+    source: str
+
+
 class Catalog(Strict):
     models: dict[Annotated[str, Field(pattern=NAME)], ModelEntry] = Field(default_factory=dict)
     methods: dict[Annotated[str, Field(pattern=NAME)], MethodEntry] = Field(default_factory=dict)
@@ -234,6 +244,7 @@ class Catalog(Strict):
     suites: dict[Annotated[str, Field(pattern=NAME)], SuiteEntry] = Field(default_factory=dict)
     data: dict[Annotated[str, Field(pattern=NAME)], DataEntry] = Field(default_factory=dict)
     protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
+    devices: dict[Annotated[str, Field(pattern=NAME)], DeviceEntry] = Field(default_factory=dict)
     _files: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
 
     def where(self, section: str, name: str) -> str:
