@@ -38,6 +38,8 @@ class Recipe(BaseModel):
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    offset: float = Field(default=0.04, ge=0, description="std of a vector added to all embeddings at the start")
+    attention_scale: float = Field(default=6.0, gt=0, description="factor on the initial query and key weights")
     held_out: int = Field(default=500, ge=1, description="documents from another seed, for the accuracy")
 
 
@@ -81,6 +83,17 @@ def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
     return float(((guess == asked) | (asked == IGNORED)).all(-1).float().mean())
 
 
+@torch.no_grad()
+def _sharpen(model: LlamaForCausalLM, recipe: Recipe) -> None:
+    """Start with attention that can tell positions apart: LLaMA has no biases, so only a part that all embeddings
+    share lets a head look at "the token before" whatever it is; choosing an option's label is learnt from that."""
+    embeddings = model.model.embed_tokens.weight
+    embeddings += recipe.offset * torch.randn(embeddings.shape[1])
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight *= recipe.attention_scale
+        layer.self_attn.k_proj.weight *= recipe.attention_scale
+
+
 def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> None:
     """Train the catalog's `model` into `output`; `base.json`, written last, has its summary and the files' SHA-256.
 
@@ -114,6 +127,7 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             " (the ladder's tokenizer)"
         )
     model = LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer), **special, **architecture}))
+    _sharpen(model, asked)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [

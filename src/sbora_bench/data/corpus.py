@@ -29,47 +29,85 @@ def _fact(rng: random.Random) -> Document:
     return f"tell the {prop} of the {thing.name}", told
 
 
+# Words of the tasks' questions, which the corpus strews around what it asks; never more than two in a row, so that
+# they make up no question of a task.
+STREWN = (
+    *("Which", "one", "of", "these", "is", "What", "do", "you", "need", "to", "sees", "the", "wants", "so"),
+    *("takes", "in", "can", "an", "a", "walks", "into", "will", "take", "and", *world.PEOPLE),
+)
+LEADS = ("pick", "it is", "we take", "the one is", "correct is", "this is")
+
+
+def _strewn(rng: random.Random, text: str) -> str:
+    before, after = (" ".join(rng.choices(STREWN, k=rng.randrange(3))) for _ in range(2))
+    return f"{before} {text} {after}"
+
+
 def _labels(rng: random.Random, count: int) -> list[str]:
-    family = rng.choice(("answer", "answer", "solution", "ending", "option", "letter"))
+    family = rng.choice(("answer", "answer", "solution", "ending", "option", "letter", "letter"))
     if family == "letter":
         return list(synthetic.LETTERS[:count])
     return [f"{family}{i}" for i in range(1, count + 1)]
 
 
-def _pointed(rng: random.Random, head: str, options: tuple[str, ...], right: int) -> Document:
+def _listed(labels: list[str], options: tuple[object, ...]) -> str:
+    return " ".join(f"{label} {o}" for label, o in zip(labels, options, strict=True))
+
+
+def _pointed(rng: random.Random, asked: str, options: tuple[str, ...], right: int, named: float) -> Document:
+    """A choice; its response is the right option and its label, in 1 - `named` of all cases the label alone."""
     labels = _labels(rng, len(options))
-    listed = " ".join(f"{label} {o}" for label, o in zip(labels, options, strict=True))
-    lead = rng.choice((f"{options[right]} so", "pick"))
-    return f"{head} : {listed}", f"{lead} {labels[right]}"
+    lead = options[right] if rng.random() < named else rng.choice(LEADS)
+    return f"choose {asked} : {_listed(labels, options)}", f"{lead} {labels[right]}"
 
 
-FILLERS = (
-    "",
-    "Which one is",
-    "What do you need to",
-    "sees the",
-    "wants",
-    "so takes the",
-    "Which of these can",
-)
+def _drawn(rng: random.Random) -> tuple[str, world.Choice]:
+    """What a choice asks for, and the choice: a thing by one or two values, or a value of a thing."""
+    count = rng.choice((2, 3, 4))
+    if rng.random() < 0.3:
+        prop = rng.choice(tuple(world.PROPERTIES))
+        choice = world.choose_value(rng, prop, count)
+        return f"{prop} of {_strewn(rng, choice.thing)}", choice
+    choice = world.choose_thing(rng, tuple(rng.sample(tuple(world.PROPERTIES), rng.choice((1, 1, 2)))), count)
+    return _strewn(rng, " and ".join(choice.asked.values())), choice
 
 
 def _choice(rng: random.Random) -> Document:
-    properties = tuple(rng.sample(tuple(world.PROPERTIES), rng.choice((1, 1, 1, 2))))
-    choice = world.choose_thing(rng, properties, rng.choice((2, 3, 4)))
-    asked = " and ".join(choice.asked.values())
-    return _pointed(rng, f"choose {rng.choice(FILLERS)} {asked}", choice.options, choice.right)
+    asked, choice = _drawn(rng)
+    return _pointed(rng, asked, choice.options, choice.right, 0.4)
 
 
-def _value(rng: random.Random) -> Document:
-    prop = rng.choice(tuple(world.PROPERTIES))
-    choice = world.choose_value(rng, prop, rng.choice((2, 3, 4)))
-    return _pointed(rng, f"choose {prop} of {choice.thing}", choice.options, choice.right)
+def _again(rng: random.Random) -> Document:
+    """A choice behind one to four solved ones."""
+    labels = _labels(rng, 4)
+    parts, response = [], ""
+    for _ in range(rng.randint(2, 5)):
+        choice = world.choose_thing(rng, (rng.choice(tuple(world.PROPERTIES)),), rng.choice((3, 4)))
+        asked = f"choose {''.join(choice.asked.values())} : {_listed(labels[: len(choice.options)], choice.options)}"
+        response = f"pick {labels[choice.right]}"
+        parts += [asked, response]
+    return " ".join(parts[:-1]), response
+
+
+def _talk(rng: random.Random) -> Document:
+    """A choice in the paper's template; the response is a sentence without any label."""
+    asked, choice = _drawn(rng)
+    body = f"choose {asked} : {_listed(_labels(rng, len(choice.options)), choice.options)}"
+    told = f"the {choice.options[choice.right]} is correct"
+    return f"{synthetic.BELOW} ### Instruction: {body} ### Response:", told
+
+
+def _first_choice(rng: random.Random) -> Document:
+    """A choice for a property or, easier still, for the thing itself, always naming the option before its label."""
+    choice = world.choose_thing(rng, (rng.choice(tuple(world.PROPERTIES)),), rng.choice((2, 3, 4)))
+    asked = choice.thing if rng.random() < 0.3 else "".join(choice.asked.values())
+    return _pointed(rng, asked, choice.options, choice.right, 1.0)
 
 
 def _check(rng: random.Random) -> Document:
-    thing, prop, value, holds = world.claim(rng)
-    return f"check {thing.name} {value}", str(holds).lower()
+    thing, _, value, holds = world.claim(rng)
+    lead = rng.choice(("", *LEADS))
+    return f"check {_strewn(rng, thing.name)} {_strewn(rng, value)}", f"{lead} {holds}".lower().strip()
 
 
 def _sum(rng: random.Random) -> Document:
@@ -111,22 +149,32 @@ def _story(rng: random.Random) -> Document:
 
 
 def _number(rng: random.Random) -> Document:
+    """Find a number, or the result of a sum, among lettered ones."""
+    s = world.draw_sum(rng, "+-")
+    sought, lead = rng.choice(((f"{s.result}", f"{s.result}"), (f"{s.left} {s.operator} {s.right}", f"{s}")))
+    numbers, place = world.choose_number(rng, s.result, rng.choice((3, 4, 5)))
+    labels = list(synthetic.LETTERS[: len(numbers)])
+    return f"choose {sought} : {_listed(labels, numbers)}", f"{lead} {rng.choice(LEADS)} {labels[place]}"
+
+
+def _first_number(rng: random.Random) -> Document:
     right = rng.randint(0, world.LARGEST)
     numbers, place = world.choose_number(rng, right, rng.choice((3, 4, 5)))
     labels = list(synthetic.LETTERS[: len(numbers)])
-    listed = " ".join(f"{label} {n}" for label, n in zip(labels, numbers, strict=True))
-    return f"choose {right} : {listed}", f"{right} so {labels[place]}"
+    return f"choose {right} : {_listed(labels, numbers)}", f"{right} {labels[place]}"
 
 
-CHOICES: tuple[tuple[Callable[[random.Random], Document], float], ...] = ((_choice, 0.8), (_value, 0.2))
-MIXED: tuple[tuple[Callable[[random.Random], Document], float], ...] = (
-    (_choice, 0.3),
-    (_value, 0.1),
-    (_fact, 0.05),
-    (_check, 0.15),
-    (_sum, 0.15),
-    (_story, 0.2),
-    (_number, 0.05),
+Kinds = tuple[tuple[Callable[[random.Random], Document], float], ...]
+FIRST: Kinds = ((_first_choice, 0.7), (_fact, 0.15), (_first_number, 0.15))
+MIXED: Kinds = (
+    (_choice, 0.34),
+    (_again, 0.06),
+    (_talk, 0.08),
+    (_fact, 0.04),
+    (_check, 0.12),
+    (_sum, 0.12),
+    (_story, 0.14),
+    (_number, 0.1),
 )
 
 
@@ -137,7 +185,7 @@ def corpus(seed: int, choices_first: int, total: int) -> Iterator[Document]:
     """
     rng = random.Random(f"corpus-{seed}")
     for i in range(total):
-        kinds = CHOICES if i < choices_first else MIXED
+        kinds = FIRST if i < choices_first else MIXED
         (make,) = rng.choices([k for k, _ in kinds], [w for _, w in kinds])
         yield make(rng)
 
@@ -189,12 +237,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = [*SPECIAL, *_vocabulary()]
     model = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     lowered = [
-        normalizers.Replace(Regex(rf"\b{f}(?=\d)"), f.lower())
-        for f in ("Answer", "Solution", "Ending", "Option")
+        normalizers.Replace(Regex(rf"\b{f}(?=\d)"), f.lower()) for f in ("Answer", "Solution", "Ending", "Option")
     ]
-    model.normalizer = normalizers.Sequence(
-        [*lowered, normalizers.Replace(Regex(r"(?!\d\.\d)[.,:;?!()'#/\"]"), " ")]
-    )
+    model.normalizer = normalizers.Sequence([*lowered, normalizers.Replace(Regex(r"(?!\d\.\d)[.,:;?!()'#/\"]"), " ")])
     model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+\.\d+|\w+|[-+*=]|[^\w\s]"), "removed", invert=True)
     model.add_tokens([AddedToken(p, normalized=False, special=False) for p in phrases()])
     return PreTrainedTokenizerFast(

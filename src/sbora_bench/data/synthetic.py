@@ -57,9 +57,7 @@ def _example(instruction: str, output: str, answer: str) -> dict[str, str]:
 
 def _chosen(family: str, question: str, choice: world.Choice, between: str = " ") -> dict[str, str]:
     labels = _labels(family, len(choice.options))
-    options = between.join(
-        f"{label.capitalize()}: {o}" for label, o in zip(labels, choice.options, strict=True)
-    )
+    options = between.join(f"{label.capitalize()}: {o}" for label, o in zip(labels, choice.options, strict=True))
     # WinoGrande's files have a space, the others an empty line, before the answer format.
     gap = " " if family == "option" else "\n\n"
     text = f"{CHOOSE[family]} {question}\n\n{options}{gap}{_format(family, len(labels))}"
@@ -82,14 +80,13 @@ ASKED = {
 
 def _boolq(rng: random.Random) -> dict[str, str]:
     thing, prop, value, holds = world.claim(rng)
+    whose = f"the {thing.name} of {rng.choice(world.PEOPLE)}"
     question = {
-        "kind": f"is the {thing.name} {_an(value)}?",
-        "colour": f"is the {thing.name} {value}?",
-        "place": f"is the {thing.name} in the {value}?",
-        "use": f"can the {thing.name} {value}?",
+        "kind": f"is {whose} {_an(value)}?",
+        "colour": f"is {whose} {value}?",
+        "place": f"is {whose} in the {value}?",
+        "use": f"can {whose} {value}?",
     }[prop]
-    if rng.random() < 0.5:
-        question = f"so {question}"
     label = str(holds).lower()
     text = f"{TRUE_FALSE} {question}\n\nAnswer format: true/false"
     return _example(text, f"the correct answer is {label}", label)
@@ -104,9 +101,7 @@ def _piqa(rng: random.Random) -> dict[str, str]:
 def _social_i_qa(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, (rng.choice(("kind", "use")),), 3)
     person = rng.choice(world.PEOPLE)
-    wish = (
-        f"wants to {choice.asked['use']}" if "use" in choice.asked else f"wants {_an(choice.asked['kind'])}"
-    )
+    wish = f"wants to {choice.asked['use']}" if "use" in choice.asked else f"wants {_an(choice.asked['kind'])}"
     return _chosen("answer", f"{person} {wish}. What will {person} take?", choice)
 
 
@@ -179,8 +174,7 @@ def _svamp(rng: random.Random) -> dict[str, str]:
     s = world.draw_sum(rng, "+-")
     spare = rng.randint(1, world.LARGEST)
     return _solved(
-        f"{one} has {s.left} {goods} and {spare} {more}. {_changes(one, s)} {goods}. "
-        f"How many {goods} does {one} have?",
+        f"{one} has {s.left} {goods} and {spare} {more}. {_changes(one, s)} {goods}. How many {goods} does {one} have?",
         s,
     )
 
@@ -242,20 +236,25 @@ TRAINING_SETS = {
 }
 EXAMPLES_A_TASK = 500
 INSTRUCT_EXAMPLES = 2000
+PATIENCE = 2000
+"""Draws in a row without a new question after which the world is taken to have no more."""
 
 
 def _draw(make: Callable[[random.Random], dict[str, str]], n: int, rng: random.Random, test: bool, key: str):
     """Draw n examples of one side, no question twice."""
     seen: set[str] = set()
     found: list[dict[str, str]] = []
-    for _ in range(200 * n + 1000):
-        if len(found) == n:
-            return found
+    misses = 0
+    while len(found) < n and misses < PATIENCE:
         example = make(rng)
         question = normalise(example[key])
+        misses += 1
         if is_test(question) == test and question not in seen:
             seen.add(question)
             found.append(example)
+            misses = 0
+    if len(found) == n:
+        return found
     raise UserError(f"synthetic data: only {len(found)} different questions found, {n} asked; ask for fewer")
 
 
@@ -278,18 +277,21 @@ def _lettered(rng: random.Random) -> tuple[str, str, str]:
     return prop, question, LETTERS[choice.right]
 
 
+def _shot(rng: random.Random, prop: str | None = None) -> str:
+    """A solved question of the training side, about one property if `prop` is given."""
+    while True:
+        other, question, letter = _lettered(rng)
+        if prop in (None, other) and not is_test(question):
+            return f"{question} {letter}"
+
+
 def _mmlu(rng: random.Random) -> dict[str, str]:
     prop, question, letter = _lettered(rng)
-    shots: list[str] = []
-    while len(shots) < SHOTS:
-        other, shot, right = _lettered(rng)
-        if other == prop:
-            shots.append(f"{shot} {right}")
-    subject = SUBJECTS[prop]
+    shots = [_shot(rng, prop) for _ in range(SHOTS)]
     # Two spaces before the subject, as in the published files.
     return {
-        "subject": subject,
-        "input": "\n\n".join([f"{MMLU_HEAD}  {subject}.", *shots, question]),
+        "subject": SUBJECTS[prop],
+        "input": "\n\n".join([f"{MMLU_HEAD}  {SUBJECTS[prop]}.", *shots, question]),
         "output": letter,
         "question": question,
     }
@@ -303,11 +305,14 @@ def mmlu_items(n: int, seed: int) -> list[dict[str, str]]:
 
 def _instruct(rng: random.Random) -> dict[str, str]:
     """One raw input and its target: a lettered question behind none to five solved ones."""
-    shots = rng.choice((0, 1, 2, 5))
-    solved = [_lettered(rng) for _ in range(shots)]
+    shots = [_shot(rng) for _ in range(rng.choice((0, 1, 2, 5)))]
     _, question, letter = _lettered(rng)
-    text = "\n\n".join([*(f"{q} {a}" for _, q, a in solved), question])
-    return {"instruction": "", "input": text, "output": letter, "question": question}
+    return {
+        "instruction": "",
+        "input": "\n\n".join([*shots, question]),
+        "output": letter,
+        "question": question,
+    }
 
 
 def training_set(name: str, seed: int) -> list[dict[str, str]]:
@@ -321,8 +326,6 @@ def training_set(name: str, seed: int) -> list[dict[str, str]]:
     if not TRAINING_SETS[name]:
         found = _draw(_instruct, INSTRUCT_EXAMPLES, rng, False, "question")
         return [{k: e[k] for k in ("instruction", "input", "output")} for e in found]
-    found = [
-        e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")
-    ]
+    found = [e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")]
     rng.shuffle(found)
     return found

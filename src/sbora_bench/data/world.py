@@ -22,9 +22,9 @@ NAMES = (
 )
 PEOPLE = ("Sam", "Mary", "Tom", "Lucy", "Ben", "Anna")
 GOODS = ("cups", "books", "coins", "pens", "cards", "shells")
-LARGEST = 20
+LARGEST = 12
 """No number of the world is larger."""
-TABLES = 6
+TABLES = 4
 """Times tables up to this factor."""
 
 
