@@ -251,4 +251,6 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of an experiment file (workflow/schemas/experiment.schema.json)."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Experiment.model_json_schema()}
+    schema = Experiment.model_json_schema()
+    schema["properties"]["tables"]["additionalProperties"] = False  # pydantic lets names of other patterns pass
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

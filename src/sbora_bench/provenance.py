@@ -84,10 +84,12 @@ def source_files(module: str) -> tuple[Path, ...]:
     found: set[Path] = set()
     waiting = [module]
     while waiting:
-        path = _path_of(waiting.pop())
+        name = waiting.pop()
+        path = _path_of(name)
         if path is None or path in found:
             continue
         found.add(path)
+        waiting += filter(None, [name.rpartition(".")[0]])  # importing a module imports its package
         relative = path.relative_to(SOURCE / "sbora_bench").as_posix() if "sbora_bench" in path.parts else ""
         found.update(file for glob in READS.get(relative, ()) for file in (SOURCE / "sbora_bench").glob(glob))
         package = path.parent.relative_to(SOURCE).parts

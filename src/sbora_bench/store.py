@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, whole_folder, write_json
 
 DONE = "done.json"
@@ -22,10 +23,13 @@ def entry(results: Path, run: str, stage: str, identity: str) -> Path:
 
 def is_whole(folder: Path) -> bool:
     """Whether the entry is finished and every file has the bytes that it was committed with."""
-    if not (folder / DONE).is_file():
+    try:
+        files = read_json(folder / DONE)
+    except UserError:
         return False
-    files = read_json(folder / DONE)
-    return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items())
+    return isinstance(files, dict) and all(
+        (folder / name).is_file() and sha256(folder / name) == digest for name, digest in files.items()
+    )
 
 
 @contextlib.contextmanager
@@ -49,3 +53,4 @@ def take(folder: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(source, beside)
         os.replace(beside, destination)
+        beside.unlink(missing_ok=True)  # two links to one file: replacing does nothing
