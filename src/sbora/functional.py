@@ -22,6 +22,30 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
+def _rows(x: Tensor) -> Tensor:
+    """(..., n) -> (rows, n), also where there are none."""
+    return x.reshape(x.numel() // x.shape[-1], x.shape[-1])
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x[..., index]. Through the transpose, for whole rows are copied faster than single entries."""
+    if not x.is_contiguous():
+        return x.index_select(-1, index)
+    taken = _rows(x).t().index_select(0, index)
+    return taken.view(index.numel(), *x.shape[:-1]).movedim(0, -1)
+
+
+def _add_at(x: Tensor, index: Tensor, z: Tensor) -> Tensor:
+    """x[..., index] += z, for a contiguous x; an index occurs only once."""
+    rows, z_rows = _rows(x), _rows(z).to(x.dtype)
+    if x.dtype in (torch.bfloat16, torch.float16):  # where PyTorch's sum at an index is several times slower
+        sums = rows.t().index_select(0, index).add_(z_rows.t())
+        rows.index_copy_(1, index, sums.t())
+    else:
+        rows.index_add_(1, index, z_rows)
+    return x
+
+
 class _Gather(Function):
     """x -> (x, x[..., index]), such that the gradient of x is a sum made in place."""
 
@@ -30,7 +54,7 @@ class _Gather(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index)
         ctx.shape = x.shape
-        return x, x.index_select(-1, index)
+        return x, _take(x, index)
 
     @staticmethod
     def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
@@ -39,10 +63,9 @@ class _Gather(Function):
         (index,) = ctx.saved_tensors
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).index_add(-1, index, grad_z), None
-        summed = grad_x.index_select(-1, index) + grad_z.to(grad_x.dtype)  # an index occurs only once
         if _may_overwrite(grad_x):
-            return grad_x.index_copy_(-1, index, summed), None
-        return grad_x.index_copy(-1, index, summed), None
+            return _add_at(grad_x, index, grad_z), None
+        return grad_x.index_add(-1, index, grad_z.to(grad_x.dtype)), None
 
 
 class _Project(Function):
@@ -59,17 +82,17 @@ class _Project(Function):
         if grad_z is None:
             return grad_x, None
         x, weight = ctx.saved_tensors
-        z_rows = grad_z.reshape(-1, grad_z.shape[-1])
+        z_rows = _rows(grad_z)
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            x_rows = x.reshape(-1, x.shape[-1]).to(z_rows.dtype)
+            x_rows = _rows(x).to(z_rows.dtype)
             grad_weight = (z_rows.t() @ x_rows).to(weight.dtype)
         if not ctx.needs_input_grad[0]:
             return None, grad_weight
         if grad_x is None:
             return (grad_z @ weight.to(grad_z.dtype)).to(x.dtype), grad_weight
         if _may_overwrite(grad_x):
-            rows = grad_x.view(-1, grad_x.shape[-1])
+            rows = _rows(grad_x)
             rows.addmm_(z_rows.to(rows.dtype), weight.to(rows.dtype))
             return grad_x, grad_weight
         return grad_x + (grad_z @ weight.to(grad_z.dtype)).to(grad_x.dtype), grad_weight
@@ -83,7 +106,7 @@ class _AddProduct(Function):
         ctx.mark_dirty(y)
         ctx.save_for_backward(z, weight)
         ctx.scaling = scaling
-        y.view(-1, y.shape[-1]).addmm_(z.reshape(-1, z.shape[-1]), weight.to(y.dtype).t(), alpha=scaling)
+        _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
         return y
 
     @staticmethod
@@ -94,8 +117,8 @@ class _AddProduct(Function):
         if ctx.needs_input_grad[1]:
             grad_z = grad_y @ (weight * ctx.scaling).to(grad_y.dtype)
         if ctx.needs_input_grad[2]:
-            rows = grad_y.reshape(-1, grad_y.shape[-1])
-            grad_weight = (rows.t() @ z.reshape(-1, z.shape[-1])).to(weight.dtype) * ctx.scaling
+            rows = _rows(grad_y)
+            grad_weight = (rows.t() @ _rows(z)).to(weight.dtype) * ctx.scaling
         return grad_y, grad_z, grad_weight, None
 
 
@@ -107,12 +130,12 @@ class _AddAt(Function):
         ctx.mark_dirty(y)
         ctx.save_for_backward(index)
         ctx.scaling = scaling
-        return y.index_add_(-1, index, z, alpha=scaling)
+        return _add_at(y, index, z * scaling)
 
     @staticmethod
     def backward(ctx, grad_y: Tensor):
         (index,) = ctx.saved_tensors
-        return grad_y, grad_y.index_select(-1, index) * ctx.scaling, None, None
+        return grad_y, _take(grad_y, index) * ctx.scaling, None, None
 
 
 class _Learn(Function):
@@ -129,10 +152,9 @@ class _Learn(Function):
     @once_differentiable
     def backward(ctx, grad_y: Tensor):
         kept, weight, index = ctx.saved_tensors
-        rows = grad_y.reshape(-1, grad_y.shape[-1])
-        if index is not None:
-            rows = rows.index_select(-1, index)
-        grad_weight = rows.t() @ kept.reshape(-1, kept.shape[-1]).to(rows.dtype)
+        rows = grad_y if index is None else _take(grad_y, index)
+        rows = _rows(rows)
+        grad_weight = rows.t() @ _rows(kept).to(rows.dtype)
         return grad_y, None, grad_weight.to(weight.dtype) * ctx.scaling, None, None
 
 
@@ -161,7 +183,7 @@ def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: floa
     """
     plain = torch.compiler.is_compiling() or not (x.requires_grad and torch.is_grad_enabled())
     if variant == "fa":
-        x, z = (x, x.index_select(-1, index)) if plain else _Gather.apply(x, index)
+        x, z = (x, _take(x, index)) if plain else _Gather.apply(x, index)
         return x, F.dropout(z, dropout) if dropout else z
     if plain or dropout:
         return x, F.linear(F.dropout(x, dropout) if dropout else x, weight.to(x.dtype))
@@ -185,7 +207,7 @@ def join(
     z = z.to(y.dtype)
     in_place = in_place and not torch.compiler.is_compiling() and _owned(y)
     if variant == "fa":
-        if in_place and y.is_contiguous():
+        if in_place:
             return _AddProduct.apply(y, z, weight, scaling)
         return y + F.linear(z, (weight * scaling).to(y.dtype))
     if in_place:
@@ -205,10 +227,10 @@ def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, sca
     """
     y = y if _owned(y) else y.clone()
     if variant == "fa":
-        return _Learn.apply(y, x.detach().index_select(-1, index), weight, None, scaling)
+        return _Learn.apply(y, _take(x.detach(), index), weight, None, scaling)
     return _Learn.apply(y, x.detach(), weight, index, scaling)
 
 
 def _owned(y: Tensor) -> bool:
     """Whether the output of a base layer may be overwritten: it is neither a view nor a leaf."""
-    return y._base is None and not (y.is_leaf and y.requires_grad)
+    return y._base is None and y.is_contiguous() and not (y.is_leaf and y.requires_grad)

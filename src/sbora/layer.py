@@ -265,34 +265,29 @@ class SboraLinear(nn.Module, SboraLayer):
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is not None:
             self._check_mixed_batch(x, adapter_names)
-        if self.disable_adapters:
-            if self.merged:
+        if self._disable_adapters:
+            if self.merged_adapters:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_batch_forward(x, *args, adapter_names=adapter_names, **kwargs)
         if self._train_merged:
             return self._forward_merged(x, *args, **kwargs)
-        if self.merged:
+        if self.merged_adapters:
             return self.base_layer(x, *args, **kwargs)
 
-        adapters = self._present_adapters()
-        hidden = []
-        for name in adapters:
-            dropout = self.sbora_dropout[name] if self.training else 0.0
-            x, z = functional.branch(self.variant[name], x, self.sbora_weight[name], self.sbora_index[name], dropout)
-            hidden.append(z)
-        y = self.base_layer(x, *args, **kwargs)
-        for name, z in zip(adapters, hidden, strict=True):
-            y = functional.join(
-                self.variant[name],
-                y,
-                z,
-                self.sbora_weight[name],
-                self.sbora_index[name],
-                self.scaling[name],
-                in_place=not self.get_base_layer()._forward_hooks,
-            )
+        weights, base_layer = self.sbora_weight, self.base_layer
+        adapters = []
+        for name in self.active_adapters:
+            if name in weights:
+                variant, weight, index = self.variant[name], weights[name], self.sbora_index[name]
+                dropout = self.sbora_dropout[name] if self.training else 0.0
+                x, z = functional.branch(variant, x, weight, index, dropout)
+                adapters.append((variant, z, weight, index, self.scaling[name]))
+        y = base_layer(x, *args, **kwargs)
+        in_place = not base_layer._forward_hooks  # a hook may hold on to the output
+        for variant, z, weight, index, scaling in adapters:
+            y = functional.join(variant, y, z, weight, index, scaling, in_place)
         return y
 
     def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:

@@ -40,7 +40,7 @@ def test_the_training_is_the_same(toy, adapt, variant):
         inputs = x.clone().requires_grad_(True)
         each(inputs).square().sum().backward()
         grad[each] = inputs.grad
-    torch.testing.assert_close(grad[other], grad[model])
+    torch.testing.assert_close(grad[other], grad[model], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
