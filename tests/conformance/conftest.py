@@ -1,5 +1,7 @@
 """What PEFT's tests need around them, for this folder's tests alone: models, offline mode, honest skips."""
 
+import gc
+
 import pytest
 import tiny_models
 from sbora_rows import ALLOWED_SKIPS, SboraConfig
@@ -12,7 +14,9 @@ def hub(tmp_path_factory):
     """The folder of tiny models, written once a process."""
     folder = tmp_path_factory.mktemp("hub")
     tiny_models.write(folder)
-    return folder
+    gc.freeze()  # PEFT's quantisation tests collect garbage after each case: leave all that was imported out of it
+    yield folder
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -25,17 +25,18 @@ pytest.register_assert_rewrite(PACKAGE)
 
 
 class SdistUnavailable(Exception):
-    """The sdist of the installed peft is not pinned here or cannot be fetched."""
+    """The sdist of peft cannot be fetched, as without a network."""
 
 
 def fetch() -> Path:
     """Return the folder that holds the package `peft_suite`, fetching the sdist the first time.
 
-    Processes that ask at once (pytest-xdist) wait for the first. Raises SdistUnavailable.
+    Processes that ask at once (pytest-xdist) wait for the first. Raises SdistUnavailable, or ValueError where what
+    is pinned is not what is installed or what is served.
     """
     version = metadata.version("peft")
     if f"peft=={version} --hash" not in REQUIREMENT.read_text(encoding="utf-8"):
-        raise SdistUnavailable(f"{REQUIREMENT.name} pins no sdist of peft {version}, the installed version")
+        raise ValueError(f"{REQUIREMENT.name} pins no sdist of peft {version}, which is installed: pin it there")
     root = HERE / f"peft-{version}"
     root.mkdir(exist_ok=True)
     with FileLock(root / "fetch.lock"):
@@ -49,6 +50,8 @@ def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--retries", "1", "--timeout", "30", "--dest", str(folder), "--requirement", str(REQUIREMENT)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if "HASHES" in done.stderr:
+        raise ValueError(f"the sdist of peft is not the one that {REQUIREMENT.name} pins:\n{done.stderr}")
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise SdistUnavailable(f"pip could not fetch the sdist of peft: {' '.join(reason)}")

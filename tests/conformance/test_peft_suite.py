@@ -21,6 +21,18 @@ except peft_sdist.SdistUnavailable as error:
         raise
     pytest.skip(str(error), allow_module_level=True)
 
+# What PEFT's tests make others say, none of it about SBoRA.
+NOISE = [
+    ".*is deprecated and will be removed in v6",
+    "The PEFT config's `base_model_name_or_path` was renamed",
+    "Could not find a config file in",
+    "Using the model-agnostic default `max_length`",
+    "FSDP is switching to use `NO_SHARD`",
+    "When using ``NO_SHARD``",
+    "Class-scoped fixtures defined as instance methods",
+]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in NOISE]
+
 
 def _with_our_rows(test: str, mark: pytest.Mark, rows: dict[int, list]) -> pytest.Mark:
     names, values, *rest = mark.args
