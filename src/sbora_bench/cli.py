@@ -139,12 +139,19 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @click.option("--rank", type=int, help="... and its rank.")
 @click.option("--protocol", default="official", show_default=True, help="How the cell is trained.")
 @click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]")
+@click.option("--micro-batch", type=int, help="Rows of a forward pass  [default: the protocol's]")
+@click.option("--length", type=int, help="Tokens of a row  [default: the protocol's]")
+@click.option("--checkpointing/--no-checkpointing", default=None, help="Of activations  [default: the protocol's]")
+@click.option("--optimizer", help="adamw_torch, paged_adamw_32bit, adamw_8bit ...  [default: the protocol's]")
+@click.option("--device", help="A card of the catalog: does it fit? (cpu: the kernels of a CPU)")
+@click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths.")
+@click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams.")
 @click.option("--json", "as_json", is_flag=True)
-def footprint(experiment, table, results, paper, output, model, method, rank, protocol, suite, as_json) -> None:
-    """Foretell parameters and bytes of runs, of the paper's cells, or of one cell; needs no weights, no GPU."""
-    if [bool(experiment and table), paper and output is not None, bool(model)].count(True) != 1:
+def footprint(experiment, table, results, paper, output, as_json, **asked) -> None:
+    """Foretell parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
+    if [bool(experiment and table), paper and output is not None, bool(asked["model"])].count(True) != 1:
         raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
-    if model is None and experiment is not None:
+    if experiment is not None:
         from sbora_bench.experiment import load_plan
 
         loaded = load_plan(experiment)
@@ -162,10 +169,10 @@ def footprint(experiment, table, results, paper, output, model, method, rank, pr
 
         stage.paper_footprint(catalog, output)
         return
-    from sbora_bench import footprint as stage
+    from sbora_bench import fitting
 
-    record = stage.one_cell(catalog, model, method, rank, protocol, suite)
-    click.echo(stage.as_json(record) if as_json else stage.as_text(record))
+    found = fitting.report(catalog, fitting.Asked(**asked))
+    click.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
 
 
 results_option = click.option(
@@ -225,7 +232,7 @@ def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="sbora-bench", standalone_mode=False)
     except UserError as error:
         click.echo(f"sbora-bench: {error}", err=True)
         sys.exit(2)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,16 @@ def whole_folder(path: str | os.PathLike):
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _meant(path: Path) -> Path:
+    """The path that is written to in the end: without what marks a file or folder as not yet whole."""
+    return Path(*(re.sub(r"^\.(.+)\.\d+\.part$", r"\1", part) for part in path.parts))
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        path = _meant(path)
         told = disk_error(error, path)
         reason = f"can't be made ({error.strerror}); choose a place that you may write to"
         raise UserError(f"{path}: {reason}") if told is error else told from None
@@ -68,6 +75,7 @@ def disk_error(error: OSError, path: Path) -> Exception:
     """The user's line for a full disk or a closed folder; any other OSError comes back as it is."""
     import errno
 
+    path = _meant(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
         return UserError(

@@ -1,0 +1,230 @@
+"""Training a toy LLaMA: the same bytes each time, alone or beside a sibling; a crash costs only its own run."""
+
+import json
+
+import pytest
+import torch
+import toy_runs
+
+from sbora_bench import finetune as stage
+from sbora_bench.catalog import Protocol, load_catalog
+from sbora_bench.errors import UserError
+from sbora_bench.experiment import load_plan
+from sbora_bench.files import read_json, sha256, write_jsonl
+from sbora_bench.records import TrainRecord, read_record
+
+FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+SETTINGS = {"steps": 3, "batch_size": 4, "micro_batch": 2, "dropout": 0.1, "checkpoint_every": 2, "warmup_steps": 1}
+METHODS = {
+    "lora": {
+        "title": "LoRA",
+        "peft_type": "LORA",
+        "arguments": {
+            "r": "$rank",
+            "lora_alpha": "$alpha",
+            "lora_dropout": "$dropout",
+            "target_modules": "$target_modules",
+        },
+    },
+    "sbora-fa": {
+        "title": "SBoRA-FA",
+        "peft_type": "SBORA",
+        "arguments": {
+            "variant": "fa",
+            "r": "$rank",
+            "sbora_alpha": "$alpha",
+            "target_modules": "$target_modules",
+            "random_seed": "$seed",
+        },
+    },
+}
+
+
+def house(root, rows: int = 24, methods=("lora", "sbora-fa"), **protocol):
+    """A plan whose runs can be trained in `root`."""
+    toy_runs.write_experiment(root, SETTINGS | protocol)
+    catalog = root / "experiments" / "catalog" / "toy.yaml"
+    entries = read_json(catalog) | {"methods": METHODS}
+    catalog.write_text(json.dumps(entries))
+    experiment = root / "experiments" / "toy.yaml"
+    spoken = read_json(experiment)
+    spoken["tables"]["toy"]["grids"][0]["methods"] = list(methods)
+    experiment.write_text(json.dumps(spoken))
+    training = [
+        {"prompt": f"Question {prompt} the answer is", "response": ["red", "blue", "1 2"][index % 3]}
+        for index, prompt in enumerate(toy_runs.prompts(rows))
+    ]
+    write_jsonl(root / "results" / "data" / "toy" / "train.jsonl", training)
+    load_catalog.cache_clear()
+    return load_plan(str(experiment))
+
+
+def train(plan, root, *names) -> None:
+    stage.finetune(plan, [plan.run(name) for name in names], root / "resources", root / "results")
+
+
+def digests(root, name) -> list[str]:
+    return [sha256(root / "results" / "runs" / name / file) for file in FILES]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Both seeds of both methods, each method's seeds in one call."""
+    root = tmp_path_factory.mktemp("trained")
+    plan = house(root)
+    for method in ("lora", "sbora-fa"):
+        train(plan, root, f"toy-tiny-{method}-r4-s0", f"toy-tiny-{method}-r4-s1")
+    return plan, root
+
+
+@pytest.mark.parametrize("name", ["toy-tiny-lora-r4-s1", "toy-tiny-sbora-fa-r4-s1"])
+def test_a_run_alone_has_the_bytes_of_a_run_beside_its_sibling(trained, tmp_path, name):
+    root = trained[1]
+    train(house(tmp_path), tmp_path, name)
+    assert digests(tmp_path, name) == digests(root, name)
+    assert digests(root, name) != digests(root, name.replace("s1", "s0"))
+    one, two = (read_record(at / "results" / "runs" / name / "train.json", TrainRecord) for at in (root, tmp_path))
+    assert one.happened["loss_curve"] == two.happened["loss_curve"]
+    assert one.asked == two.asked and one.on["train_sha256"] == two.on["train_sha256"]
+
+
+def test_the_record_tells_what_was_asked_and_what_happened(trained):
+    root = trained[1]
+    folder = root / "results" / "runs" / "toy-tiny-lora-r4-s0"
+    record = read_record(folder / "train.json", TrainRecord)
+    assert record.status == "ok" and record.asked["protocol"]["steps"] == 3 and record.rank == 4
+    assert record.happened["steps"] == 3 and record.happened["examples"] == 12
+    assert [row["step"] for row in record.happened["loss_curve"]] == [1, 2, 3]
+    assert record.happened["trainable_parameters"] == 2 * 4 * (2 * 32 + 32 + 16)
+    assert {"torch", "peft", "python"} <= set(record.on["versions"])
+    config = read_json(folder / "adapter" / "adapter_config.json")
+    assert config["base_model_name_or_path"] == "tiny" and config["target_modules"] == ["q_proj", "v_proj"]
+    assert str(root) not in (folder / "train.json").read_text() + json.dumps(config)
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "train.json",
+    ]
+
+
+def test_a_finished_run_is_taken_from_the_store(trained, monkeypatch):
+    plan, root = trained
+    name = "toy-tiny-lora-r4-s0"
+    before = digests(root, name)
+    for file in FILES:
+        (root / "results" / "runs" / name / file).unlink()
+
+    def never(*_):
+        pytest.fail("it was trained before")
+
+    monkeypatch.setattr(stage, "train_run", never)
+    train(plan, root, name)
+    assert digests(root, name) == before
+
+
+def test_a_siblings_crash_leaves_the_other_finished(tmp_path, monkeypatch, capsys):
+    plan = house(tmp_path)
+    real = stage.train_run
+
+    def crashing(plan, run, *rest):
+        if run.seed == 0:
+            raise FloatingPointError("exploded")
+        real(plan, run, *rest)
+
+    monkeypatch.setattr(stage, "train_run", crashing)
+    with pytest.raises(RuntimeError, match="crashed: toy-tiny-lora-r4-s0 .see above.; the other runs are done"):
+        train(plan, tmp_path, "toy-tiny-lora-r4-s0", "toy-tiny-lora-r4-s1")
+    assert "exploded" in capsys.readouterr().err
+    assert len(digests(tmp_path, "toy-tiny-lora-r4-s1")) == 2
+    assert not (tmp_path / "results" / "runs" / "toy-tiny-lora-r4-s0").exists()
+    whole = [path.parent.parent.name for path in (tmp_path / "results" / "store").rglob("done.json")]
+    assert whole == ["toy-tiny-lora-r4-s1"]
+
+
+def test_damaged_base_weights_are_named(tmp_path):
+    plan = house(tmp_path)
+    weights = tmp_path / "resources" / "models" / "tiny" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 .*, expected .*prepare it again"):
+        train(plan, tmp_path, "toy-tiny-lora-r4-s0")
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+def official(suite: str) -> Protocol:
+    from workplace import ROOT
+
+    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol("official", suite, {}, "here")
+
+
+def test_updates_of_the_paper():
+    assert stage.update_steps(170_420 - 120, official("commonsense")) == 10_643
+    assert stage.update_steps(9_919 - 120, official("arithmetic")) == 3_675
+    assert stage.update_steps(50_000, official("mmlu")) == 10_000
+
+
+def test_the_validation_rows_are_the_protocols_and_the_order_the_runs():
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"row": row} for row in range(300)])
+    protocol = official("commonsense")
+    (train0, held0), (train1, held1) = (stage.split(rows, protocol, seed) for seed in (0, 1))
+    assert len(held0) == 120 and set(held0["row"]) == set(held1["row"])
+    assert set(train0["row"]).isdisjoint(held0["row"]) and len(train0) == 180
+    assert list(train0["row"]) != list(train1["row"]) and set(train0["row"]) == set(train1["row"])
+    whole, none = stage.split(rows, protocol.model_copy(update={"validation_rows": 0}), 0)
+    assert none is None and sorted(whole["row"]) == list(range(300))
+
+
+@pytest.mark.parametrize("average", ["tokens", "micro-batch"])
+def test_the_loss_is_averaged_as_the_protocol_says(tmp_path, average):
+    """One update over two micro-batches with answers of unlike length: the logged loss is the formula's."""
+    from peft import get_peft_model
+
+    from sbora_bench.adapters import adapter_config
+    from sbora_bench.models.load import load_base, load_tokenizer
+
+    plan = house(tmp_path, rows=4, loss_average=average, steps=1, dropout=0.0, checkpoint_every=None)
+    run = plan.run("toy-tiny-lora-r4-s0")
+    protocol = plan.protocol("toy")
+    tokenizer = load_tokenizer(tmp_path / "resources", "tiny", protocol)
+    base = load_base(tmp_path / "resources", "tiny", protocol, None, tokenizer)
+    model = get_peft_model(base, adapter_config(plan.catalog.methods["lora"], 4, 0, protocol))
+    texts = [
+        ("cat", "1"),
+        ("dog", "2 3"),
+        ("house", "4 5 6 7"),
+        ("red", "1 2 3 4 5 6 7"),
+    ]  # unlike sums, however paired
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"prompt": prompt, "response": response} for prompt, response in texts])
+    rows = stage.training_rows(tokenizer, path, protocol)
+    trainer = stage.build_trainer(model, tokenizer, rows, None, protocol, run, "toy", tmp_path / "checkpoints")
+    seen = []
+    plain = trainer.data_collator
+
+    def collate(features):
+        seen.append([list(feature["labels"]) for feature in features])
+        return plain(features)
+
+    trainer.data_collator = collate
+    means, counts = [], []
+    with torch.no_grad():
+        for row in rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+            means.append(model.eval()(input_ids=ids, labels=labels).loss.item())
+            counts.append(sum(label >= 0 for label in row["labels"]))
+    trainer.train()
+    by_labels = {tuple(row["labels"]): (mean, count) for row, mean, count in zip(rows, means, counts, strict=True)}
+    batches = [[by_labels[tuple(labels)] for labels in batch] for batch in seen]
+    assert len(batches) == 2 and {count for batch in batches for _, count in batch} == {2, 3, 5, 8}
+    sums = [sum(mean * count for mean, count in batch) for batch in batches]
+    tokens = [sum(count for _, count in batch) for batch in batches]
+    expected = {
+        "tokens": sum(sums) / sum(tokens),
+        "micro-batch": sum(total / count for total, count in zip(sums, tokens, strict=True)) / 2,
+    }
+    logged = stage.loss_curve(trainer.state.log_history)[0]["loss"]
+    assert logged == pytest.approx(expected[average], abs=1e-4)
+    assert abs(expected["tokens"] - expected["micro-batch"]) > 1e-3
