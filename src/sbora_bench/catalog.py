@@ -1,7 +1,8 @@
 """The catalog: typed entries of models, methods, tasks, suites, data, protocols and cards, read from YAML.
 
 Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`,
-`protocols` and `devices`; a new entry in any of them (also in a file of your own) is all that a new model, method or task takes.
+`protocols` and `devices`; a new entry in any of them (also in a file of your own) is all that a new model, method or
+task takes.
 """
 
 from functools import cache

@@ -12,13 +12,13 @@ from pathlib import Path
 import peft
 import torch
 
-from sbora_bench import meta
+from sbora_bench import foretell, meta
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
-from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.records import FootprintRecord, write_record
+from sbora_bench.tracer import Tracer
 
 PAPER_COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
 # safetensors' names of dtypes, in the order in which it stores them.
@@ -40,19 +40,42 @@ COUNTED = {"target_modules", "weights_dtype", "pad", "double_quantization"}
 
 
 def run_footprints(plan: Plan, table: str, results: Path) -> None:
-    """Write `runs/<run>/footprint.json` below `results` for every run of a table; a cell is counted once."""
+    """Write `runs/<run>/footprint.json` below `results` for every run of a table; a cell is counted once.
+
+    Memory and FLOPs are those of an update at the protocol's longest, by the kernels of the device found here.
+    """
     protocol, counted = plan.protocol(table), {}
+    kernels = "cuda" if torch.cuda.is_available() else "cpu"
     for run in plan.runs_of(table):
         if run.cell not in counted:
-            counted[run.cell] = cell_footprint(plan.catalog, run, protocol)
+            method = None if run.is_base else plan.catalog.methods[run.method]
+            counted[run.cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
         write_record(Path(results) / "runs" / run.name / "footprint.json", counted[run.cell])
 
 
-def cell_footprint(catalog: Catalog, run: Run, protocol: Protocol) -> FootprintRecord:
-    """The record of a run's cell (method `base`: the untuned model)."""
-    method = None if run.is_base else catalog.methods[run.method]
-    model = build(catalog, run.model, method, run.rank, protocol)
-    return FootprintRecord(model=run.model, method=run.method, rank=run.rank, **counts(model))
+def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, protocol: Protocol, kernels: str):
+    """The FootprintRecord of a cell at the protocol's micro-batch and length (no method: the untuned model)."""
+    model = build(catalog, cell.model, method, cell.rank, protocol)
+    return record_of(model, cell, protocol, None if method is None else trace(model, protocol, kernels))
+
+
+def trace(model, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None):
+    """A traced training step of an adapted model, at the protocol's micro-batch and length where none is given."""
+    adapter = adapter_state(model).values()
+    rows, length = micro_batch or protocol.micro_batch, length or protocol.max_length
+    return foretell.trace_training(model, adapter, protocol, rows, length, kernels)
+
+
+def record_of(model, cell: Run, protocol: Protocol, traced: Tracer | None) -> FootprintRecord:
+    """Counts, and what the trace found: memory at the peak, FLOPs and bytes of an update."""
+    found = counts(model)
+    if traced is not None:
+        times = protocol.batch_size // protocol.micro_batch
+        flops = {name: value * times for name, value in traced.flops().items()}
+        total = flops["forward"] + flops["recomputation"] + flops["backward"]
+        found |= {"memory": traced.peak(), "flops": flops, "flops_per_step": total}
+        found["moved_bytes_per_step"] = traced.moved() * times
+    return FootprintRecord(model=cell.model, method=cell.method, rank=cell.rank, **found)
 
 
 def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
@@ -74,7 +97,7 @@ def counts(model) -> dict:
         "trainable_parameters": sum(p.numel() for p in trained),
         "total_parameters": sum(numbers(p) for p in parameters),
         "adapter_bytes": adapter_bytes(adapter_state(model)) if trained else None,
-        "memory": {"weights": held - adapter, "adapter": adapter},
+        "memory": {"weights": held - adapter, "adapter": adapter, "peak": None},
     }
 
 
@@ -103,31 +126,6 @@ def adapter_bytes(state: dict[str, torch.Tensor]) -> int:
         offset = end
     text = len(json.dumps(header, separators=(",", ":")))
     return 8 + (text + 7) // 8 * 8 + offset
-
-
-def one_cell(
-    catalog: Catalog, model: str, method: str, rank: int | None, protocol: str, suite: str | None
-) -> FootprintRecord:
-    """The record of any cell, in the catalog or not. Raises UserError for an unknown name or a rank out of range."""
-    entry = None if method == "base" else catalog.find("methods", method, "--method")
-    if entry is not None and rank is None:
-        raise UserError(f"--rank: missing; method {method} needs one")
-    suite = suite or ("mmlu" if entry is not None and entry.quantization else "commonsense")
-    catalog.find("suites", suite, "--suite")
-    count = counts(build(catalog, model, entry, rank, catalog.protocol(protocol, suite, {}, "--protocol")))
-    return FootprintRecord(model=model, method=method, rank=rank, **count)
-
-
-def as_json(record: FootprintRecord) -> str:
-    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True)
-
-
-def as_text(record: FootprintRecord) -> str:
-    """The record as lines of name and number."""
-    rows = record.model_dump(mode="json", exclude={"version", "memory", "notes"})
-    rows |= {f"{name}_bytes": value for name, value in record.memory.items()}
-    lines = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in rows.items()]
-    return "\n".join(f"{name:22} {value}" for name, value in lines if value is not None)
 
 
 def paper_footprint(catalog: Catalog, output: Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import bitsandbytes as bnb
 import torch
 from accelerate.utils import convert_outputs_to_fp32
+from transformers import DynamicCache
 
 from sbora_bench import meta
 from sbora_bench.catalog import Protocol
@@ -44,7 +45,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     if accumulation > 1:
         for p in trained:
             p.grad = torch.empty_like(p)
-    tracer = Tracer(model.config.vocab_size)
+    tracer = Tracer(model.config.vocab_size, trained)
     tracer.adopt(meta.weight_tensors(model), "weights")
     tracer.adopt(adapter, "adapter")
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
@@ -56,7 +57,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
         tracer.adopt((p.grad for p in trained), "gradients")
         tracer.phase = "optimizer"
         if protocol.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm, foreach=device == "cuda")
+            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
         if protocol.optimizer == "adamw_torch":
             optimizer.param_groups[0]["foreach"] = device == "cuda"
             optimizer.step()
@@ -95,3 +96,44 @@ def ready_optimizer(name: str, parameters: list[torch.Tensor]):
         for number, p in enumerate(parameters):
             optimizer.init_state(optimizer.param_groups[0], p, 0, number)
     return optimizer
+
+
+def trace_generation(model, rows: int, prompt: int, new_tokens: int, beams: int, device: str) -> dict[str, int]:
+    """Bytes at the peak of generating `new_tokens` for `rows` prompts with a KV cache: `weights`, `cache`, `peak`.
+
+    Two moments are traced: the prompts at once, and the last token, whose cache is the longest. With beams, each is
+    a row of its own and the cache is put in the order of the beams that went on, layer by layer.
+    """
+    model.eval()
+    model.config.use_cache = True
+    wide = rows * beams
+    kernels, peaks, cache_bytes = Kernels(device), [], 0
+    for step, past in ((prompt, 0), (1, prompt + new_tokens - 1)):
+        cache = DynamicCache(config=model.config)
+        if past:
+            _fill(cache, model, wide, past)
+        tracer = Tracer(model.config.vocab_size)
+        tracer.adopt(meta.weight_tensors(model), "weights")
+        tracer.adopt(_tensors(cache), "activations")
+        with torch.no_grad(), tracer, kernels.forward():
+            ids = torch.empty(wide, step, dtype=torch.long, device="meta")
+            mask = torch.empty(wide, 1, step, past + step, dtype=torch.bool, device="meta")
+            last = model(input_ids=ids, attention_mask=mask, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            last.to(torch.float32, copy=True).log_softmax(-1)
+            if beams > 1:
+                cache.reorder_cache(torch.empty(wide, dtype=torch.long, device="meta"))
+        peaks.append(tracer.peak())
+        cache_bytes = meta.storage_bytes(_tensors(cache))
+    return {"weights": peaks[0]["weights"], "cache": cache_bytes, "peak": max(peak["peak"] for peak in peaks)}
+
+
+def _fill(cache, model, rows: int, length: int) -> None:
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for layer in range(config.num_hidden_layers):
+        shape = (rows, config.num_key_value_heads, length, size)
+        cache.update(*(torch.empty(shape, dtype=model.dtype, device="meta") for _ in range(2)), layer)
+
+
+def _tensors(cache) -> list[torch.Tensor]:
+    return [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]

@@ -113,6 +113,10 @@ class FootprintRecord(Record):
         default_factory=dict, description="weights, optimizer, activations, peak: bytes, foretold"
     )
     flops_per_step: int | None = None
+    flops: dict[str, int] = Field(
+        default_factory=dict, description="matrix products of an update: forward, recomputation, backward; the adapter's"
+    )
+    moved_bytes_per_step: int | None = Field(default=None, description="operands read and results written")
     notes: list[str] = Field(default_factory=list)
 
 

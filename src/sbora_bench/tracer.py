@@ -8,7 +8,9 @@ attention) take the way that the CPU or CUDA takes, for `meta` would take a thir
 import contextlib
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,14 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
+# PyTorch's formulas, and the operators that they hold for besides.
+FLOPS = dict(flop_registry) | {
+    aten.addmm_: flop_registry[aten.addmm],
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+}
 KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
 
 
@@ -34,16 +44,26 @@ class Storage:
     died: int | None = None
 
 
+class Operation(NamedTuple):
+    """What an operator computes and moves; `part`: of the adapter if an operand or the result is shaped like it."""
+
+    work: str
+    part: str
+    dtype: str
+    flops: int
+    moved: int
+
+
 class Tracer(TorchDispatchMode):
     """Counts while it is active. Storages that stood before are told by `adopt`; `phase` names what is going on."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, trained: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.vocabulary = vocabulary
+        self.trained = {frozenset(p.shape) for p in trained if p.ndim == 2}
         self.phase = "forward"
         self.storages: list[Storage] = []
-        self.flops: Counter[str] = Counter()
-        self.moved: Counter[str] = Counter()
+        self.operations: Counter[Operation] = Counter()
         self._live: dict[int, tuple[weakref.ref, Storage]] = {}
         self._clock = 0
 
@@ -57,17 +77,26 @@ class Tracer(TorchDispatchMode):
         if func is torch.ops.bitsandbytes.gemm_4bit.default:
             with self:  # one operator to autograd, several to the allocator
                 return _gemm_4bit_default_impl(*args, **kwargs)
+        if func is aten.linear.default:  # within that one, where autograd has not taken it apart
+            with self:
+                return func.decompose(*args, **kwargs)
         result = func(*args, **kwargs)
         self._clock += 1
         outputs = [t for t in tree_iter(result) if isinstance(t, torch.Tensor)]
         inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
         for tensor in outputs:
             self._storage(tensor)
-        counted = flop_registry.get(func._overloadpacket)
-        if counted is not None:
-            self.flops[self.work] += counted(*args, **kwargs, out_val=result)
         if not func.is_view:
-            self.moved[self.work] += sum(t.numel() * t.element_size() for t in inputs + outputs)
+            count = FLOPS.get(func._overloadpacket)
+            flops = count(*args, **kwargs, out_val=result) if count else 0
+            part = (
+                "adapter"
+                if any(t.ndim == 2 and frozenset(t.shape) in self.trained for t in inputs + outputs)
+                else "base"
+            )
+            moved = sum(t.numel() * t.element_size() for t in inputs + outputs)
+            dtype = str(outputs[0].dtype).removeprefix("torch.") if outputs else ""
+            self.operations[Operation(self.work, part, dtype, flops, moved)] += 1
         return result
 
     @property
@@ -92,6 +121,27 @@ class Tracer(TorchDispatchMode):
         life.died = self._clock
         if key in self._live and self._live[key][1] is life:
             del self._live[key]
+
+    def flops(self) -> dict[str, int]:
+        """FLOPs of matrix products (2 a multiply-add) by pass, and how many of all are the adapter's."""
+        found = dict.fromkeys(("forward", "recomputation", "backward", "adapter"), 0)
+        for operation, times in self.operations.items():
+            if operation.flops:
+                found[operation.work] += operation.flops * times
+                found["adapter"] += operation.flops * times * (operation.part == "adapter")
+        return found
+
+    def moved(self) -> int:
+        """Bytes that operators read and write, each operator its operands and its result once."""
+        return sum(operation.moved * times for operation, times in self.operations.items())
+
+    def seconds(self, flops_per_second: dict[str, float], bytes_per_second: float) -> float:
+        """The roofline's lower bound: each operator as fast as the peak of its dtype or the memory allows."""
+        slowest = min(flops_per_second.values())
+        return sum(
+            times * max(o.flops / flops_per_second.get(o.dtype, slowest), o.moved / bytes_per_second)
+            for o, times in self.operations.items()
+        )
 
     def peak(self) -> dict[str, int]:
         """Bytes of each kind at the moment when most was alive, and their sum as `peak`."""
