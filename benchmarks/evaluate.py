@@ -93,6 +93,7 @@ def measure(arguments, dtype: str) -> dict:
     authors_way(scorer, prompts[0], beams, 2)  # warm
     expected, wall, processor = timed(lambda: [authors_way(scorer, ids, beams, new)[0][0] for ids in prompts])
     rows = [row("authors: no cache", 1, wall, processor, expected)]
+    print(dtype, rows[0], file=sys.stderr)
     failed = 0
     for batch in arguments.batches:
         found, wall, processor = timed(lambda size=batch: batched(scorer, prompts, size, beams, new))
@@ -138,7 +139,10 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = [measure(arguments, dtype) for dtype in arguments.dtypes]
     settings = {key: getattr(arguments, key) for key in ("items", "new_tokens", "beams", "threads")}
-    settings |= {"model": Path(arguments.model).name, "adapter": arguments.adapter and Path(arguments.adapter).name}
+    settings |= {
+        "model": Path(arguments.model).resolve().name,
+        "adapter": arguments.adapter and Path(arguments.adapter).name,
+    }
     record = {
         "settings": settings,
         "results": results,

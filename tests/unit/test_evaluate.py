@@ -35,7 +35,7 @@ def _tuned(root: Path, **fields):
 
 def _bytes(root: Path, run) -> dict[str, bytes]:
     folder = root / "results" / "runs" / run.name
-    paths = [folder / "scores.json", *sorted((folder / "samples").glob("*.jsonl"))]
+    paths = [folder / "scores.json", *sorted((folder / "samples").iterdir())]
     return {path.name: path.read_bytes() for path in paths}
 
 
