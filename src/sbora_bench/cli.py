@@ -175,6 +175,25 @@ def footprint(experiment, table, results, paper, output, as_json, **asked) -> No
     click.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
 
 
+@cli.command()
+@click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Check the averages of these tables too.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for audit.json and audit.{md,csv,tex,html}.")
+@click.option("--json", "as_json", is_flag=True, help="Every finding, those that agree too.")
+def audit(tables: Path | None, output: Path | None, as_json: bool) -> None:
+    """Recompute the reported numbers and claims, and list what doesn't agree."""
+    from sbora_bench import audit as stage
+    from sbora_bench import footprint as truth
+    from sbora_bench.catalog import load_catalog
+
+    catalog = load_catalog()
+    count, memory = truth.true_counts(catalog), lambda claim: truth.memory_ratio(catalog, claim)
+    found = stage.audit(stage.read_rows(), count, memory)
+    found += list(stage.own_tables(tables)) if tables else []
+    if output is not None:
+        stage.write(found, output)
+    click.echo(stage.as_json(found) if as_json else stage.as_text(found))
+
+
 results_option = click.option(
     "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
 )

@@ -44,13 +44,13 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
 
     Memory and FLOPs are those of an update at the protocol's longest, by the kernels of the device found here.
     """
-    protocol, counted = plan.protocol(table), {}
+    protocol, cells = plan.protocol(table), {}
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
     for run in plan.runs_of(table):
-        if run.cell not in counted:
+        if run.cell not in cells:
             method = None if run.is_base else plan.catalog.methods[run.method]
-            counted[run.cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
-        write_record(Path(results) / "runs" / run.name / "footprint.json", counted[run.cell])
+            cells[run.cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
+        write_record(Path(results) / "runs" / run.name / "footprint.json", cells[run.cell])
 
 
 def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, protocol: Protocol, kernels: str):
@@ -128,18 +128,52 @@ def adapter_bytes(state: dict[str, torch.Tensor]) -> int:
     return 8 + (text + 7) // 8 * 8 + offset
 
 
+def true_counts(catalog: Catalog):
+    """A function of (table, model, method, rank), titles as the paper prints them, that builds and counts once."""
+    models, methods = _by_title(catalog)
+    known: dict[str, dict] = {}
+
+    def count(table: str, model: str, method: str, rank: int) -> int:
+        return counted(catalog, known, table, models[plain(model)], methods[plain(method)], rank)[
+            "trainable_parameters"
+        ]
+
+    return count
+
+
+def memory_ratio(catalog: Catalog, claim: dict) -> float:
+    """Peak of a training step of a claim's method as a part of the other's, at the official protocol on a GPU."""
+    models, methods = _by_title(catalog)
+    protocol = catalog.protocol("official", claim["suite"], {}, "claims.yaml")
+    peaks = []
+    for side in ("of", "over"):
+        method = catalog.methods[methods[plain(claim[side])]]
+        model = build(catalog, models[plain(claim["model"])], method, claim["rank"], protocol)
+        peaks.append(trace(model, protocol, "cuda").peak()["peak"])
+    return peaks[0] / peaks[1]
+
+
+def _by_title(catalog: Catalog) -> tuple[dict[str, str], dict[str, str]]:
+    return {plain(name): name for name in catalog.models}, {plain(name): name for name in catalog.methods}
+
+
+def counted(catalog: Catalog, known: dict[str, dict], table: str, model: str, method: str, rank: int) -> dict:
+    """`counts` of a cell under the official protocol of a table of the paper; `known` keeps what was built."""
+    protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
+    key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
+    if key not in known:
+        known[key] = counts(build(catalog, model, catalog.methods[method], rank, protocol))
+    return known[key]
+
+
 def paper_footprint(catalog: Catalog, output: Path) -> None:
     """Write a CSV of the paper's cells at true scale: exact counts beside the reported millions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(PAPER_COLUMNS.split())
-    counted: dict[str, dict] = {}
+    known: dict[str, dict] = {}
     for table, model, method, rank, reported in paper_cells(catalog):
-        protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
-        key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
-        if key not in counted:
-            counted[key] = counts(build(catalog, model, catalog.methods[method], rank, protocol))
-        count = counted[key]
+        count = counted(catalog, known, table, model, method, rank)
         figures = (count["trainable_parameters"], count["total_parameters"], count["adapter_bytes"])
         writer.writerow([table, model, method, rank, *figures, reported])
     write_text(output, out.getvalue())
@@ -147,7 +181,7 @@ def paper_footprint(catalog: Catalog, output: Path) -> None:
 
 def paper_cells(catalog: Catalog) -> list[tuple[str, str, str, int, float]]:
     """The paper's language-model cells: table, model and method of the catalog, rank, reported millions."""
-    models, methods = ({plain(name): name for name in names} for names in (catalog.models, catalog.methods))
+    models, methods = _by_title(catalog)
     cells = dict.fromkeys(
         (row.table, row.model, row.method, row.rank, row.params_millions)
         for row in read_reported()
