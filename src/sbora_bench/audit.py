@@ -192,9 +192,8 @@ def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Findi
 def ratios(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
     """The ratio of trained parameters in every model where both methods stand."""
     lines = cells_of(rows)
-    models = sorted(
-        {(k[0], k[1]) for k in lines if k[2] == claim["of"]} & {k[:2] for k in lines if k[2] == claim["over"]}
-    )
+    both = [{key[:2] for key in lines if key[2] == claim[side]} for side in ("of", "over")]
+    models = {model: table for table, model in sorted(both[0] & both[1])}
     rank = UNSTATED_RANK // max(claim["ranks"])
     by_model = {
         model: count(table, model, claim["of"], rank * claim["ranks"][0])
