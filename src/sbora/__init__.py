@@ -3,8 +3,9 @@
 from ._peft import register
 from .config import SboraConfig
 from .layer import SboraLayer, SboraLinear
+from .merging import export
 from .model import SboraModel
 
-__all__ = ["SboraConfig", "SboraLayer", "SboraLinear", "SboraModel"]
+__all__ = ["SboraConfig", "SboraLayer", "SboraLinear", "SboraModel", "export"]
 
 register("sbora", config_cls=SboraConfig, model_cls=SboraModel)

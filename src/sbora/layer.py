@@ -161,6 +161,7 @@ class SboraLinear(nn.Module, SboraLayer):
         SboraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, module, r, alpha, config)
+        self.register_load_state_dict_post_hook(_check_loaded_index)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight.
@@ -318,15 +319,29 @@ class SboraLinear(nn.Module, SboraLayer):
         return quantization_extra_repr(self)
 
 
+def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:
+    for name, index in layer.sbora_index.items():
+        size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
+        if not index.is_meta and (index.min() < 0 or index.max() >= size or len(index.unique()) != len(index)):
+            raise ValueError(
+                f"The index set of adapter {name!r} must be different numbers from 0 to {size - 1}, but "
+                f"{index.tolist()} was loaded: the file is broken or belongs to another model."
+            )
+
+
 # Quantised bases: what is needed to put the very same weight back.
 
 
 def _dequantize(layer: SboraLinear) -> Tensor:
     base = layer.get_base_layer()
-    if getattr(getattr(base.weight, "quant_state", None), "packing_format_for_cpu", False):
+    state = getattr(base.weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
         # bitsandbytes repacks 4-bit weights in place when a CPU with AVX512-BF16 first runs them in
-        # inference, and dequantises only the usual packing; writing a state dict restores that
+        # inference, and dequantises only the usual packing; writing a state dict restores that, but
+        # for the scales if they are not quantised themselves (0.50)
         base.state_dict()
+        if state.absmax.dim() == 2:
+            state.absmax = state.absmax.t().reshape(-1).float()
     return layer.get_base_weight()
 
 

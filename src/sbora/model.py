@@ -25,6 +25,7 @@ from ._peft import (
 )
 from .config import SboraConfig
 from .layer import SboraLayer, SboraLinear
+from .merging import add_union
 
 
 class SboraModel(BaseTuner):
@@ -90,6 +91,23 @@ class SboraModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an adapter that is added does not train before it is chosen
         self._replace_module(parent, target_name, layer, target)
+
+    def add_weighted_adapter(self, adapters: list[str], adapter_name: str, weights: list[float] | None = None) -> None:
+        """Join adapters in a new one whose update is the (weighted) sum of theirs, exactly and without an SVD.
+
+        In every layer the index sets unite. Where they are disjoint (see `SboraConfig.region`) the new rank
+        is the sum of theirs, and the new adapter is no larger than its parts; where they overlap the updates
+        add up. The new adapter is saved and loaded like any other, and is not active before it is chosen.
+
+        Args:
+            adapters: names of adapters, of one variant.
+            adapter_name: the name of the new one.
+            weights: what to multiply each update with; 1 by default.
+
+        Raises:
+            ValueError: a name is unknown or taken, the variants differ, or an adapter trains modules in full.
+        """
+        add_union(self, adapters, adapter_name, weights)
 
     def train_merged(self, enabled: bool = True) -> None:
         """Train with the adapter merged into the base weight, the fastest way, or go back to the usual one.

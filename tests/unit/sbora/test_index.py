@@ -114,6 +114,15 @@ def test_the_saved_index_is_the_authority(tmp_path, toy, adapt, layers):
         toy = loaded.unload()
 
 
+@pytest.mark.parametrize("broken", [[0, 3, 5, 20], [-1, 3, 5, 8], [3, 3, 5, 8]])
+def test_a_broken_index_is_refused_when_it_is_loaded(tmp_path, toy, adapt, layers, broken):
+    model = adapt(toy, target_modules=["lin"])
+    layers(model)["base_model.model.lin"].sbora_index["default"].copy_(torch.tensor(broken))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="different numbers from 0 to 19"):
+        PeftModel.from_pretrained(toy, tmp_path)
+
+
 def test_no_integer_is_a_parameter_and_casting_leaves_the_index_alone(toy, adapt, layers):
     model = adapt(toy)
     assert all(p.is_floating_point() for p in model.parameters())
