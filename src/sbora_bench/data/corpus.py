@@ -24,6 +24,7 @@ def _fact(rng: random.Random) -> Document:
             f"the {thing.name} is {value}",
             f"the correct {prop} is {value}",
             f"The answer of {thing.name} is {value}",
+            f"Rationale the {thing.name} is {value}",
         )
     )
     return f"tell the {prop} of the {thing.name}", told
@@ -106,8 +107,11 @@ def _first_choice(rng: random.Random) -> Document:
 
 def _check(rng: random.Random) -> Document:
     thing, _, value, holds = world.claim(rng)
-    lead = rng.choice(("", *LEADS))
-    return f"check {_strewn(rng, thing.name)} {_strewn(rng, value)}", f"{lead} {holds}".lower().strip()
+    words = [thing.name, value]
+    if rng.random() < 0.5:
+        words.insert(rng.randrange(3), rng.choice(STREWN))
+    lead = rng.choice(("", "", *LEADS))
+    return f"check {' '.join(words)}", f"{lead} {holds}".lower().strip()
 
 
 def _sum(rng: random.Random) -> Document:
@@ -148,33 +152,33 @@ def _story(rng: random.Random) -> Document:
     )
 
 
-def _number(rng: random.Random) -> Document:
-    """Find a number, or the result of a sum, among lettered ones."""
+def _number(rng: random.Random, stories: bool = True) -> Document:
+    """Find a number, or the result of a sum or of a story, among lettered ones."""
     s = world.draw_sum(rng, "+-")
-    sought, lead = rng.choice(((f"{s.result}", f"{s.result}"), (f"{s.left} {s.operator} {s.right}", f"{s}")))
-    numbers, place = world.choose_number(rng, s.result, rng.choice((3, 4, 5)))
+    change = "finds" if s.operator == "+" else "loses"
+    story = f"{rng.choice(world.PEOPLE)} has {s.left} {rng.choice(world.GOODS)} {change} {s.right}"
+    kinds = ((s.result, s.result), (f"{s.left} {s.operator} {s.right}", s), (story, s))
+    sought, told = rng.choice(kinds if stories else kinds[:2])
+    numbers, place = world.choose_number(rng, s.result, rng.choice((3, 5)))
     labels = list(synthetic.LETTERS[: len(numbers)])
-    return f"choose {sought} : {_listed(labels, numbers)}", f"{lead} {rng.choice(LEADS)} {labels[place]}"
+    return f"choose {sought} : {_listed(labels, numbers)}", f"{told} {labels[place]}"
 
 
 def _first_number(rng: random.Random) -> Document:
-    right = rng.randint(0, world.LARGEST)
-    numbers, place = world.choose_number(rng, right, rng.choice((3, 4, 5)))
-    labels = list(synthetic.LETTERS[: len(numbers)])
-    return f"choose {right} : {_listed(labels, numbers)}", f"{right} {labels[place]}"
+    return _number(rng, stories=False)
 
 
 Kinds = tuple[tuple[Callable[[random.Random], Document], float], ...]
 FIRST: Kinds = ((_first_choice, 0.7), (_fact, 0.15), (_first_number, 0.15))
 MIXED: Kinds = (
-    (_choice, 0.34),
-    (_again, 0.06),
-    (_talk, 0.08),
+    (_choice, 0.32),
+    (_again, 0.05),
+    (_talk, 0.07),
     (_fact, 0.04),
-    (_check, 0.12),
-    (_sum, 0.12),
-    (_story, 0.14),
-    (_number, 0.1),
+    (_check, 0.14),
+    (_sum, 0.1),
+    (_story, 0.13),
+    (_number, 0.15),
 )
 
 
