@@ -91,14 +91,17 @@ def cells_of(rows: list[Row]) -> dict[tuple, list[Row]]:
 
 
 def averages(rows: list[Row]) -> Iterable[Finding]:
-    """Each printed average against the mean of its line."""
+    """Each printed average against the mean of its line. A table has one precision, trailing zeros or not."""
+    unit: dict[str, float] = {}
+    for row in rows:
+        unit[row.table] = min(unit.get(row.table, 1.0), half_unit(row.value))
     for line in cells_of(rows).values():
         parts = [row for row in line if row.metric not in AVERAGES]
         for row in (row for row in line if row.metric in AVERAGES):
             mean = sum(float(part.value) for part in parts) / len(parts)
             off = abs(float(row.value) - mean)
-            own, theirs = half_unit(row.value), max(half_unit(part.value) for part in parts)
-            verdict = "agrees" if off <= own + SLACK else "rounding" if off <= own + theirs + SLACK else "disagrees"
+            half = unit[row.table]
+            verdict = "agrees" if off <= half + SLACK else "rounding" if off <= 2 * half + SLACK else "disagrees"
             how = f"mean of the {len(parts)} printed cells"
             yield Finding(f"{row.name}: {row.metric}", row.value, f"{mean:.4f}".rstrip("0").rstrip("."), how, verdict)
 
