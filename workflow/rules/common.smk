@@ -79,3 +79,11 @@ def base_weights(wildcards):
 def settings(wildcards):
     """Changes when anything changes that the run was asked for."""
     return PLAN.settings_hash(RUN_OF[wildcards.cell])
+
+
+def model_settings(wildcards):
+    return PLAN.catalog.models[wildcards.model].model_dump_json()
+
+
+def data_settings(wildcards):
+    return str(PLAN.data_settings(wildcards.table))

@@ -5,14 +5,6 @@ PRETRAINED = [
 ]
 
 
-def model_settings(wildcards):
-    return PLAN.catalog.models[wildcards.model].model_dump_json()
-
-
-def data_settings(wildcards):
-    return str(PLAN.data_settings(wildcards.table))
-
-
 rule prepare_table:
     """Fetch, check and render what a table is trained and scored on; note which test items were in training."""
     input:

@@ -1,0 +1,76 @@
+"""A copy of the repository's root in which the real workflow runs, and one reproduction of `tiny` for all tests.
+
+The reproduction is shared among pytest-xdist's workers: the first that needs it makes it, and one test at a time works
+in it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[2]
+COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles"]
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder with what Snakemake reads of the repository; the package itself is the installed one."""
+
+    folder: Path
+
+    @classmethod
+    def copy(cls, folder: Path) -> "Root":
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, folder / name)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        return cls(folder)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        """Run a command here: offline, without a data root, quiet."""
+        told = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        environment = {**told, "HF_HUB_OFFLINE": "1", "PATH": path}
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=1500
+        )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "snakemake", "--cores", "2", *arguments)
+
+    def bench(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "sbora_bench.cli", *arguments)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, worker_id) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture
+def reproduction(shared_folder):
+    """`tiny` reproduced, for this test alone while it runs; leave it whole."""
+    root = Root(shared_folder / "reproduction")
+    with FileLock(shared_folder / "reproduction.lock"):
+        if not root.folder.exists():
+            Root.copy(root.folder)
+            done = root.snakemake("--config", "experiment=tiny")
+            (root.folder / "first.log").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
+        told = (root.folder / "first.log").read_text()
+        assert told.startswith("0\n"), told[-6000:]
+        yield root
+
+
+@pytest.fixture
+def root(tmp_path) -> Root:
+    """A fresh copy with no results."""
+    return Root.copy(tmp_path / "root")

@@ -1,0 +1,73 @@
+"""What is found before the DAG runs ends `snakemake` with exit status 2 and one line of ours; nothing is written."""
+
+import json
+
+import pytest
+import yaml
+
+GOOD = {
+    "title": "Small",
+    "items": "ladder",
+    "tables": {
+        "sums": {
+            "suite": "arithmetic",
+            "train": "ladder-math",
+            "protocol": "tiny",
+            "seeds": [0],
+            "grids": [{"models": ["ladder-xs"], "methods": ["lora"], "ranks": [4]}],
+        }
+    },
+}
+TABLE = GOOD["tables"]["sums"]
+GRID = TABLE["grids"][0]
+
+
+def table(**changes) -> str:
+    return yaml.safe_dump(GOOD | {"tables": {"sums": TABLE | changes}})
+
+
+FILES = {
+    "rank 0": (table(grids=[GRID | {"ranks": [0]}]), "small.yaml: tables.sums.grids.0.ranks.0"),
+    "rank above the width": (table(grids=[GRID | {"ranks": [65]}]), "small.yaml: tables.sums.grids.0.ranks"),
+    "unknown key": (table(seed=[0]), "small.yaml: tables.sums.seed: unknown key"),
+    "unknown task": (table(limit={"svamp": 1}), "small.yaml: tables.sums.limit: unknown task"),
+    "a run twice": (table(grids=[GRID, GRID]), "small.yaml: tables.sums.grids: run sums-ladder-xs-lora-r4-s0"),
+    "not YAML": ("tables: [", "small.yaml, line 2: not valid YAML"),
+    "a table that leaves its place": (yaml.safe_dump(GOOD | {"tables": {"../up": TABLE}}), "small.yaml: tables.../up"),
+    "a table named separation": (yaml.safe_dump(GOOD | {"tables": {"separation": TABLE}}), "tables.separation"),
+}
+
+
+def refused(root, *config: str) -> str:
+    """The line that `snakemake` must end with."""
+    written = {path for path in root.folder.rglob("*") if ".snakemake" not in path.parts}
+    done = root.snakemake("--config", *config)
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    ours = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert len(ours) == 1 and ours[0].startswith("snakemake: "), done.stderr
+    assert {path for path in root.folder.rglob("*") if ".snakemake" not in path.parts} == written
+    return ours[0]
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_spoiled_experiment(root, case):
+    content, told = FILES[case]
+    (root.folder / "experiments" / "small.yaml").write_text(content)
+    assert told in refused(root, "experiment=small")
+
+
+@pytest.mark.parametrize("name", ["nope", "../tiny", "/etc/passwd", "--tiny", "ti\nny", "tiny;id", "$(id)"])
+def test_a_name_that_is_no_experiment(root, name):
+    assert "experiment" in refused(root, f"experiment={json.dumps(name)}")
+
+
+def test_an_unknown_setting(root):
+    assert "did you mean 'experiment'" in refused(root, "experiments=tiny")
+
+
+def test_results_of_another_version(root):
+    record = root.folder / "results" / "tiny" / "runs" / "mmlu-ladder-xs-base" / "footprint.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"version": 99}')
+    told = refused(root, "experiment=tiny")
+    assert "mmlu-ladder-xs-base/footprint.json: version: found 99, allowed 1" in told

@@ -1,0 +1,151 @@
+"""The real DAG on `tiny`: whole, steady, the same bytes by hand, and open to a method, a model and a task by YAML."""
+
+import csv
+import shutil
+
+import pytest
+import yaml
+
+from sbora_bench.experiment import load_plan
+from sbora_bench.files import read_json, sha256
+
+TINY = ("--config", "experiment=tiny")
+RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
+
+
+def digests(folder) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def nothing_to_do(done) -> bool:
+    return done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_every_run_leaves_its_records(reproduction):
+    plan = load_plan(str(reproduction.folder / "experiments" / "tiny.yaml"))
+    results = reproduction.folder / "results" / "tiny"
+    for run in plan.runs:
+        scores = read_json(results / "runs" / run.name / "scores.json")
+        assert scores["status"] == "ok" and set(scores["tasks"]) == set(plan.tasks(run.table))
+        assert (results / "runs" / run.name / "train.json").is_file() is not run.is_base
+    rows = list(csv.DictReader((results / "scores.csv").open()))
+    assert len(rows) == sum(len(plan.tasks(run.table)) for run in plan.runs)
+    assert {row["status"] for row in rows} == {"ok"} and all(0 <= float(row["value"]) <= 1 for row in rows)
+    assert (results / "report.html").stat().st_size > 10_000
+    assert "Tables: results/tiny/tables/" in (reproduction.folder / "first.log").read_text()
+
+
+def test_no_record_holds_a_place_of_this_machine(reproduction):
+    for path in (reproduction.folder / "results" / "tiny").rglob("*.json*"):
+        assert str(reproduction.folder) not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_second_run_has_nothing_to_do_and_a_deleted_record_is_made_again(reproduction):
+    assert nothing_to_do(reproduction.snakemake(*TINY))
+    results = reproduction.folder / "results" / "tiny"
+    before = digests(results / "runs" / RUN)
+    scores = sha256(results / "scores.csv")
+    (results / "runs" / RUN / "scores.json").unlink()
+    (results / "runs" / RUN / "adapter" / "adapter_model.safetensors").unlink()
+    done = reproduction.snakemake(*TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(results / "runs" / RUN) == before and sha256(results / "scores.csv") == scores
+    assert nothing_to_do(reproduction.snakemake(*TINY))
+
+
+def test_the_commands_give_the_bytes_of_the_dag(reproduction):
+    dag, own = reproduction.folder / "results" / "tiny", reproduction.folder / "results" / "by-hand"
+    shutil.copytree(dag / "data", own / "data")
+    try:
+        for stage in ("finetune", "evaluate"):
+            done = reproduction.bench(stage, "--experiment", "tiny", "--results", str(own), RUN)
+            assert done.returncode == 0, done.stderr[-3000:]
+        by_hand, by_dag = digests(own / "runs" / RUN), digests(dag / "runs" / RUN)
+    finally:
+        shutil.rmtree(own)
+    timed = {"train.json"}  # seconds and memory
+    assert by_hand.keys() == by_dag.keys() - {"footprint.json"} and {"scores.json"} < by_hand.keys()
+    assert {name: by_hand[name] for name in by_hand.keys() - timed} == {
+        name: by_dag[name] for name in by_hand.keys() - timed
+    }
+
+
+@pytest.mark.slow
+def test_a_reproduction_from_scratch_gives_the_same_scores(reproduction, root):
+    done = root.snakemake(*TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = reproduction.folder / "results" / "tiny", root.folder / "results" / "tiny"
+    assert (first / "scores.csv").read_bytes() == (second / "scores.csv").read_bytes()
+    for run in sorted((first / "runs").iterdir()):
+        ours, theirs = digests(run), digests(second / "runs" / run.name)
+        ours.pop("train.json", None), theirs.pop("train.json", None)
+        assert ours == theirs, run.name
+
+
+OWN = {
+    "models": {
+        "own-model": {
+            "title": "Own",
+            "source": {
+                "kind": "pretrain",
+                "recipe": {"seed": 3, "steps": 4, "choices_first": 1, "batch": 8, "held_out": 8},
+            },
+            "architecture": {
+                "vocab_size": 1024,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 256,
+                "tie_word_embeddings": True,
+            },
+        }
+    },
+    "methods": {
+        "vera": {
+            "title": "VeRA",
+            "peft_type": "VERA",
+            "arguments": {
+                "r": "$rank",
+                "target_modules": ["q_proj", "v_proj"],
+                "vera_dropout": "$dropout",
+                "projection_prng_key": "$seed",
+            },
+        }
+    },
+    "data": {"own-items": {"kind": "synthetic", "maker": "items", "name": "SVAMP", "rows": 6, "seed": 99}},
+    "tasks": {
+        "OwnSums": {
+            "title": "Own sums",
+            "template": "number",
+            "answer": {"official": "last-number", "strict": "stated-number"},
+            "items": {"ladder": "own-items"},
+        }
+    },
+    "suites": {"own": {"title": "Own suite", "tasks": ["OwnSums"]}},
+}
+EXTENDED = {
+    "title": "Extended",
+    "items": "ladder",
+    "tables": {
+        "own": {
+            "suite": "own",
+            "train": "ladder-math",
+            "protocol": "tiny",
+            "seeds": [0],
+            "grids": [{"models": ["own-model"], "methods": ["vera"], "ranks": [4]}],
+        }
+    },
+}
+
+
+def test_a_method_a_model_and_a_task_are_added_by_yaml_alone(root):
+    (root.folder / "experiments" / "catalog" / "own.yaml").write_text(yaml.safe_dump(OWN))
+    (root.folder / "experiments" / "extended.yaml").write_text(yaml.safe_dump(EXTENDED))
+    done = root.snakemake("--config", "experiment=extended")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    run = root.folder / "results" / "extended" / "runs" / "own-own-model-vera-r4-s0"
+    assert read_json(run / "adapter" / "adapter_config.json")["peft_type"] == "VERA"
+    assert read_json(run / "scores.json")["tasks"]["OwnSums"]["n"] == 6
+    assert "VeRA" in (root.folder / "results" / "extended" / "tables" / "own.md").read_text()

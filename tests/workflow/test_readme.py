@@ -1,0 +1,112 @@
+"""Every command in README.md is tried: for real on `tiny`, as a dry run, or listed here with the reason why not."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language: str) -> list[str]:
+    """The contents of README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command of README's bash blocks: continued lines joined, comments and blank lines left out."""
+    lines = "\n".join(fenced("bash")).replace("\\\n", " ").splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.strip().startswith("#")))
+
+
+def words(command: str) -> list[str]:
+    """The command's words without comments; programs of `.venv/bin` by their names."""
+    return [word.removeprefix(".venv/bin/") for word in shlex.split(command, comments=True)]
+
+
+def really(root, command: str) -> None:
+    """Run it in the reproduction of `tiny`."""
+    program, *arguments = words(command)
+    done = root.bench(*arguments) if program == "sbora-bench" else root.run(sys.executable, "-m", program, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def touched(root, command: str) -> None:
+    """`--touch`, of `tiny` in the place of the default experiment, leaves nothing to be done."""
+    really(root, f"{command} --config experiment=tiny")
+    told = root.snakemake("--config", "experiment=tiny")
+    assert "Nothing to be done" in told.stdout + told.stderr
+
+
+def dry(root, command: str) -> None:
+    """The workflow is planned, not run."""
+    done = root.run(sys.executable, "-m", *words(command), "--dry-run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Job stats" in done.stdout + done.stderr or "Nothing to be done" in done.stdout + done.stderr
+
+
+def dry_make(root, command: str) -> None:
+    """Make knows the target and what it would run."""
+    done = subprocess.run([*words(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and re.search("snakemake|pytest|benchmarks", done.stdout), done.stderr
+
+
+# What a command looks like, and how it is tried; the first that matches counts.
+TRIED = [
+    (r"make (reproduce|test|test-slow|bench)", dry_make),
+    (r"snakemake\b.* --touch\b.*", touched),
+    (r"snakemake\b.*\bexperiment=tiny\b.*", really),
+    (r"snakemake\b.*", dry),
+    (r"sbora-bench (plan|validate|schema|footprint)\b.*", really),
+    (r"sbora-bench \w+\b.* (--experiment|-e) tiny\b.*", really),
+]
+# What isn't run here, and why.
+LISTED = [
+    (r"export [A-Z_]+=\S+", "sets a variable; the command after it is tried"),
+    (r"(source|cd) \S+", "changes the shell alone"),
+    (r"git clone \S+( \S+)?", "needs the network"),
+    (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
+]
+
+
+def way(command: str, table) -> object | None:
+    """How `command` is tried, or why it isn't: the first entry of `table` that matches."""
+    plain = " ".join(words(command))
+    return next((found for pattern, found in table if re.fullmatch(pattern, plain)), None)
+
+
+def test_readme_has_commands():
+    assert len(commands()) >= 5 and any("reproduce" in command for command in commands())
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_works(command, request):
+    handle, reason = way(command, TRIED), way(command, LISTED)
+    assert handle or reason, f"README.md: no test knows how to try: {command}"
+    if handle is not None:
+        needs_results = handle in (really, touched)
+        handle(request.getfixturevalue("reproduction" if needs_results else "root"), command)
+
+
+MODEL = """
+import sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.manual_seed(0)
+shape = dict(vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("script", fenced("python"))
+def test_every_script_runs_on_a_small_model(script, root):
+    folder = root.folder / "model"
+    made = root.run(sys.executable, "-c", MODEL, str(folder))
+    assert made.returncode == 0, made.stderr[-3000:]
+    assert "path/or/hub-id" in script
+    done = root.run(sys.executable, "-c", script.replace("path/or/hub-id", str(folder)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (root.folder / "adapter" / "adapter_model.safetensors").is_file()
