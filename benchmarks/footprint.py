@@ -1,6 +1,6 @@
 """Memory foretold by `sbora_bench.foretell` against what the CPU's allocator did in two real steps of the Trainer.
 
-    python benchmarks/footprint.py --output results/published/footprint-cpu.json [--only PART-OF-A-NAME] [--quick]
+    python benchmarks/footprint.py --output results/published/footprint-cpu.json [--only REGEX] [--quick]
 
 Measured: allocations and releases that `torch.profiler` saw, summed, at their highest; and, without the profiler, the
 growth of the process's resident memory at its highest. Random weights: memory doesn't depend on values.
@@ -12,6 +12,7 @@ import gc
 import itertools
 import json
 import multiprocessing
+import re
 import sys
 import tempfile
 import warnings
@@ -172,17 +173,17 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    chosen = [case for case in cases(options.quick) if options.only in case["name"]]
+    chosen = [case for case in cases(options.quick) if re.search(options.only, case["name"])]
     rows = []
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(compare, chosen):
             rows.append(row)
+            write_json(options.output, rows)
             print(
                 f"{row['name']:75} {row['over_predicted']:>12,} {row['over_measured']:>12,}"
                 f" {row['over_error']:+.2%} peak {row['peak_error']:+.2%}",
                 flush=True,
             )
-    write_json(options.output, rows)
     print(
         f"largest error: peak {max(abs(r['peak_error']) for r in rows):.2%},"
         f" over the weights {max(abs(r['over_error']) for r in rows):.2%}; {json.dumps(len(rows))} cases"
