@@ -196,7 +196,7 @@ def weight_tensors(model):
 def saved_tensors(model):
     """(name, tensor) as in `state_dict`, less the states of 4-bit layers, which can't be written on `meta`."""
     yield from model.named_parameters(remove_duplicate=False)
-    for prefix, part in model.named_modules():
+    for prefix, part in model.named_modules(remove_duplicate=False):
         for name, buffer in part.named_buffers(recurse=False):
             if name not in part._non_persistent_buffers_set:
                 yield f"{prefix}.{name}", buffer
