@@ -114,7 +114,7 @@ class FootprintRecord(Record):
     )
     flops_per_step: int | None = None
     flops: dict[str, int] = Field(
-        default_factory=dict, description="matrix products of an update: forward, recomputation, backward; the adapter's"
+        default_factory=dict, description="of an update: forward, recomputation, backward, the adapter's"
     )
     moved_bytes_per_step: int | None = Field(default=None, description="operands read and results written")
     notes: list[str] = Field(default_factory=list)
