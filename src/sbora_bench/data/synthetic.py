@@ -210,7 +210,7 @@ def _aqua(rng: random.Random) -> dict[str, str]:
     options = " ".join(f"({letter}) {n}" for letter, n in zip(LETTERS, numbers, strict=True))
     text = f"If {one} has {s.left} {goods} and {_changes(one, s)}, what is left? Answer Choices: {options}"
     letter = LETTERS[right]
-    return _example(text, f"Rationale: {_worked(s)} The answer is {s.result} ({letter}).", letter)
+    return _example(text, f"{s} ({letter}). The answer is ({letter}).", letter)
 
 
 TASKS: dict[str, Callable[[random.Random], dict[str, str]]] = {
