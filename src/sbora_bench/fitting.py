@@ -10,7 +10,7 @@ from typing import Any
 from sbora_bench import footprint
 from sbora_bench.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
 from sbora_bench.errors import UserError
-from sbora_bench.experiment import Run
+from sbora_bench.experiment import Run, layer_width
 from sbora_bench.foretell import trace_generation
 from sbora_bench.meta import read_config
 
@@ -112,24 +112,25 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
 
 
 def largest(peak_at, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5) -> int | None:
-    """The largest n <= `cap`, in units, that was seen to fit `room`; None if not even 1 does.
+    """The largest n <= `cap`, in units, that was seen to fit `room`; None if none was.
 
-    Memory grows almost linearly in n: each look is where the line through the last two points meets the room. After
-    `looks` the largest n that fitted is the answer, so it may be a little too small, never too large.
+    Memory grows almost linearly in n, so each look is where a line through two known points meets the room. After
+    `looks` the largest n that fitted is the answer: it may be a little too small, never too large.
     """
     seen = {max(start, 1): peak}
-    guess = max(1, start * 2 if peak <= room else start // 2)
     for _ in range(looks):
-        guess = min(max(guess, 1), cap)
-        if guess in seen:
+        fits = max((n for n in seen if seen[n] <= room), default=0)
+        fails = min((n for n in seen if seen[n] > room), default=cap + 1)
+        if fails - fits == 1:
             break
+        points = sorted(seen)[-2:] if fails > cap else sorted(seen)[:2] if not fits else [fits, fails]
+        if len(points) == 1:
+            guess = 2 * fits or fails // 2
+        else:
+            slope = (seen[points[1]] - seen[points[0]]) / (points[1] - points[0])
+            guess = int(points[0] + (room - seen[points[0]]) / slope) if slope > 0 else cap
+        guess = min(max(guess, fits + 1), fails - 1)
         seen[guess] = peak_at(guess)
-        low, high = sorted(sorted(seen, key=lambda n: abs(seen[n] - room))[:2])
-        slope = (seen[high] - seen[low]) / (high - low)
-        guess = int(low + (room - seen[low]) / slope) if slope > 0 else cap
-        fits, fails = [n for n in seen if seen[n] <= room], [n for n in seen if seen[n] > room]
-        guess = max(guess, *(n + 1 for n in fits)) if fits else guess
-        guess = min(guess, *(n - 1 for n in fails)) if fails else guess
     fitting = [n for n, size in seen.items() if size <= room]
     return max(fitting) * unit if fitting else None
 
@@ -139,7 +140,7 @@ def sweep(catalog: Catalog, asked: Asked, protocol: Protocol, kernels: str, posi
     method = catalog.methods.get(asked.method)
     if method is None:
         raise UserError("--sweep: the base isn't trained; name a --method")
-    width = read_config(catalog, asked.model).hidden_size
+    width = layer_width(read_config(catalog, asked.model).to_dict())
     ranks = [r for r in RANKS if r <= width] if asked.sweep == "rank" else [asked.rank]
     lengths = [n for n in LENGTHS if n <= positions] if asked.sweep == "length" else [protocol.max_length]
     rows = []

@@ -1,0 +1,249 @@
+"""Counts against closed formulas and files, memory against the CPU's allocator, FLOPs against PyTorch's counter."""
+
+import csv
+import itertools
+import json
+
+import peft
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from sbora_bench import fitting, footprint, foretell, meta
+from sbora_bench.adapters import adapter_config
+from sbora_bench.catalog import ModelEntry, load_catalog
+from sbora_bench.errors import UserError
+from sbora_bench.tracer import aten, flop_registry
+
+TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+ROWS, LENGTH, RANK = 4, 64, 4
+METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    known = load_catalog()
+    entry = ModelEntry(title="Tiny", source={"kind": "folder", "path": "."}, architecture=TINY)
+    return known.model_copy(update={"models": known.models | {"tiny": entry}})
+
+
+def protocol_of(catalog, **overrides):
+    ours = {"micro_batch": ROWS, "batch_size": ROWS, "weights_dtype": "float32", "optimizer": "adamw_torch"}
+    return catalog.protocol("smollm2", "arithmetic", ours | overrides, "test")
+
+
+def on_meta(catalog, method, protocol, rank=RANK):
+    return footprint.build(catalog, "tiny", catalog.methods[method], rank, protocol)
+
+
+def real(catalog, method, protocol, folder):
+    """The same cell with weights, through the steps of `finetune`."""
+    base = AutoModelForCausalLM.from_config(meta.read_config(catalog, "tiny"), dtype=torch.float32)
+    if catalog.methods[method].quantization:
+        base.save_pretrained(folder)
+        asked = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=asked, dtype=torch.float32)
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    return peft.get_peft_model(base, adapter_config(catalog.methods[method], RANK, 0, protocol))
+
+
+SIZES = {  # hidden, intermediate, key-value width, layers, vocabulary
+    "llama-7b": (4096, 11008, 4096, 32, 32000),
+    "llama-13b": (5120, 13824, 5120, 40, 32000),
+    "llama3-8b": (4096, 14336, 1024, 32, 128256),
+}
+
+
+def by_formula(table, model, method, rank):
+    """(trained, all) parameters by closed formulas (protocol section 8)."""
+    h, i, kv, layers, words = SIZES[model]
+    quantised = table == "qsbora_mmlu"
+    outputs, inputs = (3 * h + 2 * kv + 2 * i, 6 * h + i) if quantised else (2 * h + 2 * kv + i, 4 * h + i)
+    fa, fb = rank * outputs * layers, rank * inputs * layers
+    trained = {"sbora-fa": fa, "sbora-fb": fb, "lora": fa + fb, "dora": fa + fb + outputs * layers}
+    words += quantised  # the new [PAD]
+    base = 2 * words * h + h + layers * (2 * h * h + 2 * h * kv + 3 * h * i + 2 * h)
+    count = trained[method.removeprefix("q")]
+    return count, base + count
+
+
+def test_the_papers_44_cells(catalog, tmp_path):
+    footprint.paper_footprint(catalog, tmp_path / "paper.csv")
+    rows = list(csv.DictReader((tmp_path / "paper.csv").open()))
+    assert len(rows) == 44
+    for row in rows:
+        expected = by_formula(row["table"], row["model"], row["method"], int(row["rank"]))
+        assert (int(row["trainable_parameters"]), int(row["total_parameters"])) == expected, row
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapter_bytes_are_those_of_the_file(catalog, method, tmp_path):
+    protocol = protocol_of(catalog)
+    real(catalog, method, protocol, tmp_path / "base").save_pretrained(tmp_path / "adapter")
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert footprint.counts(on_meta(catalog, method, protocol))["adapter_bytes"] == size
+
+
+@pytest.mark.parametrize("method", ["qlora", "qdora", "qsbora-fa"])
+def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
+    """Every tensor of every 4-bit layer has the dtype and the bytes of the real one; so has the whole model."""
+    protocol = protocol_of(catalog)
+    models = on_meta(catalog, method, protocol), real(catalog, method, protocol, tmp_path)
+
+    def stored(model):
+        layers = {n: part for n, part in model.named_modules() if isinstance(part, Linear4bit)}
+        return {n: [(t.dtype, t.untyped_storage().nbytes()) for t in meta.weight_tensors(p)] for n, p in layers.items()}
+
+    assert stored(models[0]) and stored(models[0]) == stored(models[1])
+    assert len({meta.storage_bytes(meta.weight_tensors(model)) for model in models}) == 1
+
+
+def allocated(model, protocol) -> int:
+    """Bytes at the highest of a real CPU step, over the model: the allocator's events as torch.profiler saw them."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model.config.use_cache = False
+    model.train()
+    if protocol.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[:, -5:] = 0
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for _ in range(2):
+            model(input_ids=ids, labels=ids, attention_mask=mask).loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", [*METHODS, "qlora", "qsbora-fb"])
+def test_foretold_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):
+    protocol = protocol_of(catalog, gradient_checkpointing=checkpointing)
+    traced = footprint.trace(on_meta(catalog, method, protocol), protocol, "cpu", length=LENGTH).peak()
+    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    assert over == pytest.approx(allocated(real(catalog, method, protocol, tmp_path), protocol), rel=0.03)
+    assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
+
+
+def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
+    protocol = protocol_of(catalog, dropout=0.0)
+    flops = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", length=LENGTH).flops()
+    flash = aten._scaled_dot_product_flash_attention  # the CPU's variant isn't in the counter's registry
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[flash],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+            aten._scaled_dot_product_flash_attention_backward
+        ],
+    }
+    mapping = {op: (lambda *a, formula=formula, **k: formula(*a, **k)) for op, formula in mapping.items()}
+    for formula in mapping.values():
+        formula._get_raw = True  # they take tensors already
+    model = real(catalog, "lora", protocol, tmp_path)
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    assert flops["forward"] + flops["backward"] == counter.get_total_flops()
+    assert flops["recomputation"] == 0 and 0 < flops["adapter"] < 0.2 * counter.get_total_flops()
+
+
+def test_checkpointing_computes_the_forward_pass_again(catalog):
+    plain, again = (
+        footprint.trace(on_meta(catalog, "lora", p), p, "cuda", length=LENGTH).flops()
+        for p in (protocol_of(catalog, gradient_checkpointing=c) for c in (False, True))
+    )
+    assert plain["backward"] <= again["backward"] < 1.1 * plain["backward"], "the embeddings get gradients too"
+    assert 0.5 * plain["forward"] < again["recomputation"] < plain["forward"]
+
+
+def test_memory_grows_with_the_batch_and_sbora_needs_less(catalog):
+    protocol = protocol_of(catalog)
+
+    def peak(method, rows, optimizer="adamw_torch"):
+        mine = protocol.model_copy(update={"optimizer": optimizer})
+        return footprint.trace(on_meta(catalog, method, mine, rank=64), mine, "cuda", rows, LENGTH).peak()
+
+    assert peak("lora", 8)["peak"] > peak("lora", 4)["peak"] > peak("sbora-fa", 4)["peak"]
+    assert peak("lora", 4, "adamw_8bit")["optimizer"] < peak("lora", 4, "paged_adamw_32bit")["optimizer"]
+
+
+def test_the_cache_of_a_generation(catalog):
+    protocol = protocol_of(catalog)
+    model = on_meta(catalog, "lora", protocol)
+    found = foretell.trace_generation(model, rows=2, prompt=20, new_tokens=12, beams=3, device="cuda")
+    keys = 2 * 3 * 2 * 32 * 32  # rows x beams x key-value heads x tokens x width of a head
+    assert found["cache"] == TINY["num_hidden_layers"] * 2 * keys * 4
+    assert found["peak"] > found["weights"] + found["cache"]
+
+
+@pytest.mark.parametrize("curve", [lambda n: 100 + 7 * n, lambda n: 50 + 3 * n + n * n // 40])
+@pytest.mark.parametrize("start", [1, 4, 300])
+def test_largest_fits_and_is_near_the_most_that_does(curve, start):
+    room = curve(90)
+    found = fitting.largest(curve, start, curve(start), cap=4096, room=room, looks=8)
+    assert 85 <= found <= 90
+    assert fitting.largest(curve, start, curve(start), cap=4096, room=60 - 100) is None
+
+
+def test_a_verdict(catalog):
+    asked = fitting.Asked(
+        "tiny", "sbora-fa", RANK, "smollm2", micro_batch=2, length=64, device="rtx-4090", sweep="rank"
+    )
+    found = fitting.report(catalog, asked)
+    device = found["device"]
+    assert device["fits"] and device["largest_micro_batch"] >= 2 and device["largest_length"] == 256
+    peaks = [row["peak"] for row in found["sweep"]]
+    assert peaks == sorted(peaks) and len(set(peaks)) == len(peaks)
+    assert "fits, to spare" in fitting.as_text(found) and json.loads(fitting.as_json(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "llama-7bb"}, "did you mean 'llama-7b'"),
+        ({"device": "h10"}, "did you mean 'h100'"),
+        ({"method": "lroa"}, "did you mean 'lora'"),
+        ({"rank": 200}, "allowed 1 to"),
+        ({"rank": -1}, "at least 1"),
+        ({"micro_batch": 0}, "--micro-batch: found 0"),
+        ({"length": 257}, "allowed 1 to 256, the positions"),
+        ({"optimizer": "adam"}, "unknown optimizer"),
+        ({"protocol": "officiall"}, "did you mean 'official'"),
+        ({"rank": None}, "--rank: missing"),
+    ],
+)
+def test_bad_input_is_one_line(catalog, wrong, words):
+    asked = {"model": "tiny", "method": "lora", "rank": RANK, "protocol": "smollm2", "length": 64} | wrong
+    with pytest.raises(UserError) as caught:
+        fitting.report(catalog, fitting.Asked(**asked))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "not a readable config.json"),
+        ('{"model_type": "gpt2", "vocab_size": 10}', "LLaMA-like"),
+        ('{"model_type": "nonsense"}', "LLaMA-like"),
+        ('{"model_type": "llama", "hidden_size": -8}', "LLaMA-like"),
+        ("[]", "LLaMA-like"),
+    ],
+)
+def test_configs_that_are_not_llamas(catalog, config, words, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=words):
+        fitting.report(catalog, fitting.Asked(str(tmp_path / "config.json"), "lora", 2, length=8))
+
+
+def test_a_local_config_serves(catalog, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "llama"}))
+    asked = fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", length=64)
+    here = fitting.report(catalog, asked)
+    known = fitting.report(catalog, fitting.Asked("tiny", "lora", RANK, "smollm2", length=64))
+    assert here["trainable_parameters"] == known["trainable_parameters"] and here["memory"] == known["memory"]
