@@ -10,6 +10,8 @@ SAMPLES = [
 DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
 PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
 
+CSV = [f"{RESULTS}/scores.csv", f"{RESULTS}/footprint.csv"]
+
 
 rule collect:
     """All records into two CSV files."""
@@ -18,8 +20,7 @@ rule collect:
         TRAINED,
         code=code_of("collect"),
     output:
-        f"{RESULTS}/scores.csv",
-        f"{RESULTS}/footprint.csv",
+        CSV,
     log:
         f"{RESULTS}/logs/collect.log",
     conda:
@@ -36,7 +37,7 @@ rule tables:
         SAMPLES,
         DATA,
         PAPER,
-        f"{RESULTS}/scores.csv",
+        CSV,
         code=code_of("tables"),
     output:
         TABLES,
@@ -53,7 +54,8 @@ rule figures:
     input:
         SCORES,
         TRAINED,
-        f"{RESULTS}/footprint.csv",
+        PAPER,
+        CSV,
         code=code_of("figures"),
     output:
         FIGURES,
@@ -70,7 +72,9 @@ rule report:
     input:
         SCORES,
         TRAINED,
+        SAMPLES,
         DATA,
+        CSV,
         TABLES,
         FIGURES,
         code=code_of("report"),
