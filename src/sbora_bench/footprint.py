@@ -56,7 +56,12 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
 def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, protocol: Protocol, kernels: str):
     """The FootprintRecord of a cell at the protocol's micro-batch and length (no method: the untuned model)."""
     model = build(catalog, cell.model, method, cell.rank, protocol)
-    return record_of(model, cell, protocol, None if method is None else trace(model, protocol, kernels))
+    record = record_of(model, cell, protocol, None if method is None else trace(model, protocol, kernels))
+    notes = [f"memory: micro-batch {protocol.micro_batch} x {protocol.max_length} tokens, {kernels} kernels"]
+    if method is not None and method.quantization:
+        halved = record.trainable_parameters // 2
+        notes.append(f"the authors' code halves the count of 4-bit cells and would print {halved:,}")
+    return record.model_copy(update={"notes": notes})
 
 
 def trace(model, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None):
