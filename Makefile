@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: reproduce test test-slow bench lint clean
+.PHONY: reproduce test test-slow bench publish lint clean
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
@@ -19,6 +19,14 @@ test-slow: .venv/ready
 
 bench: .venv/ready
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# what README.md and the notebooks show: make publish EXPERIMENT=smollm2
+EXPERIMENT ?= ladder
+publish: .venv/ready
+	mkdir -p results/published/$(EXPERIMENT)/tables results/published/$(EXPERIMENT)/figures
+	cp results/$(EXPERIMENT)/scores.csv results/$(EXPERIMENT)/footprint.csv results/published/$(EXPERIMENT)/
+	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.csv results/published/$(EXPERIMENT)/tables/
+	cp results/$(EXPERIMENT)/figures/score-*.svg results/published/$(EXPERIMENT)/figures/
 
 lint: .venv/ready
 	$(BIN)/ruff check .

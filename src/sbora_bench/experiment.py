@@ -62,7 +62,7 @@ class Experiment(Strict):
     title: str
     description: str = ""
     items: str = Field(description="which items the tasks are scored on: paper, ladder, ...")
-    seeds_per_job: int = Field(default=1, ge=1, description="runs of a cell that one job carries")
+    runs_per_job: int = Field(default=1, ge=1, description="runs of a table and model that one job carries")
     gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")
     paper_footprint: bool = Field(default=False, description="count the paper's cells at true scale too")
     tables: dict[Annotated[str, Field(pattern=TABLE_NAME)], Table] = Field(min_length=1)

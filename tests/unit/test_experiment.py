@@ -117,7 +117,7 @@ SPOILED = {
         ((*TABLE, "grids"), [EXPERIMENT["tables"]["sums"]["grids"][0], {**EXPERIMENT["tables"]["sums"]["grids"][0]}]),
         ["tables.sums.grids", "sums-ladder-xs-lora-r4-s0 stands twice"],
     ),
-    "text for a number": ((("seeds_per_job",), "many"), ["seeds_per_job", "found 'many'"]),
+    "text for a number": ((("runs_per_job",), "many"), ["runs_per_job", "found 'many'"]),
     "a key that is a number": (((7,), "x"), ["7"]),
 }
 

@@ -26,7 +26,6 @@ EXPERIMENT = PLAN.experiment
 FILE = PLAN.path
 RESULTS = f"results/{PLAN.name}"
 RUNS = f"{RESULTS}/runs"
-RUN_OF = {run.cell: run for run in PLAN.runs}
 ADAPTER = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
 TABLES = [f"{RESULTS}/{name}" for name in outputs.table_files(PLAN)]
 FIGURES = [f"{RESULTS}/{name}" for name in outputs.figure_files(PLAN)]
@@ -58,27 +57,28 @@ def code_of(stage):
     ]
 
 
-def chunks(table):
-    """The table's seeds, `seeds_per_job` at a time."""
-    seeds, size = EXPERIMENT.tables[table].seeds, EXPERIMENT.seeds_per_job
-    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+def jobs(table, stage):
+    """The runs that a job of a stage carries: those of a table and a model, `runs_per_job` at a time."""
+    runs = [
+        run for run in PLAN.runs_of(table) if stage == "evaluate" or not run.is_base
+    ]
+    size = EXPERIMENT.runs_per_job
+    for model in dict.fromkeys(run.model for run in runs):
+        mine = [run for run in runs if run.model == model]
+        yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
 
-def cells(table):
-    """A regular expression for the names of the table's tuned cells."""
-    return (
-        "|".join(cell.cell.replace(".", r"\.") for cell in PLAN.cells_of(table))
-        or "none"
-    )
+def rule_name(*parts):
+    return "_".join(map(str, parts)).replace("-", "_").replace(".", "_")
 
 
-def base_weights(wildcards):
-    return f"resources/models/{RUN_OF[wildcards.cell].model}/base.json"
+def of(runs, names):
+    return [f"{RUNS}/{run.name}/{name}" for run in runs for name in names]
 
 
-def settings(wildcards):
-    """Changes when anything changes that the run was asked for."""
-    return PLAN.settings_hash(RUN_OF[wildcards.cell])
+def trained(runs):
+    """What scoring needs of training: nothing of an untuned base."""
+    return of([run for run in runs if not run.is_base], ["train.json", *ADAPTER])
 
 
 def model_settings(wildcards):

@@ -1,32 +1,26 @@
-# One rule for each table and chunk of seeds: a job carries the chunk, for imports cost as much as a short run.
-# A finished run also stands in the results folder's store, so that a sibling's crash doesn't take it along.
+# A rule for each job, since outputs can't be functions: a job carries several runs, for imports cost as much as a short
+# run. A finished run also stands in the results folder's store, so that a sibling's crash doesn't take it along.
 for table in EXPERIMENT.tables:
-    for number, seeds in enumerate(chunks(table)):
+    for number, runs in enumerate(jobs(table, "finetune")):
 
         rule:
             name:
-                f"finetune_{table}_{number}".replace("-", "_").replace(".", "_")
+                rule_name("finetune", table, number)
             input:
                 data=f"{RESULTS}/data/{table}",
-                base=base_weights,
+                base=f"resources/models/{runs[0].model}/base.json",
                 code=code_of("finetune"),
             output:
-                expand(
-                    f"{RUNS}/{{{{cell}}}}-s{{seed}}/{{name}}",
-                    seed=seeds,
-                    name=["train.json", *ADAPTER],
-                ),
+                trained(runs),
             log:
-                f"{RESULTS}/logs/finetune/{{cell}}-{number}.log",
-            wildcard_constraints:
-                cell=cells(table),
+                f"{RESULTS}/logs/finetune/{table}-{number}.log",
             conda:
                 "../../environment.yml"
             threads: PLAN.protocol(table).threads
             resources:
                 gpu=EXPERIMENT.gpus_per_job,
             params:
-                settings=settings,
-                runs=expand("{{cell}}-s{seed}", seed=seeds),
+                settings=[PLAN.settings_hash(run) for run in runs],
+                runs=[run.name for run in runs],
             shell:
                 "sbora-bench finetune --experiment {FILE:q} {params.runs:q} > {log:q} 2>&1"

@@ -2,7 +2,7 @@ for table in EXPERIMENT.tables:
 
     rule:
         name:
-            f"footprint_{table}".replace("-", "_").replace(".", "_")
+            rule_name("footprint", table)
         input:
             code=code_of("footprint"),
         output:
