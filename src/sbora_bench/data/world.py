@@ -43,9 +43,7 @@ def _things() -> tuple[Thing, ...]:
         column = [values[i % len(values)] for i in range(len(NAMES))]
         rng.shuffle(column)
         columns[prop] = column
-    return tuple(
-        Thing(name, {prop: column[i] for prop, column in columns.items()}) for i, name in enumerate(NAMES)
-    )
+    return tuple(Thing(name, {prop: column[i] for prop, column in columns.items()}) for i, name in enumerate(NAMES))
 
 
 THINGS = _things()
@@ -113,9 +111,7 @@ class Sum:
     @property
     def result(self) -> int:
         """The value of the sum."""
-        return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[
-            self.operator
-        ]
+        return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.operator]
 
     def __str__(self) -> str:
         return f"{self.left} {self.operator} {self.right} = {self.result}"
