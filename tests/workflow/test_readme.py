@@ -110,3 +110,10 @@ def test_every_script_runs_on_a_small_model(script, root):
     done = root.run(sys.executable, "-c", script.replace("path/or/hub-id", str(folder)))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (root.folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_tables_are_those_published():
+    blocks = re.findall(r"<!-- published: (\S+) -->\n(.*?)\n<!-- end -->", README, re.S)
+    assert blocks
+    for path, text in blocks:
+        assert text == (ROOT / "results" / "published" / path).read_text(encoding="utf-8").strip(), path
