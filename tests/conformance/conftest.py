@@ -3,8 +3,9 @@
 import gc
 
 import pytest
-import tiny_models
-from sbora_rows import ALLOWED_SKIPS, SboraConfig
+
+from . import tiny_models
+from .sbora_rows import ALLOWED_SKIPS, SboraConfig
 
 collect_ignore_glob = ["peft-*"]
 

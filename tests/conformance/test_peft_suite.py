@@ -10,9 +10,10 @@ import math
 import os
 from types import ModuleType
 
-import peft_sdist
 import pytest
-from sbora_rows import INLINE, LIFTED_SKIPS, ROWS
+
+from . import peft_sdist
+from .sbora_rows import INLINE, LIFTED_SKIPS, ROWS
 
 try:
     ROOT = peft_sdist.fetch()
