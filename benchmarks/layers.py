@@ -171,6 +171,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "clock": "CPU time of the thread" if args.threads == 1 else "wall",
+        "load_average": os.getloadavg(),
+        "torch": torch.__version__,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     results = {}
     for block in BLOCKS:
         for dtype in (torch.bfloat16, torch.float32):
@@ -182,17 +190,10 @@ def main() -> None:
                 row = results[key][name]
                 print(
                     f"  {name:24s} {row['overhead_milliseconds']:8.2f} ms   {row['ratio']:5.2f} of {row['against']}"
-                    f"  [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
+                    f"  [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]",
+                    flush=True,
                 )
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": args.threads,
-        "clock": "CPU time of the thread" if args.threads == 1 else "wall",
-        "load_average": os.getloadavg(),
-        "torch": torch.__version__,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+            args.output.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
