@@ -159,6 +159,7 @@ def build_trainer(
     """The Trainer as the protocol has it. wandb gets the run only where WANDB_MODE asks for it."""
     import os
 
+    import torch
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     class ProtocolTrainer(Trainer):
@@ -179,6 +180,7 @@ def build_trainer(
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         run_name=run.name,
+        use_cpu=not torch.cuda.is_available(),
         report_to=["wandb"] if wandb else [],
         seed=run.seed,
         data_seed=run.seed,

@@ -1,0 +1,1 @@
+"""The real DAG on a tiny experiment."""
