@@ -247,6 +247,33 @@ def report(experiment: str, results: Path | None) -> None:
     stage.report(loaded, results or Path("results") / loaded.name)
 
 
+@cli.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(["lora", "merged"]), required=True, help="A plain LoRA adapter, or a whole model."
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+@click.option("--base", help="Folder or hub id of the base.  [default: the prepared model that the adapter names]")
+@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+def export(adapter: Path, to: str, output: Path, base: str | None, resources: Path) -> None:
+    """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
+    from sbora_bench.files import read_json
+
+    if base is None:
+        named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
+        if named and (resources / "models" / named / "base.json").is_file():
+            from sbora_bench.models.load import prepared_folder
+
+            base, _ = prepared_folder(resources, named)
+    import sbora
+
+    try:
+        sbora.export(adapter, to, output, base)
+    except (ValueError, FileExistsError) as error:
+        raise UserError(f"export: {error}") from None
+    click.echo(f"{output}: written")
+
+
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find

@@ -226,3 +226,25 @@ def test_the_command_itself_ends_with_the_status(tmp_path):
         [sys.executable, "-m", "sbora_bench.cli", "plan", "small"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+
+
+def test_export_says_what_it_needs(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sbora_bench.cli",
+            "export",
+            str(tmp_path),
+            "--to",
+            "lora",
+            "--output",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"sbora-bench: {tmp_path}/adapter_config.json: no such file\n"
+    assert not (tmp_path / "out").exists()
