@@ -1,6 +1,7 @@
 # make reproduce   set up .venv and run the default experiment (tables, figures and a report in results/ladder/)
 # make test        set up .venv and run every check but the long ones
 # make test-slow   the long ones
+# make bench       speed and memory into results/benchmarks (benchmarks/evaluate.py wants a model: see there)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -18,7 +19,9 @@ test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
 bench: .venv/ready
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/adapters.py
+	$(BIN)/python benchmarks/footprint.py --quick --output results/benchmarks/footprint.json
 
 # what README.md and the notebooks show: make publish EXPERIMENT=smollm2
 EXPERIMENT ?= ladder
