@@ -199,16 +199,23 @@ results_option = click.option(
 )
 
 
+def _draw(name: str, experiment: str, results: Path | None) -> None:
+    """Run the stage `name` of those that only read what runs left: module and function have its name."""
+    from importlib import import_module
+
+    from sbora_bench.experiment import load_plan
+
+    loaded = load_plan(experiment)
+    stage = import_module(f"sbora_bench.{name}")
+    getattr(stage, name)(loaded, results or Path("results") / loaded.name)
+
+
 @cli.command()
 @experiment_option
 @results_option
 def collect(experiment: str, results: Path | None) -> None:
     """Gather every record into scores.csv and footprint.csv."""
-    from sbora_bench import collect as stage
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
-    stage.collect(loaded, results or Path("results") / loaded.name)
+    _draw("collect", experiment, results)
 
 
 @cli.command()
@@ -216,11 +223,7 @@ def collect(experiment: str, results: Path | None) -> None:
 @results_option
 def tables(experiment: str, results: Path | None) -> None:
     """Draw the paper's tables and the separation from what was collected."""
-    from sbora_bench import tables as stage
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
-    stage.tables(loaded, results or Path("results") / loaded.name)
+    _draw("tables", experiment, results)
 
 
 @cli.command()
@@ -228,11 +231,7 @@ def tables(experiment: str, results: Path | None) -> None:
 @results_option
 def figures(experiment: str, results: Path | None) -> None:
     """Draw the figures, PNG and SVG, from what was collected."""
-    from sbora_bench import figures as stage
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
-    stage.figures(loaded, results or Path("results") / loaded.name)
+    _draw("figures", experiment, results)
 
 
 @cli.command()
@@ -240,11 +239,7 @@ def figures(experiment: str, results: Path | None) -> None:
 @results_option
 def report(experiment: str, results: Path | None) -> None:
     """Write report.html, one page that holds it all."""
-    from sbora_bench import report as stage
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
-    stage.report(loaded, results or Path("results") / loaded.name)
+    _draw("report", experiment, results)
 
 
 @cli.command()
