@@ -44,3 +44,13 @@ def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol
         return types[method.peft_type](task_type="CAUSAL_LM", **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: arguments: {error}") from None
+
+
+def adapt(base, config, **arguments):
+    """`peft.get_peft_model(base, config, **arguments)`. Raises UserError where the config doesn't suit the model."""
+    import peft
+
+    try:
+        return peft.get_peft_model(base, config, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"PEFT can't put this {config.peft_type.value} on the model: {error}") from None

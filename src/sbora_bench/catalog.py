@@ -154,6 +154,11 @@ class SuiteEntry(Strict):
 # --- protocols ------------------------------------------------------------------------------------------------------
 
 
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_bnb_8bit", "adamw_8bit"
+]
+
+
 class Protocol(Strict):
     """How a table's runs are trained and scored. Sources of the official values: docs/protocol.md."""
 
@@ -178,7 +183,7 @@ class Protocol(Strict):
     learning_rate: float = Field(gt=0)
     schedule: Literal["linear", "constant", "cosine", "constant_with_warmup"]
     warmup_steps: int = Field(default=0, ge=0)
-    optimizer: str = Field(description="a name of transformers' TrainingArguments.optim")
+    optimizer: Optimizer = Field(description="as transformers' TrainingArguments.optim; those whose memory is foretold")
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
     batch_size: int = Field(ge=1, description="examples an update sees")

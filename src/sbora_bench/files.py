@@ -47,6 +47,9 @@ def whole_folder(path: str | os.PathLike):
     _make_folder(beside)
     try:
         yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():  # safetensors writes files that only their owner can read
+                file.chmod(file.parent.stat().st_mode & 0o666)
         if path.exists():
             shutil.rmtree(path)
         os.replace(beside, path)

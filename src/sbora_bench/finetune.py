@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench import provenance, store
-from sbora_bench.adapters import adapter_config
+from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
 from sbora_bench.data.encoding import encode
 from sbora_bench.errors import UserError
@@ -77,7 +77,7 @@ def training_file(results: Path, run: Run) -> Path:
 def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, checkpoints: Path) -> None:
     """Train one run into the folder `made`: `adapter/` and `train.json`."""
     import torch
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from transformers import set_seed
 
     protocol = plan.protocol(run.table)
@@ -89,7 +89,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     if method.quantization:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     set_seed(run.seed)
-    model = get_peft_model(base, adapter_config(method, run.rank, run.seed, protocol))
+    model = adapt(base, adapter_config(method, run.rank, run.seed, protocol))
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()

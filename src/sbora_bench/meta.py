@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
-import peft
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-from sbora_bench.adapters import adapter_config
+from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError, one_of
 
@@ -166,15 +165,16 @@ def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
     """`base` with the method's adapter on it, on `meta`. UserError: a rank above a layer's width."""
     config = adapter_config(method, rank, 0, protocol)
     targets = protocol.target_modules
-    narrow = min(
+    widths = [
         (min(part.in_features, part.out_features), name)
         for name, part in base.named_modules()
         if is_linear(part) and "lm_head" not in name
         if isinstance(targets, str) or name.rpartition(".")[2] in targets
-    )
+    ]
+    narrow = min(widths, default=(rank, ""))  # PEFT tells where no target is found
     if not 1 <= rank <= narrow[0]:
         raise UserError(f"--rank: found {rank}, allowed 1 to {narrow[0]}, the width of {narrow[1]}")
-    return peft.get_peft_model(base, config, low_cpu_mem_usage=True)
+    return adapt(base, config, low_cpu_mem_usage=True)
 
 
 def storage_bytes(tensors) -> int:

@@ -175,6 +175,7 @@ def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
         ({"alpha": 16}, "either alpha or alpha_over_rank"),
         ({"micro_batch": 3}, "micro_batch 3 does not divide batch_size 8"),
         ({"keep_best": True}, "keep_best needs validation_rows"),
+        ({"optimizer": "adam"}, "optimizer: .*adamw_torch.*, found 'adam'"),
     ],
 )
 def test_fields_of_a_protocol_that_do_not_go_together(change, told):

@@ -45,6 +45,16 @@ def test_a_crash_leaves_the_old_folder(tmp_path):
     assert [p.name for p in path.iterdir()] == ["newer.txt"] and list(path.parent.iterdir()) == [path]
 
 
+def test_who_may_read_the_folder_may_read_its_files(tmp_path):
+    tmp_path.chmod(0o755)
+    with whole_folder(tmp_path / "a") as beside:
+        (beside / "in").mkdir()
+        for name in ("x", "in/y"):
+            (beside / name).touch(mode=0o600)
+    folder, *files = (path.stat().st_mode & 0o666 for path in (tmp_path / "a", tmp_path / "a/x", tmp_path / "a/in/y"))
+    assert files == [folder, folder]
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from typing import get_args
 
 import peft
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sbora_bench import fitting, footprint, foretell, meta
 from sbora_bench.adapters import adapter_config
-from sbora_bench.catalog import ModelEntry, load_catalog
+from sbora_bench.catalog import ModelEntry, Optimizer, load_catalog
 from sbora_bench.errors import UserError
 from sbora_bench.tracer import aten, flop_registry
 
@@ -223,6 +224,17 @@ def test_bad_input_is_one_line(catalog, wrong, words):
     with pytest.raises(UserError) as caught:
         fitting.report(catalog, fitting.Asked(**asked))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_optimizer_of_a_protocol_can_be_foretold():
+    assert set(get_args(Optimizer)) == foretell.OPTIMIZERS.keys()
+
+
+def test_targets_that_the_model_lacks_are_one_line(catalog):
+    protocol = catalog.protocol("smollm2", "arithmetic", {"target_modules": ["qq_proj"]}, "here")
+    base = meta.build_base(meta.read_config(catalog, "tiny"), protocol)
+    with pytest.raises(UserError, match="can't put this LORA on the model: Target modules .*qq_proj.* not found"):
+        meta.attach(base, catalog.methods["lora"], RANK, protocol)
 
 
 @pytest.mark.parametrize(
