@@ -1,12 +1,12 @@
 """`sbora-bench`: one subcommand a stage. Exit status 0 done, 2 the user's mistake (one line), 1 anything else."""
 
-import json
 import logging
 import sys
 from pathlib import Path
 
 import click
 
+from sbora_bench.cli_plan import PLANNING, experiment_option, load, narrowing_options
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import disk_error
 
@@ -16,64 +16,30 @@ def cli() -> None:
     """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
 
 
-experiment_option = click.option(
-    "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
+results_option = click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
+)
+resources_option = click.option(
+    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
 
-
-@cli.command()
-@click.argument("experiment", default="ladder")
-@click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to.")
-def plan(experiment: str, as_json: bool) -> None:
-    """Print the runs of EXPERIMENT, seeds folded."""
-    from sbora_bench.check import checked_plan
-
-    loaded = checked_plan(experiment)
-    if as_json:
-        click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
-        return
-    for name, table in loaded.experiment.tables.items():
-        bases = [run for run in loaded.runs_of(name) if run.is_base]
-        cells = loaded.cells_of(name)
-        seeds = ",".join(map(str, table.seeds))
-        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
-        for run in bases + cells:
-            click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
-    click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables")
-
-
-@cli.command()
-@click.argument("files", nargs=-1, required=True)
-def validate(files: tuple[str, ...]) -> None:
-    """Check experiment FILES with their catalog."""
-    from sbora_bench.check import checked_plan
-
-    for file in files:
-        loaded = checked_plan(file)
-        click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
-
-
-@cli.command()
-def schema() -> None:
-    """Print the JSON schema of an experiment file."""
-    from sbora_bench.experiment import json_schema
-
-    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
+for command in PLANNING:
+    cli.add_command(command)
 
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @click.option("--table", help="Prepare this table's training set and items.")
 @click.option("--model", help="Prepare this model's weights.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-def prepare(experiment: str, table: str | None, model: str | None, output: Path) -> None:
+def prepare(experiment: str, table: str | None, model: str | None, output: Path, **part: str) -> None:
     """Fetch and check what a table or a model needs."""
     from sbora_bench import prepare as stage
-    from sbora_bench.experiment import load_plan
 
     if (table is None) == (model is None):
         raise UserError("prepare: give either --table or --model")
-    loaded = load_plan(experiment)
+    loaded = load(experiment, **part)
     if table is not None:
         stage.prepare_table(loaded, table, output)
     else:
@@ -98,14 +64,13 @@ def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
-def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
+@resources_option
+@results_option
+def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
     """Train the adapters of RUNS; leaves adapter/ and train.json."""
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
+    loaded = load(experiment, **part)
     chosen = [loaded.run(run) for run in runs]
     from sbora_bench import finetune as stage
 
@@ -114,14 +79,13 @@ def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
-@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
-def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None) -> None:
+@resources_option
+@results_option
+def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
     """Score RUNS on their suite; leaves samples/ and scores.json."""
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
+    loaded = load(experiment, **part)
     chosen = [loaded.run(run) for run in runs]
     from sbora_bench import evaluate as stage
 
@@ -131,7 +95,8 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @cli.command()
 @click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
 @click.option("--table", help="... of this one.")
-@click.option("--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]")
+@narrowing_options
+@results_option
 @click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
 @click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper.")
 @click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json ...")
@@ -147,14 +112,12 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths.")
 @click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams.")
 @click.option("--json", "as_json", is_flag=True)
-def footprint(experiment, table, results, paper, output, as_json, **asked) -> None:
+def footprint(experiment, table, results, paper, output, as_json, only, seeds, limit, **asked) -> None:
     """Foretell parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
     if [bool(experiment and table), paper and output is not None, bool(asked["model"])].count(True) != 1:
         raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
     if experiment is not None:
-        from sbora_bench.experiment import load_plan
-
-        loaded = load_plan(experiment)
+        loaded = load(experiment, only, seeds, limit)
         if table not in loaded.experiment.tables:
             raise UserError(f"{loaded.path}: {one_of(table, loaded.experiment.tables, 'table')}")
         from sbora_bench import footprint as stage
@@ -194,52 +157,49 @@ def audit(tables: Path | None, output: Path | None, as_json: bool) -> None:
     click.echo(stage.as_json(found) if as_json else stage.as_text(found))
 
 
-results_option = click.option(
-    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
-)
-
-
-def _draw(name: str, experiment: str, results: Path | None) -> None:
+def _draw(name: str, experiment: str, results: Path | None, **part: str) -> None:
     """Run the stage `name` of those that only read what runs left: module and function have its name."""
     from importlib import import_module
 
-    from sbora_bench.experiment import load_plan
-
-    loaded = load_plan(experiment)
+    loaded = load(experiment, **part)
     stage = import_module(f"sbora_bench.{name}")
     getattr(stage, name)(loaded, results or Path("results") / loaded.name)
 
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @results_option
-def collect(experiment: str, results: Path | None) -> None:
+def collect(experiment: str, results: Path | None, **part: str) -> None:
     """Gather every record into scores.csv and footprint.csv."""
-    _draw("collect", experiment, results)
+    _draw("collect", experiment, results, **part)
 
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @results_option
-def tables(experiment: str, results: Path | None) -> None:
+def tables(experiment: str, results: Path | None, **part: str) -> None:
     """Draw the paper's tables and the separation from what was collected."""
-    _draw("tables", experiment, results)
+    _draw("tables", experiment, results, **part)
 
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @results_option
-def figures(experiment: str, results: Path | None) -> None:
+def figures(experiment: str, results: Path | None, **part: str) -> None:
     """Draw the figures, PNG and SVG, from what was collected."""
-    _draw("figures", experiment, results)
+    _draw("figures", experiment, results, **part)
 
 
 @cli.command()
 @experiment_option
+@narrowing_options
 @results_option
-def report(experiment: str, results: Path | None) -> None:
+def report(experiment: str, results: Path | None, **part: str) -> None:
     """Write report.html, one page that holds it all."""
-    _draw("report", experiment, results)
+    _draw("report", experiment, results, **part)
 
 
 @cli.command()
@@ -249,7 +209,7 @@ def report(experiment: str, results: Path | None) -> None:
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--base", help="Folder or hub id of the base.  [default: the prepared model that the adapter names]")
-@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@resources_option
 def export(adapter: Path, to: str, output: Path, base: str | None, resources: Path) -> None:
     """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
     from sbora_bench.files import read_json

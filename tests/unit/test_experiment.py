@@ -135,7 +135,8 @@ def test_a_mistake_is_one_line_that_names_file_and_key(workplace, case):  # noqa
 def test_the_unspoiled_experiment_is_good(workplace):  # noqa: F811
     workplace.experiment()
     status, out, err = workplace.run("plan", "small")
-    assert (status, err) == (0, "") and "sums-ladder-xs-lora-r4-s{0,1}" in out and out.endswith("5 runs in 1 tables\n")
+    assert (status, err) == (0, "") and "sums-ladder-xs-lora-r4-s{0,1}" in out
+    assert out.endswith("5 runs in 1 tables; results/small/\n")
 
 
 NAMES = [

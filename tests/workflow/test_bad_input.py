@@ -65,6 +65,20 @@ def test_an_unknown_setting(root):
     assert "did you mean 'experiment'" in refused(root, "experiments=tiny")
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("only=method=sbora-fo", "unknown method 'sbora-fo', did you mean 'sbora-fa'"),
+        ("only=methd=lora", "unknown key 'methd', did you mean 'method'"),
+        ("only=table=mmlu,method=lora", "no run is left with table=mmlu, method=lora"),
+        ("limit=-1", "limit: found '-1'"),
+        ("seeds=7", "unknown seed '7'"),
+    ],
+)
+def test_a_part_that_is_not_there(root, setting, told):
+    assert told in refused(root, "experiment=tiny", setting)
+
+
 def test_results_of_another_version(root):
     record = root.folder / "results" / "tiny" / "runs" / "mmlu-ladder-xs-base" / "footprint.json"
     record.parent.mkdir(parents=True)

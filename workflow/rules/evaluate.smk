@@ -23,4 +23,4 @@ for table in EXPERIMENT.tables:
                 settings=[PLAN.settings_hash(run) for run in runs],
                 runs=[run.name for run in runs],
             shell:
-                "sbora-bench evaluate --experiment {FILE:q} {params.runs:q} > {log:q} 2>&1"
+                "sbora-bench evaluate {ASKED:q} {params.runs:q} > {log:q} 2>&1"

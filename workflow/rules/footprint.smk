@@ -15,7 +15,7 @@ for table in EXPERIMENT.tables:
             table=table,
             settings=[PLAN.settings_hash(run) for run in PLAN.cells_of(table)],
         shell:
-            "sbora-bench footprint --experiment {FILE:q} --table {params.table:q} --results {RESULTS:q} > {log:q} 2>&1"
+            "sbora-bench footprint {ASKED:q} --table {params.table:q} --results {RESULTS:q} > {log:q} 2>&1"
 
 
 rule paper_footprint:

@@ -18,7 +18,7 @@ rule prepare_table:
     params:
         settings=data_settings,
     shell:
-        "sbora-bench prepare --experiment {FILE:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
+        "sbora-bench prepare {ASKED:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule prepare_model:

@@ -26,7 +26,7 @@ rule collect:
     conda:
         "../../environment.yml"
     shell:
-        "sbora-bench collect --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench collect {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -46,7 +46,7 @@ rule tables:
     conda:
         "../../environment.yml"
     shell:
-        "sbora-bench tables --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench tables {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -64,7 +64,7 @@ rule figures:
     conda:
         "../../environment.yml"
     shell:
-        "sbora-bench figures --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench figures {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -85,4 +85,4 @@ rule report:
     conda:
         "../../environment.yml"
     shell:
-        "sbora-bench report --experiment {FILE:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench report {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
