@@ -11,10 +11,12 @@ import io
 import logging
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sbora_bench import provenance, store
+from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
@@ -22,6 +24,7 @@ from sbora_bench.models.load import load_adapter, load_base, load_tokenizer, pre
 from sbora_bench.records import (
     ContaminationRecord,
     ScoresRecord,
+    TaskData,
     TaskScore,
     TrainRecord,
     read_record,
@@ -114,29 +117,19 @@ def catalog_folder(plan: Plan) -> Path:
 
 def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path) -> None:
     """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`."""
-    protocol = plan.protocol(run.table)
+    protocol, catalog = plan.protocol(run.table), plan.catalog
     data = data_folder(results, run)
     told = read_record(data / "contamination.json", ContaminationRecord).tasks
     failure = training_failure(results, run)
-    scorer = None
-    scores: dict[str, TaskScore] = {}
-    for task in plan.tasks(run.table):
-        entry = told[task]
-        items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
-        rows: list[dict] = []
-        if failure:
-            score = TaskScore(status="failed", reason=failure)
-        elif not items:
-            reason = entry.reason or "no item is left to score"
-            score = TaskScore(status="not available", reason=reason)
-        else:
-            scorer = scorer or load_scorer(plan, run, resources, results)
-            scorer.label = f"{run.name} {task}"
-            config = task_config(task, plan.catalog.tasks[task], protocol, catalog_folder(plan))
-            score, rows = score_task(scorer, config, items, protocol.macro_average)
-        samples = made / "samples" / f"{task}.jsonl"
-        write_jsonl(samples, rows)
-        scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
+    method = None if run.is_base else catalog.methods[run.method]
+    configs = {
+        task: task_config(task, catalog.tasks[task], protocol, catalog_folder(plan)) for task in plan.tasks(run.table)
+    }
+
+    def scorer():
+        return load_scorer(catalog, run.model, resources, protocol, method, adapter_folder(results, run), run.seed or 0)
+
+    scores = score_tasks(configs, told, data, protocol, scorer, run.name, made, failure)
     table = plan.experiment.tables[run.table]
     record = ScoresRecord(
         **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
@@ -153,6 +146,42 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path) 
     write_record(made / "scores.json", record)
 
 
+def score_tasks(
+    configs: dict[str, dict],
+    told: dict[str, TaskData],
+    data: Path,
+    protocol: Protocol,
+    load: Callable[[], Any],
+    label: str,
+    made: Path,
+    failure: str = "",
+) -> dict[str, TaskScore]:
+    """Task -> its score; `samples/<task>.jsonl` in `made` for each.
+
+    `configs`: of lm-eval; `told`: what `data` holds of each task; `load` gives the model (a Scorer) once a task needs
+    it; `failure`: why there is none, every task's score says so then.
+    """
+    scorer = None
+    scores: dict[str, TaskScore] = {}
+    for task, config in configs.items():
+        entry = told[task]
+        items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
+        rows: list[dict] = []
+        if failure:
+            score = TaskScore(status="failed", reason=failure)
+        elif not items:
+            reason = entry.reason or "no item is left to score"
+            score = TaskScore(status="not available", reason=reason)
+        else:
+            scorer = scorer or load()
+            scorer.label = f"{label} {task}"
+            score, rows = score_task(scorer, config, items, protocol.macro_average)
+        samples = made / "samples" / f"{task}.jsonl"
+        write_jsonl(samples, rows)
+        scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
+    return scores
+
+
 def prepared_items(path: Path, expected: str) -> list[dict]:
     """The items of a task, checked against the SHA-256 that contamination.json gives, if it gives one."""
     items = read_jsonl(path)
@@ -164,23 +193,31 @@ def prepared_items(path: Path, expected: str) -> list[dict]:
     return items
 
 
-def load_scorer(plan: Plan, run: Run, resources: Path, results: Path):
-    """The run's model, adapter included, as lm-eval asks it: threads, seed and precision by the protocol."""
+def load_scorer(
+    catalog: Catalog,
+    name: str,
+    resources: Path,
+    protocol: Protocol,
+    method: MethodEntry | None,
+    adapter: Path | None,
+    seed: int,
+):
+    """A prepared model, with the adapter of a folder on it, as lm-eval asks it: threads and precision by the protocol.
+
+    `method` says how the base is quantised.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
     import torch
     from transformers import GenerationConfig, set_seed
 
     from sbora_bench.scorer import Scorer
 
-    protocol = plan.protocol(run.table)
-    method = None if run.is_base else plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    set_seed(run.seed or 0)
-    tokenizer = load_tokenizer(resources, run.model, protocol)
-    model = load_base(resources, run.model, protocol, method, tokenizer)
+    set_seed(seed)
+    tokenizer = load_tokenizer(resources, name, protocol)
+    model = load_base(resources, name, protocol, method, tokenizer)
     model.generation_config = GenerationConfig()  # decoding is the protocol's alone
-    adapter = adapter_folder(results, run)
     if adapter is not None:
         model = load_adapter(model, adapter, protocol.merge)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
