@@ -16,7 +16,7 @@ from typing import Any
 from sbora_bench import provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
-from sbora_bench.data.encoding import encode
+from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
@@ -160,7 +160,7 @@ def build_trainer(
     import os
 
     import torch
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     class ProtocolTrainer(Trainer):
         """Trainer with the protocol's way of averaging the loss over micro-batches."""
@@ -213,11 +213,21 @@ def build_trainer(
         dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
     )
-    collator = DataCollatorForSeq2Seq(
-        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=-100
-    )
     return ProtocolTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collator
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator(tokenizer, protocol),
+    )
+
+
+def collator(tokenizer, protocol: Protocol):
+    """Rows to a batch as the protocol pads: `input_ids`, `attention_mask` and `labels`, each (rows, longest)."""
+    from transformers import DataCollatorForSeq2Seq
+
+    return DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
     )
 
 
