@@ -5,7 +5,6 @@ adapter is built.
 """
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -16,7 +15,8 @@ from typing import Any
 from sbora_bench import provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
-from sbora_bench.data.encoding import IGNORED, encode
+from sbora_bench.data import batches
+from sbora_bench.data.encoding import encode
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
@@ -105,7 +105,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         asked=plan.settings(run),
         happened={
             "steps": trainer.state.global_step,
-            "examples": trainer.state.global_step * protocol.batch_size,
+            "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
             "tokens": int(trainer.state.num_input_tokens_seen),
             "seconds": round(seconds, 3),
             "tokens_per_second": round(int(trainer.state.num_input_tokens_seen) / seconds, 1),
@@ -144,15 +144,6 @@ def split(rows, protocol: Protocol, seed: int):
     return parts["train"].shuffle(seed=seed), parts["test"].shuffle(seed=seed)
 
 
-def update_steps(examples: int, protocol: Protocol) -> int:
-    """Updates of a run. By epochs: whole updates an epoch, the remainder dropped, as transformers 4.36 counts them."""
-    if protocol.steps is not None:
-        return protocol.steps
-    micro_batches = math.ceil(examples / protocol.micro_batch)
-    accumulation = protocol.batch_size // protocol.micro_batch
-    return math.ceil(max(micro_batches // accumulation, 1) * protocol.epochs)
-
-
 def build_trainer(
     model, tokenizer, train, validation, protocol: Protocol, run: Run, experiment: str, checkpoints: Path
 ):
@@ -160,17 +151,33 @@ def build_trainer(
     import os
 
     import torch
-    from transformers import Trainer, TrainingArguments
+    from torch.utils.data import DataLoader
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    carried = batches.carried_epochs(len(train), protocol)
 
     class ProtocolTrainer(Trainer):
-        """Trainer with the protocol's way of averaging the loss over micro-batches."""
+        """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
 
-    steps = update_steps(len(train), protocol)
+        def _get_train_sampler(self, *args, **kwargs):
+            sampler = super()._get_train_sampler(*args, **kwargs)
+            if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
+                sampler.generator = torch.Generator().manual_seed(run.seed)
+            return sampler
+
+        def get_train_dataloader(self):
+            loader = super().get_train_dataloader()
+            if carried == 1:
+                return loader
+            sampler = batches.EpochBatches(loader.batch_sampler, carried)
+            return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
+
+    steps = batches.update_steps(len(train), protocol)
     wandb = os.environ.get("WANDB_MODE") in ("online", "offline")
     if wandb:
         os.environ.setdefault("WANDB_PROJECT", "sbora")
@@ -187,7 +194,7 @@ def build_trainer(
         max_steps=steps,
         per_device_train_batch_size=protocol.micro_batch,
         per_device_eval_batch_size=protocol.micro_batch,
-        gradient_accumulation_steps=protocol.batch_size // protocol.micro_batch,
+        gradient_accumulation_steps=batches.accumulation(protocol),
         learning_rate=protocol.learning_rate,
         lr_scheduler_type=protocol.schedule,
         warmup_steps=protocol.warmup_steps,
@@ -213,21 +220,11 @@ def build_trainer(
         dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
     )
-    return ProtocolTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=collator(tokenizer, protocol),
+    collator = DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=-100
     )
-
-
-def collator(tokenizer, protocol: Protocol):
-    """Rows to a batch as the protocol pads: `input_ids`, `attention_mask` and `labels`, each (rows, longest)."""
-    from transformers import DataCollatorForSeq2Seq
-
-    return DataCollatorForSeq2Seq(
-        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
+    return ProtocolTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collator
     )
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 import toy_runs
+from workplace import ROOT
 
 from sbora_bench import finetune as stage
-from sbora_bench.catalog import Protocol, load_catalog
+from sbora_bench.catalog import load_catalog
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json, sha256, write_jsonl
@@ -152,23 +153,11 @@ def test_damaged_base_weights_are_named(tmp_path):
     assert not (tmp_path / "results" / "runs").exists()
 
 
-def official(suite: str) -> Protocol:
-    from workplace import ROOT
-
-    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol("official", suite, {}, "here")
-
-
-def test_updates_of_the_paper():
-    assert stage.update_steps(170_420 - 120, official("commonsense")) == 10_643
-    assert stage.update_steps(9_919 - 120, official("arithmetic")) == 3_675
-    assert stage.update_steps(50_000, official("mmlu")) == 10_000
-
-
 def test_the_validation_rows_are_the_protocols_and_the_order_the_runs():
     from datasets import Dataset
 
     rows = Dataset.from_list([{"row": row} for row in range(300)])
-    protocol = official("commonsense")
+    protocol = load_catalog(str(ROOT / "experiments" / "catalog")).protocol("official", "commonsense", {}, "here")
     (train0, held0), (train1, held1) = (stage.split(rows, protocol, seed) for seed in (0, 1))
     assert len(held0) == 120 and set(held0["row"]) == set(held1["row"])
     assert set(train0["row"]).isdisjoint(held0["row"]) and len(train0) == 180

@@ -5,14 +5,14 @@ import pytest
 import torch
 import toy_runs
 import toy_tokenizers
-from transformers import AutoTokenizer
 from workplace import ROOT
 
 from sbora_bench.catalog import Protocol, load_catalog
 from sbora_bench.data.encoding import encode
 from sbora_bench.data.prompts import render
+from sbora_bench.experiment import Run
 from sbora_bench.files import sha256
-from sbora_bench.finetune import collator
+from sbora_bench.finetune import build_trainer
 from sbora_bench.models.load import load_tokenizer
 from sbora_bench.records import BaseRecord, write_record
 from sbora_bench.scorer import Scorer
@@ -95,7 +95,11 @@ def test_prompt_and_answer_are_tokenised_together_in_training_and_apart_in_scori
 
 
 def batch_of(tokenizer, spoken, rows):
-    return collator(tokenizer, spoken)([{key: list(value) for key, value in row.items()} for row in rows])
+    """The rows as the Trainer gives them to the model."""
+    plain = spoken.model_copy(update={"autocast": None, "optimizer": "adamw_torch", "gradient_checkpointing": False})
+    run = Run("t", "m", "lora", 4, 0)
+    trainer = build_trainer(toy_runs.model(), tokenizer, [{}], [{}], plain, run, "e", "nowhere")
+    return trainer.data_collator([{key: list(value) for key, value in row.items()} for row in rows])
 
 
 @pytest.mark.parametrize("suite", ["commonsense", "arithmetic"])
