@@ -93,6 +93,32 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 
 
 @cli.command()
+@click.argument("adapter")
+@click.option("--model", required=True, help="Its base: a model of the catalog, or a local folder.")
+@click.option("--suite", required=True, help="commonsense, arithmetic, mmlu, or one of your own.")
+@click.option("--protocol", default="official", show_default=True, help="How it is prompted, decoded and read.")
+@click.option("--items", default="paper", show_default=True, help="Which items of each task.")
+@click.option("--limit", type=int, help="Score so many items of a task at most.")
+@click.option("--train", help="The training set, to mark the items whose question it holds.")
+@click.option("--quantization", type=click.Choice(["nf4"]), help="Of the base.")
+@click.option("--revision", default="main", show_default=True, help="Of an adapter on the hub.")
+@resources_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+def score(resources: Path, output: Path, **asked) -> None:
+    """Score a PEFT ADAPTER from anywhere: a folder, or a hub id; safetensors only."""
+    from sbora_bench.catalog import load_catalog
+
+    catalog = load_catalog()
+    from sbora_bench import score as stage
+
+    record = stage.score(catalog, stage.Asked(**asked), resources, output)
+    for task, found in record.tasks.items():
+        value = found.reason if found.value is None else f"{100 * found.value:5.1f} %  ({found.metric}, n {found.n})"
+        click.echo(f"{catalog.tasks[task].title:12} {value}")
+    click.echo(f"{output}: written")
+
+
+@cli.command()
 @click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
 @click.option("--table", help="... of this one.")
 @narrowing_options

@@ -73,17 +73,37 @@ def _prepare_task(
     plan: Plan, table: Table, task: str, name: str, template: str, training: list[Example], folder: Path
 ) -> TaskData:
     """Write the items of one task that the table scores."""
+    path = folder / f"{task}.jsonl"
     try:
-        items = read_examples(name, plan.catalog.data[name])
+        return prepare_items(
+            plan.catalog, name, template, training, path, table.limit.get(task), table.limit_seed, table.contaminated
+        )
     except Unreachable as error:
         if table.missing == "fail":
             raise
         return TaskData(status="not available", reason=f"{error.address} is not at hand", source=name)
-    known = contaminated(items, training)
-    chosen = choose(len(items), known, table.contaminated, table.limit.get(task), table.limit_seed)
-    path = folder / f"{task}.jsonl"
+
+
+def prepare_items(
+    catalog: Catalog,
+    name: str,
+    template: str,
+    training: list[Example] | None,
+    path: Path,
+    limit: int | None = None,
+    seed: int = 0,
+    policy: str = "keep",
+) -> TaskData:
+    """Write the items of the data entry `name` that are scored to `path`, JSON lines, and tell of them.
+
+    Without a training set, `contaminated` is null: nobody knows.
+    """
+    items = read_examples(name, catalog.data[name])
+    known = [] if training is None else contaminated(items, training)
+    chosen = choose(len(items), known, policy, limit, seed)
     held = set(known)
-    write_jsonl(path, [_task_row(index, items[index], template, index in held) for index in chosen])
+    rows = [_task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
+    write_jsonl(path, rows)
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
 
 
@@ -101,7 +121,7 @@ def _training_row(example: Example, template: str) -> Example:
     return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
 
 
-def _task_row(index: int, example: Example, template: str, known: bool) -> dict:
+def _task_row(index: int, example: Example, template: str, known: bool | None) -> dict:
     row = {
         "id": index,
         "prompt": render(template, example["instruction"], example["input"]),
