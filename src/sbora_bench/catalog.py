@@ -1,8 +1,8 @@
 """The catalog: typed entries of models, methods, tasks, suites, data, protocols and cards, read from YAML.
 
 Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`,
-`protocols` and `devices`; a new entry in any of them (also in a file of your own) is all that a new model, method or
-task takes.
+`protocols`, `protocol_notes` and `devices`; a new entry in any of them (also in a file of your own) is all that a new
+model, method or task takes.
 """
 
 from functools import cache
@@ -66,6 +66,7 @@ class FolderSource(Strict):
 
 class ModelEntry(Strict):
     title: str
+    pad_token: str = Field(default="", description="what pads where the tokenizer has no pad token; empty: its EOS")
     source: Annotated[HubSource | WheelSource | PretrainSource | FolderSource, Field(discriminator="kind")]
     licence: str = ""
     architecture: dict[str, Any] = Field(
@@ -153,14 +154,14 @@ class SuiteEntry(Strict):
 
 # --- protocols ------------------------------------------------------------------------------------------------------
 
-
+HostDefect = Literal["rope-base-10000", "qdora-norm-unscaled"]
 Optimizer = Literal[
     "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_bnb_8bit", "adamw_8bit"
 ]
 
 
 class Protocol(Strict):
-    """How a table's runs are trained and scored. Sources of the official values: docs/protocol.md."""
+    """How a table's runs are trained and scored. Every field has its note in the catalog's `protocol_notes`."""
 
     title: str
     train_prompt: str = Field(description="prompt template of the training examples (data/prompts.py)")
@@ -172,10 +173,14 @@ class Protocol(Strict):
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     source_length: int | None = Field(default=None, ge=1, description="tokens the prompt alone may have")
     target_length: int | None = Field(default=None, ge=1, description="tokens the answer alone may have")
-    group_by_length: bool = False
+    group_by_length: Literal["tokens", "characters"] | None = Field(
+        default=None, description="draw updates of examples alike in length, counted so"
+    )
     padding_side: Literal["left", "right"]
     pad_to_multiple_of: int = Field(default=8, ge=1)
-    pad: Literal["zero", "own", "add"] = Field(description="token id 0, the tokenizer's own, or a new [PAD] row")
+    pad: Literal["zero", "own", "add"] = Field(
+        description="token id 0; the tokenizer's own, else the model entry's `pad_token`; or a new [PAD] row"
+    )
     alpha_over_rank: float | None = Field(default=None, gt=0, description="alpha = this x rank")
     alpha: float | None = Field(default=None, gt=0, description="alpha, whatever the rank")
     dropout: float = Field(ge=0, lt=1)
@@ -184,6 +189,8 @@ class Protocol(Strict):
     schedule: Literal["linear", "constant", "cosine", "constant_with_warmup"]
     warmup_steps: int = Field(default=0, ge=0)
     optimizer: Optimizer = Field(description="as transformers' TrainingArguments.optim; those whose memory is foretold")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of Adam")
+    epsilon: float = Field(default=1e-8, gt=0, description="of Adam")
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
     batch_size: int = Field(ge=1, description="examples an update sees")
@@ -192,6 +199,7 @@ class Protocol(Strict):
     epochs: float | None = Field(default=None, gt=0)
     validation_rows: int = Field(default=0, ge=0)
     validation_seed: int = 42
+    validation_limit: int | None = Field(default=None, ge=1, description="rows of those that a validation reads")
     validation_every: int | None = Field(default=None, ge=1, description="updates between validations")
     keep_best: bool = Field(default=False, description="the checkpoint of lowest validation loss is the result")
     weights_dtype: Literal["float32", "bfloat16", "float16"]
@@ -199,6 +207,7 @@ class Protocol(Strict):
     compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="of 4-bit matrix products"
     )
+    tf32: bool = Field(default=False, description="TF32 in float32 matrix products, where the GPU has it")
     double_quantization: bool = True
     gradient_checkpointing: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1, description="updates between checkpoints to resume from")
@@ -211,6 +220,9 @@ class Protocol(Strict):
     macro_average: bool = Field(default=True, description="MMLU: mean over subjects rather than over items")
     letters: Literal["bare", "spaced"] = Field(default="bare", description='MMLU: token of "A" or of " A"')
     threads: int = Field(default=1, ge=1, description="CPU threads of a run; part of what makes its bytes")
+    host_defects: tuple[HostDefect, ...] = Field(
+        default=(), description="defects of the authors' libraries to bring back (models/host.py)"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self):
@@ -222,6 +234,8 @@ class Protocol(Strict):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         if self.keep_best and not (self.validation_rows and self.validation_every):
             raise ValueError("keep_best needs validation_rows and validation_every")
+        if self.merge and "qdora-norm-unscaled" in self.host_defects:
+            raise ValueError("host_defects: qdora-norm-unscaled needs merge: false; PEFT merges by the norm it trains")
         return self
 
 
@@ -231,6 +245,13 @@ class ProtocolEntry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     extends: str | None = None
     suites: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class FieldNote(Strict):
+    """On a protocol's field: where the official value stands, and why the clean one differs (docs/protocol.md)."""
+
+    source: str | dict[str, str] = Field(description="one for all suites, or one a suite")
+    clean: str = ""
 
 
 class DeviceEntry(Strict):
@@ -250,6 +271,7 @@ class Catalog(Strict):
     suites: dict[Annotated[str, Field(pattern=NAME)], SuiteEntry] = Field(default_factory=dict)
     data: dict[Annotated[str, Field(pattern=NAME)], DataEntry] = Field(default_factory=dict)
     protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
+    protocol_notes: dict[str, FieldNote] = Field(default_factory=dict)
     devices: dict[Annotated[str, Field(pattern=NAME)], DeviceEntry] = Field(default_factory=dict)
     _files: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
 
@@ -334,6 +356,11 @@ def check_references(catalog: Catalog) -> None:
             for key in fields.keys() - Protocol.model_fields.keys():
                 inside = f".suites.{suite}" if suite else ""
                 raise UserError(f"{where('protocols', name)}{inside}: {one_of(key, Protocol.model_fields, 'key')}")
+    for key, note in catalog.protocol_notes.items():
+        if key not in Protocol.model_fields:
+            raise UserError(f"{where('protocol_notes', key)}: {one_of(key, Protocol.model_fields, 'field')}")
+        for suite in note.source if isinstance(note.source, dict) else ():
+            catalog.find("suites", suite, f"{where('protocol_notes', key)}.source")
 
 
 @cache

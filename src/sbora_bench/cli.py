@@ -28,6 +28,20 @@ for command in PLANNING:
 
 
 @cli.command()
+@click.option("--into", type=click.Path(path_type=Path, exists=True), help="Put them between this file's markers.")
+def protocols(into: Path | None) -> None:
+    """Print protocols `official` and `clean` side by side, with sources and reasons."""
+    from sbora_bench import protocol_table
+    from sbora_bench.catalog import load_catalog
+
+    catalog = load_catalog()
+    if into is None:
+        click.echo(protocol_table.drawn(catalog))
+    else:
+        protocol_table.write_into(catalog, into)
+
+
+@cli.command()
 @experiment_option
 @narrowing_options
 @click.option("--table", help="Prepare this table's training set and items.")

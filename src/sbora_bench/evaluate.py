@@ -20,6 +20,7 @@ from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
+from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_adapter, load_base, load_tokenizer, prepared_files
 from sbora_bench.records import (
     ContaminationRecord,
@@ -215,11 +216,11 @@ def load_scorer(
     torch.set_num_threads(protocol.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(seed)
-    tokenizer = load_tokenizer(resources, name, protocol)
+    tokenizer = load_tokenizer(resources, name, protocol, catalog.models[name].pad_token)
     model = load_base(resources, name, protocol, method, tokenizer)
     model.generation_config = GenerationConfig()  # decoding is the protocol's alone
     if adapter is not None:
-        model = load_adapter(model, adapter, protocol.merge)
+        model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
 

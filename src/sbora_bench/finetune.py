@@ -16,10 +16,11 @@ from sbora_bench import provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
 from sbora_bench.data import batches
-from sbora_bench.data.encoding import encode
+from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
+from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.records import TrainRecord, write_record
 
@@ -84,12 +85,12 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
     set_seed(run.seed)
-    tokenizer = load_tokenizer(resources, run.model, protocol)
+    tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
     if method.quantization:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     set_seed(run.seed)
-    model = adapt(base, adapter_config(method, run.rank, run.seed, protocol))
+    model = host_adapter(adapt(base, adapter_config(method, run.rank, run.seed, protocol)), protocol)
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()
@@ -128,11 +129,19 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
 
 
 def training_rows(tokenizer, path: Path, protocol: Protocol):
-    """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out."""
+    """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out.
+
+    Where the protocol groups by characters, `length` has them: those of prompt and response (protocol section 5).
+    """
     from datasets import Dataset
 
-    rows = [encode(tokenizer, row["prompt"], row["response"], protocol) for row in read_jsonl(path)]
-    rows = [row for row in rows if any(label >= 0 for label in row["labels"])]
+    rows = []
+    for row in read_jsonl(path):
+        encoded = encode(tokenizer, row["prompt"], row["response"], protocol)
+        if protocol.group_by_length == "characters":
+            encoded["length"] = len(row["prompt"]) + len(row["response"])
+        if any(label >= 0 for label in encoded["labels"]):
+            rows.append(encoded)
     return Dataset.from_list(rows)
 
 
@@ -141,7 +150,8 @@ def split(rows, protocol: Protocol, seed: int):
     if not protocol.validation_rows:
         return rows.shuffle(seed=seed), None
     parts = rows.train_test_split(test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed)
-    return parts["train"].shuffle(seed=seed), parts["test"].shuffle(seed=seed)
+    held = parts["test"].shuffle(seed=seed)
+    return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
 
 
 def build_trainer(
@@ -199,6 +209,9 @@ def build_trainer(
         lr_scheduler_type=protocol.schedule,
         warmup_steps=protocol.warmup_steps,
         optim=protocol.optimizer,
+        adam_beta1=protocol.betas[0],
+        adam_beta2=protocol.betas[1],
+        adam_epsilon=protocol.epsilon,
         weight_decay=protocol.weight_decay,
         max_grad_norm=protocol.max_grad_norm,
         bf16=protocol.autocast == "bfloat16",
@@ -220,11 +233,16 @@ def build_trainer(
         dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
     )
-    collator = DataCollatorForSeq2Seq(
-        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=-100
+    padded = DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
     )
+
+    def collate(rows):
+        """A padded batch, without the lengths by which the sampler groups."""
+        return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
+
     return ProtocolTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collator
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from sbora_bench.catalog import MethodEntry, Protocol
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
+from sbora_bench.models.host import host_config
 from sbora_bench.records import BaseRecord, read_record
 
 
@@ -32,8 +33,12 @@ def prepared_files(resources: Path, model: str) -> dict:
     return {"source": record.source, "files": record.files}
 
 
-def load_tokenizer(resources: Path, model: str, protocol: Protocol):
-    """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD]."""
+def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: str = ""):
+    """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD].
+
+    A tokenizer without a pad token of its own takes `pad_token`, the catalog's for the model, or its EOS where that is
+    empty. Raises UserError where it doesn't know that token.
+    """
     from transformers import AutoTokenizer
 
     where, arguments = prepared_folder(resources, model)
@@ -43,7 +48,9 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol):
     elif protocol.pad == "add":
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     elif tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        if pad_token and pad_token not in tokenizer.get_vocab():
+            raise UserError(f"catalog: models.{model}.pad_token: its tokenizer has no token {pad_token!r}")
+        tokenizer.pad_token = pad_token or tokenizer.eos_token
     return tokenizer
 
 
@@ -53,9 +60,11 @@ def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEnt
     With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    torch.backends.cuda.matmul.allow_tf32 = protocol.tf32
     where, arguments = prepared_folder(resources, model)
+    arguments["config"] = host_config(AutoConfig.from_pretrained(where, **arguments), protocol)
     if method is not None and method.quantization == "nf4":
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -68,8 +77,11 @@ def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEnt
     base = AutoModelForCausalLM.from_pretrained(
         where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
     )
-    if tokenizer is not None and len(tokenizer) > base.get_input_embeddings().num_embeddings:
-        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
+    if new > 0:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean
+        for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
+            layer.weight.data[-new:] = layer.weight.data[:-new].mean(dim=0)
     return base.eval()
 
 
