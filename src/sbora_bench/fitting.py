@@ -9,6 +9,7 @@ from typing import Any
 
 from sbora_bench import footprint
 from sbora_bench.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
+from sbora_bench.compute import work_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Run, layer_width
 from sbora_bench.foretell import trace_generation
@@ -79,13 +80,25 @@ def report(catalog: Catalog, asked: Asked) -> dict[str, Any]:
     found |= {"micro_batch": protocol.micro_batch, "length": protocol.max_length, "kernels": kernels}
     found |= {name: getattr(protocol, name) for name in ("batch_size", "gradient_checkpointing", "optimizer")}
     if asked.beams is not None:
-        rows, prompt = asked.micro_batch or protocol.score_batch, protocol.max_length
-        found["generation"] = trace_generation(model, rows, prompt, protocol.max_new_tokens, asked.beams, kernels)
+        found["generation"] = generation(catalog, asked, method, protocol, kernels, positions)
     if card is not None and traced is not None:
         found["device"] = verdict(model, protocol, card, kernels, traced, positions)
     if asked.sweep:
         found["sweep"] = sweep(catalog, asked, protocol, kernels, positions)
     return found
+
+
+def generation(catalog: Catalog, asked: Asked, method, protocol: Protocol, kernels: str, positions: int) -> dict:
+    """The peak of generating the protocol's new tokens after prompts of the asked length, and how many of each."""
+    rows, new = asked.micro_batch or protocol.score_batch, protocol.max_new_tokens
+    if protocol.max_length + new > positions:
+        raise UserError(
+            f"--length: found {protocol.max_length} and {new} new tokens, allowed 1 to {positions - new},"
+            f" for the model has {positions} positions"
+        )
+    model = footprint.build_scored(catalog, asked.model, method, asked.rank, protocol)
+    peak = trace_generation(model, rows, protocol.max_length, new, asked.beams, kernels)
+    return {"rows": rows, "beams": asked.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}
 
 
 def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, positions: int) -> dict[str, Any]:
@@ -98,7 +111,6 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
         return footprint.trace(model, protocol, kernels, rows, length).peak()["peak"]
 
     times = protocol.batch_size // protocol.micro_batch
-    flops = {dtype: value * 1e12 for dtype, value in card.tflops.items()}
     return {
         "title": card.title,
         "memory_gib": card.memory_gib,
@@ -107,7 +119,7 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
         "spare_gib": round((room - peak) / GIB, 2),
         "largest_micro_batch": largest(lambda n: at(n, length), rows, peak, MOST, room),
         "largest_length": largest(lambda n: at(rows, 8 * n), length // 8, peak, positions // 8, room, unit=8),
-        "seconds_per_update_at_least": traced.seconds(flops, card.bandwidth_gb_s * 1e9) * times,
+        "seconds_per_update_at_least": work_of(traced).seconds(card) * times,
     }
 
 
@@ -176,8 +188,12 @@ def as_text(found: dict[str, Any]) -> str:
     else:
         lines.append(f"  {'weights, GiB':24} {found['memory']['weights'] / GIB:>18.3f}")
     if "generation" in found:
-        lines.append("peak of generating, GiB")
-        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in found["generation"].items()]
+        made = found["generation"]
+        lines.append(
+            f"peak of generating {made['new_tokens']} tokens for {made['rows']} prompts of {made['prompt']},"
+            f" beams {made['beams']}, GiB"
+        )
+        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in made["memory"].items()]
     if "device" in found:
         lines += _verdict_lines(found["device"])
     for row in found.get("sweep", []):

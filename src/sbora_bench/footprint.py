@@ -93,6 +93,12 @@ def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | 
     return base if method is None else meta.attach(base, method, rank, protocol)
 
 
+def build_scored(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
+    """The model of a cell as it is scored: without an adapter where the protocol merges it."""
+    merged = method is not None and protocol.merge and not method.quantization
+    return build(catalog, model, None if merged else method, rank, protocol)
+
+
 def counts(model) -> dict:
     """Exact counts of a model on `meta`: parameters are numbers, however packed; bytes are as stored."""
     parameters = list(model.parameters())

@@ -45,7 +45,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     if accumulation > 1:
         for p in trained:
             p.grad = torch.empty_like(p)
-    tracer = Tracer(model.config.vocab_size, trained)
+    tracer = Tracer(device, model.config.vocab_size, trained)
     tracer.adopt(meta.weight_tensors(model), "weights")
     tracer.adopt(adapter, "adapter")
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
@@ -101,30 +101,48 @@ def ready_optimizer(name: str, parameters: list[torch.Tensor]):
 def trace_generation(model, rows: int, prompt: int, new_tokens: int, beams: int, device: str) -> dict[str, int]:
     """Bytes at the peak of generating `new_tokens` for `rows` prompts with a KV cache: `weights`, `cache`, `peak`.
 
-    Two moments are traced: the prompts at once, and the last token, whose cache is the longest. With beams, each is
-    a row of its own and the cache is put in the order of the beams that went on, layer by layer.
+    Two moments are traced: the prompts at once, and the last token, whose cache is the longest.
+    """
+    moments = [(prompt, 0)] + [(1, prompt + new_tokens - 1)] * (new_tokens > 1)
+    traced = [decoding_step(model, rows, beams, fed, past, device) for fed, past in moments]
+    peaks = [tracer.peak() for tracer, _ in traced]
+    return {"weights": peaks[0]["weights"], "cache": traced[-1][1], "peak": max(peak["peak"] for peak in peaks)}
+
+
+def decoding_step(model, rows: int, beams: int, fed: int, past: int, device: str) -> tuple[Tracer, int]:
+    """A traced step of transformers' `generate` that feeds `fed` tokens after `past`, and the bytes of its cache after.
+
+    With beams, each is a row of its own, and afterwards the cache is put in the order of the beams that go on. The
+    scores of the step before are alive during the next.
     """
     model.eval()
     model.config.use_cache = True
-    wide = rows * beams
-    kernels, peaks, cache_bytes = Kernels(device), [], 0
-    for step, past in ((prompt, 0), (1, prompt + new_tokens - 1)):
-        cache = DynamicCache(config=model.config)
-        if past:
-            _fill(cache, model, wide, past)
-        tracer = Tracer(model.config.vocab_size)
-        tracer.adopt(meta.weight_tensors(model), "weights")
-        tracer.adopt(_tensors(cache), "activations")
-        with torch.no_grad(), tracer, kernels.forward():
-            ids = torch.empty(wide, step, dtype=torch.long, device="meta")
-            mask = torch.empty(wide, 1, step, past + step, dtype=torch.bool, device="meta")
-            last = model(input_ids=ids, attention_mask=mask, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-            last.to(torch.float32, copy=True).log_softmax(-1)
-            if beams > 1:
-                cache.reorder_cache(torch.empty(wide, dtype=torch.long, device="meta"))
-        peaks.append(tracer.peak())
-        cache_bytes = meta.storage_bytes(_tensors(cache))
-    return {"weights": peaks[0]["weights"], "cache": cache_bytes, "peak": max(peak["peak"] for peak in peaks)}
+    wide, words = rows * beams, model.config.vocab_size
+    kernels, cache = Kernels(device), DynamicCache(config=model.config)
+    if past:
+        _fill(cache, model, wide, past)
+    tracer = Tracer(device, words)
+    tracer.adopt(meta.weight_tensors(model), "weights")
+    tracer.adopt(_tensors(cache), "activations")
+    with torch.no_grad(), tracer:
+        made = [torch.empty(wide, past + fed, dtype=torch.long, device="meta") for _ in range(3 if beams > 1 else 2)]
+        held = [torch.empty(wide, words, device="meta") for _ in range(min(beams, 2) if past else 0)]
+        inputs = {
+            "input_ids": torch.empty(wide, fed, dtype=torch.long, device="meta"),
+            "position_ids": torch.empty(wide, fed, dtype=torch.long, device="meta"),
+            "attention_mask": torch.empty(wide, 1, fed, past + fed, dtype=torch.bool, device="meta"),
+        }
+        with kernels.forward():
+            last = model(**inputs, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = last.to(torch.float32, copy=True)
+        del last, held
+        if beams > 1:
+            scores = logits.log_softmax(-1)
+            scores = scores + scores[:, :1]
+            cache.reorder_cache(torch.empty(wide, dtype=torch.long, device="meta"))
+            del scores
+        del made, logits
+    return tracer, meta.storage_bytes(_tensors(cache))
 
 
 def _fill(cache, model, rows: int, length: int) -> None:

@@ -29,6 +29,9 @@ FLOPS = dict(flop_registry) | {
         aten._scaled_dot_product_flash_attention_backward
     ],
 }
+COMPOSITE = {aten.linear.default, aten.matmul.default}
+# Operators of operands of two dtypes, which a CPU copies into the common one first (CUDA casts as it reads).
+PROMOTING = {aten.add, aten.add_, aten.sub, aten.sub_, aten.mul, aten.mul_, aten.div, aten.div_}
 KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
 
 
@@ -55,11 +58,14 @@ class Operation(NamedTuple):
 
 
 class Tracer(TorchDispatchMode):
-    """Counts while it is active. Storages that stood before are told by `adopt`; `phase` names what is going on."""
+    """Counts while it is active, as on a `cpu` or `cuda` device.
 
-    def __init__(self, vocabulary: int, trained: Iterable[torch.Tensor] = ()) -> None:
+    Storages that stood before are told by `adopt`; `phase` names what is going on.
+    """
+
+    def __init__(self, device: str, vocabulary: int, trained: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.device, self.vocabulary = device, vocabulary
         self.trained = {frozenset(p.shape) for p in trained if p.ndim == 2}
         self.phase = "forward"
         self.storages: list[Storage] = []
@@ -77,7 +83,7 @@ class Tracer(TorchDispatchMode):
         if func is torch.ops.bitsandbytes.gemm_4bit.default:
             with self:  # one operator to autograd, several to the allocator
                 return _gemm_4bit_default_impl(*args, **kwargs)
-        if func is aten.linear.default:  # within that one, where autograd has not taken it apart
+        if func in COMPOSITE:  # within that one, where autograd has not taken them apart
             with self:
                 return func.decompose(*args, **kwargs)
         result = func(*args, **kwargs)
@@ -86,6 +92,8 @@ class Tracer(TorchDispatchMode):
         inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
         for tensor in outputs:
             self._storage(tensor)
+        if self.device == "cpu" and func._overloadpacket in PROMOTING:
+            self._copies([t for t in args[:2] if isinstance(t, torch.Tensor)])
         if not func.is_view:
             count = FLOPS.get(func._overloadpacket)
             flops = count(*args, **kwargs, out_val=result) if count else 0
@@ -103,6 +111,14 @@ class Tracer(TorchDispatchMode):
     def work(self) -> str:
         """What the running operator is part of: the phase, or the forward pass made again for checkpoints."""
         return "recomputation" if self.phase == "backward" and torch.is_grad_enabled() else self.phase
+
+    def _copies(self, operands: list[torch.Tensor]) -> None:
+        """The copies of operands in the common dtype, alive while the operator runs."""
+        common = torch.result_type(operands[0], operands[-1])
+        for tensor in operands:
+            if tensor.dtype != common:
+                nbytes = tensor.numel() * common.itemsize
+                self.storages.append(Storage(nbytes, self._clock, self.phase, recorded=False, died=self._clock))
 
     def _storage(self, tensor: torch.Tensor) -> Storage:
         storage = tensor.untyped_storage()
@@ -134,14 +150,6 @@ class Tracer(TorchDispatchMode):
     def moved(self) -> int:
         """Bytes that operators read and write, each operator its operands and its result once."""
         return sum(operation.moved * times for operation, times in self.operations.items())
-
-    def seconds(self, flops_per_second: dict[str, float], bytes_per_second: float) -> float:
-        """The roofline's lower bound: each operator as fast as the peak of its dtype or the memory allows."""
-        slowest = min(flops_per_second.values())
-        return sum(
-            times * max(o.flops / flops_per_second.get(o.dtype, slowest), o.moved / bytes_per_second)
-            for o, times in self.operations.items()
-        )
 
     def peak(self) -> dict[str, int]:
         """Bytes of each kind at the moment when most was alive, and their sum as `peak`."""

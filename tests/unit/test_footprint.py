@@ -10,7 +10,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from sbora_bench import fitting, footprint, foretell, meta
 from sbora_bench.adapters import adapter_config
@@ -42,7 +42,8 @@ def on_meta(catalog, method, protocol, rank=RANK):
 
 def real(catalog, method, protocol, folder):
     """The same cell with weights, through the steps of `finetune`."""
-    base = AutoModelForCausalLM.from_config(meta.read_config(catalog, "tiny"), dtype=torch.float32)
+    dtype = getattr(torch, protocol.weights_dtype)
+    base = AutoModelForCausalLM.from_config(meta.read_config(catalog, "tiny"), dtype=dtype)
     if catalog.methods[method].quantization:
         base.save_pretrained(folder)
         asked = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
@@ -103,7 +104,7 @@ def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
 
 
 def allocated(model, protocol) -> int:
-    """Bytes at the highest of a real CPU step, over the model: the allocator's events as torch.profiler saw them."""
+    """Bytes at the highest of a real CPU step, over the model."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     model.config.use_cache = False
@@ -113,12 +114,21 @@ def allocated(model, protocol) -> int:
     ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[:, -5:] = 0
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+
+    def steps():
         for _ in range(2):
             model(input_ids=ids, labels=ids, attention_mask=mask).loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
+
+    return highest(steps)
+
+
+def highest(work) -> int:
+    """Bytes at the highest while `work` runs: the allocator's events as torch.profiler saw them, added up."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
@@ -152,6 +162,8 @@ def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     assert flops["forward"] + flops["backward"] == counter.get_total_flops()
     assert flops["recomputation"] == 0 and 0 < flops["adapter"] < 0.2 * counter.get_total_flops()
+    quantized = footprint.trace(on_meta(catalog, "qlora", protocol), protocol, "cpu", length=LENGTH).flops()
+    assert quantized == flops, "the same products, on weights that were made whole first"
 
 
 def test_checkpointing_computes_the_forward_pass_again(catalog):
@@ -174,13 +186,34 @@ def test_memory_grows_with_the_batch_and_sbora_needs_less(catalog):
     assert peak("lora", 4, "adamw_8bit")["optimizer"] < peak("lora", 4, "paged_adamw_32bit")["optimizer"]
 
 
-def test_the_cache_of_a_generation(catalog):
-    protocol = protocol_of(catalog)
-    model = on_meta(catalog, "lora", protocol)
-    found = foretell.trace_generation(model, rows=2, prompt=20, new_tokens=12, beams=3, device="cuda")
-    keys = 2 * 3 * 2 * 32 * 32  # rows x beams x key-value heads x tokens x width of a head
-    assert found["cache"] == TINY["num_hidden_layers"] * 2 * keys * 4
-    assert found["peak"] > found["weights"] + found["cache"]
+GENERATED = [(*cell, "float32") for cell in itertools.product(METHODS, [LENGTH, 4])] + [("lora", LENGTH, "bfloat16")]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(("method", "prompt", "dtype"), GENERATED)
+def test_foretold_memory_of_generating_is_what_the_allocator_did(catalog, method, prompt, dtype, beams, tmp_path):
+    """At the prompts (long ones) and at the last token (short ones), with `generate` as the scorer calls it."""
+    protocol, new = protocol_of(catalog, weights_dtype=dtype), 40
+    foretold = foretell.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
+    model = real(catalog, method, protocol, tmp_path).eval()
+    mask = torch.ones(ROWS, prompt, dtype=torch.long)
+    mask[0, 0] = 0
+    inputs = {"input_ids": mask + 5, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    exactly = {"max_new_tokens": new, "min_new_tokens": new, "eos_token_id": 2, "pad_token_id": 0}
+    config = GenerationConfig(num_beams=beams, do_sample=False, use_cache=True, **exactly)
+    over = highest(lambda: model.generate(**inputs, generation_config=config))
+    assert foretold["peak"] - foretold["weights"] == pytest.approx(over, rel=0.03)
+    keys = ROWS * beams * TINY["num_key_value_heads"] * (prompt + new) * 32  # a head is 32 wide
+    assert foretold["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize
+
+
+def test_scoring_merges_where_the_protocol_does(catalog):
+    peaks = {}
+    for merge in (True, False):
+        protocol = protocol_of(catalog, merge=merge)
+        model = footprint.build_scored(catalog, "tiny", catalog.methods["lora"], RANK, protocol)
+        peaks[merge] = foretell.trace_generation(model, 2, 20, 4, 1, "cuda")["peak"]
+    assert peaks[True] < peaks[False]
 
 
 @pytest.mark.parametrize("curve", [lambda n: 100 + 7 * n, lambda n: 50 + 3 * n + n * n // 40])
@@ -214,6 +247,9 @@ def test_a_verdict(catalog):
         ({"rank": -1}, "at least 1"),
         ({"micro_batch": 0}, "--micro-batch: found 0"),
         ({"length": 257}, "allowed 1 to 256, the positions"),
+        ({"length": 200, "beams": 4}, "allowed 1 to 160, for the model has 256 positions"),
+        ({"beams": 0}, "--beams: found 0"),
+        ({"length": -5}, "--length: found -5"),
         ({"optimizer": "adam"}, "unknown optimizer"),
         ({"protocol": "officiall"}, "did you mean 'official'"),
         ({"rank": None}, "--rank: missing"),

@@ -1,0 +1,135 @@
+"""Seconds on a card, at least: every traced operator as fast as the card's arithmetic or its memory allows (roofline).
+
+A trace takes seconds and knows no card, so what it found is kept in a file that is named by all that it depends on.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sbora_bench import provenance
+from sbora_bench.catalog import Catalog, DeviceEntry, Protocol
+from sbora_bench.files import hash_of, read_json, write_json
+
+# All of a protocol that the work of an update depends on, and that of scoring.
+TRACED = {
+    "autocast",
+    "batch_size",
+    "compute_dtype",
+    "double_quantization",
+    "dropout",
+    "gradient_checkpointing",
+    "max_grad_norm",
+    "max_length",
+    "micro_batch",
+    "optimizer",
+    "pad",
+    "target_modules",
+    "weights_dtype",
+}
+SCORED = {"compute_dtype", "double_quantization", "gradient_checkpointing", "merge", "num_beams", "pad"}
+SCORED |= {"score_batch", "target_modules", "weights_dtype"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a computation needs: bytes at its peak, and its operators as (dtype, FLOPs, bytes moved, times)."""
+
+    peak: int
+    operations: list[tuple[str, int, int, int]]
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of matrix products, 2 a multiply-add."""
+        return sum(flops * times for _, flops, _, times in self.operations)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that operators read and write."""
+        return sum(moved * times for _, _, moved, times in self.operations)
+
+    def seconds(self, card: DeviceEntry) -> float:
+        """The roofline's lower bound; a dtype that the card's entry lacks runs at its slowest peak."""
+        slowest = min(card.tflops.values())
+        return sum(
+            times * max(flops / (card.tflops.get(dtype, slowest) * 1e12), moved / (card.bandwidth_gb_s * 1e9))
+            for dtype, flops, moved, times in self.operations
+        )
+
+
+def work_of(tracer) -> Work:
+    """What a `tracer.Tracer` found."""
+    operations = [(o.dtype, o.flops, o.moved, times) for o, times in sorted(tracer.operations.items())]
+    return Work(tracer.peak()["peak"], operations)
+
+
+def update_work(
+    catalog: Catalog, model: str, method: str, rank: int, protocol: Protocol, cache: Path, kernels: str = "cuda"
+) -> Work:
+    """The work of an update of a cell, each of its examples `protocol.max_length` tokens long.
+
+    `peak` is a micro-batch's, the rest is the whole update's. Kept in the folder `cache`. Raises UserError where the
+    cell can't be: an optimizer that can't be traced, a rank above a layer's width.
+    """
+
+    def trace() -> Work:
+        from sbora_bench import footprint
+
+        built = footprint.build(catalog, model, catalog.methods[method], rank, protocol)
+        return repeated(work_of(footprint.trace(built, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
+
+    return kept(cache, "update", [*described(catalog, model, method, rank, protocol, TRACED), kernels], trace)
+
+
+def scoring_work(
+    catalog: Catalog,
+    model: str,
+    method: str,
+    rank: int | None,
+    protocol: Protocol,
+    prompt: int,
+    new_tokens: int,
+    cache: Path,
+    kernels: str = "cuda",
+) -> Work:
+    """The work of scoring `protocol.score_batch` prompts of `prompt` tokens, with `new_tokens` made for each.
+
+    All of them are made: no answer ends early. Every step costs what the middle one does, for the cache grows evenly.
+    With one new token (a letter's logits) there is the prompt alone. Method `base`: the untuned model.
+    """
+
+    def trace() -> Work:
+        from sbora_bench import footprint, foretell
+
+        built = footprint.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
+        rows, beams = protocol.score_batch, protocol.num_beams
+        peak = foretell.trace_generation(built, rows, prompt, new_tokens, beams, kernels)["peak"]
+        first = work_of(foretell.decoding_step(built, rows, beams, prompt, 0, kernels)[0])
+        middle = foretell.decoding_step(built, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]
+        return Work(peak, first.operations + repeated(work_of(middle), new_tokens - 1).operations)
+
+    about = [*described(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
+    return kept(cache, "scoring", about, trace)
+
+
+def described(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, keys: set[str]) -> list:
+    """All that the work of a cell depends on, but the code, as JSON."""
+    entries = [catalog.models[model], *(catalog.methods[name] for name in [method] if name != "base")]
+    return [*(e.model_dump(mode="json") for e in entries), rank, protocol.model_dump(mode="json", include=keys)]
+
+
+def repeated(work: Work, times: int) -> Work:
+    """The same work `times` times, one after the other."""
+    return Work(work.peak, [(*operation[:3], operation[3] * times) for operation in work.operations])
+
+
+def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
+    """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none."""
+    code = provenance.code_hash("sbora_bench.compute")
+    path = Path(cache) / f"{kind}-{hash_of([*about, code, provenance.versions()])[:32]}.json"
+    if path.is_file():
+        found = read_json(path)
+        return Work(found["peak"], [tuple(operation) for operation in found["operations"]])
+    work = trace()
+    write_json(path, asdict(work))
+    return work
