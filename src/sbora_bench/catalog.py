@@ -352,6 +352,8 @@ def check_references(catalog: Catalog) -> None:
     for name, protocol in catalog.protocols.items():
         if protocol.extends is not None:
             catalog.find("protocols", protocol.extends, f"{where('protocols', name)}.extends")
+        for suite in protocol.suites:
+            catalog.find("suites", suite, f"{where('protocols', name)}.suites")
         for suite, fields in {"": protocol.model_extra or {}, **protocol.suites}.items():
             for key in fields.keys() - Protocol.model_fields.keys():
                 inside = f".suites.{suite}" if suite else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import track
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sbora_bench import files
@@ -145,7 +145,7 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     model.train()
     losses: list[float] = []
     tokens = 0
-    for step, (ids, labels) in enumerate(track(batches(asked, tokenizer), "pre-training", total=asked.steps)):
+    for step, (ids, labels) in enumerate(tqdm(batches(asked, tokenizer), "pre-training", asked.steps, mininterval=5)):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -55,6 +55,10 @@ SPOILED = {
         {"protocols": {"p": {"extends": "tiny", "suites": {"mmlu": {"step": 1}}}}},
         ["protocols.p.suites.mmlu", "did you mean 'steps'"],
     ),
+    "a protocol's exception for an unknown suite": (
+        {"protocols": {"p": {"extends": "tiny", "suites": {"mlu": {}}}}},
+        ["protocols.p.suites", "did you mean 'mmlu'"],
+    ),
     "an entry that stands elsewhere": (
         {"models": {"llama-7b": MODEL}},
         ["models.llama-7b", "stands in another catalog file"],
