@@ -23,6 +23,7 @@ from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.records import TrainRecord, write_record
+from sbora_bench.tracking import asked_for, tracked
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -39,8 +40,8 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
             folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
             checkpoints = folder.with_name(f"{folder.name}.checkpoints")
             if not store.is_whole(folder):
-                with store.making(folder) as made:
-                    train_run(plan, run, resources, results, made, checkpoints)
+                with store.making(folder) as made, tracked(plan, run) as summarise:
+                    summarise(train_run(plan, run, resources, results, made, checkpoints))
             store.take(folder, Path(results) / "runs" / run.name)
             shutil.rmtree(checkpoints, ignore_errors=True)
         except UserError:
@@ -75,8 +76,8 @@ def training_file(results: Path, run: Run) -> Path:
     return path
 
 
-def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, checkpoints: Path) -> None:
-    """Train one run into the folder `made`: `adapter/` and `train.json`."""
+def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, checkpoints: Path) -> dict[str, Any]:
+    """Train one run into the folder `made`: `adapter/` and `train.json`, whose figures it returns."""
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers import set_seed
@@ -94,7 +95,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()
-    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, plan.name, checkpoints)
+    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     seconds = time.perf_counter() - started
@@ -126,6 +127,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         },
     )
     write_record(made / "train.json", record)
+    return {key: value for key, value in record.happened.items() if key != "loss_curve"}
 
 
 def training_rows(tokenizer, path: Path, protocol: Protocol):
@@ -154,12 +156,8 @@ def split(rows, protocol: Protocol, seed: int):
     return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
 
 
-def build_trainer(
-    model, tokenizer, train, validation, protocol: Protocol, run: Run, experiment: str, checkpoints: Path
-):
-    """The Trainer as the protocol has it. wandb gets the run only where WANDB_MODE asks for it."""
-    import os
-
+def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path):
+    """The Trainer as the protocol has it; it logs to wandb where that is asked for."""
     import torch
     from torch.utils.data import DataLoader
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -188,17 +186,13 @@ def build_trainer(
             return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
 
     steps = batches.update_steps(len(train), protocol)
-    wandb = os.environ.get("WANDB_MODE") in ("online", "offline")
-    if wandb:
-        os.environ.setdefault("WANDB_PROJECT", "sbora")
-        os.environ["WANDB_RUN_GROUP"] = f"{experiment}/{run.table}/{run.cell}"
     validating = "no" if validation is None or not protocol.validation_every else "steps"
     saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         run_name=run.name,
         use_cpu=not torch.cuda.is_available(),
-        report_to=["wandb"] if wandb else [],
+        report_to=["wandb"] if asked_for() else [],
         seed=run.seed,
         data_seed=run.seed,
         max_steps=steps,

@@ -1,6 +1,7 @@
 """Training a toy LLaMA: the same bytes each time, alone or beside a sibling; a crash costs only its own run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_the_loss_is_averaged_as_the_protocol_says(tmp_path, average):
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"prompt": prompt, "response": response} for prompt, response in texts])
     rows = stage.training_rows(tokenizer, path, protocol)
-    trainer = stage.build_trainer(model, tokenizer, rows, None, protocol, run, "toy", tmp_path / "checkpoints")
+    trainer = stage.build_trainer(model, tokenizer, rows, None, protocol, run, tmp_path / "checkpoints")
     seen = []
     plain = trainer.data_collator
 
@@ -217,3 +218,52 @@ def test_the_loss_is_averaged_as_the_protocol_says(tmp_path, average):
     logged = stage.loss_curve(trainer.state.log_history)[0]["loss"]
     assert logged == pytest.approx(expected[average], abs=1e-4)
     assert abs(expected["tokens"] - expected["micro-batch"]) > 1e-3
+
+
+def wandb_log(path):
+    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB, a record may span several)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def wandb_file(folder) -> dict:
+    """Name, group, settings' names and summary of an offline wandb run."""
+    told = {"settings": set(), "summary": {}}
+    for record in wandb_log(next(folder.glob("*.wandb"))):
+        if record.HasField("run"):
+            told |= {"name": record.run.display_name, "group": record.run.run_group}
+        for config in (record.run.config, record.config):
+            told["settings"] |= {item.key for item in config.update}
+        for update in record.summary.update:
+            told["summary"][update.key or update.nested_key[0]] = json.loads(update.value_json)
+    return told
+
+
+def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = house(tmp_path)
+    runs = ["toy-tiny-lora-r4-s0", "toy-tiny-sbora-fa-r4-s0"]
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    train(plan, tmp_path, runs[0])
+    assert not (tmp_path / "wandb").exists()
+    shutil.rmtree(tmp_path / "results" / "store")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(plan, tmp_path, *runs)
+    told = {entry["name"]: entry for entry in map(wandb_file, (tmp_path / "wandb").glob("offline-run-*"))}
+    assert sorted(told) == runs
+    for name, entry in told.items():
+        assert entry["group"] == f"toy/{plan.run(name).cell}"
+        assert {"protocol", "seed", "learning_rate"} <= entry["settings"]
+        assert entry["summary"]["steps"] == SETTINGS["steps"] and entry["summary"]["trainable_parameters"] > 0
+        assert "train/loss" in entry["summary"]
