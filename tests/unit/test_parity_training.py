@@ -67,7 +67,7 @@ def trainer_of(spoken: Protocol, folder, train: int = 64, validation: int = 8, *
     torch.manual_seed(0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     held = rows(validation) if spoken.validation_every else None
-    trainer = build_trainer(model, toy_runs.tokenizer(), rows(train), held, spoken, RUN, "e", folder)
+    trainer = build_trainer(model, toy_runs.tokenizer(), rows(train), held, spoken, RUN, folder)
     watch = Watch(**settings)
     trainer.add_callback(watch)
     return trainer, watch
