@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sbora_bench import gpus
 from sbora_bench.cli_plan import PLANNING, experiment_option, load, narrowing_options
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import disk_error
@@ -86,6 +87,7 @@ def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: P
     """Train the adapters of RUNS; leaves adapter/ and train.json."""
     loaded = load(experiment, **part)
     chosen = [loaded.run(run) for run in runs]
+    gpus.take()
     from sbora_bench import finetune as stage
 
     stage.finetune(loaded, chosen, resources, results or Path("results") / loaded.name)
@@ -101,6 +103,7 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
     """Score RUNS on their suite; leaves samples/ and scores.json."""
     loaded = load(experiment, **part)
     chosen = [loaded.run(run) for run in runs]
+    gpus.take()
     from sbora_bench import evaluate as stage
 
     stage.evaluate(loaded, chosen, resources, results or Path("results") / loaded.name)
@@ -125,6 +128,7 @@ def score(resources: Path, output: Path, **asked) -> None:
     catalog = load_catalog()
     from sbora_bench import score as stage
 
+    gpus.take()
     record = stage.score(catalog, stage.Asked(**asked), resources, output)
     for task, found in record.tasks.items():
         value = found.reason if found.value is None else f"{100 * found.value:5.1f} %  ({found.metric}, n {found.n})"

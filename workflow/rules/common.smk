@@ -3,7 +3,7 @@ import os
 import sys
 from pathlib import Path
 
-from sbora_bench import outputs, provenance
+from sbora_bench import gpus, outputs, provenance
 from sbora_bench.check import checked_plan
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.narrowing import OPTIONS, narrowed
@@ -24,6 +24,11 @@ except UserError as error:
 os.environ["PATH"] = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
 )
+
+# as many jobs that want a GPU side by side as there are GPUs, unless `--resources gpu=N` says otherwise
+GPUS = gpus.pool()
+if GPUS and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(GPUS))
 
 EXPERIMENT = PLAN.experiment
 FILE = PLAN.path

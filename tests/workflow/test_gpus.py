@@ -1,0 +1,145 @@
+"""Jobs of one machine take different GPUs, counted by a stub in the place of nvidia-smi: no GPU is needed here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbora_bench import gpus
+
+HOLD = """
+import json, os, sys, time
+from pathlib import Path
+from sbora_bench import gpus
+started = Path(sys.argv[1] + ".started")
+device = gpus.take()
+began = time.monotonic()
+started.touch()
+while len(list(started.parent.glob("*.started"))) < 2 and time.monotonic() - began < 60:
+    time.sleep(0.05)  # two jobs at least hold a device at once
+time.sleep(0.2)
+told = {"device": device, "sees": os.environ.get("CUDA_VISIBLE_DEVICES"), "began": began, "ended": time.monotonic()}
+Path(sys.argv[1]).write_text(json.dumps(told))
+"""
+SNAKEFILE = """
+rule all:
+    input: expand("{i}.json", i=range(6))
+
+rule job:
+    output: "{i}.json"
+    resources: gpu=1
+    shell: "{PYTHON} hold.py {output}"
+"""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with so many GPUs as it is told."""
+
+    def make(count: int) -> Path:
+        tool = tmp_path / "bin" / "nvidia-smi"
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text("#!/bin/sh\n" + "".join(f"echo '{i}, GPU-stub-{tmp_path.name}-{i}'\n" for i in range(count)))
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.delenv(gpus.VARIABLE, raising=False)
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, ["0", "1", "2"]),
+        ("2,0", ["2", "0"]),
+        ("GPU-a, GPU-b", ["GPU-a", "GPU-b"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,2", ["1"]),
+    ],
+)
+def test_the_pool(machine, monkeypatch, visible, found):
+    machine(3)
+    if visible is not None:
+        monkeypatch.setenv(gpus.VARIABLE, visible)
+    assert gpus.pool() == found
+
+
+def test_without_a_gpu_nothing_is_taken(machine, monkeypatch):
+    machine(0)
+    assert gpus.take() is None and gpus.VARIABLE not in os.environ
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert gpus.pool() == [] and gpus.take() is None
+
+
+def test_a_pool_of_one_is_left_to_who_made_it(machine, monkeypatch):
+    folder = machine(3)
+    monkeypatch.setenv(gpus.VARIABLE, "GPU-of-the-cluster")
+    assert gpus.take() == "GPU-of-the-cluster"
+    assert not list(folder.glob("sbora-gpus-*"))
+
+
+def started(folder: Path, name: str) -> subprocess.Popen:
+    (folder / "hold.py").write_text(HOLD)
+    return subprocess.Popen([sys.executable, "hold.py", name], cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("visible", [None, "2,1"])
+def test_processes_take_different_devices_and_wait_for_one(machine, monkeypatch, visible):
+    folder = machine(3 if visible else 2)
+    if visible:
+        monkeypatch.setenv(gpus.VARIABLE, visible)
+    processes = [started(folder, f"{i}.json") for i in range(3)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    told = [json.loads((folder / f"{i}.json").read_text()) for i in range(3)]
+    assert {entry["device"] for entry in told} == set((visible or "0,1").split(","))
+    check_apart(told)
+    assert sum("waiting for a GPU" in error for error in errors) == 1
+
+
+def test_a_killed_process_gives_its_device_back(machine):
+    folder = machine(2)
+    first = started(folder, "first.json")  # waits for a second that never comes
+    while not (folder / "first.json.started").exists():
+        assert first.poll() is None
+    first.kill()
+    first.wait(timeout=60)
+    (folder / "first.json.started").unlink()
+    others = [started(folder, f"{i}.json") for i in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in others]
+    assert {json.loads((folder / f"{i}.json").read_text())["device"] for i in range(2)} == {"0", "1"}
+    assert not any("waiting" in error for error in errors)
+
+
+def check_apart(told: list[dict]) -> None:
+    """Who holds a device at the same time holds another one; and some do."""
+    pairs = [(a, b) for i, a in enumerate(told) for b in told[i + 1 :]]
+    together = [(a, b) for a, b in pairs if a["began"] < b["ended"] and b["began"] < a["ended"]]
+    assert together and all(a["device"] != b["device"] for a, b in together)
+    assert all(entry["sees"] == entry["device"] for entry in told)
+
+
+def test_the_jobs_of_a_workflow_take_different_devices(machine):
+    folder = machine(3)
+    (folder / "hold.py").write_text(HOLD)
+    (folder / "Snakefile").write_text(f"PYTHON = {sys.executable!r}\n{SNAKEFILE}")
+    command = [sys.executable, "-m", "snakemake", "--cores", "6", "--resources", "gpu=3"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_apart([json.loads((folder / f"{i}.json").read_text()) for i in range(6)])
+
+
+@pytest.mark.parametrize(("count", "more", "slots"), [(3, [], 3), (3, ["--resources", "gpu=2"], 2), (0, [], False)])
+def test_the_workflow_runs_as_many_jobs_as_there_are_gpus(machine, root, count, more, slots):
+    machine(count)
+    with (root.folder / "Snakefile").open("a") as file:
+        file.write('\nheld = workflow.global_resources\nprint("slots:", "gpu" in held and held["gpu"].value)\n')
+    done = root.snakemake("--dry-run", *more, "--config", "experiment=tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"slots: {slots}\n" in done.stdout + done.stderr
