@@ -1,5 +1,6 @@
 # The experiment, checked as a whole before any rule is made, and what the rules share.
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,9 +22,7 @@ except UserError as error:
     os._exit(2)  # Snakemake would turn any exception into exit status 1
 
 # rules call `sbora-bench` by name: the one beside this Python comes first
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-)
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 # as many jobs that want a GPU side by side as there are GPUs, unless `--resources gpu=N` says otherwise
 GPUS = gpus.pool()

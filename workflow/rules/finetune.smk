@@ -20,7 +20,8 @@ for table in EXPERIMENT.tables:
             resources:
                 gpu=EXPERIMENT.gpus_per_job,
             params:
+                asked=ASKED,
                 settings=[PLAN.settings_hash(run) for run in runs],
                 runs=[run.name for run in runs],
             shell:
-                "sbora-bench finetune {ASKED:q} {params.runs:q} > {log:q} 2>&1"
+                "sbora-bench finetune {params.asked:q} {params.runs:q} > {log:q} 2>&1"

@@ -12,10 +12,11 @@ for table in EXPERIMENT.tables:
         conda:
             "../../environment.yml"
         params:
+            asked=ASKED,
             table=table,
             settings=[PLAN.settings_hash(run) for run in PLAN.cells_of(table)],
         shell:
-            "sbora-bench footprint {ASKED:q} --table {params.table:q} --results {RESULTS:q} > {log:q} 2>&1"
+            "sbora-bench footprint {params.asked:q} --table {params.table:q} > {log:q} 2>&1"
 
 
 rule paper_footprint:

@@ -16,9 +16,10 @@ rule prepare_table:
     conda:
         "../../environment.yml"
     params:
+        asked=ASKED,
         settings=data_settings,
     shell:
-        "sbora-bench prepare {ASKED:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
+        "sbora-bench prepare {params.asked:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule prepare_model:
@@ -34,10 +35,11 @@ rule prepare_model:
     conda:
         "../../environment.yml"
     params:
+        experiment=FILE,
         settings=model_settings,
         folder=subpath(output[0], parent=True),
     shell:
-        "sbora-bench prepare --experiment {FILE:q} --model {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
+        "sbora-bench prepare --experiment {params.experiment:q} --model {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule pretrain:
@@ -54,7 +56,8 @@ rule pretrain:
     conda:
         "../../environment.yml"
     params:
+        experiment=FILE,
         settings=model_settings,
         folder=subpath(output[0], parent=True),
     shell:
-        "sbora-bench pretrain --experiment {FILE:q} {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
+        "sbora-bench pretrain --experiment {params.experiment:q} {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"

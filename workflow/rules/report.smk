@@ -25,8 +25,10 @@ rule collect:
         f"{RESULTS}/logs/collect.log",
     conda:
         "../../environment.yml"
+    params:
+        asked=ASKED,
     shell:
-        "sbora-bench collect {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench collect {params.asked:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -45,8 +47,10 @@ rule tables:
         f"{RESULTS}/logs/tables.log",
     conda:
         "../../environment.yml"
+    params:
+        asked=ASKED,
     shell:
-        "sbora-bench tables {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench tables {params.asked:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -63,8 +67,10 @@ rule figures:
         f"{RESULTS}/logs/figures.log",
     conda:
         "../../environment.yml"
+    params:
+        asked=ASKED,
     shell:
-        "sbora-bench figures {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench figures {params.asked:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -84,5 +90,7 @@ rule report:
         f"{RESULTS}/logs/report.log",
     conda:
         "../../environment.yml"
+    params:
+        asked=ASKED,
     shell:
-        "sbora-bench report {ASKED:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "sbora-bench report {params.asked:q} > {log:q} 2>&1"
