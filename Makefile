@@ -1,11 +1,12 @@
 # make reproduce   set up .venv and run the default experiment (tables, figures and a report in results/ladder/)
 # make test        set up .venv and run every check but the long ones
 # make test-slow   the long ones
+# make rehearse    the paper's three experiments on tiny random models, in minutes; the numbers mean nothing
 # make bench       speed and memory into results/benchmarks (benchmarks/evaluate.py wants a model: see there)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: reproduce test test-slow bench publish lint clean
+.PHONY: reproduce test test-slow rehearse bench publish lint clean
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
@@ -17,6 +18,9 @@ test: .venv/ready lint
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+rehearse: .venv/ready
+	$(BIN)/snakemake --cores all --config experiment=rehearsal
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/layers.py

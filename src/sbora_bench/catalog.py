@@ -64,10 +64,20 @@ class FolderSource(Strict):
     path: str
 
 
+class RandomSource(Strict):
+    """Random weights, drawn here from a seed and never trained, for rehearsals (models/untrained.py)."""
+
+    kind: Literal["random"]
+    seed: int
+    tokenizer: Literal["llama", "llama3"]
+
+
 class ModelEntry(Strict):
     title: str
     pad_token: str = Field(default="", description="what pads where the tokenizer has no pad token; empty: its EOS")
-    source: Annotated[HubSource | WheelSource | PretrainSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[
+        HubSource | WheelSource | PretrainSource | RandomSource | FolderSource, Field(discriminator="kind")
+    ]
     licence: str = ""
     architecture: dict[str, Any] = Field(
         default_factory=dict,
@@ -101,17 +111,6 @@ class MethodEntry(Strict):
 # --- data, tasks, suites --------------------------------------------------------------------------------------------
 
 
-class FileData(Strict):
-    """A file of a public repository: fetched by address or found under SBORA_DATA_ROOT, checked by its git blob id."""
-
-    kind: Literal["file"]
-    path: str = Field(description="path below SBORA_DATA_ROOT")
-    url: str
-    blob: str = Field(pattern=r"^[0-9a-f]{40}$")
-    rows: int | None = None
-    licence: str = ""
-
-
 class SyntheticData(Strict):
     """Rows made here from a seed; says so wherever it is shown."""
 
@@ -120,6 +119,28 @@ class SyntheticData(Strict):
     name: str
     rows: int | None = Field(default=None, ge=1)
     seed: int
+
+
+class StandIn(Strict):
+    """Synthetic rows written in the form of the real file or set, which are then read as that is (data/standins.py)."""
+
+    columns: Literal["llm-adapters", "mmlu", "alpaca", "flan"]
+    rows: SyntheticData
+
+
+class FileData(Strict):
+    """A file of a public repository: fetched by address or found under SBORA_DATA_ROOT, checked by its git blob id.
+
+    A stand-in is made here instead, and checked likewise.
+    """
+
+    kind: Literal["file"]
+    path: str = Field(description="path below SBORA_DATA_ROOT")
+    url: str
+    blob: str = Field(pattern=r"^[0-9a-f]{40}$")
+    rows: int | None = None
+    licence: str = ""
+    stand_in: StandIn | None = None
 
 
 class HubData(Strict):
@@ -132,6 +153,7 @@ class HubData(Strict):
     rows: int | None = None
     licence: str = ""
     sampler: Literal["flan-v2"] | None = None
+    stand_in: StandIn | None = None
 
 
 DataEntry = Annotated[FileData | SyntheticData | HubData, Field(discriminator="kind")]

@@ -61,6 +61,7 @@ class Table(Strict):
 class Experiment(Strict):
     title: str
     description: str = ""
+    note: str = Field(default="", description="what every table's title says of its numbers")
     items: str = Field(description="which items the tasks are scored on: paper, ladder, ...")
     runs_per_job: int = Field(default=1, ge=1, description="runs of a table and model that one job carries")
     gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")

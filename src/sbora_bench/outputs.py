@@ -73,6 +73,7 @@ def layouts(plan: "Plan") -> list[Layout]:
                 for member in members
             ]
         title = (first.title if len(members) == 1 else "") or plan.catalog.suites[first.suite].title
+        title += f" ({plan.experiment.note})" if plan.experiment.note else ""
         rows = tuple(_rows(plan, members))
         found.append(Layout(name, title, first.suite, tuple(members), tuple(columns), rows))
     return found

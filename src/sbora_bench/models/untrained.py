@@ -1,9 +1,16 @@
-"""Two small BPE tokenizers with the special tokens of LLaMA's and of Llama-3's, trained here on one text."""
+"""Bases with random weights, for rehearsals: LLaMA's architecture at any size, a tokenizer like LLaMA's or Llama-3's.
+
+The tokenizers are small BPEs, trained here on one short text, that treat spaces and special tokens as the real ones do.
+"""
 
 import string
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from sbora_bench.catalog import ModelEntry
+from sbora_bench.errors import UserError
 
 TEXT = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -14,7 +21,7 @@ TEXT = [
 ] * 4
 
 
-def trainer(**arguments) -> trainers.BpeTrainer:
+def _trainer(**arguments) -> trainers.BpeTrainer:
     return trainers.BpeTrainer(vocab_size=600, show_progress=False, **arguments)
 
 
@@ -23,7 +30,7 @@ def llama() -> PreTrainedTokenizerFast:
     special = ["<unk>", "<s>", "</s>"]
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    made.train_from_iterator(TEXT, trainer(special_tokens=special, initial_alphabet=list(string.printable)))
+    made.train_from_iterator(TEXT, _trainer(special_tokens=special, initial_alphabet=list(string.printable)))
     made.pre_tokenizer = None
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -36,7 +43,7 @@ def llama3() -> PreTrainedTokenizerFast:
     bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
     made = Tokenizer(models.BPE(ignore_merges=True))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.train_from_iterator(TEXT, trainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.train_from_iterator(TEXT, _trainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([bos, eos])
     made.post_processor = processors.TemplateProcessing(
@@ -45,4 +52,25 @@ def llama3() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=bos, eos_token=eos)
 
 
-KINDS = {"llama": llama, "llama3": llama3}
+TOKENIZERS = {"llama": llama, "llama3": llama3}
+
+
+def write_untrained(entry: ModelEntry, folder: Path) -> dict[str, int]:
+    """Save config, random weights (float32, the source's seed) and tokenizer; the same bytes each time.
+
+    Returns what to say of it. Raises UserError where the architecture's vocabulary isn't the tokenizer's, which would
+    keep a new [PAD] from growing the embeddings as it does on the real models.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = TOKENIZERS[entry.source.tokenizer]()
+    size, expected = entry.architecture.get("vocab_size"), len(tokenizer)
+    if size != expected:
+        raise UserError(f"model {entry.title}: architecture.vocab_size: found {size}, its tokenizer has {expected}")
+    torch.manual_seed(entry.source.seed)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = LlamaForCausalLM(LlamaConfig(**(entry.architecture | special)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"parameters": model.num_parameters(), "training_steps": 0}
