@@ -182,11 +182,12 @@ def test_gradient_checkpointing_changes_no_gradient(llama, adapt, variant):
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_compiles_to_one_graph(toy, adapt, variant):
+def test_compiles_to_one_graph(toy, adapt, variant, backend):
     model = adapt(toy, variant=variant, target_modules=["lin"]).train()
     plain = copy.deepcopy(model)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     x = torch.randn(3, 20)
     for other in (compiled, plain):
         other(x).square().sum().backward()
