@@ -124,7 +124,7 @@ class SyntheticData(Strict):
 class StandIn(Strict):
     """Synthetic rows written in the form of the real file or set, which are then read as that is (data/standins.py)."""
 
-    columns: Literal["llm-adapters", "mmlu", "alpaca", "flan"]
+    form: Literal["llm-adapters", "mmlu", "alpaca", "flan"]
     rows: SyntheticData
 
 
@@ -139,6 +139,7 @@ class FileData(Strict):
     url: str
     blob: str = Field(pattern=r"^[0-9a-f]{40}$")
     rows: int | None = None
+    columns: tuple[str, ...] = ()
     licence: str = ""
     stand_in: StandIn | None = None
 
@@ -151,6 +152,7 @@ class HubData(Strict):
     revision: str
     split: str = "train"
     rows: int | None = None
+    columns: tuple[str, ...] = ()
     licence: str = ""
     sampler: Literal["flan-v2"] | None = None
     stand_in: StandIn | None = None

@@ -231,12 +231,24 @@ def test_every_file_of_the_catalog_is_pinned_by_commit():
     files = {
         name: data
         for name, data in load_catalog(str(Path(__file__).parents[2] / "experiments/catalog")).data.items()
-        if data.kind == "file"
+        if data.kind == "file" and not data.stand_in
     }
     assert len(files) >= 19
     for name, data in files.items():
         assert re.search(r"/[0-9a-f]{40}/", data.url) and data.url.endswith(Path(data.path).name), name
-        assert data.rows and data.licence, name
+        assert data.rows and data.columns and data.licence, name
+
+
+def test_other_columns_than_the_catalogs_are_told(monkeypatch, tmp_path):
+    content = json.dumps([{"instruction": "i", "input": "", "output": "o"}]).encode()
+    (tmp_path / "file.json").write_bytes(content)
+    monkeypatch.setenv("SBORA_DATA_ROOT", str(tmp_path))
+    data = FileData(
+        kind="file", path="file.json", url="u", blob=git_blob_id(content), columns=["instruction", "input", "output"]
+    )
+    assert read_examples("x", data)[0]["answer"] == "o"
+    with pytest.raises(UserError, match="found columns instruction, input, output, expected instruction, answer"):
+        read_examples("x", data.model_copy(update={"columns": ("instruction", "answer")}))
 
 
 def real(name: str) -> list[dict[str, str]]:
@@ -258,15 +270,60 @@ def real(name: str) -> list[dict[str, str]]:
     ],
 )
 def test_answers_of_the_real_files(name, answers):
-    """Counts of protocol section 6; the number of rows is checked by reading."""
+    """Counts of protocol section 6; number of rows and columns are checked by reading."""
     assert Counter(row["answer"] for row in real(name)) == answers
 
 
-def test_real_files_have_no_input_and_their_oddities():
-    assert {row["input"] for row in real("gsm8k-test")} == {""}
-    assert sum(float(row["answer"]) < 0 for row in real("gsm8k-test")) == 2
-    assert sum(not float(row["answer"]).is_integer() for row in real("addsub-test")) == 126
+@pytest.mark.parametrize(
+    ("name", "label", "options"),
+    [
+        ("social-i-qa-test", "answer", 3),
+        ("hellaswag-test", "ending", 4),
+        ("arc-easy-test", "answer", 5),
+        ("arc-challenge-test", "answer", 5),
+        ("openbookqa-test", "answer", 4),
+    ],
+)
+def test_labels_of_the_real_files(name, label, options):
+    assert {row["answer"] for row in real(name)} <= {f"{label}{number}" for number in range(1, options + 1)}
+
+
+@pytest.mark.parametrize(("name", "threes", "fives"), [("arc-easy-test", 7, 4), ("arc-challenge-test", 4, 3)])
+def test_items_of_arc_with_other_than_four_options(name, threes, fives):
+    options = Counter(
+        len(set(re.findall(r"answer\d", row["instruction"].rpartition("Answer format")[2]))) for row in real(name)
+    )
+    assert (options[3], options[5]) == (threes, fives) and set(options) == {3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "negative"), [("addsub-test", 126, 0), ("singleeq-test", 134, 0), ("gsm8k-test", 0, 2)]
+)
+def test_numbers_of_the_real_files(name, broken, negative):
+    answers = [float(row["answer"]) for row in real(name)]
+    assert sum(not answer.is_integer() for answer in answers) == broken
+    assert sum(answer < 0 for answer in answers) == negative
+
+
+def test_duplicate_questions_of_multiarith():
     questions = [row["instruction"] for row in real("multiarith-test")]
     assert len(questions) - len(set(questions)) == 20
-    assert Counter(row["answer"] for row in real("arc-easy-test"))["answer5"] == 1
-    assert len(real("math-data")) == 3260
+
+
+@pytest.mark.parametrize("name", ["gsm8k-test", "svamp-test", "math-data", "math-10k", "commonsense-170k"])
+def test_real_files_have_no_input(name):
+    assert {row["input"] for row in real(name)} == {""}
+
+
+def test_the_parts_of_commonsense_170k():
+    """By the family of the label: those of SIQA, ARC and OpenBookQA are alike."""
+    families = Counter(re.sub(r"\d", "", row["answer"]) for row in real("commonsense-170k"))
+    assert families["true"] + families["false"] == 9427
+    assert (families["solution"], families["ending"], families["option"]) == (16113, 39905, 63238)
+    assert families["answer"] == 33410 + 2251 + 1119 + 4957
+
+
+@pytest.mark.parametrize("name", ["mmlu-val", "mmlu-test"])
+def test_mmlu_has_57_subjects_and_four_letters(name):
+    rows = real(name)
+    assert len({row["subject"] for row in rows}) == 57 and {row["answer"] for row in rows} == set("ABCD")

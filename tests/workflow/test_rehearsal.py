@@ -20,7 +20,7 @@ PROTOCOL = {
 }
 SIZES = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
 SIZES |= {"num_key_value_heads", "bos_token_id", "eos_token_id"}
-DATA = {"path", "url", "blob", "rows", "licence", "stand_in", "id", "revision"}
+DATA = {"path", "url", "blob", "rows", "columns", "licence", "stand_in", "id", "revision"}
 
 SLICE = [
     "commonsense-rehearsal-llama-7b-lora-r32-s0",

@@ -9,6 +9,7 @@ name; `HF_HUB_OFFLINE=1` forbids the network.
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from sbora_bench.catalog import FileData, HubData, SyntheticData
@@ -35,6 +36,7 @@ def read_examples(name: str, entry: FileData | HubData | SyntheticData) -> list[
         path = fetch(name, entry)
         where, rows = str(path), _json_rows(path)
         _expect_rows(where, len(rows), entry.rows)
+        _expect_columns(where, rows[0] if rows and isinstance(rows[0], dict) else entry.columns, entry.columns)
     return [_example(row, where, i) for i, row in enumerate(rows)]
 
 
@@ -47,7 +49,7 @@ def fetch(name: str, entry: FileData) -> Path:
     if entry.stand_in:
         path = DOWNLOADS / entry.path
         if not path.is_file():
-            standins.write_file(_synthetic(entry.stand_in.rows), entry.stand_in.columns, path)
+            standins.write_file(_synthetic(entry.stand_in.rows), entry.stand_in.form, path)
     elif root:
         path = Path(root) / entry.path
         if not path.is_file():
@@ -140,7 +142,7 @@ def _hub_rows(name: str, entry: HubData):
     if entry.stand_in:
         folder = DOWNLOADS / entry.id
         if not folder.is_dir():
-            standins.write_set(_synthetic(entry.stand_in.rows), entry.stand_in.columns, entry.split, folder)
+            standins.write_set(_synthetic(entry.stand_in.rows), entry.stand_in.form, entry.split, folder)
     elif not folder.is_dir():
         instead = (
             f"where it is reachable, run `hf download {entry.id} --repo-type dataset --revision {entry.revision}"
@@ -152,6 +154,7 @@ def _hub_rows(name: str, entry: HubData):
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
     _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
+    _expect_columns(f"data {name}: {folder}", found.column_names, entry.columns)
     return found.select(flan.sample(_each(found))) if entry.sampler == "flan-v2" else found
 
 
@@ -175,6 +178,11 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
 def _expect_rows(where: str, found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
         raise UserError(f"{where}: found {found:,} rows, expected {expected:,}; fetch it again")
+
+
+def _expect_columns(where: str, found: Iterable[str], expected: tuple[str, ...]) -> None:
+    if not set(expected) <= set(found):
+        raise UserError(f"{where}: found columns {', '.join(found)}, expected {', '.join(expected)}; fetch it again")
 
 
 FIELDS = ("instruction", "input", "output", "answer")

@@ -13,17 +13,17 @@ from sbora_bench.files import whole_folder, write_text
 Row = dict[str, Any]
 
 
-def write_file(rows: list[Row], columns: str, path: Path) -> None:
-    """Write `rows` (keys of data/synthetic.py) as the file that `columns` names: llm-adapters or mmlu."""
-    text = "".join(f"{json.dumps(row)}\n" for row in rows) if columns == "mmlu" else json.dumps(rows, indent=4)
+def write_file(rows: list[Row], form: str, path: Path) -> None:
+    """Write `rows` (keys of data/synthetic.py) as the file that `form` names: llm-adapters or mmlu."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows) if form == "mmlu" else json.dumps(rows, indent=4)
     write_text(path, text)
 
 
-def write_set(rows: list[Row], columns: str, split: str, folder: Path) -> None:
+def write_set(rows: list[Row], form: str, split: str, folder: Path) -> None:
     """Write `rows` as a set of the hub, one Parquet file for each part of `split` ("a+b"), rows dealt out in turn."""
     from datasets import Dataset
 
-    shaped = [SHAPES[columns](row, index) for index, row in enumerate(rows)]
+    shaped = [SHAPES[form](row, index) for index, row in enumerate(rows)]
     parts = split.split("+")
     with whole_folder(folder) as made:
         (made / "data").mkdir()
