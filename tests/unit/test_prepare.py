@@ -64,7 +64,10 @@ class House:
             "methods": {"lora": {"title": "LoRA", "peft_type": "LORA", "arguments": {}}},
             "data": self.data,
             "tasks": {name: task | {"items": {"own": name}} for name in ("sums", "letters")},
-            "suites": {"both": {"title": "Both", "tasks": ["sums", "letters"]}},
+            "suites": {
+                name: {"title": "Both", "tasks": ["sums", "letters"]}
+                for name in ("both", "commonsense", "arithmetic", "mmlu")  # the last three: of the protocols
+            },
         }
         (catalog / "own.yaml").write_text(yaml.safe_dump(entries))
         (catalog / "protocols.yaml").write_text(PROTOCOLS.read_text())
