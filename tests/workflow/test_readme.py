@@ -57,7 +57,7 @@ def dry_make(root, command: str) -> None:
 
 # What a command looks like, and how it is tried; the first that matches counts.
 TRIED = [
-    (r"make (reproduce|test|test-slow|bench)", dry_make),
+    (r"make (reproduce|test|test-slow|rehearse|bench)", dry_make),
     (r"snakemake\b.* --touch\b.*", touched),
     (r"snakemake\b.*\bexperiment=tiny\b.*", really),
     (r"snakemake\b.*", dry),
