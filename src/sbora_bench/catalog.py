@@ -263,6 +263,11 @@ class Protocol(Strict):
         return self
 
 
+# the fields of a protocol that training doesn't depend on
+SCORING = {"score_prompt", "merge", "num_beams", "max_new_tokens", "score_batch", "score_max_length", "extraction"}
+SCORING |= {"macro_average", "letters", "title"}
+
+
 class ProtocolEntry(BaseModel):
     """A protocol as written: fields, optionally on top of another (`extends`), with exceptions by suite."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from sbora_bench.catalog import NAME, Catalog, Protocol, Strict, explain, load_catalog
+from sbora_bench.catalog import NAME, SCORING, Catalog, Protocol, Strict, explain, load_catalog
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
 from sbora_bench.strict_yaml import read_yaml
@@ -177,6 +177,15 @@ class Plan:
 
     def settings_hash(self, run: Run) -> str:
         return hash_of(self.settings(run))
+
+    def training_settings(self, run: Run) -> dict[str, Any]:
+        """The settings less those of scoring: another number of beams, say, doesn't train anew."""
+        settings = {key: value for key, value in self.settings(run).items() if key != "tasks"}
+        protocol = {key: value for key, value in settings["protocol"].items() if key not in SCORING}
+        return settings | {"protocol": protocol}
+
+    def training_hash(self, run: Run) -> str:
+        return hash_of(self.training_settings(run))
 
     def _check(self) -> None:
         find, seen = self.catalog.find, set()

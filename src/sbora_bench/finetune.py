@@ -57,7 +57,7 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
     """Hash of all that a trained adapter depends on: settings, code, packages, training data, base weights."""
     return hash_of(
         {
-            "settings": plan.settings(run),
+            "settings": plan.training_settings(run),
             "code": provenance.code_hash("sbora_bench.finetune"),
             "packages": provenance.versions(),
             "data": sha256(training_file(results, run)),
@@ -104,7 +104,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
         experiment=plan.name,
         run=run.name,
-        asked=plan.settings(run),
+        asked=plan.training_settings(run),
         happened={
             "steps": trainer.state.global_step,
             "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),

@@ -27,11 +27,11 @@ def tracked(plan: Plan, run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
     online = os.environ["WANDB_MODE"] == "online"
     with wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sbora"),
-        id=plan.settings_hash(run)[:16],
+        id=plan.training_hash(run)[:16],
         name=run.name,
         group=f"{plan.name}/{run.cell}",
         tags=[plan.name, run.table, run.method],
-        config=plan.settings(run),
+        config=plan.training_settings(run),
         resume="allow" if online else None,
     ) as session:
         yield session.summary.update

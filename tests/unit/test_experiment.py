@@ -3,7 +3,7 @@
 import pytest
 from workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
 
-from sbora_bench.catalog import load_catalog
+from sbora_bench.catalog import SCORING, Protocol, load_catalog
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Experiment, Plan, layer_width, load_plan
 
@@ -53,6 +53,16 @@ def test_settings_follow_what_the_run_was_asked_for():
     asked = slower.settings(slower.runs[1])
     assert asked["protocol"]["learning_rate"] == 1e-4 and asked["seed"] == 0 and asked["train"] == "ladder-math"
     assert first.settings(first.runs[0])["method_entry"] is None
+
+
+def test_another_way_of_scoring_does_not_train_anew():
+    first = plan_of()
+    for change, trains in (({"num_beams": 2, "merge": True}, False), ({"learning_rate": 1e-4}, True)):
+        other = plan_of(((*TABLE, "overrides"), change))
+        run = other.runs[1]
+        assert other.settings_hash(run) != first.settings_hash(run)
+        assert (other.training_hash(run) != first.training_hash(run)) == trains
+    assert SCORING <= Protocol.model_fields.keys()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ for table in EXPERIMENT.tables:
                 gpu=EXPERIMENT.gpus_per_job,
             params:
                 asked=ASKED,
-                settings=[PLAN.settings_hash(run) for run in runs],
+                settings=[PLAN.training_hash(run) for run in runs],
                 runs=[run.name for run in runs],
             shell:
                 "sbora-bench finetune {params.asked:q} {params.runs:q} > {log:q} 2>&1"
