@@ -1,5 +1,7 @@
 """Records to two flat files: `scores.csv`, one row a run and task, and `footprint.csv`, one row a table cell.
 
+`low` and `high` of a score are the ends of its 95 % Wilson interval.
+
 `sbora-bench collect -e EXPERIMENT`. The same records give the same bytes. A run that failed, or that nothing was left
 of, has its rows too, with an empty value and a status that says so.
 """
@@ -21,6 +23,7 @@ from sbora_bench.records import (
     TrainRecord,
     read_record,
 )
+from sbora_bench.statistics import binomial_stderr, effective_items, wilson
 
 TEXT, WHOLE, FRACTION = "string", "Int64", "Float64"  # pandas types that know a missing value
 PREDICTED = {"weights": "weights", "optimizer": "optimizer", "activation": "activations", "peak": "peak"}
@@ -40,6 +43,8 @@ SCORES = {
     "n": WHOLE,
     "protocol": TEXT,
     "status": TEXT,
+    "low": FRACTION,
+    "high": FRACTION,
 }
 FOOTPRINT = {
     "experiment": TEXT,
@@ -119,7 +124,8 @@ def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     for run in plan.runs:
         entry = plan.experiment.tables[run.table]
         for task, score in task_scores(plan, results, run).items():
-            done = score is not None and score.status == "ok"
+            done = score is not None and score.status == "ok" and score.value is not None
+            stderr, low, high = over_items(score) if done else (None, None, None)
             rows.append(
                 {
                     "experiment": plan.name,
@@ -133,13 +139,27 @@ def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
                     "task": task,
                     "metric": score.metric if score else "",
                     "value": score.value if done else None,
-                    "stderr": score.stderr if done else None,
+                    "stderr": stderr,
                     "n": score.n if done else None,
                     "protocol": entry.protocol,
                     "status": score.status if score else "not run",
+                    "low": low,
+                    "high": high,
                 }
             )
     return sorted(rows, key=lambda row: (row["table"], row["run"], row["task"]))
+
+
+def over_items(score: TaskScore) -> tuple[float | None, float, float]:
+    """Standard error and the ends of Wilson's 95 % interval of a score over its items: binomial for a share of them.
+
+    A macro average keeps its own standard error, and is taken as a share of as many items as have that one.
+    """
+    value, n, stderr = score.value, score.n, score.stderr
+    if not score.metric.endswith("_macro"):
+        return binomial_stderr(value * n, n), *wilson(value * n, n)
+    size = effective_items(value, stderr) if stderr else n
+    return stderr, *wilson(value * size, size)
 
 
 def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:

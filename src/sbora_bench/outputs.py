@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
 FIGURE_FORMATS = ("png", "svg")
-SEPARATION = ("separation.md", "separation.csv", "gains.csv", "differences.csv")
+SEPARATION = ("separation.md", "separation.csv", "gains.csv", "differences.csv", "averages.csv", "cells.csv")
 RESERVED = {name.partition(".")[0] for name in SEPARATION}
 
 

@@ -17,7 +17,7 @@ from sbora_bench.outputs import figure_captions, layouts
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.render import Cell, View, environment
 from sbora_bench.separation import Separation, separation
-from sbora_bench.separation_tables import count_columns, separation_views
+from sbora_bench.separation_tables import count_columns, separation_views, verdict
 from sbora_bench.tables import entries, row_titles, views
 
 
@@ -66,6 +66,7 @@ def answer(plan: Plan, results: Path, found: Separation) -> list[str]:
         f"LoRA at its top rank beats both the untuned base and the most frequent answer by ten points on {holds} of"
         f" {columns} columns; methods or ranks differ on {differ} of the {compared} columns where several were run."
     )
+    sentences += [verdict(found)] if verdict(found) else []
     failed = scores[scores.status.isin(["failed", "not run"])].run.nunique()
     sentences += [f"{failed} of {len(plan.runs)} runs have no score: they failed or were not run."] if failed else []
     return sentences

@@ -1,40 +1,36 @@
-"""What the experiment can tell apart, as files: `separation.{md,csv}`, `gains.csv` and `differences.csv`."""
+"""What the experiment can tell apart: `separation.{md,csv}`, `gains.csv`, `differences.csv`, `averages.csv`."""
 
 from pathlib import Path
 from typing import Any
 
+from sbora_bench.comparison import PARAMETERS_WITHIN
 from sbora_bench.experiment import Plan
 from sbora_bench.files import write_text
 from sbora_bench.render import Cell, View, csv, markdown
 from sbora_bench.separation import CLAIM_LEVEL, DIFFERENCE_LEVEL, MARGIN, Separation
+from sbora_bench.statistics import LEVEL, POWER
 
 CLAIM_COLUMNS = ["table", "model", "task", "method", "rank", "seeds", "pairs", "score", "base"]
 CLAIM_COLUMNS += ["most_frequent_answer", "most_frequent_rate", "p", "p_holm", "holds"]
 GAIN_COLUMNS = ["table", "model", "task", "method", "rank", "seeds", "pairs", "score", "base"]
 GAIN_COLUMNS += ["difference", "only_tuned", "only_base", "p", "p_holm", "differs"]
-DIFFERENCE_COLUMNS = [
-    "table",
-    "model",
-    "task",
-    "method_a",
-    "rank_a",
-    "method_b",
-    "rank_b",
-    "pairs",
-    "score_a",
-    "score_b",
-]
-DIFFERENCE_COLUMNS += ["difference", "only_a", "only_b", "p", "p_holm", "differs"]
+PAIR_COLUMNS = ["table", "model", "task", "method_a", "rank_a", "method_b", "rank_b", "equal", "parameters_ratio"]
+SEED_COLUMNS = ["p", "p_holm", "differs", "seeds", "sd", "low", "high", "p_seeds", "p_both_holm"]
+SEED_COLUMNS += ["seeds_for_1_point", "word"]
+DIFFERENCE_COLUMNS = [*PAIR_COLUMNS, "pairs", "score_a", "score_b", "difference", "only_a", "only_b", *SEED_COLUMNS]
+AVERAGE_COLUMNS = [*PAIR_COLUMNS, "tasks", "items", "score_a", "score_b", "difference", "items_low", "items_high"]
+AVERAGE_COLUMNS += SEED_COLUMNS
 
 
 def write_separation(plan: Plan, found: Separation, folder: Path) -> None:
-    """Write the four files."""
+    """Write the five files."""
     heading = "# What this experiment can tell apart\n\n"
     write_text(folder / "separation.md", heading + "\n".join(markdown(view) for view in separation_views(plan, found)))
     for name, rows, columns in (
         ("separation", found.claims, CLAIM_COLUMNS),
         ("gains", found.gains, GAIN_COLUMNS),
         ("differences", found.differences, DIFFERENCE_COLUMNS),
+        ("averages", found.averages, AVERAGE_COLUMNS),
     ):
         write_text(folder / f"{name}.csv", csv([columns, *(_numbers(row, columns) for row in rows)]))
 
@@ -42,7 +38,8 @@ def write_separation(plan: Plan, found: Separation, folder: Path) -> None:
 def separation_views(plan: Plan, found: Separation) -> list[View]:
     """What `separation.md` and the report show."""
     gains = [gain_view(plan, found, table) for table in dict.fromkeys(row["table"] for row in found.gains)]
-    return [claim_view(plan, found), *gains, difference_view(plan, found)]
+    methods = [method_view(plan, found, table) for table in plan.experiment.tables if method_rows(found, table)]
+    return [*methods, claim_view(plan, found), *gains, difference_view(plan, found)]
 
 
 def p_text(p: float) -> str:
@@ -51,8 +48,12 @@ def p_text(p: float) -> str:
 
 
 def _numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:
-    numbers = {key: f"{row[key]:.6e}" if key in ("p", "p_holm") else row[key] for key in columns}
+    numbers = {key: f"{row[key]:.6e}" if _is_p(key) and row[key] is not None else row[key] for key in columns}
     return [("yes" if value else "no") if isinstance(value, bool) else value for value in numbers.values()]
+
+
+def _is_p(key: str) -> bool:
+    return key == "p" or key.startswith("p_")
 
 
 def method_title(plan: Plan, method: str, rank: int) -> str:
@@ -113,6 +114,79 @@ def gain_view(plan: Plan, found: Separation, table: str) -> View:
     return View(f"gains-{table}", title, header, list(groups.values()), notes, text_columns=2)
 
 
+def method_rows(found: Separation, table: str) -> list[dict[str, Any]]:
+    """A table's pairs of two methods: on the average of its tasks, or in the task where it has but one."""
+    averages = [row for row in found.averages if row["table"] == table]
+    rows = averages or [row for row in found.differences if row["table"] == table]
+    return [row for row in rows if row["equal"] != "method"]
+
+
+def verdict(found: Separation) -> str:
+    """What both tests say of the pairs of methods, in a sentence; empty where no pair was compared."""
+    tables = dict.fromkeys(row["table"] for row in found.differences)
+    rows = [row for table in tables for row in method_rows(found, table)]
+    shown = [row for row in rows if row["word"] in ("better", "worse")]
+    if not rows:
+        return ""
+    told = (
+        f"Of {len(rows)} pairs of methods at equal rank or parameters, {sum(row['differs'] for row in rows)} differ on"
+    )
+    told += f" these very models, and {len(shown)} would with other seeds too"
+    needed = sorted(row["seeds_for_1_point"] - row["seeds"] for row in rows if row["seeds_for_1_point"] is not None)
+    if not needed:
+        return f"{told}: one seed can't show any."
+    return f"{told}; {max(needed[len(needed) // 2], 0):,} more seeds would show 1 point in half of them."
+
+
+def method_view(plan: Plan, found: Separation, table: str) -> View:
+    """Which method of a table is better, at equal rank and at equal trainable parameters: a row a pair."""
+    groups: dict[str, list[list[Cell]]] = {}
+    for row in method_rows(found, table):
+        ratio, points = row["parameters_ratio"], f"{100 * row['difference']:+.1f}".replace("-", "−")
+        if row["low"] is not None:
+            points += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]".replace("-", "−")
+        groups.setdefault(row["model"], []).append(
+            [
+                Cell(plan.catalog.models[row["model"]].title),
+                Cell(method_title(plan, row["method_a"], row["rank_a"])),
+                Cell(row["word"], bold=row["word"] in ("better", "worse")),
+                Cell(method_title(plan, row["method_b"], row["rank_b"])),
+                Cell(row["equal"]),
+                Cell("–" if ratio is None else f"{ratio:.2f}"),
+                Cell(points),
+                Cell(p_text(row["p_holm"])),
+                Cell("–" if row["p_seeds"] is None else p_text(row["p_seeds"])),
+                Cell("–" if row["p_both_holm"] is None else p_text(row["p_both_holm"])),
+            ]
+        )
+    averaged = any(row["table"] == table for row in found.averages)
+    family = sum(row["table"] == table for row in (found.averages if averaged else found.differences))
+    over = "the average of the tasks (bootstrap of the items)" if averaged else "the task (exact McNemar test)"
+    notes = [
+        f"Points of the first over the second, with the 95 % t interval over the seeds. p, items: would these very"
+        f" models differ on other items, in {over}; after Holm. p, seeds: would other seeds differ on these items"
+        f" (paired t test). p, both: the larger of the two, Holm over the {family} pairs of this table; better or worse"
+        f" where it is below {LEVEL}. How many more seeds would show 1 point: with a power of {POWER}, by the spread"
+        " found here, without Holm. One seed gives no interval over seeds.",
+        f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
+        " averages.csv and differences.csv.",
+    ]
+    header = [
+        "Model",
+        "Method",
+        "is",
+        "than",
+        "Equal",
+        "Parameters, ratio",
+        "Points",
+        "p, items",
+        "p, seeds",
+        "p, both",
+    ]
+    title = f"Which method is better: {plan.experiment.tables[table].title or table}"
+    return View(f"methods-{table}", title, header, list(groups.values()), notes, text_columns=5)
+
+
 def count_columns(rows: list[dict[str, Any]], key: str) -> tuple[int, int]:
     """In how many columns (a table's task) `key` is true of any row, and how many columns there are."""
     columns: dict[tuple[str, str], bool] = {}
@@ -159,8 +233,8 @@ def difference_view(plan: Plan, found: Separation) -> View:
         for table, model, task in found.undecided()
     ]
     notes = [
-        f"Columns in which two methods of one rank or two ranks of one method differ, p < {DIFFERENCE_LEVEL} after"
-        " Holm over all pairs of a table (exact McNemar test on the same items and seeds):"
+        "Columns in which two methods of equal rank or parameters, or two ranks of one method, differ,"
+        f" p < {DIFFERENCE_LEVEL} after Holm over all pairs of a table (exact McNemar test, same items and seeds):"
         f" {count_text(plan, found.differences, 'differs')}.",
         f"Columns that show no difference: {', '.join(undecided) or 'none'}.",
         "All pairs: differences.csv.",

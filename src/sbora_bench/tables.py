@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sbora_bench.cells import write_cells
 from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
@@ -25,6 +26,8 @@ def tables(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.table_files`. Raises UserError where `collect` has not run."""
     for view in views(plan, results):
         write_views(view, results / "tables")
+    scores = read_scores(results)
+    write_cells(plan, {layout: entries(plan, layout, scores) for layout in layouts(plan)}, results / "tables")
     write_separation(plan, separation(plan, results), results / "tables")
 
 

@@ -220,6 +220,8 @@ GOLDEN_FILES += [
     "tables/separation.md",
     "tables/separation.csv",
     "tables/differences.csv",
+    "tables/averages.csv",
+    "tables/cells.csv",
 ]
 
 
