@@ -30,9 +30,11 @@ from sbora_bench.catalog import ModelEntry, load_catalog
 from sbora_bench.experiment import Run
 from sbora_bench.files import write_json
 
-SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6}
+SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": False}
-PRECISIONS = ["float32", "bfloat16", "autocast", "nf4"]
+METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
+PRECISIONS = ["float32", "bfloat16", "nf4"]
+PLAIN, DROPOUT, AGAIN = (0.0, False), (0.05, False), (0.05, True)  # dropout, checkpointing
 ROWS, RANK = 4, 8
 
 
@@ -44,13 +46,16 @@ def catalog():
 
 
 def cases(quick: bool) -> list[dict]:
-    """Every combination that is measured, named; dropout and checkpointing together save a quarter of them."""
-    ways = [(0.0, False), (0.05, False), (0.05, True)]
-    methods = ["lora", "dora", "sbora-fa", "sbora-fb"]
-    small = itertools.product(["small"], methods, PRECISIONS, ways, [96] if quick else [48, 96, 192])
-    large = itertools.product(["smollm2-135m"], methods, ["float32", "bfloat16", "nf4"], ways[1:], [48, 96, 192])
-    kept = [cell for cell in large if cell[3] == ways[1] or cell[4] == 96]
-    return [case(*cell) for cell in [*small, *([] if quick else kept)]]
+    """Every combination that is measured, named; the middle length first, the larger model's between."""
+    lengths = [96] if quick else [96, 48, 192]
+    small = [
+        [("small", *cell, length) for cell in itertools.product(METHODS, PRECISIONS, [PLAIN, DROPOUT, AGAIN])]
+        for length in lengths
+    ]
+    autocast = [("small", method, "autocast", way, 96) for method in METHODS for way in (DROPOUT, AGAIN)]
+    ways = [] if quick else [(DROPOUT, 192), (AGAIN, 96), (DROPOUT, 48)]
+    large = [("smollm2-135m", *cell, *way) for way in ways for cell in itertools.product(METHODS, PRECISIONS)]
+    return [case(*cell) for cell in [*small[0], *large, *autocast, *itertools.chain(*small[1:])]]
 
 
 def case(model: str, method: str, precision: str, way: tuple[float, bool], length: int) -> dict:

@@ -57,6 +57,41 @@ class Operation(NamedTuple):
     moved: int
 
 
+class Results:
+    """Calls operators on `meta`; where the operands have the shapes of an earlier call, results are made like its own.
+
+    PyTorch's rules for shapes are slow and a model's layers repeat. Operators that write to an operand, return a view
+    of one, or return several tensors, are always called.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, tuple] = {}
+
+    def __call__(self, func, args: tuple, kwargs: dict):
+        schema = func._schema
+        touched = any(value.alias_info for value in (*schema.arguments, *schema.returns))
+        if touched or [str(value.type) for value in schema.returns] != ["Tensor"]:
+            return func(*args, **kwargs)
+        key = func, _described(args), _described(tuple(kwargs.items()))
+        if key in self._known:
+            shape, stride, dtype = self._known[key]
+            return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        result = func(*args, **kwargs)
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        if result.is_meta and not result.storage_offset() and result.untyped_storage()._cdata not in given:
+            self._known[key] = result.shape, result.stride(), result.dtype
+        return result
+
+
+def _described(value):
+    """A hashable stand-in of an operand: tensors by shape, strides and dtype."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(map(_described, value))
+    return type(value), value
+
+
 class Tracer(TorchDispatchMode):
     """Counts while it is active, as on a `cpu` or `cuda` device.
 
@@ -70,6 +105,7 @@ class Tracer(TorchDispatchMode):
         self.phase = "forward"
         self.storages: list[Storage] = []
         self.operations: Counter[Operation] = Counter()
+        self._results = Results()
         self._live: dict[int, tuple[weakref.ref, Storage]] = {}
         self._clock = 0
 
@@ -86,7 +122,7 @@ class Tracer(TorchDispatchMode):
         if func in COMPOSITE:  # within that one, where autograd has not taken them apart
             with self:
                 return func.decompose(*args, **kwargs)
-        result = func(*args, **kwargs)
+        result = self._results(func, args, kwargs)
         self._clock += 1
         outputs = [t for t in tree_iter(result) if isinstance(t, torch.Tensor)]
         inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
