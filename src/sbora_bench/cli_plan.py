@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import click
 
+from sbora_bench.errors import UserError
+
 experiment_option = click.option(
     "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
 )
@@ -32,13 +34,21 @@ def load(experiment: str, only: str, seeds: str, limit: str):
 @click.command()
 @click.argument("experiment", default="ladder")
 @narrowing_options
-@click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to.")
-def plan(experiment: str, as_json: bool, **part: str) -> None:
-    """Print the runs of EXPERIMENT, seeds folded."""
+@click.option("--cost", is_flag=True, help="Steps, tokens, GPU-hours, disk, memory and batch split of every run.")
+@click.option("--device", default="a100-80gb", show_default=True, help="For --cost: a card of the catalog, or cpu.")
+@click.option("--calibrate", is_flag=True, help="For --cost: time training steps on this machine, and go by them.")
+@click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
+def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: bool, **part: str) -> None:
+    """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
     from sbora_bench.check import checked_plan
     from sbora_bench.narrowing import narrowed
 
     loaded = narrowed(checked_plan(experiment), **part)
+    if cost:
+        _print_cost(loaded, device, calibrate, as_json)
+        return
+    if calibrate:
+        raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
     if as_json:
         click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
         return
@@ -50,6 +60,22 @@ def plan(experiment: str, as_json: bool, **part: str) -> None:
         for run in bases + cells:
             click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
+
+
+def _print_cost(loaded, device: str, calibrate: bool, as_json: bool) -> None:
+    from sbora_bench import calibrate as speeds
+    from sbora_bench import cost, cost_text, gpus
+
+    card = None if device == "cpu" else loaded.catalog.find("devices", device, "--device")
+    if calibrate:
+        gpus.take()
+        speeds.calibrate(loaded, device)
+    cells = cost.costs(loaded, card, speeds.known_rates(device))
+    found = cost_text.summary(loaded, device, card, cells)
+    if as_json:
+        click.echo(cost_text.as_json(found))
+    else:
+        cost_text.show(loaded, found, cells, "this machine's CPU" if card is None else card.title)
 
 
 @click.command()

@@ -3,13 +3,21 @@
 A trace takes seconds and knows no card, so what it found is kept in a file that is named by all that it depends on.
 """
 
+import contextlib
+import contextvars
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache as once
 from pathlib import Path
 
 from sbora_bench import provenance
 from sbora_bench.catalog import Catalog, DeviceEntry, Protocol
 from sbora_bench.files import hash_of, read_json, write_json
+
+GIB = 2**30
+# What a process holds on a card besides tensors: the CUDA context and its kernels, some 0.5 GiB on recent cards.
+CONTEXT_GIB = 0.5
 
 # All of a protocol that the work of an update depends on, and that of scoring.
 TRACED = {
@@ -31,6 +39,17 @@ SCORED = {"compute_dtype", "double_quantization", "gradient_checkpointing", "mer
 SCORED |= {"score_batch", "target_modules", "weights_dtype"}
 
 
+class NotKept(Exception):
+    """What was asked for is not in the cache, and must not be traced now."""
+
+
+def room(card: DeviceEntry | None) -> int:
+    """Bytes that tensors may take on `card`; without one, this machine's memory."""
+    if card is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int((card.memory_gib - CONTEXT_GIB) * GIB)
+
+
 @dataclass(frozen=True)
 class Work:
     """What a computation needs: bytes at its peak, and its operators as (dtype, FLOPs, bytes moved, times)."""
@@ -48,11 +67,17 @@ class Work:
         """Bytes that operators read and write."""
         return sum(moved * times for _, _, moved, times in self.operations)
 
-    def seconds(self, card: DeviceEntry) -> float:
-        """The roofline's lower bound; a dtype that the card's entry lacks runs at its slowest peak."""
-        slowest = min(card.tflops.values())
+    def seconds(self, card: DeviceEntry, tf32: bool = False) -> float:
+        """The roofline's lower bound; a dtype that the card's entry lacks runs at its slowest peak.
+
+        `tf32`: float32 products go through TF32, where the card has it: at half of bfloat16's peak, as tensor cores do.
+        """
+        peaks = dict(card.tflops)
+        if tf32 and "bfloat16" in peaks:
+            peaks["float32"] = max(peaks["float32"], peaks["bfloat16"] / 2)
+        slowest = min(peaks.values())
         return sum(
-            times * max(flops / (card.tflops.get(dtype, slowest) * 1e12), moved / (card.bandwidth_gb_s * 1e9))
+            times * max(flops / (peaks.get(dtype, slowest) * 1e12), moved / (card.bandwidth_gb_s * 1e9))
             for dtype, flops, moved, times in self.operations
         )
 
@@ -123,13 +148,50 @@ def repeated(work: Work, times: int) -> Work:
     return Work(work.peak, [(*operation[:3], operation[3] * times) for operation in work.operations])
 
 
+def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
+    """`footprint.counts` of a cell: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
+
+    def count() -> dict:
+        from sbora_bench import footprint
+
+        return footprint.counts(footprint.build(catalog, model, catalog.methods.get(method), rank, protocol))
+
+    return remembered(cache, "counts", described(catalog, model, method, rank, protocol, TRACED), count)
+
+
 def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
     """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none."""
-    code = provenance.code_hash("sbora_bench.compute")
-    path = Path(cache) / f"{kind}-{hash_of([*about, code, provenance.versions()])[:32]}.json"
+    found = remembered(cache, kind, about, lambda: asdict(trace()))
+    return Work(found["peak"], [tuple(operation) for operation in found["operations"]])
+
+
+def remembered(cache: Path, kind: str, about: list, make: Callable[[], dict]) -> dict:
+    """JSON of the file of `cache` that is named by `about` and the code; made and written where there is none.
+
+    Raises NotKept instead within `only_kept`.
+    """
+    path = Path(cache) / f"{kind}-{hash_of([*about, *_made_by()])[:32]}.json"
     if path.is_file():
-        found = read_json(path)
-        return Work(found["peak"], [tuple(operation) for operation in found["operations"]])
-    work = trace()
-    write_json(path, asdict(work))
-    return work
+        return read_json(path)
+    if _only_kept.get():
+        raise NotKept(path.name)
+    write_json(path, made := make())
+    return made
+
+
+_only_kept = contextvars.ContextVar("only_kept", default=False)
+
+
+@contextlib.contextmanager
+def only_kept():
+    """In this block nothing is traced: what isn't in the cache raises NotKept."""
+    token = _only_kept.set(True)
+    try:
+        yield
+    finally:
+        _only_kept.reset(token)
+
+
+@once
+def _made_by() -> tuple:
+    return provenance.code_hash("sbora_bench.compute"), provenance.versions()

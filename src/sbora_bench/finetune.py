@@ -162,6 +162,8 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
     from torch.utils.data import DataLoader
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
+    from sbora_bench.data.epochs import EpochBatches
+
     carried = batches.carried_epochs(len(train), protocol)
 
     class ProtocolTrainer(Trainer):
@@ -182,7 +184,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
             loader = super().get_train_dataloader()
             if carried == 1:
                 return loader
-            sampler = batches.EpochBatches(loader.batch_sampler, carried)
+            sampler = EpochBatches(loader.batch_sampler, carried)
             return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
 
     steps = batches.update_steps(len(train), protocol)

@@ -9,15 +9,12 @@ from typing import Any
 
 from sbora_bench import footprint
 from sbora_bench.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
-from sbora_bench.compute import work_of
+from sbora_bench.compute import CONTEXT_GIB, GIB, room, work_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Run, layer_width
 from sbora_bench.foretell import trace_generation
 from sbora_bench.meta import read_config
 
-GIB = 2**30
-# What a process holds on a card besides tensors: the CUDA context and its kernels, some 0.5 GiB on recent cards.
-CONTEXT_GIB = 0.5
 MOST = 4096  # rows of a micro-batch beyond which nobody looks
 RANKS, LENGTHS = (4, 8, 16, 32, 64, 128), (128, 256, 512, 1024, 2048)
 
@@ -103,7 +100,7 @@ def generation(catalog: Catalog, asked: Asked, method, protocol: Protocol, kerne
 
 def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, positions: int) -> dict[str, Any]:
     """Whether a training step fits `card`, by how many GiB, the most that does, and the roofline's bound."""
-    room = int((card.memory_gib - CONTEXT_GIB) * GIB)
+    most = room(card)
     peak = traced.peak()["peak"]
     rows, length = protocol.micro_batch, protocol.max_length
 
@@ -115,11 +112,11 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
         "title": card.title,
         "memory_gib": card.memory_gib,
         "context_gib": CONTEXT_GIB,
-        "fits": peak <= room,
-        "spare_gib": round((room - peak) / GIB, 2),
-        "largest_micro_batch": largest(lambda n: at(n, length), rows, peak, MOST, room),
-        "largest_length": largest(lambda n: at(rows, 8 * n), length // 8, peak, positions // 8, room, unit=8),
-        "seconds_per_update_at_least": work_of(traced).seconds(card) * times,
+        "fits": peak <= most,
+        "spare_gib": round((most - peak) / GIB, 2),
+        "largest_micro_batch": largest(lambda n: at(n, length), rows, peak, MOST, most),
+        "largest_length": largest(lambda n: at(rows, 8 * n), length // 8, peak, positions // 8, most, unit=8),
+        "seconds_per_update_at_least": work_of(traced).seconds(card, protocol.tf32) * times,
     }
 
 

@@ -24,7 +24,7 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
     Raises UserError for an unknown key or value, and where no run is left.
     """
     chosen, most = _chosen(plan, only, seeds), _limit(limit)
-    told = [f"{key}={','.join(values)}" for key, values in chosen.items()] + ([f"limit={most}"] if most else [])
+    told = _told(chosen) + ([f"limit={most}"] if most else [])
     if not told:
         return plan
     parts = {name: _part(plan, name, chosen, most) for name in plan.experiment.tables}
@@ -33,6 +33,16 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
         raise UserError(f"{plan.path}: no run is left with {', '.join(told)}; these values don't go together")
     changes = {"title": f"{plan.experiment.title} (only {', '.join(told)})", "tables": tables}
     return Plan(_name(plan.name, told), plan.experiment.model_copy(update=changes), plan.catalog, plan.path)
+
+
+def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:
+    """The options that a command takes for a part of `plan`, the same whatever the order in which it was asked for."""
+    chosen, most = _chosen(plan, only, seeds), _limit(limit)
+    return ["--only", ",".join(_told(chosen))] * bool(chosen) + ["--limit", str(most)] * bool(most)
+
+
+def _told(chosen: dict[str, list[str]]) -> list[str]:
+    return [f"{key}={','.join(values)}" for key, values in chosen.items()]
 
 
 def _chosen(plan: Plan, only: str, seeds: str) -> dict[str, list[str]]:

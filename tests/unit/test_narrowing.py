@@ -6,7 +6,7 @@ from workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
 from sbora_bench.catalog import load_catalog
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Experiment, Plan, load_plan
-from sbora_bench.narrowing import narrowed
+from sbora_bench.narrowing import narrowed, words
 
 GRIDS = [
     {"models": ["ladder-xs"], "methods": ["lora", "sbora-fa"], "ranks": [4, 8]},
@@ -53,6 +53,14 @@ def test_the_order_of_values_does_not_matter(plan):
     one, other = narrowed(plan, "method=dora,lora,seed=1,0"), narrowed(plan, "seed=0", seeds="1,0,1")
     again = narrowed(plan, "seed=0,1,method=lora,method=dora")
     assert (one.name, names(one)) == (again.name, names(again)) and other.name == "small_seed-0+1"
+
+
+def test_the_words_of_a_part_ask_for_the_same_part(plan):
+    assert words(plan) == []
+    asked = words(plan, "method=dora,lora", "1,0", "05")
+    assert asked == ["--only", "method=lora,dora,seed=0,1", "--limit", "5"]
+    again = narrowed(plan, only=asked[1], limit=asked[3])
+    assert again.name == narrowed(plan, "method=dora,lora", "1,0", "05").name
 
 
 def test_a_limit_holds_for_every_task_and_never_adds_items(plan):

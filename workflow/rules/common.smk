@@ -7,7 +7,7 @@ from pathlib import Path
 from sbora_bench import gpus, outputs, provenance
 from sbora_bench.check import checked_plan
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.narrowing import OPTIONS, narrowed
+from sbora_bench.narrowing import OPTIONS, narrowed, words
 from sbora_bench.records import check_results
 
 PART = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
@@ -15,7 +15,8 @@ PART = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
 try:
     for key in config.keys() - {"experiment", *OPTIONS}:
         raise UserError(f"--config: {one_of(key, ['experiment', *OPTIONS], 'key')}")
-    PLAN = narrowed(checked_plan(str(config.get("experiment", "ladder"))), **PART)
+    WHOLE = checked_plan(str(config.get("experiment", "ladder")))
+    PLAN = narrowed(WHOLE, **PART)
     check_results(f"results/{PLAN.name}")
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr, flush=True)
@@ -32,9 +33,7 @@ if GPUS and "gpu" not in workflow.global_resources:
 EXPERIMENT = PLAN.experiment
 FILE = PLAN.path
 # how a job's command names the experiment, or the part of it that is asked for
-ASKED = ["--experiment", FILE]
-for option, value in PART.items():
-    ASKED += [f"--{option}", value]
+ASKED = ["--experiment", FILE, *words(WHOLE, **PART)]
 RESULTS = f"results/{PLAN.name}"
 RUNS = f"{RESULTS}/runs"
 ADAPTER = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]

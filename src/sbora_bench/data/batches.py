@@ -1,12 +1,10 @@
-"""How many updates a training set makes, and micro-batches that run on from one epoch into the next.
+"""How many updates a training set makes. Imports nothing heavy: plans ask too.
 
 The authors' Trainer (transformers 4.31 and 4.36) carries the micro-batches that an epoch leaves over into the next
 epoch's first update; today's ends each epoch with a short update.
 """
 
 import math
-
-from torch.utils.data import Sampler
 
 from sbora_bench.catalog import Protocol
 
@@ -43,17 +41,3 @@ def examples_seen(examples: int, steps: int, protocol: Protocol) -> int:
     """Examples of the first `steps` updates; an epoch's last micro-batch may be short."""
     epochs, rest = divmod(steps * accumulation(protocol), micro_batches(examples, protocol))
     return epochs * examples + min(rest * protocol.micro_batch, examples)
-
-
-class EpochBatches(Sampler):
-    """The micro-batches of several epochs in a row; `batches` draws anew each time that it is iterated."""
-
-    def __init__(self, batches: Sampler, epochs: int) -> None:
-        self.batches, self.epochs = batches, epochs
-
-    def __iter__(self):
-        for _ in range(self.epochs):
-            yield from self.batches
-
-    def __len__(self) -> int:
-        return self.epochs * len(self.batches)

@@ -1,0 +1,17 @@
+"""Micro-batches that run on from one epoch into the next (data/batches.py says when)."""
+
+from torch.utils.data import Sampler
+
+
+class EpochBatches(Sampler):
+    """The micro-batches of several epochs in a row; `batches` draws anew each time that it is iterated."""
+
+    def __init__(self, batches: Sampler, epochs: int) -> None:
+        self.batches, self.epochs = batches, epochs
+
+    def __iter__(self):
+        for _ in range(self.epochs):
+            yield from self.batches
+
+    def __len__(self) -> int:
+        return self.epochs * len(self.batches)
