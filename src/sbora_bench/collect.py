@@ -45,6 +45,10 @@ SCORES = {
     "status": TEXT,
     "low": FRACTION,
     "high": FRACTION,
+    "clean_value": FRACTION,  # of the items whose question is not in the training set
+    "clean_n": WHOLE,
+    "micro": FRACTION,  # over items and over subjects, where items have subjects
+    "macro": FRACTION,
 }
 FOOTPRINT = {
     "experiment": TEXT,
@@ -145,6 +149,7 @@ def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
                     "status": score.status if score else "not run",
                     "low": low,
                     "high": high,
+                    **(beside(score) if done else {}),
                 }
             )
     return sorted(rows, key=lambda row: (row["table"], row["run"], row["task"]))
@@ -160,6 +165,17 @@ def over_items(score: TaskScore) -> tuple[float | None, float, float]:
         return binomial_stderr(value * n, n), *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
     return stderr, *wilson(value * size, size)
+
+
+def beside(score: TaskScore) -> dict[str, float | int | None]:
+    """What stands beside a score: that of the clean items (all, where none is known), micro and macro average."""
+    known = "clean_n" in score.extra
+    return {
+        "clean_value": score.extra.get("clean") if known else score.value,
+        "clean_n": int(score.extra["clean_n"]) if known else score.n,
+        "micro": score.extra.get("micro"),
+        "macro": score.extra.get("macro"),
+    }
 
 
 def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:

@@ -80,15 +80,18 @@ def layouts(plan: "Plan") -> list[Layout]:
 
 
 def _rows(plan: "Plan", tables: list[str]) -> list[Row]:
-    """Model by model in the file's order: the base, then rank by rank, within a rank the methods in file order."""
+    """As the paper has them: model by model in the file's order, then rank by rank, within a rank the methods in file
+    order. The untuned bases, which the paper has not, stand last.
+    """
     grids = [grid for table in tables for grid in plan.experiment.tables[table].grids]
     models = list(dict.fromkeys(model for grid in grids for model in grid.models))
     methods = list(dict.fromkeys(method for grid in grids for method in grid.methods))
     rows = {Row(run.model, run.method, run.rank) for table in tables for run in plan.runs_of(table)}
 
-    def place(row: Row) -> tuple[int, int, int]:
-        method = -1 if row.method == "base" else methods.index(row.method)
-        return models.index(row.model), -1 if row.rank is None else row.rank, method
+    def place(row: Row) -> tuple[bool, int, int, int]:
+        if row.method == "base":
+            return True, models.index(row.model), 0, 0
+        return False, models.index(row.model), row.rank or 0, methods.index(row.method)
 
     return sorted(rows, key=place)
 

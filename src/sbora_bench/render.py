@@ -12,11 +12,11 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says: `text`, bold or not, and what stands beside it in parentheses (`aside`)."""
+    """What a cell says: `text`, bold or not, and further lines below it."""
 
     text: str
     bold: bool = False
-    aside: str = ""
+    below: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,16 @@ class View:
     text_columns: int = 1
 
 
+WIDE = 5  # columns that a line of text has room for
+MARKS = "ᵃᵇᶜᵈᵉᶠ"  # of footnotes
+
 _MARKDOWN = str.maketrans({char: "\\" + char for char in "\\|*_`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _LATEX = str.maketrans(
     {char: "\\" + char for char in "{}$&#%_"}
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     | {"±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "≥": r"$\geq$"}
+    | {mark: rf"\textsuperscript{{{letter}}}" for mark, letter in zip(MARKS, "abcdef", strict=True)}
 )
 
 
@@ -55,7 +59,7 @@ def markdown(view: View) -> str:
     def spell(cell: Cell) -> str:
         text = markdown_text(cell.text)
         text = f"**{text}**" if cell.bold else text
-        return f"{text} ({markdown_text(cell.aside)})" if cell.aside else text
+        return "<br>".join([text, *map(markdown_text, cell.below)])
 
     rules = ["---"] * view.text_columns + ["---:"] * (len(view.header) - view.text_columns)
     lines = [[markdown_text(title) for title in view.header], rules]
@@ -66,24 +70,30 @@ def markdown(view: View) -> str:
 
 
 def latex(view: View) -> str:
-    """A `table` environment for \\input; the preamble needs booktabs."""
+    """A `table` environment for \\input; the preamble needs booktabs. With graphicx too, a wide table fits the line."""
 
     def spell(cell: Cell) -> str:
         text = latex_text(cell.text)
         text = rf"\textbf{{{text}}}" if cell.bold else text
-        return f"{text} ({latex_text(cell.aside)})" if cell.aside else text
+        lines = " \\\\ ".join([text, *map(latex_text, cell.below)])
+        return rf"\shortstack[r]{{{lines}}}" if cell.below else text
 
     columns = "l" * view.text_columns + "r" * (len(view.header) - view.text_columns)
     body = "\\midrule\n".join(
         "".join(" & ".join(spell(cell) for cell in row) + " \\\\\n" for row in group) for group in view.groups
     )
     notes = "".join(f"\\par {latex_text(note)}\n" for note in view.notes)
+    header = " & ".join(latex_text(title) for title in view.header)
+    tabular = (
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{header} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}"
+    )
+    if len(view.header) > WIDE:
+        tabular = f"\\providecommand{{\\resizebox}}[3]{{#3}}\\resizebox{{\\linewidth}}{{!}}{{%\n{tabular}}}"
     return (
-        "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
+        "% \\usepackage{booktabs} % and graphicx\n"
+        "\\begin{table}\n\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
         f"\\caption{{{latex_text(view.title)}}}\n\\label{{tab:{view.name}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
-        f"{' & '.join(latex_text(title) for title in view.header)} \\\\\n\\midrule\n{body}\\bottomrule\n"
-        f"\\end{{tabular}}\n{notes}\\end{{table}}\n"
+        f"{tabular}\n{notes}\\end{{table}}\n"
     )
 
 

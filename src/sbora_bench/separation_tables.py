@@ -103,7 +103,8 @@ def gain_view(plan: Plan, found: Separation, table: str) -> View:
             row = gains.get((model, method, rank, task))
             text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
             text = "0.0" if text in ("+0.0", "−0.0") else text
-            line.append(Cell(text, bool(row and row["differs"]), f"p {p_text(row['p_holm'])}" if row else ""))
+            below = (f"p {p_text(row['p_holm'])}",) if row else ()
+            line.append(Cell(text, bool(row and row["differs"]), below))
         groups.setdefault(model, []).append(line)
     notes = [
         f"Points over the base on the same items, all seeds pooled. Bold: p < {DIFFERENCE_LEVEL} after Holm over this"

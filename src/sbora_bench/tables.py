@@ -5,7 +5,7 @@ mean ± standard deviation over the seeds, in per cent. Where a cell is the pape
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +15,8 @@ from sbora_bench.collect import contamination_of, read_footprint, read_scores, t
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.outputs import Column, Layout, Row, layouts
-from sbora_bench.paper.reported import AVERAGE, Reported, anomalies_of, plain, reported_cell
-from sbora_bench.render import Cell, View, write_views
+from sbora_bench.paper.reported import AVERAGE, Reported, anomaly_of, plain, reported_cell
+from sbora_bench.render import MARKS, Cell, View, write_views
 from sbora_bench.separation import separation
 from sbora_bench.separation_tables import write_separation
 from sbora_bench.statistics import Summary, over_seeds
@@ -40,23 +40,36 @@ def views(plan: Plan, results: Path) -> list[View]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell before it is spelt: over the seeds, in per cent; `asked` seeds; `status` where none has a value."""
+    """A cell before it is spelt: over the seeds, in per cent; `asked` seeds; `status` where none has a value.
+
+    `beside` has what stands beside the score by name: that of the clean items, where some are not; micro or macro.
+    """
 
     summary: Summary | None
     asked: int
     status: str
     reported: Reported | None = None
+    beside: dict[str, Summary | None] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        if self.summary is None:
-            return self.status
-        spread = "" if self.summary.sd is None else f" ± {self.summary.sd:.1f}"
-        seeds = "" if self.summary.n == self.asked else f" [{self.summary.n} of {self.asked} seeds]"
-        return f"{self.summary.mean:.1f}{spread}{seeds}"
+        return self.spell(self.summary) if self.summary else self.status
+
+    def spell(self, summary: Summary) -> str:
+        """Mean and standard deviation; the number of seeds too where some are lost or a reported number stands by."""
+        spread = "" if summary.sd is None else f" ± {summary.sd:.1f}"
+        lost = summary.n < self.asked
+        seeds = f" ({summary.n} of {self.asked} seeds)" if lost else f" ({summary.n})" if self.reported else ""
+        return f"{summary.mean:.1f}{spread}{seeds}"
 
 
 ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
+BESIDE_NOTES = {
+    "clean": "clean: the score without the items whose question is in the training set.",
+    "micro": "The score is the mean over subjects; micro: the mean over items.",
+    "macro": "The score is the mean over items; macro: the mean over subjects.",
+}
+BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name -> column of scores.csv
 
 
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
@@ -66,38 +79,60 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[
         mine = scores[(scores.model == row.model) & (scores.method == row.method)]
         mine = mine[mine["rank"].isna() if row.rank is None else mine["rank"] == row.rank]
         values[row] = [mine[(mine.table == c.table) & (mine.task == c.task)] for c in layout.columns]
-    available = [
-        any((frames[index].status != "not available").any() for frames in values.values())
-        for index in range(len(layout.columns))
-    ]
+    columns = [pd.concat([frames[index] for frames in values.values()]) for index in range(len(layout.columns))]
+    available = [bool((frame.status != "not available").any()) for frame in columns]
+    named = [_named(frame) for frame in columns]
+    leaks = any("clean" in names for names in named)
     found = {}
     for row, frames in values.items():
         printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
-        cells = [_entry(frame, printed[column]) for frame, column in zip(frames, layout.columns, strict=True)]
+        cells = [
+            _entry(frame, printed[column], names)
+            for frame, column, names in zip(frames, layout.columns, named, strict=True)
+        ]
         if layout.averaged:
             kept = [frame for frame, there in zip(frames, available, strict=True) if there]
-            cells.append(_average(kept, printed[None]))
+            cells.append(_average(kept, printed[None], leaks))
         found[row] = cells
     return found
 
 
-def _entry(frame: pd.DataFrame, reported: Reported | None) -> Entry:
+def _named(frame: pd.DataFrame) -> list[str]:
+    """What stands beside the scores of a column: `clean` where not all items are, and the average that isn't scored."""
+    done = frame[frame.status == "ok"]
+    names = ["clean"] if (done.clean_n < done.n).any() else []
+    if done.micro.notna().any():
+        names.append("micro" if done.metric.str.endswith("_macro").all() else "macro")
+    return names
+
+
+def _summary(values: pd.Series) -> Summary | None:
+    known = [100 * float(value) for value in values.dropna()]
+    return over_seeds(known) if known else None
+
+
+def _entry(frame: pd.DataFrame, reported: Reported | None, names: list[str]) -> Entry:
     if frame.empty:
         return ABSENT
-    done = frame[frame.status == "ok"].value.dropna()
-    summary = over_seeds([100 * float(value) for value in done]) if len(done) else None
-    return Entry(summary, len(frame), "" if summary else str(frame.status.iloc[0]), reported)
+    done = frame[frame.status == "ok"]
+    summary = _summary(done.value)
+    beside = {name: _summary(done[BESIDE[name]]) for name in names} if summary else {}
+    return Entry(summary, len(frame), "" if summary else str(frame.status.iloc[0]), reported, beside)
 
 
-def _average(frames: list[pd.DataFrame], reported: Reported | None) -> Entry:
+def _average(frames: list[pd.DataFrame], reported: Reported | None, leaks: bool) -> Entry:
     """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
     if not frames or all(frame.empty for frame in frames):
         return ABSENT
     rows = pd.concat(frames).assign(seed=lambda frame: frame.seed.fillna(-1))
-    by_seed = rows.pivot(index="seed", columns=["table", "task"], values="value").astype("float64")
-    whole = by_seed.dropna().mean(axis="columns")
-    summary = over_seeds([100 * float(value) for value in whole]) if len(whole) else None
-    return Entry(summary, len(by_seed), "" if summary else "–", reported)
+
+    def over_tasks(value: str) -> Summary | None:
+        by_seed = rows.pivot(index="seed", columns=["table", "task"], values=value).astype("float64")
+        return _summary(by_seed.dropna().mean(axis="columns"))
+
+    summary = over_tasks("value")
+    beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
+    return Entry(summary, rows.seed.nunique(), "" if summary else "–", reported, beside)
 
 
 def _reported(plan: Plan, layout: Layout, row: Row, column: Column | None) -> Reported | None:
@@ -120,42 +155,67 @@ def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, 
     found = entries(plan, layout, scores)
     titles = [column.title for column in layout.columns] + ([AVERAGE] if layout.averaged else [])
     best = _best(found, len(titles))
-    beside = any(entry.reported for cells in found.values() for entry in cells)
+    printed = any(entry.reported for cells in found.values() for entry in cells)
+    named = [
+        list(dict.fromkeys(name for cells in found.values() for name in cells[i].beside)) for i in range(len(titles))
+    ]
     groups: dict[tuple, list[list[Cell]]] = {}
-    header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if beside else [])
-    for title in titles:
+    header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if printed else [])
+    for title, names in zip(titles, named, strict=True):
         header += [title, f"{title} sd", f"{title} seeds"]
-        header += [f"{title} reported", f"{title} difference"] if beside else []
+        header += [f"{title} reported", f"{title} difference"] if printed else []
+        header += [f"{title} {name}{end}" for name in names for end in ("", " sd")]
     numbers = [[*header, "status"]]
+    footnotes: dict[str, str] = {}
     for row, cells in found.items():
         count = trainable(layout, row, footprint)
-        printed = next((cell.reported for cell in cells if cell.reported), None)
-        millions = printed.params_millions if printed else None
+        counted = next((cell.reported for cell in cells if cell.reported), None)
+        millions = counted.params_millions if counted else None
         model, method = row_titles(plan, row)
         line = [Cell(model), Cell(method), Cell("–" if row.rank is None else str(row.rank))]
-        line.append(Cell("–" if count is None else f"{count:,}", aside="" if millions is None else f"{millions}M"))
-        line += [_spell(cell, (row, index) in best) for index, cell in enumerate(cells)]
-        groups.setdefault((row.model, row.rank), []).append(line)
+        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(counted, 'parameters'))}",)
+        line.append(Cell("–" if count is None else f"{count:,}", below=below))
+        line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
+        groups.setdefault((row.method == "base" or row.model, row.rank), []).append(line)
         numbers.append(
             [row.model, row.method, row.rank, count]
-            + ([millions] if beside else [])
-            + [number for cell in cells for number in _numbers(cell, beside)]
+            + ([millions] if printed else [])
+            + [x for cell, names in zip(cells, named, strict=True) for x in _numbers(cell, printed, names)]
             + ["; ".join(f"{t}: {c.status}" for t, c in zip(titles, cells, strict=True) if c.status not in ("", "–"))]
         )
-    notes = _notes(plan, results, layout, scores, found)
+    notes = _notes(plan, results, layout, scores, found, [f"{mark} {note}" for note, mark in footnotes.items()])
     columns = ["Model", "Method", "Rank", "Trainable parameters", *titles]
     return View(layout.name, layout.title, columns, list(groups.values()), notes, numbers, text_columns=2)
 
 
-def _spell(entry: Entry, bold: bool) -> Cell:
-    return Cell(entry.text, bold, f"{entry.reported.value:.1f}" if entry.reported else "")
+def _mark(footnotes: dict[str, str], note: str) -> str:
+    """The mark of a footnote, new if the note is; empty for no note."""
+    return footnotes.setdefault(note, MARKS[len(footnotes)]) if note else ""
 
 
-def _numbers(entry: Entry, beside: bool) -> list[float | int | None]:
-    mean, sd, n = (entry.summary.mean, entry.summary.sd, entry.summary.n) if entry.summary else (None, None, 0)
-    printed = entry.reported.value if entry.reported else None
-    difference = None if printed is None or mean is None else mean - printed
-    return [mean, sd, n] + ([printed, difference] if beside else [])
+def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Cell:
+    below = []
+    if entry.reported:
+        mark = _mark(footnotes, anomaly_of(entry.reported, entry.reported.metric))
+        difference = _difference(entry)
+        less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
+        below.append(f"{entry.reported.value:.1f}{mark}{less}")
+    below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
+    return Cell(entry.text, bold, tuple(below))
+
+
+def _difference(entry: Entry) -> float | None:
+    return entry.summary.mean - entry.reported.value if entry.summary and entry.reported else None
+
+
+def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int | None]:
+    def spread(summary: Summary | None) -> list[float | None]:
+        return [summary.mean, summary.sd] if summary else [None, None]
+
+    numbers = [*spread(entry.summary), entry.summary.n if entry.summary else 0]
+    if printed:
+        numbers += [entry.reported.value if entry.reported else None, _difference(entry)]
+    return numbers + [number for name in names for number in spread(entry.beside.get(name))]
 
 
 def trainable(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
@@ -184,7 +244,14 @@ def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
     return best
 
 
-def _notes(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, found: dict[Row, list[Entry]]) -> list[str]:
+def _notes(
+    plan: Plan,
+    results: Path,
+    layout: Layout,
+    scores: pd.DataFrame,
+    found: dict[Row, list[Entry]],
+    footnotes: list[str],
+) -> list[str]:
     seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
     counts = sorted({len(each) for each in seeds.values()})
     many = max(counts) > 1
@@ -195,8 +262,13 @@ def _notes(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, foun
     ]
     cells = [entry for entries_ in found.values() for entry in entries_]
     if any(entry.reported for entry in cells):
-        notes.append("In parentheses: the number reported by the paper (one run, no seed).")
-    notes += list(dict.fromkeys(note for entry in cells if entry.reported for note in anomalies_of(entry.reported)))
+        notes.append(
+            "In parentheses: the number of seeds. Below: the number that the paper reports (one run, no seed), and ours"
+            " less that."
+        )
+    names = {name for entry in cells for name in entry.beside}
+    notes += [note for name, note in BESIDE_NOTES.items() if name in names]
+    notes += footnotes
     mine = scores[scores.table.isin(layout.tables)]
     scored = {column: mine[(mine.table == column.table) & (mine.task == column.task)] for column in layout.columns}
     sizes = [f"{c.title} {int(frame.n.max()):,}" for c, frame in scored.items() if frame.n.notna().any()]

@@ -18,6 +18,7 @@ from sbora_bench.records import (
 )
 
 ITEMS = 40
+CONTAMINATED = [0, 3, 5]  # of AddSub
 PROTOCOL = {
     "title": "By hand",
     "train_prompt": "plain",
@@ -128,7 +129,7 @@ def make_contamination(plan: Plan, results: Path, table: str) -> None:
     entry = plan.experiment.tables[table]
     tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.tasks(table)}
     if "AddSub" in tasks:
-        tasks["AddSub"] = TaskData(available=ITEMS, contaminated=[0, 3, 5], n=ITEMS)
+        tasks["AddSub"] = TaskData(available=ITEMS, contaminated=CONTAMINATED, n=ITEMS)
     record = ContaminationRecord(
         experiment=plan.name,
         table=table,
@@ -153,10 +154,17 @@ def samples(run: Run, task: str) -> list[dict]:
             "extracted": answer if item < right else "",
             "answer": answer,
             "correct": item < right,
-            "contaminated": False,
+            "contaminated": task == "AddSub" and item in CONTAMINATED,
         }
         for item, answer in zip(range(ITEMS), answers, strict=False)
     ]
+
+
+def extra(task: str, rows: list[dict], value: float) -> dict[str, float]:
+    if task == "mmlu":
+        return {"macro": value, "micro": value + 0.01}
+    clean = [row["correct"] for row in rows if not row["contaminated"]]
+    return {"clean": sum(clean) / len(clean), "clean_n": len(clean)} if len(clean) < len(rows) else {}
 
 
 def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (), failed: str = "") -> None:
@@ -173,11 +181,12 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         write_jsonl(folder / "samples" / f"{task}.jsonl", rows)
         value = sum(row["correct"] for row in rows) / len(rows)
         scores[task] = TaskScore(
-            metric="acc",
+            metric="acc_macro" if task == "mmlu" else "acc",
             value=value,
             stderr=(value * (1 - value) / len(rows)) ** 0.5,
             n=len(rows),
             samples_sha256=sha256(folder / "samples" / f"{task}.jsonl"),
+            extra=extra(task, rows, value),
         )
     settings = plan.settings(run)
     record = ScoresRecord(

@@ -49,19 +49,19 @@ def test_score_against_trainable_parameters(drawn):
     layout = layouts(plan)[0]
     rows = score_data(plan, layout, read_scores(results), read_footprint(results))
     assert [(row["panel"], row["method"], row["rank"]) for row in rows] == [
-        ("LLaMA-7B: Average", "base", None),
         ("LLaMA-7B: Average", "lora", 32),
         ("LLaMA-7B: Average", "dora", 32),
         ("LLaMA-7B: Average", "sbora-fa", 32),
         ("LLaMA-7B: Average", "sbora-fa", 64),
-        ("Small <s>|&_%: Average", "base", None),
         ("Small <s>|&_%: Average", "lora", 32),
+        ("LLaMA-7B: Average", "base", None),
+        ("Small <s>|&_%: Average", "base", None),
     ]
-    lora = rows[1]
+    lora = rows[0]
     assert lora["parameters"] == TRAINABLE["lora", 32]
     assert lora["mean"] == pytest.approx(100 * (31 + 4 + 21) / 120)
     assert lora["high"] - lora["mean"] == pytest.approx(2.5 * 4.302653 / 3**0.5, rel=1e-6)
-    assert rows[0]["low"] is None  # the base is scored once
+    assert rows[-1]["low"] is None  # the base is scored once
 
 
 def test_training_curves_are_means_and_ranges_of_the_seeds(drawn):

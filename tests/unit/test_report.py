@@ -92,7 +92,7 @@ def test_the_answer_comes_first(page):
     sentences = answer(plan, results, separation(plan, results))
     # DoRA's second seed failed, so its mean is of seeds 0 and 2: the same, and shared with SBoRA-FA at rank 64
     assert sentences[0] == (
-        f"Table {EVIL}: the highest average is 49.2 ± 3.5 [2 of 3 seeds] %, Method {EVIL} at rank 32 on LLaMA-7B"
+        f"Table {EVIL}: the highest average is 49.2 ± 3.5 (2 of 3 seeds) %, Method {EVIL} at rank 32 on LLaMA-7B"
         " and SBoRA-FA at rank 64 on LLaMA-7B (untuned: 5.0 %)."
     )
     assert "on 2 of 3 columns; methods or ranks differ on 1 of the 3 columns" in sentences[1]

@@ -10,7 +10,7 @@ from sbora_bench.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
 from sbora_bench.outputs import layouts, table_files
-from sbora_bench.paper.reported import anomalies, anomalies_of, read_reported, reported_cell
+from sbora_bench.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.render import latex_text, markdown_text
 from sbora_bench.tables import agreement, paper_footprint_view, tables, views
 
@@ -47,13 +47,13 @@ def test_golden_and_exactly_the_files_foretold(made):
 def test_rows_are_model_rank_method_and_mmlu_is_one_table(made):
     arithmetic, mmlu = layouts(made[0])
     assert [(row.model, row.method, row.rank) for row in arithmetic.rows] == [
-        ("llama-7b", "base", None),
         ("llama-7b", "lora", 32),
         ("llama-7b", "dora", 32),
         ("llama-7b", "sbora-fa", 32),
         ("llama-7b", "sbora-fa", 64),
-        ("llama-s", "base", None),
         ("llama-s", "lora", 32),
+        ("llama-7b", "base", None),
+        ("llama-s", "base", None),
     ]
     assert [column.title for column in arithmetic.columns] == ["MultiArith", "GSM8K", "AddSub"]
     assert (mmlu.name, [column.title for column in mmlu.columns], mmlu.averaged) == (
@@ -80,20 +80,40 @@ def test_where_all_score_alike_none_is_bold(made, monkeypatch):
 
 def test_reported_numbers_stand_beside_the_papers_cells_alone(made):
     found = view(*made, "arithmetic")
-    assert [cell.aside for cell in line(found, "LLaMA-7B", "LoRA")] == [
-        "",
-        "",
-        "",
-        "56.1M",
-        "94.5",
-        "36.3",
-        "81.8",
-        "59.3",
+    assert [cell.below for cell in line(found, "LLaMA-7B", "LoRA")] == [
+        (),
+        (),
+        (),
+        ("56.1M",),
+        ("94.5 (−17.0)",),
+        ("36.3 (−26.3)",),
+        ("81.8 (−29.3)", "clean 48.6 ± 2.7 (3)"),
+        ("59.3 (−12.6)", "clean 45.4 ± 2.6 (3)"),
     ]
-    assert not any(cell.aside for cell in line(found, "LLaMA-7B", "Base, untuned"))
-    assert not any(cell.aside for cell in line(found, "Small <s>|&_%", "LoRA"))
+    assert [cell.below for cell in line(found, "LLaMA-7B", "DoRA")][3] == ("57.4Mᵃ",)
+    assert "ᵃ The reported 57.4M is LLaMA3-8B's count; DoRA at rank 32 has 56,975,360 parameters here." in found.notes
+    assert [cell.below for cell in line(found, "LLaMA-7B", "Base, untuned")][5:] == [(), ("clean 5.4",), ("clean 4.3",)]
+    assert [cell.below for cell in line(found, "Small <s>|&_%", "LoRA")][3:6] == [(), (), ()]
     mmlu = view(*made, "mmlu")
-    assert [cell.aside for cell in line(mmlu, "LLaMA-7B", "QLoRA")][3:] == ["80.0M", "37.9", "44.4"]
+    assert [cell.below for cell in line(mmlu, "LLaMA-7B", "QLoRA")][3:] == [
+        ("80.0Mᵃ",),
+        ("37.9 (+27.1)", "micro 66.0 ± 2.5 (3)"),
+        ("44.4 (+20.6)", "micro 66.0 ± 2.5 (3)"),
+    ]
+    (note,) = (note for note in mmlu.notes if note.startswith("ᵃ"))
+    assert "half" in note
+
+
+def test_the_clean_score_is_that_of_the_other_items(made):
+    """Three of AddSub's items are in the training set; two columns have none, so nothing stands beside their scores."""
+    found = view(*made, "arithmetic")
+    header, row = found.csv[0], dict(zip(found.csv[0], found.csv[1], strict=True))
+    assert (row["method"], row["AddSub"], row["AddSub seeds"]) == ("lora", pytest.approx(100 * 21 / 40), 3)
+    assert row["AddSub clean"] == pytest.approx(100 * (21 - 3) / 37)
+    assert row["Average clean"] == pytest.approx((100 * 31 / 40 + 100 * 4 / 40 + 100 * 18 / 37) / 3)
+    assert row["AddSub difference"] == pytest.approx(row["AddSub"] - row["AddSub reported"])
+    assert not {"MultiArith clean", "GSM8K clean"} & set(header)
+    assert "clean: the score without the items whose question is in the training set." in found.notes
 
 
 def test_other_items_are_not_the_papers(tmp_path):
@@ -105,7 +125,7 @@ def test_other_items_are_not_the_papers(tmp_path):
     plan = make_plan(tmp_path, written, entries)
     make_results(plan, tmp_path / "results")
     found = view(plan, tmp_path / "results", "arithmetic")
-    assert not any(cell.aside for group in found.groups for row in group for cell in row)
+    assert not any(line[0].isdigit() for group in found.groups for row in group for cell in row for line in cell.below)
     assert "reported" not in " ".join(found.csv[0])
 
 
@@ -114,8 +134,8 @@ def test_a_lost_seed_is_said_and_leaves_the_average_of_the_others(made):
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s2"), failed="no memory | <b>")
     found = view(plan, results, "arithmetic")
     row = line(found, "LLaMA-7B", "LoRA")
-    assert row[4].text == "76.2 ± 1.8 [2 of 3 seeds]"
-    assert row[7].text == "45.4 ± 1.8 [2 of 3 seeds]"
+    assert row[4].text == "76.2 ± 1.8 (2 of 3 seeds)"
+    assert row[7].text == "45.4 ± 1.8 (2 of 3 seeds)"
     assert "Failed: arithmetic-llama-7b-lora-r32-s2 (no memory | <b>)." in found.notes
     tables(plan, results)
     assert "no memory \\| &lt;b&gt;" in (results / "tables/arithmetic.md").read_text()
@@ -129,7 +149,7 @@ def test_a_cell_that_failed_wholly_says_so(made):
     found = view(plan, results, "arithmetic")
     row = line(found, "LLaMA-7B", "DoRA")
     assert [cell.text for cell in row[4:]] == ["failed", "failed", "failed", "–"]
-    assert found.csv[3][-1] == "MultiArith: failed; GSM8K: failed; AddSub: failed"
+    assert found.csv[2][-1] == "MultiArith: failed; GSM8K: failed; AddSub: failed"
     assert line(found, "LLaMA-7B", "LoRA")[4].bold
 
 
@@ -140,7 +160,7 @@ def test_a_task_that_nobody_has_is_left_out_of_the_average(made):
     found = view(plan, results, "arithmetic")
     row = line(found, "LLaMA-7B", "LoRA")
     assert row[5].text == "not available"
-    assert row[7].text == "65.0 ± 2.5"  # of 77.5 and 52.5
+    assert row[7].text == "65.0 ± 2.5 (3)"  # of 77.5 and 52.5
     assert "The average is over the tasks that could be had, without GSM8K." in found.notes
 
 
@@ -148,7 +168,7 @@ def test_one_seed_has_no_spread(tmp_path):
     plan = make_plan(tmp_path, experiment(seeds=(0,)))
     make_results(plan, tmp_path / "results")
     found = view(plan, tmp_path / "results", "arithmetic")
-    assert line(found, "LLaMA-7B", "LoRA")[4].text == "75.0"
+    assert line(found, "LLaMA-7B", "LoRA")[4].text == "75.0 (1)"
     assert found.notes[0].startswith("Score in per cent: one seed, so no spread;")
 
 
@@ -202,12 +222,12 @@ def test_reported_averages_are_means_but_for_the_one_noted():
 
 def test_anomalies_are_noted_where_they_stand():
     row = {number.metric: number for number in reported_cell("commonsense", "LLaMA-7B", "SBoRA-FB", 32)}
-    assert "69.05" in anomalies_of(row["Average"])[0]
-    assert anomalies_of(row["BoolQ"]) == []
+    assert "69.05" in anomaly_of(row["Average"], "Average")
+    assert anomaly_of(row["Average"], "parameters") == anomaly_of(row["BoolQ"], "BoolQ") == ""
     dora = reported_cell("arithmetic", "LLaMA-7B", "DoRA", 32)
-    assert all("56,975,360" in anomalies_of(number)[0] for number in dora) and len(dora) == 7
+    assert all("56,975,360" in anomaly_of(number, "parameters") for number in dora) and len(dora) == 7
     quantised = reported_cell("mmlu", "Llama-3-8B", "QSBoRA-FA", 64)
-    assert [number.value for number in quantised] == [56.5, 56.4] and "half" in anomalies_of(quantised[0])[0]
+    assert [number.value for number in quantised] == [56.5, 56.4] and "half" in anomaly_of(quantised[0], "parameters")
     assert reported_cell("mmlu", "LLaMA-7B", "QLoRA", 32) == []
 
 

@@ -73,12 +73,7 @@ def reported_cell(suite: str, model: str, method: str, rank: int | None) -> list
     ]
 
 
-def anomalies_of(row: Reported) -> list[str]:
-    """Notes on the printed numbers of a row: its score in `row.metric`, and its parameter count."""
-    about = {"table": row.table, "model": row.model, "method": row.method, "rank": row.rank}
-    return [
-        entry["note"]
-        for entry in anomalies()
-        if entry["metric"] in (row.metric, "parameters")
-        and all(entry.get(key, value) == value for key, value in about.items())
-    ]
+def anomaly_of(row: Reported, metric: str) -> str:
+    """The note on a printed number of a row, its score in `metric` or its count (`parameters`); empty if it's sound."""
+    about = {"table": row.table, "model": row.model, "method": row.method, "rank": row.rank, "metric": metric}
+    return next((e["note"] for e in anomalies() if all(e.get(key, value) == value for key, value in about.items())), "")
