@@ -187,7 +187,7 @@ def test_updates_are_grouped_by_characters_as_the_authors_count_them(resources, 
     backwards = examples.remove_columns("length").add_column("length", [-length for length in examples["length"]])
     run = Run("toy", "tiny", "lora", 4, 0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    trainer = finetune.build_trainer(model, tokenizer, backwards, None, protocol, run, "toy", tmp_path / "checkpoints")
+    trainer = finetune.build_trainer(model, tokenizer, backwards, None, protocol, run, tmp_path / "checkpoints")
     first = next(iter(trainer.get_train_dataloader()))
     shortest = min(map(len, examples["input_ids"]))  # the sampler begins with the longest: here the fewest characters
     assert set(first) == {"input_ids", "attention_mask", "labels"} and first["attention_mask"].sum(-1)[0] == shortest
