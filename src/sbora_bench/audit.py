@@ -259,20 +259,32 @@ def as_text(findings: list[Finding]) -> str:
     return "\n".join([*lines, f"agrees: {agreeing} of {len(findings)}"])
 
 
+def view(findings: list[Finding]):
+    """What doesn't agree as a table (`render.View`), worst first."""
+    from sbora_bench.render import Cell, View
+
+    header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
+    groups = [
+        [[Cell(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
+        for verdict in VERDICTS[:-1]
+    ]
+    agreeing = sum(finding.verdict == "agrees" for finding in findings)
+    notes = [f"{agreeing} of {len(findings)} claims agree and are not shown; all are in audit.json."]
+    numbers = [[name.lower() for name in header], *(list(asdict(f).values()) for f in findings)]
+    return View("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
+
+
 def write(findings: list[Finding], folder: Path) -> None:
     """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
     from sbora_bench.files import write_text
-    from sbora_bench.render import Cell, View, write_views
+    from sbora_bench.render import write_views
 
-    header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
-    shown = sorted((f for f in findings if f.verdict != "agrees"), key=lambda f: VERDICTS.index(f.verdict))
-    groups = [
-        [[Cell(str(value)) for value in asdict(f).values()] for f in shown if f.verdict == verdict]
-        for verdict in VERDICTS
-    ]
-    agreeing = len(findings) - len(shown)
-    notes = [f"{agreeing} of {len(findings)} claims agree and are not shown; all are in audit.json."]
-    numbers = [[name.lower() for name in header], *(list(asdict(f).values()) for f in findings)]
-    title = "The reported numbers, recomputed"
-    write_views(View("audit", title, header, [g for g in groups if g], notes, numbers, text_columns=5), Path(folder))
+    write_views(view(findings), Path(folder))
     write_text(Path(folder) / "audit.json", as_json(findings) + "\n")
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """The findings of an `audit.json`. Raises UserError if it's missing or damaged."""
+    from sbora_bench.files import read_json
+
+    return [Finding(**finding) for finding in read_json(path)]

@@ -142,7 +142,8 @@ def score(resources: Path, output: Path, **asked) -> None:
 @narrowing_options
 @results_option
 @click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
-@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper.")
+@click.option("--paper-memory", is_flag=True, help="Foretell the memory of each method at each of the paper's scales.")
+@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper or --paper-memory.")
 @click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json ...")
 @click.option("--method", default="base", show_default=True, help="... a method of the catalog ...")
 @click.option("--rank", type=int, help="... and its rank.")
@@ -156,9 +157,10 @@ def score(resources: Path, output: Path, **asked) -> None:
 @click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths.")
 @click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams.")
 @click.option("--json", "as_json", is_flag=True)
-def footprint(experiment, table, results, paper, output, as_json, only, seeds, limit, **asked) -> None:
+def footprint(experiment, table, results, paper, paper_memory, output, as_json, only, seeds, limit, **asked) -> None:
     """Foretell parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
-    if [bool(experiment and table), paper and output is not None, bool(asked["model"])].count(True) != 1:
+    whole = (paper != paper_memory) and output is not None
+    if [bool(experiment and table), whole, bool(asked["model"])].count(True) != 1:
         raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
     if experiment is not None:
         loaded = load(experiment, only, seeds, limit)
@@ -171,10 +173,10 @@ def footprint(experiment, table, results, paper, output, as_json, only, seeds, l
     from sbora_bench.catalog import load_catalog
 
     catalog = load_catalog()
-    if paper:
+    if whole:
         from sbora_bench import footprint as stage
 
-        stage.paper_footprint(catalog, output)
+        (stage.paper_footprint if paper else stage.paper_memory)(catalog, output)
         return
     from sbora_bench import fitting
 
@@ -184,18 +186,23 @@ def footprint(experiment, table, results, paper, output, as_json, only, seeds, l
 
 @cli.command()
 @click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Check the averages of these tables too.")
+@click.option("--own", is_flag=True, help="Those of --tables alone.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for audit.json and audit.{md,csv,tex,html}.")
 @click.option("--json", "as_json", is_flag=True, help="Every finding, those that agree too.")
-def audit(tables: Path | None, output: Path | None, as_json: bool) -> None:
+def audit(tables: Path | None, own: bool, output: Path | None, as_json: bool) -> None:
     """Recompute the reported numbers and claims, and list what doesn't agree."""
     from sbora_bench import audit as stage
-    from sbora_bench import footprint as truth
-    from sbora_bench.catalog import load_catalog
 
-    catalog = load_catalog()
-    count, memory = truth.true_counts(catalog), lambda claim: truth.memory_ratio(catalog, claim)
-    found = stage.audit(stage.read_rows(), count, memory)
-    found += list(stage.own_tables(tables)) if tables else []
+    if own and tables is None:
+        raise UserError("audit: --own needs --tables")
+    found = list(stage.own_tables(tables)) if tables else []
+    if not own:
+        from sbora_bench import footprint as truth
+        from sbora_bench.catalog import load_catalog
+
+        catalog = load_catalog()
+        count, memory = truth.true_counts(catalog), lambda claim: truth.memory_ratio(catalog, claim)
+        found = stage.audit(stage.read_rows(), count, memory) + found
     if output is not None:
         stage.write(found, output)
     click.echo(stage.as_json(found) if as_json else stage.as_text(found))

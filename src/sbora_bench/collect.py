@@ -204,10 +204,8 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
                 f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.cell} has"
                 f" {row[differing[0]]}; delete both files and count again"
             )
-        training = training_of(results, run)
-        peak = training.happened.get("peak_memory_bytes") if training else None
-        if peak is not None:
-            row["measured_peak_bytes"] = max(peak, row["measured_peak_bytes"] or 0)
+        measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(training_of(results, run))]
+        row["measured_peak_bytes"] = max((peak for peak in measured if peak is not None), default=None)
     order = sorted(rows, key=lambda cell: (cell.table, cell.model, cell.method, cell.rank or 0))
     return [
         {
@@ -220,6 +218,12 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
         }
         for cell in order
     ]
+
+
+def device_peak(training: TrainRecord | None) -> int | None:
+    """The most that a GPU's allocator held in a training run; None where it ran on a CPU: its figure is a process's."""
+    on_device = training is not None and training.on.get("hardware", {}).get("gpu")
+    return training.happened.get("peak_memory_bytes") if on_device else None
 
 
 def csv_text(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:

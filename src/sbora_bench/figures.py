@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sbora_bench.collect import read_footprint, read_scores, training_of
+from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.files import whole_file
-from sbora_bench.outputs import FIGURE_FORMATS, Layout, layouts
+from sbora_bench.outputs import FIGURE_FORMATS, Layout, Row, layouts
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.tables import entries, read_paper_footprint, row_titles, trainable
 
@@ -26,7 +27,9 @@ STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 CORNERS = [(3, 3), (3, -8), (-13, 3), (-13, -8)]  # of a point, for its label
-PARTS = {"weights": "", "optimizer": "///", "activation": "..."}
+PARTS = {"weights": "", "optimizer": "///", "activation": "...", "other": "xx"}
+KINDS = {"weights": "", "adapter": "\\\\", "gradients": "xx", "optimizer": "///", "activations": "...", "logits": "++"}
+KINDS |= {"temporaries": "--"}
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
@@ -38,12 +41,14 @@ def figures(plan: Plan, results: Path) -> None:
         for layout in layouts(plan):
             points = score_data(plan, layout, scores, footprint)
             _write(score_figure(plan, points), folder / f"score-{layout.name}")
+            _write(score_figure(plan, points, "peak"), folder / f"memory-{layout.name}")
             bars = footprint_data(plan, layout, footprint)
             _write(footprint_figure(bars), folder / f"footprint-{layout.name}")
         for table in plan.experiment.tables:
             _write(training_figure(plan, training_data(plan, results, table)), folder / f"training-{table}")
         if plan.experiment.paper_footprint:
             _write(paper_footprint_figure(plan, results), folder / "paper_footprint")
+            _write(paper_memory_figure(plan, results / "paper_memory.csv"), folder / "paper_memory")
 
 
 def _write(figure: Figure, path: Path) -> None:
@@ -56,7 +61,10 @@ def _write(figure: Figure, path: Path) -> None:
 
 
 def score_data(plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of panel, method, rank, parameters, mean, low, high (per cent), for the average or else every column."""
+    """Rows of panel, method, rank, parameters, peak (bytes, foretold), mean, low, high (per cent).
+
+    For the average, or else every column.
+    """
     names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
     rows = []
     for row, cells in entries(plan, layout, scores).items():
@@ -69,12 +77,21 @@ def score_data(plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.D
                     "method": row.method,
                     "rank": row.rank,
                     "parameters": trainable(layout, row, footprint),
+                    "peak": foretold_peak(layout, row, footprint),
                     "mean": cell.summary.mean,
                     "low": cell.summary.low,
                     "high": cell.summary.high,
                 }
             )
     return rows
+
+
+def foretold_peak(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
+    """Bytes at the peak of a row's training step: the highest of its tables'; None for an untuned base."""
+    mine = footprint[footprint.table.isin(layout.tables) & (footprint.model == row.model)]
+    mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank).fillna(False)]
+    peak = mine.peak_bytes.max()
+    return None if pd.isna(peak) else int(peak)
 
 
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
@@ -113,7 +130,9 @@ def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[
         if row.method == "base" or mine.empty:
             continue
         first, (model, method) = mine.iloc[0], row_titles(plan, row)
-        known = {key: None if pd.isna(first[key]) else int(first[key]) for key in [f"{part}_bytes" for part in PARTS]}
+        known = {key: None if pd.isna(first[key]) else int(first[key]) for key in first.index if key.endswith("_bytes")}
+        parts = [known[f"{part}_bytes"] for part in PARTS if part != "other"]
+        known["other_bytes"] = None if known["peak_bytes"] is None else known["peak_bytes"] - sum(filter(None, parts))
         measured = mine.measured_peak_bytes.max()
         rows.append(
             {
@@ -174,25 +193,29 @@ def panels(
     return figure
 
 
-def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+def score_figure(plan: Plan, rows: list[dict[str, Any]], against: str = "parameters") -> Figure:
+    """Score `against` trained parameters or the foretold `peak`, a panel a column and model."""
+
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
         for row in mine:
             if row["method"] == "base":
                 axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
-        for method in dict.fromkeys(row["method"] for row in mine if row["parameters"] is not None):
-            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row["parameters"])
+        for method in dict.fromkeys(row["method"] for row in mine if row[against] is not None):
+            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row[against])
             low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
             high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
-            x, y = [row["parameters"] for row in points], [row["mean"] for row in points]
+            x, y = [row[against] for row in points], [row["mean"] for row in points]
             axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, **look(plan, method))
             corner = CORNERS[list(plan.catalog.methods).index(method) % len(CORNERS)]
             for row in points:
-                place = row["parameters"], row["mean"]
+                place = row[against], row["mean"]
                 axis.annotate(f"r{row['rank']}", place, xytext=corner, textcoords="offset points", fontsize=6)
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.set_xlabel("Trainable parameters")
+        axis.set_xlabel(
+            "Trainable parameters" if against == "parameters" else "Peak memory of training, bytes, foretold"
+        )
         axis.set_ylabel("Score, %")
         tops = [row["high"] if row["high"] is not None else row["mean"] for row in mine]
         axis.set_ylim(0, min(100, max([*tops, 10]) * 1.08))
@@ -252,15 +275,44 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
 
 def _memory_bars(axis: Axes, mine: list[dict[str, Any]], labels: list[str]) -> None:
     left = [0.0] * len(mine)
-    for (part, hatch), color in zip(PARTS.items(), ("#BBBBBB", "#E69F00", "#009E73"), strict=True):
+    for (part, hatch), color in zip(PARTS.items(), ("#BBBBBB", "#E69F00", "#009E73", "#CC79A7"), strict=True):
         widths = [(row[f"{part}_bytes"] or 0) / 2**30 for row in mine]
         if any(widths):
-            label = f"{part}, predicted"
+            label = f"{part}, foretold"
             axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
             left = [start + width for start, width in zip(left, widths, strict=True)]
     measured = [(row["measured_peak_bytes"] / 2**30, row["label"]) for row in mine if row["measured_peak_bytes"]]
     if measured:
         axis.plot(*zip(*measured, strict=True), "D", color="black", markersize=3, label="measured peak")
+
+
+def paper_memory_figure(plan: Plan, path: Path) -> Figure:
+    """A panel a table and model of the paper: a bar a method, its kinds stacked. Raises UserError without the file."""
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `sbora-bench footprint --paper-memory` first") from None
+    rows = [
+        {
+            "panel": f"{plan.catalog.models[row['model']].title}, {row['micro_batch']} x {row['length']} tokens",
+            "label": f"{plan.catalog.methods[row['method']].title} r = {row['rank']}",
+            **{kind: row[kind] / 2**30 for kind in KINDS},
+        }
+        for row in frame.to_dict("records")
+    ]
+    colors = ("#BBBBBB", "#0072B2", "#CC79A7", "#E69F00", "#009E73", "#D55E00", "#F0E442")
+
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        labels, left = [row["label"] for row in mine], [0.0] * len(mine)
+        for (kind, hatch), color in zip(KINDS.items(), colors, strict=True):
+            widths = [row[kind] for row in mine]
+            axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=kind)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axis.set_xlabel("Memory at the peak, GiB")
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+
+    return panels(rows, draw, height=1.7)
 
 
 def paper_footprint_figure(plan: Plan, results: Path) -> Figure:

@@ -12,15 +12,17 @@ from pathlib import Path
 import peft
 import torch
 
-from sbora_bench import foretell, meta
+from sbora_bench import foretell, measure, meta
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.records import FootprintRecord, write_record
-from sbora_bench.tracer import Tracer
+from sbora_bench.tracer import KINDS, Tracer
 
 PAPER_COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
+MEMORY_COLUMNS = ["table", "model", "method", "rank", "micro_batch", "length", *KINDS, "peak"]
+SMALL = 512 * 2**20  # a step that is foretold to take no more bytes than this is run, too
 # safetensors' names of dtypes, in the order in which it stores them.
 SAFETENSORS = {
     torch.int64: "I64",
@@ -61,7 +63,16 @@ def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, prot
     if method is not None and method.quantization:
         halved = record.trainable_parameters // 2
         notes.append(f"the authors' code halves the count of 4-bit cells and would print {halved:,}")
-    return record.model_copy(update={"notes": notes})
+    measured = None
+    if (
+        method is not None
+        and kernels == "cpu"
+        and protocol.optimizer in measure.FUSED
+        and record.memory["peak"] <= SMALL
+    ):
+        measured = measure.cell_peak(catalog, cell.model, method, cell.rank, protocol)
+        notes.append("measured: the CPU allocator's bytes in a real step of this size, random weights, one thread")
+    return record.model_copy(update={"notes": notes, "measured_peak_bytes": measured})
 
 
 def trace(model, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None):
@@ -187,6 +198,26 @@ def paper_footprint(catalog: Catalog, output: Path) -> None:
         count = counted(catalog, known, table, model, method, rank)
         figures = (count["trainable_parameters"], count["total_parameters"], count["adapter_bytes"])
         writer.writerow([table, model, method, rank, *figures, reported])
+    write_text(output, out.getvalue())
+
+
+def paper_memory(catalog: Catalog, output: Path) -> None:
+    """Write a CSV of bytes by kind at the peak of a training step on a GPU, official protocol, for each method at each
+    scale of the paper, at the lowest of its ranks; arithmetic's memory is commonsense's but for the micro-batch.
+    """
+    cells: dict[tuple[str, str, str], int] = {}
+    for table, model, method, rank, _ in paper_cells(catalog):
+        if table != "arithmetic":
+            cells[table, model, method] = min(rank, cells.get((table, model, method), rank))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, MEMORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for (table, model, method), rank in cells.items():
+        protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
+        traced = trace(build(catalog, model, catalog.methods[method], rank, protocol), protocol, "cuda")
+        about = {"table": table, "model": model, "method": method, "rank": rank}
+        sizes = {"micro_batch": protocol.micro_batch, "length": protocol.max_length}
+        writer.writerow(about | sizes | traced.peak())
     write_text(output, out.getvalue())
 
 

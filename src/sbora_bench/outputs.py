@@ -104,6 +104,11 @@ def table_files(plan: "Plan") -> list[str]:
     return [*files, *(f"tables/{name}" for name in SEPARATION)]
 
 
+def audit_files() -> list[str]:
+    """Every file that `audit` writes, relative to the results folder."""
+    return ["audit.json", *(f"audit.{suffix}" for suffix in TABLE_FORMATS)]
+
+
 def figure_captions(plan: "Plan") -> dict[str, str]:
     """Name of every figure -> what it shows."""
     captions = {}
@@ -112,8 +117,12 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
             f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
             " t intervals over the seeds (none with one seed); the dashed line is the untuned base."
         )
+        captions[f"memory-{layout.name}"] = (
+            f"{layout.title}: score against the foretold peak memory of training; lines and bars as in the one above."
+        )
         captions[f"footprint-{layout.name}"] = (
-            f"{layout.title}: trainable parameters, and memory: predicted parts stacked, measured peaks as diamonds."
+            f"{layout.title}: trainable parameters, and memory at the peak of a training step: foretold parts stacked,"
+            " what the allocator held at the most as diamonds."
         )
     for name, table in plan.experiment.tables.items():
         captions[f"training-{name}"] = (
@@ -121,6 +130,10 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
             " validation loss dashed where there is one."
         )
     if plan.experiment.paper_footprint:
+        captions["paper_memory"] = (
+            "The paper's methods at its scales: memory at the peak of a training step on a GPU, by kind, foretold at"
+            " the official protocol's micro-batch and longest example."
+        )
         captions["paper_footprint"] = (
             "The paper's cells at true scale: trainable parameters as counted (bars) and as reported (diamonds)."
         )

@@ -112,6 +112,9 @@ class FootprintRecord(Record):
     memory: dict[str, int | None] = Field(
         default_factory=dict, description="weights, optimizer, activations, peak: bytes, foretold"
     )
+    measured_peak_bytes: int | None = Field(
+        default=None, description="the allocator's, in a real step of this size on a CPU with random weights"
+    )
     flops_per_step: int | None = None
     flops: dict[str, int] = Field(
         default_factory=dict, description="of an update: forward, recomputation, backward, the adapter's"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sbora_bench import audit
 from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores, training_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
@@ -22,7 +23,7 @@ from sbora_bench.tables import entries, row_titles, views
 
 
 def report(plan: Plan, results: Path) -> None:
-    """Write `report.html`. Raises UserError where `collect` or `figures` has not run."""
+    """Write `report.html`. Raises UserError where `collect`, `figures` or `audit` has not run."""
     found = separation(plan, results)
     page = environment().get_template("report.html")
     text = page.render(
@@ -36,6 +37,7 @@ def report(plan: Plan, results: Path) -> None:
         figures=figures_of(plan, results),
         contamination=contamination_view(plan, results),
         footprint=footprint_view(plan, results),
+        audit=audit.view(audit.read_findings(results / "audit.json")),
         runs=runs_view(plan, results),
     )
     write_text(results / "report.html", text)
@@ -109,9 +111,14 @@ def footprint_view(plan: Plan, results: Path) -> View:
         "weights_bytes": "Weights, bytes",
         "optimizer_bytes": "Optimizer, bytes",
         "activation_bytes": "Activations, bytes",
-        "peak_bytes": "Peak, bytes, predicted",
+        "peak_bytes": "Peak, bytes, foretold",
         "measured_peak_bytes": "Peak, bytes, measured",
     }
+    notes = [
+        "Foretold: the peak of a training step at the protocol's longest, traced without weights. Measured: the most"
+        " that the allocator held, on a GPU in the training runs, on a CPU in a real step of the same size where"
+        " that is cheap. Error: foretold over measured. What the whole process held on a CPU stands under Runs."
+    ]
     frame = read_footprint(results)
     known = [column for column in columns if frame[column].notna().any()]
     groups: dict[tuple, list[list[Cell]]] = {}
@@ -119,10 +126,16 @@ def footprint_view(plan: Plan, results: Path) -> View:
         numbers = [Cell(_whole(row[column])) for column in known]
         method = "Base, untuned" if row["method"] == "base" else plan.catalog.methods[row["method"]].title
         names = [row["table"], plan.catalog.models[row["model"]].title, method]
-        line = [*(Cell(name) for name in names), Cell(_whole(row["rank"])), *numbers]
+        line = [*(Cell(name) for name in names), Cell(_whole(row["rank"])), *numbers, Cell(_error(row))]
         groups.setdefault((row["table"], row["model"]), []).append(line)
-    header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known)]
-    return View("footprint", "Parameters and bytes", header, list(groups.values()), [], text_columns=3)
+    header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]
+    return View("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
+
+
+def _error(row: dict[str, Any]) -> str:
+    """How far the foretold peak is from the measured one, in per cent of the latter."""
+    known = not (pd.isna(row["peak_bytes"]) or pd.isna(row["measured_peak_bytes"]))
+    return f"{100 * (row['peak_bytes'] / row['measured_peak_bytes'] - 1):+.1f}" if known else "–"
 
 
 def runs_view(plan: Plan, results: Path) -> View:

@@ -213,9 +213,8 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         curve = [{"step": step, "loss": 3.0 / step + 0.1 * run.seed, "learning_rate": 0.001} for step in (1, 5, 10)]
         happened = {"steps": 10, "tokens": 640, "seconds": 1.5, "tokens_per_second": 427.0, "loss_curve": curve}
         happened |= {"peak_memory_bytes": 10**9 + run.seed, "trainable_parameters": count, "micro_batch": 4}
-        record = TrainRecord(
-            **names, asked=settings, happened={} if failed else happened, on={"versions": {"torch": "2"}}
-        )
+        on = {"versions": {"torch": "2"}, "hardware": {"gpu": "A card"}}
+        record = TrainRecord(**names, asked=settings, happened={} if failed else happened, on=on)
         write_record(folder / "train.json", record)
 
 

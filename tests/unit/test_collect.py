@@ -83,6 +83,19 @@ def test_measured_peak_is_the_highest_of_the_seeds(made):
     assert footprint[footprint.method == "base"].measured_peak_bytes.isna().all()
 
 
+def test_what_a_whole_process_held_is_not_the_allocators_peak(made):
+    """On a CPU training notes the process's resident peak; a measured step of the footprint stage counts instead."""
+    plan, results = made
+    for seed in (0, 1, 2):
+        folder = results / f"runs/arithmetic-llama-7b-lora-r32-s{seed}"
+        edit(folder / "train.json", on={"hardware": {"gpu": None}})
+        edit(folder / "footprint.json", measured_peak_bytes=123)
+    collect(plan, results)
+    footprint = read_footprint(results)
+    lora = footprint[(footprint.method == "lora") & (footprint.model == "llama-7b")].iloc[0]
+    assert lora.measured_peak_bytes == 123
+
+
 def test_seeds_that_count_differently_are_an_error(made):
     plan, results = made
     path = results / "runs/arithmetic-llama-7b-lora-r32-s1/footprint.json"

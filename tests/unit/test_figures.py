@@ -23,6 +23,9 @@ def drawn(tmp_path_factory):
         header = "table,model,method,rank,trainable_parameters,total_parameters,adapter_bytes,reported_millions\n"
         row = "arithmetic,llama-7b,lora,32,56098816,6794514432,112197632,56.1\n"
         write_text(results / "paper_footprint.csv", header + row)
+        kinds = "weights,adapter,gradients,optimizer,activations,logits,temporaries,peak"
+        row = "commonsense,llama-7b,lora,32,2,256,8,1,1,2,9,3,1,25\n"
+        write_text(results / "paper_memory.csv", f"table,model,method,rank,micro_batch,length,{kinds}\n{row}")
         collect(plan, results)
         figures(plan, results)
         folders.append(results)
@@ -32,7 +35,7 @@ def drawn(tmp_path_factory):
 def test_exactly_the_files_foretold_the_same_each_time(drawn):
     plan, one, two = drawn
     written = sorted(str(path.relative_to(one)) for path in (one / "figures").iterdir())
-    assert written == sorted(figure_files(plan)) and len(written) == 8
+    assert written == sorted(figure_files(plan)) and len(written) == 12
     assert [name for name in written if (one / name).read_bytes() != (two / name).read_bytes()] == []
 
 

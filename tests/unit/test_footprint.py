@@ -5,18 +5,17 @@ import itertools
 import json
 from typing import get_args
 
-import peft
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import GenerationConfig
 
-from sbora_bench import fitting, footprint, foretell, meta
-from sbora_bench.adapters import adapter_config
+from sbora_bench import fitting, footprint, foretell, measure, meta
 from sbora_bench.catalog import ModelEntry, Optimizer, load_catalog
 from sbora_bench.errors import UserError
-from sbora_bench.tracer import aten, flop_registry
+from sbora_bench.experiment import Run
+from sbora_bench.tracer import KINDS, aten, flop_registry
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -40,16 +39,8 @@ def on_meta(catalog, method, protocol, rank=RANK):
     return footprint.build(catalog, "tiny", catalog.methods[method], rank, protocol)
 
 
-def real(catalog, method, protocol, folder):
-    """The same cell with weights, through the steps of `finetune`."""
-    dtype = getattr(torch, protocol.weights_dtype)
-    base = AutoModelForCausalLM.from_config(meta.read_config(catalog, "tiny"), dtype=dtype)
-    if catalog.methods[method].quantization:
-        base.save_pretrained(folder)
-        asked = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-        base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=asked, dtype=torch.float32)
-        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    return peft.get_peft_model(base, adapter_config(catalog.methods[method], RANK, 0, protocol))
+def real(catalog, method, protocol):
+    return measure.real_model(catalog, "tiny", catalog.methods[method], RANK, protocol)
 
 
 SIZES = {  # hidden, intermediate, key-value width, layers, vocabulary
@@ -84,7 +75,7 @@ def test_the_papers_44_cells(catalog, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_adapter_bytes_are_those_of_the_file(catalog, method, tmp_path):
     protocol = protocol_of(catalog)
-    real(catalog, method, protocol, tmp_path / "base").save_pretrained(tmp_path / "adapter")
+    real(catalog, method, protocol).save_pretrained(tmp_path / "adapter")
     size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert footprint.counts(on_meta(catalog, method, protocol))["adapter_bytes"] == size
 
@@ -93,7 +84,7 @@ def test_adapter_bytes_are_those_of_the_file(catalog, method, tmp_path):
 def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
     """Every tensor of every 4-bit layer has the dtype and the bytes of the real one; so has the whole model."""
     protocol = protocol_of(catalog)
-    models = on_meta(catalog, method, protocol), real(catalog, method, protocol, tmp_path)
+    models = on_meta(catalog, method, protocol), real(catalog, method, protocol)
 
     def stored(model):
         layers = {n: part for n, part in model.named_modules() if isinstance(part, Linear4bit)}
@@ -103,44 +94,37 @@ def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
     assert len({meta.storage_bytes(meta.weight_tensors(model)) for model in models}) == 1
 
 
-def allocated(model, protocol) -> int:
-    """Bytes at the highest of a real CPU step, over the model."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained)
-    model.config.use_cache = False
-    model.train()
-    if protocol.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
-    mask = torch.ones_like(ids)
-    mask[:, -5:] = 0
-
-    def steps():
-        for _ in range(2):
-            model(input_ids=ids, labels=ids, attention_mask=mask).loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return highest(steps)
-
-
-def highest(work) -> int:
-    """Bytes at the highest while `work` runs: the allocator's events as torch.profiler saw them, added up."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, "qlora", "qsbora-fb"])
 def test_foretold_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):
     protocol = protocol_of(catalog, gradient_checkpointing=checkpointing)
     traced = footprint.trace(on_meta(catalog, method, protocol), protocol, "cpu", length=LENGTH).peak()
     over = traced["peak"] - traced["weights"] - traced["adapter"]
-    assert over == pytest.approx(allocated(real(catalog, method, protocol, tmp_path), protocol), rel=0.03)
+    assert over == pytest.approx(measure.step_peak(real(catalog, method, protocol), protocol, ROWS, LENGTH), rel=0.03)
     assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
+
+
+def test_a_small_cell_is_run_too(catalog):
+    """The record of a cell holds the foretold peak and, where a step is cheap, the allocator's own."""
+    protocol = protocol_of(catalog, max_length=LENGTH)
+    cell = Run("table", "tiny", "lora", RANK)
+    record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
+    assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.03)
+    assert (
+        footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cuda").measured_peak_bytes is None
+    )
+
+
+def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
+    """A row for each method at each scale, its kinds adding up; small models in the place of the paper's."""
+    cells = [(table, model, method, RANK, 0.0) for table, model, method, _, _ in footprint.paper_cells(catalog)]
+    monkeypatch.setattr(footprint, "paper_cells", lambda _: cells)
+    models = {model: catalog.models["tiny"] for _, model, _, _, _ in cells}
+    footprint.paper_memory(catalog.model_copy(update={"models": models}), tmp_path / "memory.csv")
+    rows = list(csv.DictReader((tmp_path / "memory.csv").open()))
+    assert len(rows) == 20 and len({(row["table"], row["model"], row["method"]) for row in rows}) == 20
+    for row in rows:
+        assert sum(int(row[kind]) for kind in KINDS) == int(row["peak"]) > 0
 
 
 def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
@@ -156,7 +140,7 @@ def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
     mapping = {op: (lambda *a, formula=formula, **k: formula(*a, **k)) for op, formula in mapping.items()}
     for formula in mapping.values():
         formula._get_raw = True  # they take tensors already
-    model = real(catalog, "lora", protocol, tmp_path)
+    model = real(catalog, "lora", protocol)
     ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
@@ -195,13 +179,13 @@ def test_foretold_memory_of_generating_is_what_the_allocator_did(catalog, method
     """At the prompts (long ones) and at the last token (short ones), with `generate` as the scorer calls it."""
     protocol, new = protocol_of(catalog, weights_dtype=dtype), 40
     foretold = foretell.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
-    model = real(catalog, method, protocol, tmp_path).eval()
+    model = real(catalog, method, protocol).eval()
     mask = torch.ones(ROWS, prompt, dtype=torch.long)
     mask[0, 0] = 0
     inputs = {"input_ids": mask + 5, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
     exactly = {"max_new_tokens": new, "min_new_tokens": new, "eos_token_id": 2, "pad_token_id": 0}
     config = GenerationConfig(num_beams=beams, do_sample=False, use_cache=True, **exactly)
-    over = highest(lambda: model.generate(**inputs, generation_config=config))
+    over = measure.highest(lambda: model.generate(**inputs, generation_config=config))
     assert foretold["peak"] - foretold["weights"] == pytest.approx(over, rel=0.03)
     keys = ROWS * beams * TINY["num_key_value_heads"] * (prompt + new) * 32  # a head is 32 wide
     assert foretold["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize

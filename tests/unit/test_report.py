@@ -10,7 +10,7 @@ from made_results import catalog, experiment, make_plan, make_results, make_run
 from sbora_bench.cli import cli
 from sbora_bench.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.outputs import figure_captions, figure_files, table_files
+from sbora_bench.outputs import audit_files, figure_captions, figure_files, table_files
 from sbora_bench.report import answer, contamination_view, footprint_view, report, runs_view
 from sbora_bench.separation import separation
 
@@ -48,7 +48,11 @@ def page(tmp_path_factory):
     plan, results = make_plan(folder, written, entries), folder / "results"
     make_results(plan, results)
     make_run(plan, results, plan.run("arithmetic-llama-7b-dora-r32-s1"), failed=f"Reason {EVIL}")
-    for command in ("collect", "tables", "figures", "report"):
+    for command in ("collect", "tables", "figures", "audit", "report"):
+        if command == "audit":
+            ran = CliRunner().invoke(cli, ["audit", "--own", "--tables", f"{results}/tables", "--output", str(results)])
+            assert (ran.exit_code, ran.exception) == (0, None) and "disagrees" not in ran.output
+            continue
         ran = CliRunner().invoke(cli, [command, "--experiment", plan.path, "--results", str(results)])
         assert (ran.exit_code, ran.output, ran.exception) == (0, "", None)
     return plan, results, (results / "report.html").read_text()
@@ -56,7 +60,8 @@ def page(tmp_path_factory):
 
 def test_the_subcommands_leave_every_file(page):
     plan, results, _ = page
-    missing = [name for name in table_files(plan) + figure_files(plan) if not (results / name).stat().st_size]
+    names = table_files(plan) + figure_files(plan) + audit_files()
+    missing = [name for name in names if not (results / name).stat().st_size]
     assert missing == []
 
 
@@ -65,7 +70,7 @@ def test_whole_and_offline(page):
     checker = Checker()
     checker.feed(text)
     assert checker.open == [] and "script" not in checker.tags
-    assert checker.tags.count("img") == len(figure_captions(plan)) == 3
+    assert checker.tags.count("img") == len(figure_captions(plan)) == 4
     assert all(source.startswith(("#", "data:image/svg+xml;base64,")) for source in checker.sources)
     assert not re.search(r"url\(|@import", text)
     ids = re.findall(r'\bid="([^"]+)"', text)

@@ -39,6 +39,7 @@ RUNS = f"{RESULTS}/runs"
 ADAPTER = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
 TABLES = [f"{RESULTS}/{name}" for name in outputs.table_files(PLAN)]
 FIGURES = [f"{RESULTS}/{name}" for name in outputs.figure_files(PLAN)]
+AUDIT = [f"{RESULTS}/{name}" for name in outputs.audit_files()]
 WHERE = f"Tables: {RESULTS}/tables/  figures: {RESULTS}/figures/  report: {RESULTS}/report.html"
 
 

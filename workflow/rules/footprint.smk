@@ -19,6 +19,24 @@ for table in EXPERIMENT.tables:
             "sbora-bench footprint {params.asked:q} --table {params.table:q} > {log:q} 2>&1"
 
 
+rule paper_memory:
+    """Memory by kind of each method at each scale of the paper, foretold; needs no weights and no GPU."""
+    input:
+        code=code_of("footprint"),
+        catalog=[
+            f"experiments/catalog/{name}.yaml"
+            for name in ("models", "methods", "protocols")
+        ],
+    output:
+        f"{RESULTS}/paper_memory.csv",
+    log:
+        f"{RESULTS}/logs/footprint/paper_memory.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "sbora-bench footprint --paper-memory --output {output:q} > {log:q} 2>&1"
+
+
 rule paper_footprint:
     """Parameters of the paper's cells at true LLaMA scale; needs no weights."""
     input:

@@ -9,6 +9,7 @@ SAMPLES = [
 ]
 DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
 PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
+MEMORY = [f"{RESULTS}/paper_memory.csv"] if EXPERIMENT.paper_footprint else []
 
 CSV = [f"{RESULTS}/scores.csv", f"{RESULTS}/footprint.csv"]
 
@@ -59,6 +60,7 @@ rule figures:
         SCORES,
         TRAINED,
         PAPER,
+        MEMORY,
         CSV,
         code=code_of("figures"),
     output:
@@ -73,6 +75,25 @@ rule figures:
         "sbora-bench figures {params.asked:q} > {log:q} 2>&1"
 
 
+rule audit:
+    """Our averages, and the reported numbers where the experiment counts the paper's cells, recomputed."""
+    input:
+        TABLES,
+        code=code_of("audit")
+        + (code_of("footprint") if EXPERIMENT.paper_footprint else []),
+    output:
+        AUDIT,
+    log:
+        f"{RESULTS}/logs/audit.log",
+    conda:
+        "../../environment.yml"
+    params:
+        asked=["--tables", f"{RESULTS}/tables", "--output", RESULTS]
+        + ([] if EXPERIMENT.paper_footprint else ["--own"]),
+    shell:
+        "sbora-bench audit {params.asked:q} > {log:q} 2>&1"
+
+
 rule report:
     """One self-contained page."""
     input:
@@ -83,6 +104,7 @@ rule report:
         CSV,
         TABLES,
         FIGURES,
+        AUDIT,
         code=code_of("report"),
     output:
         f"{RESULTS}/report.html",
