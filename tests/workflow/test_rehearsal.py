@@ -8,6 +8,7 @@ import pytest
 from sbora_bench import evaluate, finetune, prepare
 from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json
+from sbora_bench.outputs import layouts
 
 ROOT = Path(__file__).parents[2]
 MARK = "rehearsal-"
@@ -88,6 +89,17 @@ def test_data_are_stand_ins_of_the_papers_and_methods_and_tasks_the_same(plans):
     for run in rehearsal.runs:
         one, two = paper.settings(paper.run(plain(run.name))), rehearsal.settings(run)
         assert all(one[key] == two[key] for key in ("method_entry", "tasks", "suite", "rank", "seed"))
+
+
+def test_the_tables_are_the_papers_and_say_that_they_mean_nothing(plans):
+    paper, rehearsal = map(layouts, plans)
+    assert [layout.name for layout in rehearsal] == ["commonsense", "arithmetic", "mmlu"]
+    for one, two in zip(paper, rehearsal, strict=True):
+        assert two.title == f"{one.title} (rehearsal on random weights, the numbers mean nothing)"
+        assert (one.columns, one.name) == (two.columns, two.name)
+        assert [(plain(row.model), row.method, row.rank) for row in two.rows] == [
+            (row.model, row.method, row.rank) for row in one.rows
+        ]
 
 
 def test_a_slice_runs_each_method_once(tmp_path, monkeypatch):
