@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sbora_bench import gpus
-from sbora_bench.cli_plan import PLANNING, experiment_option, load, narrowing_options
+from sbora_bench.cli_plan import PLANNING, experiment_option, load, narrowing_options, results_option
+from sbora_bench.cli_results import READING
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import disk_error
 
@@ -17,14 +18,11 @@ def cli() -> None:
     """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
 
 
-results_option = click.option(
-    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
-)
 resources_option = click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
 
-for command in PLANNING:
+for command in (*PLANNING, *READING):
     cli.add_command(command)
 
 

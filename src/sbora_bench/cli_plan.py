@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -9,6 +10,10 @@ from sbora_bench.errors import UserError
 
 experiment_option = click.option(
     "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
+)
+
+results_option = click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
 )
 
 

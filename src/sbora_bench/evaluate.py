@@ -267,6 +267,7 @@ def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[Ta
             "answer": item["answer"],
             "contaminated": item["contaminated"],
             "correct": correct == 1.0,
+            **({"subject": item["subject"]} if "subject" in item else {}),
             **answered(task, example, scorer.tokens),
         }
         for item, example, correct in zip(items, examples, values, strict=True)
@@ -316,6 +317,13 @@ def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:
         return {}
     mean = {"clean": sum(clean) / len(clean)} if clean else {}
     return {**mean, "clean_n": float(len(clean))}
+
+
+def share_of(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard error of a task's items, as lm-eval has them; none of a single item."""
+    from lm_eval.api.metrics import mean, mean_stderr
+
+    return float(mean(values)), float(mean_stderr(values)) if len(values) > 1 else None
 
 
 def macro_average(values: list[float], subjects: list[str]) -> tuple[float, float | None]:

@@ -120,6 +120,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         },
         on={
             "versions": provenance.versions(),
+            "code_sha256": provenance.code_hash("sbora_bench.finetune"),
             "git": provenance.git_state(),
             "hardware": provenance.hardware(),
             "threads": protocol.threads,

@@ -129,10 +129,9 @@ def verdict(found: Separation) -> str:
     shown = [row for row in rows if row["word"] in ("better", "worse")]
     if not rows:
         return ""
-    told = (
-        f"Of {len(rows)} pairs of methods at equal rank or parameters, {sum(row['differs'] for row in rows)} differ on"
-    )
-    told += f" these very models, and {len(shown)} would with other seeds too"
+    differ = sum(row["differs"] for row in rows)
+    told = f"Of {len(rows)} pairs of methods at equal rank or parameters, {differ} differ as trained here"
+    told += f" and {len(shown)} are shown to differ with other seeds too"
     needed = sorted(row["seeds_for_1_point"] - row["seeds"] for row in rows if row["seeds_for_1_point"] is not None)
     if not needed:
         return f"{told}: one seed can't show any."

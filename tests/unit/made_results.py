@@ -155,6 +155,7 @@ def samples(run: Run, task: str) -> list[dict]:
             "answer": answer,
             "correct": item < right,
             "contaminated": task == "AddSub" and item in CONTAMINATED,
+            **({"subject": ("algebra", "birds")[item % 2]} if task == "mmlu" else {}),
         }
         for item, answer in zip(range(ITEMS), answers, strict=False)
     ]

@@ -9,7 +9,7 @@ from sbora_bench import comparison, statistics
 from sbora_bench.collect import collect
 from sbora_bench.outputs import Row
 from sbora_bench.separation import separation
-from sbora_bench.separation_tables import method_view
+from sbora_bench.separation_tables import method_view, verdict
 from sbora_bench.tables import tables
 
 LORA, FA, FA_TWICE = Row("m", "lora", 32), Row("m", "sbora-fa", 32), Row("m", "sbora-fa", 64)
@@ -99,6 +99,10 @@ def test_made_samples_say_better(made):
         120,
     )
     assert mine["difference"] == pytest.approx(lora - twice)
+    assert verdict(separation(*made)) == (
+        "Of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 3 are shown to differ with"
+        " other seeds too; 0 more seeds would show 1 point in half of them."
+    )
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path):

@@ -101,7 +101,6 @@ def test_the_answer_comes_first(page):
         " and SBoRA-FA at rank 64 on LLaMA-7B (untuned: 5.0 %)."
     )
     assert "on 2 of 3 columns; methods or ranks differ on 1 of the 3 columns" in sentences[1]
-    # DoRA has two seeds left; of the four pairs that differ all do so alike under every seed
     assert sentences[2].startswith("Of 5 pairs of methods at equal rank or parameters, ")
     assert sentences[3] == "1 of 17 runs have no score: they failed or were not run."
 

@@ -1,0 +1,55 @@
+"""The commands of `sbora-bench` that check and read what runs left (cli.py holds the others)."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from sbora_bench.cli_plan import experiment_option, load, narrowing_options, results_option
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--experiment", "-e", help="Whose results they are.  [default: the folder's name]")
+@narrowing_options
+def verify(results: Path, experiment: str | None, **part: str) -> None:
+    """Recompute the tables of RESULTS from the samples alone; a line a finding, exit status 2 if any."""
+    plan = load(experiment or results.resolve().name, **part)
+    from sbora_bench import verify as stage
+
+    findings, notes = stage.verify(plan, results)
+    for line in findings:
+        click.echo(line)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if findings:
+        click.echo(f"sbora-bench: {results}: {len(findings)} findings", err=True)
+        sys.exit(2)
+    click.echo(f"{results}: {len(plan.runs)} runs; every table is what the samples give, byte for byte")
+
+
+@click.command()
+@click.argument("run")
+@experiment_option
+@results_option
+def show(run: str, experiment: str, results: Path | None) -> None:
+    """Print RUN, a name or a folder, on one screen."""
+    from sbora_bench import paired_runs
+
+    click.echo(paired_runs.show(paired_runs.run_at(run, results or Path("results") / experiment)))
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@experiment_option
+@results_option
+def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
+    """Compare runs A and B, names or folders, on the items that both answered."""
+    from sbora_bench import paired_runs
+
+    place = results or Path("results") / experiment
+    click.echo(paired_runs.compare(paired_runs.run_at(a, place), paired_runs.run_at(b, place)))
+
+
+READING = (verify, show, compare)
