@@ -6,6 +6,7 @@ samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing
 
 import multiprocessing
 import os
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -78,6 +79,22 @@ class Cell:
         return self.seeds * sum(parts) if parts else None
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What the cells of a table have in common. `questions`: see the function of that name."""
+
+    protocol: Protocol
+    steps: int
+    questions: list[tuple[int, int, int]]
+
+
+def setting_of(plan: Plan, table: str) -> Setting:
+    """The setting of a table."""
+    protocol = plan.protocol(table)
+    steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
+    return Setting(protocol, steps, questions(plan, table))
+
+
 def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
     """Updates of a run on the training set `train`."""
     if protocol.steps is not None:
@@ -119,36 +136,38 @@ def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
     return found
 
 
-def cell_cost(plan: Plan, cell: Run, card: DeviceEntry | None, rates: dict[str, float], kept: Path) -> Cell:
+def cell_cost(
+    plan: Plan, cell: Run, setting: Setting, card: DeviceEntry | None, rates: dict[str, float], kept: Path
+) -> Cell:
     """The cost of a cell on `card`; on this machine's CPU where that is None.
 
     `rates`: measured FLOP/s by `rate_key`; where one is missing the card's roofline serves.
     """
-    protocol, catalog, entry = plan.protocol(cell.table), plan.catalog, plan.experiment.tables[cell.table]
+    protocol, catalog = setting.protocol, plan.catalog
     room, kernels = compute.room(card), "cpu" if card is None else "cuda"
     counts = compute.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
     found: dict[str, Any] = dict.fromkeys(("steps", "tokens", "tokens_per_second", "train_hours"))
     found |= {"micro_batch": None, "accumulation": None, "train_peak_bytes": None, "trains": True, "speed": ""}
     if not cell.is_base:
         split, work = fitting_split(catalog, cell, protocol, room, kernels, kept)
-        steps, examples = steps_of(catalog, entry.train, protocol), protocol.batch_size * protocol.max_length
+        steps, examples = setting.steps, protocol.batch_size * protocol.max_length
         seconds, speed = update_seconds(catalog, cell, split, work, card, rates) if split else (None, "")
         found |= {"steps": steps, "tokens": steps * examples, "train_peak_bytes": work.peak, "speed": speed}
         found |= {"trains": split is not None, "micro_batch": split.micro_batch if split else 0}
         found["accumulation"] = protocol.batch_size // split.micro_batch if split else 0
         if seconds:
             found |= {"tokens_per_second": examples / seconds, "train_hours": steps * seconds / 3600}
-    seconds, peak = scoring_cost(plan, cell, protocol, card, kernels, kept)
+    seconds, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
     trained = counts["trainable_parameters"]
     adapter = counts["adapter_bytes"] or 0
     saves = protocol.keep_best or protocol.checkpoint_every
-    length = sum(items * (prompt + new) for items, prompt, new in questions(plan, cell.table))
+    length = sum(items * (prompt + new) for items, prompt, new in setting.questions)
     bits = STORED_BITS[catalog.models[cell.model].source.kind]
     return Cell(
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
         **found,
         run=cell.cell,
-        seeds=1 if cell.is_base else len(entry.seeds),
+        seeds=1 if cell.is_base else len(plan.experiment.tables[cell.table].seeds),
         score_hours=None if seconds is None else seconds / 3600,
         score_peak_bytes=peak,
         scores=peak <= room,
@@ -193,35 +212,40 @@ def rate_key(catalog: Catalog, cell: Run, protocol: Protocol) -> str:
     return hash_of(about)
 
 
-def scoring_cost(plan: Plan, cell: Run, protocol: Protocol, card, kernels: str, kept: Path) -> tuple[float | None, int]:
+def scoring_cost(
+    catalog: Catalog, cell: Run, setting: Setting, card: DeviceEntry | None, kernels: str, kept: Path
+) -> tuple[float | None, int]:
     """(seconds of scoring all tasks or None, bytes at the peak). A merged adapter costs what the base does."""
-    catalog, method = plan.catalog, plan.catalog.methods.get(cell.method)
+    protocol, method = setting.protocol, catalog.methods.get(cell.method)
     merged = method is None or (protocol.merge and not method.quantization)
     name, rank = ("base", None) if merged else (cell.method, cell.rank)
     positions = catalog.models[cell.model].architecture.get("max_position_embeddings")
-    seconds, peaks = 0.0, [0]
-    for items, prompt, new in questions(plan, cell.table):
-        prompt = min(prompt, positions - new) if positions else prompt
+    batches: Counter[tuple[int, int]] = Counter()
+    for items, prompt, new in setting.questions:
+        batches[min(prompt, positions - new) if positions else prompt, new] += -(-items // protocol.score_batch)
+    seconds, peaks = 0.0, []
+    for (prompt, new), times in batches.items():
         work = compute.scoring_work(catalog, cell.model, name, rank, protocol, prompt, new, kept, kernels)
         peaks.append(work.peak)
         if card is not None:
-            seconds += work.seconds(card, protocol.tf32) * -(-items // protocol.score_batch)
+            seconds += work.seconds(card, protocol.tf32) * times
     return None if card is None else seconds, max(peaks)
 
 
 def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[Cell]:
     """The cost of every cell of a plan, bases first within a table. What isn't kept yet is traced."""
     cells = [cell for table in plan.experiment.tables for cell in [*bases(plan, table), *plan.cells_of(table)]]
+    settings = {table: setting_of(plan, table) for table in plan.experiment.tables}
     known: dict[Run, Cell] = {}
     with compute.only_kept():
         for cell in cells:
             try:
-                known[cell] = cell_cost(plan, cell, card, rates, kept)
+                known[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
             except compute.NotKept:
                 continue
     missing = [cell for cell in cells if cell not in known]
     if missing:
-        known |= traced(plan, missing, card, rates, kept)
+        known |= traced(plan, missing, settings, card, rates, kept)
     return [known[cell] for cell in cells]
 
 
@@ -230,7 +254,7 @@ def bases(plan: Plan, table: str) -> list[Run]:
     return [run for run in plan.runs_of(table) if run.is_base]
 
 
-def traced(plan: Plan, cells: list[Run], card, rates, kept: Path) -> dict[Run, Cell]:
+def traced(plan: Plan, cells: list[Run], settings: dict[str, Setting], card, rates, kept: Path) -> dict[Run, Cell]:
     """The costs of `cells` from fresh traces, many of them by as many processes as there are cores; a progress bar."""
     from rich.console import Console
     from rich.progress import Progress
@@ -241,11 +265,11 @@ def traced(plan: Plan, cells: list[Run], card, rates, kept: Path) -> dict[Run, C
         if workers == 1:
             found = {}
             for cell in cells:
-                found[cell] = cell_cost(plan, cell, card, rates, kept)
+                found[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
                 progress.advance(bar)
             return found
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
-            jobs = {pool.submit(cell_cost, plan, cell, card, rates, kept): cell for cell in cells}
+            jobs = {pool.submit(cell_cost, plan, cell, settings[cell.table], card, rates, kept): cell for cell in cells}
             found = {}
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()

@@ -101,7 +101,7 @@ def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
 
 def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     protocol = plan.protocol("sums")
-    cell = plan.cells_of("sums")[0]
+    cell, setting = plan.cells_of("sums")[0], cost.setting_of(plan, "sums")
     peaks = {
         n: compute.update_work(
             plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
@@ -110,7 +110,7 @@ def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     }
     assert peaks[4] > peaks[2] > peaks[1]
     for room, split in ((peaks[4], (4, 2)), (peaks[4] - 1, (2, 4)), (peaks[2] - 1, (1, 8)), (peaks[1] - 1, (0, 0))):
-        found = cost.cell_cost(plan, cell, card(room / compute.GIB + compute.CONTEXT_GIB), {}, kept)
+        found = cost.cell_cost(plan, cell, setting, card(room / compute.GIB + compute.CONTEXT_GIB), {}, kept)
         assert (found.micro_batch, found.accumulation) == split
         assert found.trains == (split != (0, 0)) and (found.train_hours is None) == (split == (0, 0))
 
@@ -140,7 +140,8 @@ def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     cells = plan.cells_of("sums")
     key = cost.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
     assert key != cost.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
-    lora, nf4 = (cost.cell_cost(plan, cell, None, {key: 1e9}, kept) for cell in cells)
+    setting = cost.setting_of(plan, "sums")
+    lora, nf4 = (cost.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
     work = compute.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
     assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
     assert (nf4.speed, nf4.train_hours, nf4.hours, lora.score_hours) == ("none", None, None, None)
