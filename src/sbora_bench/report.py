@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sbora_bench import audit
+from sbora_bench import audit, claims
 from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores, training_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
@@ -24,7 +24,8 @@ from sbora_bench.tables import entries, row_titles, views
 
 def report(plan: Plan, results: Path) -> None:
     """Write `report.html`. Raises UserError where `collect`, `figures` or `audit` has not run."""
-    found = separation(plan, results)
+    found, figures = separation(plan, results), figures_of(plan, results)
+    findings = audit.read_findings(results / "audit.json")
     page = environment().get_template("report.html")
     text = page.render(
         title=plan.experiment.title,
@@ -34,10 +35,11 @@ def report(plan: Plan, results: Path) -> None:
         answer=answer(plan, results, found),
         tables=views(plan, results),
         separation=separation_views(plan, found),
-        figures=figures_of(plan, results),
+        figures=figures,
         contamination=contamination_view(plan, results),
         footprint=footprint_view(plan, results),
-        audit=audit.view(audit.read_findings(results / "audit.json")),
+        claims=claims.view(plan, results, found, findings),
+        audit=audit.view(findings),
         runs=runs_view(plan, results),
     )
     write_text(results / "report.html", text)
