@@ -32,7 +32,8 @@ def view(plan: Plan, results: Path, found: Separation, findings: list[Finding]) 
     lines = []
     for claim in claims:
         mine, evidence = ours(plan, claim, found, footprints)
-        texts = [claim["text"], claim["source"], reported(claim, findings), mine, evidence]
+        printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
+        texts = [claim["text"], claim["source"], printed, mine, evidence]
         lines.append([Cell(text) for text in texts])
     notes = [
         "On the reported numbers: as the audit recomputes them. On ours: on this experiment's models and items, which"
@@ -63,7 +64,7 @@ def ours(plan: Plan, claim: dict[str, Any], found: Separation, footprints: list[
         return together(list(_ratios(plan, claim, footprints)))
     if claim["kind"] == "memory":
         return together(list(_memory(plan, claim, footprints)))
-    return UNTOLD, claim["why"]
+    return UNTOLD, "–"
 
 
 def together(parts: list[Judged]) -> Judged:
