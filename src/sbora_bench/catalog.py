@@ -155,6 +155,9 @@ class HubData(Strict):
     columns: tuple[str, ...] = ()
     licence: str = ""
     sampler: Literal["flan-v2"] | None = None
+    lm_eval_task: str | None = Field(default=None, description="the lm-eval task of its own that makes the prompts")
+    shots: int = Field(default=0, ge=0, description="solved questions before each of that task's")
+    otherwise: str | None = Field(default=None, description="data entry in its place where this one can't be had")
     stand_in: StandIn | None = None
 
 
@@ -378,6 +381,9 @@ def check_references(catalog: Catalog) -> None:
     for name, task in catalog.tasks.items():
         for which, data in task.items.items():
             catalog.find("data", data, f"{where('tasks', name)}.items.{which}")
+    for name, data in catalog.data.items():
+        if data.kind == "hub" and data.otherwise is not None:
+            catalog.find("data", data.otherwise, f"{where('data', name)}.otherwise")
     for name, protocol in catalog.protocols.items():
         if protocol.extends is not None:
             catalog.find("protocols", protocol.extends, f"{where('protocols', name)}.extends")

@@ -98,13 +98,31 @@ def prepare_items(
 
     Without a training set, `contaminated` is null: nobody knows.
     """
-    items = read_examples(name, catalog.data[name])
+    name, items = read_reachable(catalog, name)
     known = [] if training is None else contaminated(items, training)
     chosen = choose(len(items), known, policy, limit, seed)
     held = set(known)
     rows = [_task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
     write_jsonl(path, rows)
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
+
+
+def read_reachable(catalog: Catalog, name: str) -> tuple[str, list[Example]]:
+    """Whose examples, and they: a data entry's or, where that can't be had, those of the one it names in its place.
+
+    Raises Unreachable, naming both, where neither can be had.
+    """
+    entry = catalog.data[name]
+    try:
+        return name, read_examples(name, entry)
+    except Unreachable as missing:
+        other = getattr(entry, "otherwise", None)
+        if other is None:
+            raise
+        try:
+            return other, read_examples(other, catalog.data[other])
+        except Unreachable as error:
+            raise Unreachable(f"{missing}; nor {error}", missing.address) from None
 
 
 def choose(available: int, known: list[int], policy: str, limit: int | None, seed: int) -> list[int]:

@@ -299,6 +299,12 @@ def _data_notes(plan: Plan, results: Path, table: str) -> list[str]:
         if leaks
         else f"No test item's question is in {train}."
     ]
+    asked = {title[task]: name for task, name in plan.items(table).items()}
+    notes += [
+        f"{name}: the items are {data.source}, for {asked[name]} could not be had."
+        for name, data in told.items()
+        if data.status == "ok" and data.source and data.source != asked[name]
+    ]
     return notes + [
         f"Not available: {name} ({data.reason})." for name, data in told.items() if data.status == "not available"
     ]

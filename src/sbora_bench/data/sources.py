@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sbora_bench.catalog import FileData, HubData, SyntheticData
 from sbora_bench.data import flan, standins
+from sbora_bench.data.lm_eval_items import lm_eval_rows
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
 from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
@@ -134,7 +135,7 @@ def _json_rows(path: Path) -> list:
 
 
 def _hub_rows(name: str, entry: HubData):
-    """The rows of a hub set (a `datasets.Dataset`), sampled where the entry says so."""
+    """The rows of a hub set, sampled or put as questions by lm-eval where the entry says so."""
     import datasets
 
     root = os.environ.get("SBORA_DATA_ROOT")
@@ -149,6 +150,10 @@ def _hub_rows(name: str, entry: HubData):
             f" --local-dir {folder}`"
         )
         folder = snapshot(entry.id, entry.revision, "dataset", DATASET_FILES, instead)
+    if entry.lm_eval_task:
+        rows = lm_eval_rows(name, entry.lm_eval_task, entry.shots, folder)
+        _expect_rows(f"data {name}: {folder}", len(rows), entry.rows)
+        return rows
     try:
         found = datasets.load_dataset(str(folder), split=entry.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
