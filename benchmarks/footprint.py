@@ -22,13 +22,12 @@ from unittest import mock
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from sbora_bench import finetune, footprint, foretell, meta
-from sbora_bench.adapters import adapter_config
+from sbora_bench import finetune, footprint, foretell, measure, meta
 from sbora_bench.catalog import ModelEntry, load_catalog
 from sbora_bench.experiment import Run
-from sbora_bench.files import write_json
+from sbora_bench.files import read_json, write_json
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": False}
@@ -89,36 +88,14 @@ def predict(known, case: dict) -> dict[str, int]:
     return foretell.trace_training(model, adapter, protocol, ROWS, case["length"], "cpu").peak()
 
 
-def real_model(known, case: dict, folder: Path):
-    """The same cell with random weights, loaded and adapted as `finetune` does it."""
-    import peft
-    from transformers import BitsAndBytesConfig
-
-    protocol, method = protocol_of(known, case), known.methods[case["method"]]
-    config = meta.read_config(known, case["model"])
-    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.weights_dtype)).save_pretrained(folder)
-    arguments = {}
-    if method.quantization:
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=protocol.double_quantization,
-            bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
-        )
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, protocol.weights_dtype), **arguments)
-    if method.quantization:
-        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
-    return peft.get_peft_model(base, adapter_config(method, RANK, 0, protocol))
-
-
-def measure(known, case: dict, profiled: bool) -> dict[str, int]:
+def measured(known, case: dict, profiled: bool) -> dict[str, int]:
     """Train two steps; bytes: the model's storages, and the highest growth over them."""
     from datasets import Dataset
 
     torch.set_num_threads(1)
     protocol = protocol_of(known, case)
+    model = measure.real_model(known, case["model"], known.methods[case["method"]], RANK, protocol)
     with tempfile.TemporaryDirectory() as folder:
-        model = real_model(known, case, Path(folder) / "base")
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(WordLevel({"a": 1, "[PAD]": 0}, unk_token="a")), pad_token="[PAD]"
         )
@@ -127,7 +104,7 @@ def measure(known, case: dict, profiled: bool) -> dict[str, int]:
         rows = Dataset.from_list([row] * 2 * ROWS)
         run = Run("bench", case["model"], case["method"], RANK, 0)
         with mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True):
-            trainer = finetune.build_trainer(model, tokenizer, rows, None, protocol, run, "bench", Path(folder) / "out")
+            trainer = finetune.build_trainer(model, tokenizer, rows, None, protocol, run, Path(folder) / "out")
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         held = meta.storage_bytes(meta.weight_tensors(model))
@@ -136,11 +113,7 @@ def measure(known, case: dict, profiled: bool) -> dict[str, int]:
             Path("/proc/self/clear_refs").write_text("5")
             trainer.train()
             return {"held": held, "resident": resident("VmHWM") - before}
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            trainer.train()
-        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-        grown = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-        return {"held": held, "allocated": max(grown)}
+        return {"held": held, "allocated": measure.highest(trainer.train)}
 
 
 def resident(key: str) -> int:
@@ -156,8 +129,8 @@ def compare(case: dict) -> dict:
     foretold = predict(known, case)
     resident_growth = None
     if case["model"] != "small" and case["length"] == 192:
-        resident_growth = measure(known, case, profiled=False)["resident"]
-    real = measure(known, case, profiled=True)
+        resident_growth = measured(known, case, profiled=False)["resident"]
+    real = measured(known, case, profiled=True)
     over = foretold["peak"] - foretold["weights"] - foretold["adapter"]
     return {
         "name": case["name"],
@@ -179,7 +152,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     chosen = [case for case in cases(options.quick) if re.search(options.only, case["name"])]
-    rows = []
+    rows = read_json(options.output) if options.output.exists() else []  # go on where an earlier call stopped
+    done = {row["name"] for row in rows}
+    chosen = [case for case in chosen if case["name"] not in done]
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(compare, chosen):
             rows.append(row)
