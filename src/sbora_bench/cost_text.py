@@ -10,7 +10,7 @@ from sbora_bench.compute import GIB, room
 from sbora_bench.cost import BASIS, CHECKPOINTS, Cell
 from sbora_bench.experiment import Plan
 
-WIDTH = 150  # of the table where the terminal doesn't tell
+WIDTH = 170  # of the table where the terminal doesn't tell
 
 
 def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[Cell]) -> dict[str, Any]:
