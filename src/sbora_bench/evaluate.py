@@ -9,7 +9,6 @@ import copy
 import gc
 import io
 import logging
-import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +141,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path) 
         train=None if run.is_base else table.train,
         protocol=table.protocol,
         settings_sha256=plan.settings_hash(run),
+        algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
         tasks=scores,
     )
     write_record(made / "scores.json", record)
@@ -207,14 +207,13 @@ def load_scorer(
 
     `method` says how the base is quantised.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
     import torch
     from transformers import GenerationConfig, set_seed
 
     from sbora_bench.scorer import Scorer
 
     torch.set_num_threads(protocol.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    provenance.use_deterministic_algorithms()
     set_seed(seed)
     tokenizer = load_tokenizer(resources, name, protocol, catalog.models[name].pad_token)
     model = load_base(resources, name, protocol, method, tokenizer)

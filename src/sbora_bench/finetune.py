@@ -85,6 +85,8 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     protocol = plan.protocol(run.table)
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
+    if torch.cuda.is_available():  # on a CPU a fixed number of threads is enough
+        provenance.use_deterministic_algorithms()
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
@@ -124,6 +126,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             "git": provenance.git_state(),
             "hardware": provenance.hardware(),
             "threads": protocol.threads,
+            "algorithms": provenance.algorithms(),
             "train_sha256": sha256(training_file(results, run)),
         },
     )

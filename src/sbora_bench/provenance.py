@@ -76,6 +76,26 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def use_deterministic_algorithms() -> None:
+    """Have torch take deterministic algorithms where they exist, and warn where not. To be called before the GPU is."""
+    import os
+
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on a GPU may differ
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def algorithms() -> str:
+    """Which algorithms torch takes in this process, for the record."""
+    import torch
+
+    if not torch.are_deterministic_algorithms_enabled():
+        return "not restricted"
+    return f"deterministic{' where they exist' if torch.is_deterministic_algorithms_warn_only_enabled() else ''}"
+
+
 @cache
 def source_files(module: str) -> tuple[Path, ...]:
     """The files of `sbora` and `sbora_bench` that `module` imports, directly or not, its own included, and the

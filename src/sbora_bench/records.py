@@ -97,6 +97,7 @@ class ScoresRecord(RunRecord):
     train: str | None
     protocol: str
     settings_sha256: str
+    algorithms: str = Field(default="", description="which torch took; empty where no model was loaded")
     tasks: dict[str, TaskScore]
 
 

@@ -50,6 +50,7 @@ def test_every_task_has_samples_and_a_score(scored):
         record = _scores(root, run)
         assert list(record.tasks) == TASKS or set(record.tasks) == set(TASKS)
         assert record.settings_sha256 == plan.settings_hash(run)
+        assert record.algorithms == "deterministic where they exist"
         assert record.train == (None if run.is_base else "toy-items")
         for task in TASKS:
             rows = toy_runs.read_rows(root / "results" / "runs" / run.name / "samples" / f"{task}.jsonl")
@@ -165,7 +166,7 @@ def test_a_run_whose_training_failed_is_recorded_as_failed(tmp_path):
     write_record(tmp_path / "results" / "runs" / run.name / "train.json", record)
     evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
     scores = _scores(tmp_path, run)
-    assert (scores.status, scores.reason) == ("failed", "loss is nan")
+    assert (scores.status, scores.reason, scores.algorithms) == ("failed", "loss is nan", "")
     assert {score.status for score in scores.tasks.values()} == {"failed"}
     assert _bytes(tmp_path, run)["choose.jsonl"] == b""
 

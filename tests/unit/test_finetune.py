@@ -98,7 +98,7 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
     assert record.happened["steps"] == 3 and record.happened["examples"] == 12
     assert [row["step"] for row in record.happened["loss_curve"]] == [1, 2, 3]
     assert record.happened["trainable_parameters"] == 2 * 4 * (2 * 32 + 32 + 16)
-    assert {"torch", "peft", "python"} <= set(record.on["versions"])
+    assert {"torch", "peft", "python"} <= set(record.on["versions"]) and record.on["algorithms"]
     config = read_json(folder / "adapter" / "adapter_config.json")
     assert config["base_model_name_or_path"] == "tiny" and config["target_modules"] == ["q_proj", "v_proj"]
     assert str(root) not in (folder / "train.json").read_text() + json.dumps(config)

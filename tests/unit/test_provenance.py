@@ -1,6 +1,7 @@
 """The static list of a stage's source files holds all that the stage really imports."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,43 @@ def test_versions_and_git(monkeypatch):
     assert provenance.versions()["no-such-package"] == "not installed"
     monkeypatch.setattr(provenance, "SOURCE", Path("/"))
     assert provenance.git_state() == {}
+
+
+@pytest.fixture
+def torch_as_it_was(monkeypatch):
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield torch
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_deterministic_algorithms_are_taken_and_told(torch_as_it_was, monkeypatch):
+    assert provenance.algorithms() == "not restricted"
+    provenance.use_deterministic_algorithms()
+    assert provenance.algorithms() == "deterministic where they exist"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch_as_it_was.are_deterministic_algorithms_enabled() and not torch_as_it_was.backends.cudnn.benchmark
+    torch_as_it_was.use_deterministic_algorithms(True)
+    assert provenance.algorithms() == "deterministic"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_training_asks_for_them_on_a_gpu_before_anything_is_loaded(torch_as_it_was, monkeypatch, tmp_path, gpu):
+    """The GPU is a stub: what is loaded first ends the run."""
+    import toy_runs
+
+    from sbora_bench import finetune
+
+    def loads(*_):
+        raise InterruptedError(provenance.algorithms())
+
+    plan = toy_runs.write_experiment(tmp_path)
+    monkeypatch.setattr(torch_as_it_was.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(finetune, "load_tokenizer", loads)
+    monkeypatch.setattr("transformers.set_seed", lambda seed: None)
+    with pytest.raises(InterruptedError, match="deterministic where they exist" if gpu else "not restricted"):
+        finetune.train_run(plan, plan.runs[1], tmp_path, tmp_path, tmp_path, tmp_path)
