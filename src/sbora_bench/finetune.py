@@ -19,7 +19,8 @@ from sbora_bench.data import batches
 from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
-from sbora_bench.files import hash_of, read_jsonl, sha256, write_json
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_json, write_text
+from sbora_bench.model_card import model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.records import TrainRecord, write_record
@@ -102,6 +103,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     seconds = time.perf_counter() - started
     save_adapter(model, made / "adapter", run.model)
+    write_text(made / "adapter" / "README.md", model_card(plan, run, trainable, total))
     record = TrainRecord(
         **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
         experiment=plan.name,

@@ -36,7 +36,10 @@ FILE = PLAN.path
 ASKED = ["--experiment", FILE, *words(WHOLE, **PART)]
 RESULTS = f"results/{PLAN.name}"
 RUNS = f"{RESULTS}/runs"
-ADAPTER = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+ADAPTER = [
+    f"adapter/{name}"
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md")
+]
 TABLES = [f"{RESULTS}/{name}" for name in outputs.table_files(PLAN)]
 FIGURES = [f"{RESULTS}/{name}" for name in outputs.figure_files(PLAN)]
 AUDIT = [f"{RESULTS}/{name}" for name in outputs.audit_files()]
