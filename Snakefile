@@ -2,6 +2,7 @@
 #   snakemake --cores all                                      experiment `ladder`
 #   snakemake --cores all --config experiment=smollm2          another one
 #   snakemake --cores all results/ladder/runs/RUN/scores.json  one cell again
+#   snakemake --cores all --config retry_failed=true           runs that failed, again
 
 
 include: "workflow/rules/common.smk"
@@ -15,6 +16,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
+        CHECKED,
         f"{RESULTS}/report.html",
         RECORDS,
         TABLES,

@@ -1,6 +1,11 @@
-"""`sbora-bench`: one subcommand a stage. Exit status 0 done, 2 the user's mistake (one line), 1 anything else."""
+"""`sbora-bench`: one subcommand a stage.
+
+Exit status 0 done, 2 the user's mistake (one line), 143 stopped by SIGTERM and 130 by Ctrl-C (the same command goes on
+from there), 1 anything else.
+"""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +14,7 @@ import click
 from sbora_bench import gpus
 from sbora_bench.cli_plan import PLANNING, experiment_option, load, narrowing_options, results_option
 from sbora_bench.cli_results import READING
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import Terminated, UserError, one_of
 from sbora_bench.files import disk_error
 
 
@@ -252,6 +257,24 @@ def report(experiment: str, results: Path | None, **part: str) -> None:
 
 
 @cli.command()
+@experiment_option
+@narrowing_options
+@results_option
+def failures(experiment: str, results: Path | None, **part: str) -> None:
+    """Name the runs that failed, with the reasons; exit status 1 if there are any."""
+    from sbora_bench.failures import failed_runs
+
+    loaded = load(experiment, **part)
+    found = failed_runs(loaded, results or Path("results") / loaded.name)
+    for run, reason in found.items():
+        click.echo(f"{run}: failed: {reason}")
+    click.echo(f"{len(found)} of {len(loaded.runs)} runs failed")
+    if found:
+        click.echo("run them again with: snakemake --cores all --config retry_failed=true (and the experiment)")
+        sys.exit(1)
+
+
+@cli.command()
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
     "--to", type=click.Choice(["lora", "merged"]), required=True, help="A plain LoRA adapter, or a whole model."
@@ -278,9 +301,14 @@ def export(adapter: Path, to: str, output: Path, base: str | None, resources: Pa
     click.echo(f"{output}: written")
 
 
+def _terminate(*_) -> None:
+    raise Terminated
+
+
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="sbora-bench", standalone_mode=False)
     except UserError as error:
@@ -289,6 +317,9 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)
         sys.exit(130)
+    except Terminated:
+        click.echo("sbora-bench: terminated; the same command goes on from here", err=True)
+        sys.exit(128 + signal.SIGTERM)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)

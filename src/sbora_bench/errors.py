@@ -25,3 +25,13 @@ def one_of(name: str, allowed, what: str) -> str:
     hint = f", did you mean {near[0]!r}?" if near else ";"
     more = f" and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
     return f"unknown {what} {name!r}{hint} known: {', '.join(allowed[:SHOWN]) or 'none'}{more}"
+
+
+class Terminated(BaseException):
+    """SIGTERM, a scheduler's warning: what was done is kept, the same command goes on from there."""
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says, in at most 300 signs, led by its type where it's not one of ours."""
+    ours = type(error).__module__.startswith("sbora_bench.") or isinstance(error, FloatingPointError)
+    return " ".join(f"{'' if ours else f'{type(error).__name__}: '}{error}".split())[:300]

@@ -9,6 +9,7 @@ import copy
 import gc
 import io
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from sbora_bench import provenance, store
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
 from sbora_bench.models.host import host_adapter
@@ -36,26 +37,32 @@ from sbora_bench.tasks.templates import task_config
 def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
     """Score `runs`, one after the other; a finished one is taken from the store.
 
-    A run that crashes doesn't stop the others. Raises RuntimeError at the end if any did.
+    A run whose scoring crashes leaves a `scores.json` that says so, and doesn't stop the others.
     """
-    crashed = []
     for run in runs:
         try:
             identity = hash_of(depends_on(plan, run, resources, results))
             folder = store.entry(results, run.name, "evaluate", identity)
             if not store.is_whole(folder):
-                with store.making(folder) as made:
-                    score_run(plan, run, resources, results, made)
+                _score_or_tell(plan, run, resources, results, folder)
             store.take(folder, Path(results) / "runs" / run.name)
-        except UserError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            crashed.append(run.name)
         finally:
             gc.collect()  # a model's cycles hold its memory until then
-    if crashed:
-        raise RuntimeError(f"evaluate: crashed: {', '.join(crashed)} (see above); the other runs are done")
+
+
+def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path) -> None:
+    """Make the store's entry `folder` of a run: its scores, or why there are none."""
+    try:
+        with store.making(folder) as made:
+            score_run(plan, run, resources, results, made)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        reason = in_a_line(error)
+        print(f"{run.name}: failed: {reason}", file=sys.stderr, flush=True)
+        with store.making(folder) as made:
+            score_run(plan, run, resources, results, made, f"scoring: {reason}")
 
 
 def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
@@ -115,12 +122,15 @@ def catalog_folder(plan: Plan) -> Path:
     return Path(plan.path).parent / "catalog"
 
 
-def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path) -> None:
-    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`."""
+def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`.
+
+    `failure`: why there is nothing to score; a failed training is one too.
+    """
     protocol, catalog = plan.protocol(run.table), plan.catalog
     data = data_folder(results, run)
     told = read_record(data / "contamination.json", ContaminationRecord).tasks
-    failure = training_failure(results, run)
+    failure = failure or training_failure(results, run)
     method = None if run.is_base else catalog.methods[run.method]
     configs = {
         task: task_config(task, catalog.tasks[task], protocol, catalog_folder(plan)) for task in plan.tasks(run.table)

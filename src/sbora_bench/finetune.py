@@ -5,6 +5,7 @@ adapter is built.
 """
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -15,11 +16,12 @@ from typing import Any
 from sbora_bench import provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
+from sbora_bench.checkpoints import Sealing, Watching, newest, step_of, stopping
 from sbora_bench.data import batches
 from sbora_bench.data.encoding import IGNORED, encode
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
-from sbora_bench.files import hash_of, read_jsonl, sha256, write_json, write_text
+from sbora_bench.files import hash_of, read_json, read_jsonl, sha256, write_json, write_text
 from sbora_bench.model_card import model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
@@ -30,28 +32,34 @@ from sbora_bench.tracking import asked_for, tracked
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
     """Train `runs`, one after the other; a finished one is taken from the store.
 
-    A run that crashes doesn't stop the others. Raises RuntimeError at the end if any did, UserError for a base run.
+    A run that fails leaves a `train.json` that says so, and doesn't stop the others. Raises UserError for a base run,
+    Terminated on SIGTERM, after a checkpoint.
     """
     for run in runs:
         if run.is_base:
             raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
-    crashed = []
     for run in runs:
-        try:
-            folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
-            checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+        folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
+        checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+        with store.alone(folder):
             if not store.is_whole(folder):
-                with store.making(folder) as made, tracked(plan, run) as summarise:
-                    summarise(train_run(plan, run, resources, results, made, checkpoints))
-            store.take(folder, Path(results) / "runs" / run.name)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        except UserError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            crashed.append(run.name)
-    if crashed:
-        raise RuntimeError(f"finetune: crashed: {', '.join(crashed)} (see above); the other runs are done")
+                _train_or_tell(plan, run, resources, results, folder, checkpoints)
+        store.take(folder, Path(results) / "runs" / run.name)
+
+
+def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
+    """Make the store's entry `folder` of a run: trained, or telling why not."""
+    try:
+        with store.making(folder) as made, tracked(plan, run) as summarise:
+            summarise(train_run(plan, run, resources, results, made, checkpoints))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
+        with store.making(folder) as made:
+            leave_failure(plan, run, results, made, checkpoints, error)
 
 
 def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
@@ -99,41 +107,84 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints)
+    resumed = newest(checkpoints)
+    before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    try:
+        _train(trainer, model, resumed)
+    except Exception as error:
+        told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
+        raise TrainingFailed(in_a_line(error), told) from error
     seconds = time.perf_counter() - started
     save_adapter(model, made / "adapter", run.model)
     write_text(made / "adapter" / "README.md", model_card(plan, run, trainable, total))
-    record = TrainRecord(
+    tokens = int(trainer.state.num_input_tokens_seen)
+    happened = {
+        "steps": trainer.state.global_step,
+        "resumed_from_step": step_of(resumed) if resumed else 0,
+        "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
+        "tokens": tokens,
+        "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then
+        "tokens_per_second": round((tokens - before) / seconds, 1),
+        "peak_memory_bytes": _peak_memory(),
+        "micro_batch": protocol.micro_batch,
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "best_checkpoint_step": trainer.state.best_global_step,
+        "loss_curve": loss_curve(trainer.state.log_history),
+    }
+    write_record(made / "train.json", train_record(plan, run, results, happened))
+    return {key: value for key, value in happened.items() if key != "loss_curve"}
+
+
+class TrainingFailed(Exception):
+    """Training ended early, with the first error's line; `happened`: the step that it got to and its loss curve."""
+
+    def __init__(self, reason: str, happened: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.happened = happened
+
+
+def _train(trainer, model, resumed: Path | None) -> None:
+    """Train, from the checkpoint `resumed` on if there is one. Raises FloatingPointError where the weights end up
+    infinite or NaN.
+    """
+    with stopping(trainer.watching):
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+        raise FloatingPointError(f"weights are not finite at step {trainer.state.global_step}")
+
+
+def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:
+    """What is asked, what happened, on what; of a failed training where there is a reason."""
+    return TrainRecord(
         **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
         experiment=plan.name,
         run=run.name,
+        status="failed" if reason else "ok",
+        reason=reason,
         asked=plan.training_settings(run),
-        happened={
-            "steps": trainer.state.global_step,
-            "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
-            "tokens": int(trainer.state.num_input_tokens_seen),
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(int(trainer.state.num_input_tokens_seen) / seconds, 1),
-            "peak_memory_bytes": _peak_memory(),
-            "micro_batch": protocol.micro_batch,
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "best_checkpoint_step": trainer.state.best_global_step,
-            "loss_curve": loss_curve(trainer.state.log_history),
-        },
+        happened=happened,
         on={
             "versions": provenance.versions(),
             "code_sha256": provenance.code_hash("sbora_bench.finetune"),
             "git": provenance.git_state(),
             "hardware": provenance.hardware(),
-            "threads": protocol.threads,
+            "threads": plan.protocol(run.table).threads,
             "algorithms": provenance.algorithms(),
             "train_sha256": sha256(training_file(results, run)),
         },
     )
-    write_record(made / "train.json", record)
-    return {key: value for key, value in record.happened.items() if key != "loss_curve"}
+
+
+def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: Path, error: Exception) -> None:
+    """Write a `train.json` that tells of a failed training, and an adapter of empty files, which nothing can load."""
+    last = newest(checkpoints)
+    happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
+    write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        write_text(made / "adapter" / name, "")
+    write_text(made / "adapter" / "README.md", f"Training failed: {in_a_line(error)}\n")
 
 
 def training_rows(tokenizer, path: Path, protocol: Protocol):
@@ -177,6 +228,9 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
+            self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
+            self.add_callback(self.watching)
+            self.add_callback(Sealing())
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
 
@@ -224,7 +278,6 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
         eval_steps=protocol.validation_every,
         save_strategy="no" if saving is None else "steps",
         save_steps=saving or 500,
-        save_total_limit=3,
         load_best_model_at_end=protocol.keep_best,
         metric_for_best_model="loss" if protocol.keep_best else None,
         greater_is_better=False if protocol.keep_best else None,
@@ -249,7 +302,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
 
 
 def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss."""
+    """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss; finite ones alone."""
     names = {
         "loss": "loss",
         "learning_rate": "learning_rate",
@@ -258,7 +311,7 @@ def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     }
     rows = []
     for entry in history:
-        row = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        row = {new: float(entry[old]) for old, new in names.items() if math.isfinite(entry.get(old, math.nan))}
         if row:
             rows.append({"step": entry["step"], **row})
     return rows
@@ -275,12 +328,6 @@ def save_adapter(model, folder: Path, base_name: str) -> None:
             config[key] = sorted(config[key])
     config["base_model_name_or_path"] = base_name
     write_json(path, config)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def _reset_peak_memory() -> None:

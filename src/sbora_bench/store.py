@@ -37,8 +37,21 @@ def making(folder: Path):
     """Yield a folder to fill; it becomes the entry `folder`, whole or not at all."""
     with whole_folder(folder) as made:
         yield made
-        names = sorted(str(p.relative_to(made)) for p in made.rglob("*") if p.is_file())
-        write_json(made / DONE, {name: sha256(made / name) for name in names})
+        seal(made)
+
+
+def seal(folder: Path) -> None:
+    """Write `done.json`, the SHA-256 of every other file of `folder`."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    write_json(folder / DONE, {name: sha256(folder / name) for name in names if name != DONE})
+
+
+def alone(folder: Path):
+    """A block that one process at a time is in for this entry; a killed one has left it."""
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def take(folder: Path, target: Path) -> None:

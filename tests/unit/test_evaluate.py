@@ -145,15 +145,16 @@ def test_a_deleted_record_comes_back_and_a_changed_adapter_is_scored_anew(tmp_pa
     assert _bytes(tmp_path, run)["choose.jsonl"] != before["choose.jsonl"]
 
 
-def test_a_crash_does_not_take_the_other_runs_along(tmp_path, capsys):
+def test_a_crash_is_told_and_does_not_take_the_other_runs_along(tmp_path, capsys):
     plan = _tuned(tmp_path, tasks={"choose": toy_runs.TASKS["choose"]})
     broken, whole = plan.runs[1:]
     (tmp_path / "results" / "runs" / broken.name / "adapter" / "adapter_model.safetensors").write_bytes(b"no")
-    with pytest.raises(RuntimeError, match=broken.name):
-        evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
-    assert "Traceback" in capsys.readouterr().err
+    evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
+    told, failed = capsys.readouterr().err, _scores(tmp_path, broken)
+    assert "Traceback" in told and f"{broken.name}: failed: SafetensorError: " in told
+    assert failed.status == "failed" and failed.reason.startswith("scoring: SafetensorError: ")
+    assert {score.status for score in failed.tasks.values()} == {"failed"}
     assert _scores(tmp_path, whole).status == "ok"
-    assert not (tmp_path / "results" / "runs" / broken.name / "scores.json").exists()
 
 
 def test_a_run_whose_training_failed_is_recorded_as_failed(tmp_path):

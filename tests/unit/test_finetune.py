@@ -5,68 +5,14 @@ import shutil
 
 import pytest
 import torch
-import toy_runs
+from toy_training import FILES, SETTINGS, digests, house, train
 from workplace import ROOT
 
 from sbora_bench import finetune as stage
 from sbora_bench.catalog import load_catalog
 from sbora_bench.errors import UserError
-from sbora_bench.experiment import load_plan
-from sbora_bench.files import read_json, sha256, write_jsonl
+from sbora_bench.files import read_json, write_jsonl
 from sbora_bench.records import TrainRecord, read_record
-
-FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md")
-SETTINGS = {"steps": 3, "batch_size": 4, "micro_batch": 2, "dropout": 0.1, "checkpoint_every": 2, "warmup_steps": 1}
-METHODS = {
-    "lora": {
-        "title": "LoRA",
-        "peft_type": "LORA",
-        "arguments": {
-            "r": "$rank",
-            "lora_alpha": "$alpha",
-            "lora_dropout": "$dropout",
-            "target_modules": "$target_modules",
-        },
-    },
-    "sbora-fa": {
-        "title": "SBoRA-FA",
-        "peft_type": "SBORA",
-        "arguments": {
-            "variant": "fa",
-            "r": "$rank",
-            "sbora_alpha": "$alpha",
-            "target_modules": "$target_modules",
-            "random_seed": "$seed",
-        },
-    },
-}
-
-
-def house(root, rows: int = 24, methods=("lora", "sbora-fa"), **protocol):
-    """A plan whose runs can be trained in `root`."""
-    toy_runs.write_experiment(root, SETTINGS | protocol)
-    catalog = root / "experiments" / "catalog" / "toy.yaml"
-    entries = read_json(catalog) | {"methods": METHODS}
-    catalog.write_text(json.dumps(entries))
-    experiment = root / "experiments" / "toy.yaml"
-    spoken = read_json(experiment)
-    spoken["tables"]["toy"]["grids"][0]["methods"] = list(methods)
-    experiment.write_text(json.dumps(spoken))
-    training = [
-        {"prompt": f"Question {prompt} the answer is", "response": ["red", "blue", "1 2"][index % 3]}
-        for index, prompt in enumerate(toy_runs.prompts(rows))
-    ]
-    write_jsonl(root / "results" / "data" / "toy" / "train.jsonl", training)
-    load_catalog.cache_clear()
-    return load_plan(str(experiment))
-
-
-def train(plan, root, *names) -> None:
-    stage.finetune(plan, [plan.run(name) for name in names], root / "resources", root / "results")
-
-
-def digests(root, name) -> list[str]:
-    return [sha256(root / "results" / "runs" / name / file) for file in FILES]
 
 
 @pytest.fixture(scope="module")
@@ -142,23 +88,25 @@ def test_a_finished_run_is_taken_from_the_store(trained, monkeypatch):
     assert digests(root, name) == before
 
 
-def test_a_siblings_crash_leaves_the_other_finished(tmp_path, monkeypatch, capsys):
+def test_a_siblings_crash_is_told_and_leaves_the_other_finished(tmp_path, monkeypatch, capsys):
     plan = house(tmp_path)
     real = stage.train_run
 
     def crashing(plan, run, *rest):
         if run.seed == 0:
-            raise FloatingPointError("exploded")
-        real(plan, run, *rest)
+            raise RuntimeError("went\nwrong")
+        return real(plan, run, *rest)
 
     monkeypatch.setattr(stage, "train_run", crashing)
-    with pytest.raises(RuntimeError, match="crashed: toy-tiny-lora-r4-s0 .see above.; the other runs are done"):
-        train(plan, tmp_path, "toy-tiny-lora-r4-s0", "toy-tiny-lora-r4-s1")
-    assert "exploded" in capsys.readouterr().err
-    assert len(digests(tmp_path, "toy-tiny-lora-r4-s1")) == 2
-    assert not (tmp_path / "results" / "runs" / "toy-tiny-lora-r4-s0").exists()
-    whole = [path.parent.parent.name for path in (tmp_path / "results" / "store").rglob("done.json")]
-    assert whole == ["toy-tiny-lora-r4-s1"]
+    train(plan, tmp_path, "toy-tiny-lora-r4-s0", "toy-tiny-lora-r4-s1")
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "toy-tiny-lora-r4-s0: failed: RuntimeError: went wrong" in told
+    record, other = (
+        read_record(tmp_path / "results" / "runs" / f"toy-tiny-lora-r4-s{seed}" / "train.json", TrainRecord)
+        for seed in (0, 1)
+    )
+    assert (record.status, record.reason) == ("failed", "RuntimeError: went wrong")
+    assert other.status == "ok" and len(digests(tmp_path, "toy-tiny-lora-r4-s1")) == len(FILES)
 
 
 def test_damaged_base_weights_are_named(tmp_path):

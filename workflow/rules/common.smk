@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sbora_bench import gpus, outputs, provenance
+from sbora_bench import failures, gpus, locks, outputs, provenance
 from sbora_bench.check import checked_plan
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.narrowing import OPTIONS, narrowed, words
@@ -13,14 +13,32 @@ from sbora_bench.records import check_results
 PART = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
 
 try:
-    for key in config.keys() - {"experiment", *OPTIONS}:
-        raise UserError(f"--config: {one_of(key, ['experiment', *OPTIONS], 'key')}")
+    for key in config.keys() - {"experiment", "retry_failed", *OPTIONS}:
+        raise UserError(
+            f"--config: {one_of(key, ['experiment', 'retry_failed', *OPTIONS], 'key')}"
+        )
+    AGAIN = str(config.get("retry_failed", False)).lower()
+    if AGAIN not in ("true", "false"):
+        raise UserError(
+            f"--config: retry_failed: found {AGAIN!r}, allowed true or false"
+        )
     WHOLE = checked_plan(str(config.get("experiment", "ladder")))
     PLAN = narrowed(WHOLE, **PART)
     check_results(f"results/{PLAN.name}")
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr, flush=True)
     os._exit(2)  # Snakemake would turn any exception into exit status 1
+
+if workflow.is_main_process:
+    STALE = locks.enter(Path(".snakemake"))
+    if STALE:
+        print(f"snakemake: cleared {len(STALE)} locks of a process that is gone")
+    DRY = {"-n", "--dry-run", "--dryrun"} & set(
+        sys.argv
+    )  # the workflow itself does not know yet
+    if AGAIN == "true" and not DRY:
+        for name in failures.forget(PLAN, f"results/{PLAN.name}"):
+            print(f"snakemake: {name} failed, to be run again")
 
 # rules call `sbora-bench` by name: the one beside this Python comes first
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
@@ -43,6 +61,7 @@ ADAPTER = [
 TABLES = [f"{RESULTS}/{name}" for name in outputs.table_files(PLAN)]
 FIGURES = [f"{RESULTS}/{name}" for name in outputs.figure_files(PLAN)]
 AUDIT = [f"{RESULTS}/{name}" for name in outputs.audit_files()]
+CHECKED = f"{RESULTS}/every-run-ok"
 WHERE = f"Tables: {RESULTS}/tables/  figures: {RESULTS}/figures/  report: {RESULTS}/report.html"
 
 

@@ -116,3 +116,22 @@ rule report:
         asked=ASKED,
     shell:
         "sbora-bench report {params.asked:q} > {log:q} 2>&1"
+
+
+rule failures:
+    """The end of a reproduction with status 1 where runs failed; all the rest is there by then."""
+    input:
+        SCORES,
+        TRAINED,
+        f"{RESULTS}/report.html",
+        code=code_of("failures"),
+    output:
+        touch(CHECKED),
+    log:
+        f"{RESULTS}/logs/failures.log",
+    conda:
+        "../../environment.yml"
+    params:
+        asked=ASKED,
+    shell:
+        "sbora-bench failures {params.asked:q} > {log:q} 2>&1"

@@ -1,0 +1,117 @@
+"""Training's checkpoints: whole or not used, and what saves or ends a training early.
+
+A checkpoint is transformers' folder `checkpoint-<step>` (the adapter in safetensors; optimizer, schedule and generators
+as Trainer pickles them, which reads them back with `weights_only=True`) and `done.json`, the SHA-256 of its files,
+written last.
+"""
+
+import contextlib
+import math
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from sbora_bench import store
+from sbora_bench.errors import Terminated
+from sbora_bench.files import read_json
+
+KEPT = 3  # newest checkpoints, beside the best one
+EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that can be gone on from, None if there is none; newer ones that can't are removed.
+
+    It must have the bytes that it was written with, finite weights, and its best checkpoint (`keep_best`) must too.
+    """
+    for checkpoint in _by_step(folder):
+        reason = _unusable(checkpoint)
+        if not reason:
+            return checkpoint
+        print(f"{checkpoint}: {reason}; going on from the checkpoint before it, if any", file=sys.stderr, flush=True)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted(Path(folder).glob("checkpoint-*"), key=step_of, reverse=True)
+
+
+def _unusable(checkpoint: Path) -> str:
+    """Why a checkpoint can't be gone on from; empty where it can."""
+    from safetensors.torch import load_file
+
+    if not (checkpoint / store.DONE).is_file():
+        return "was not written to its end"
+    if not store.is_whole(checkpoint):
+        return "damaged, a file differs from its SHA-256"
+    if not all(
+        tensor.isfinite().all() for path in checkpoint.glob("*.safetensors") for tensor in load_file(path).values()
+    ):
+        return "its weights are not finite"
+    best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
+    if best is not None and not store.is_whole(Path(best)):
+        return f"the best checkpoint, {best}, is damaged or gone"
+    return ""
+
+
+class Sealing(TrainerCallback):
+    """Seals each checkpoint, then removes old ones, by step: a clock that was set back doesn't matter."""
+
+    def on_save(self, args, state, control, **_) -> None:
+        folder = Path(args.output_dir)
+        store.seal(folder / f"checkpoint-{state.global_step}")
+        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
+        for checkpoint in _by_step(folder)[KEPT:]:
+            if checkpoint.name != best:
+                shutil.rmtree(checkpoint)
+
+
+class Watching(TrainerCallback):
+    """Ends a training whose loss diverges, and one that is to stop (`stopping`), after a checkpoint."""
+
+    def __init__(self, vocabulary: int, scaled: bool) -> None:
+        """`vocabulary`: tokens of the model; `scaled`: float16, whose scaler meets infinite gradients and goes on."""
+        self.limit, self.scaled, self.stop = EXPLODED * math.log(vocabulary), scaled, False
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        if self.stop:
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            control.should_log = True  # the loss since the last line is in no checkpoint
+
+    def on_log(self, args, state, control, logs, **_) -> None:
+        loss, gradient = logs.get("loss", 0.0), 0.0 if self.scaled else logs.get("grad_norm", 0.0)
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            raise FloatingPointError(f"loss {loss}, gradient norm {gradient} at step {state.global_step}")
+        if loss > self.limit:
+            raise FloatingPointError(
+                f"loss {loss:.4g} at step {state.global_step}, above {self.limit:.4g}:"
+                f" {EXPLODED} times that of a uniform guess"
+            )
+
+
+@contextlib.contextmanager
+def stopping(watching: Watching) -> Iterator[None]:
+    """While the block trains, SIGTERM makes `watching` save a checkpoint after the update under way and end the
+    training. Raises Terminated at the end of the block then.
+    """
+
+    def ask(*_) -> None:
+        watching.stop = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if watching.stop:
+        raise Terminated("terminated after a checkpoint")

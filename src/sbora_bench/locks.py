@@ -1,0 +1,30 @@
+"""Snakemake's locks that a killed one left: cleared where no other Snakemake is alive in this folder, and only then.
+
+Each holds a shared lock on a file, which the system lets go however the process ends; who can have it alone is alone.
+"""
+
+import contextlib
+import fcntl
+from pathlib import Path
+from typing import IO
+
+_held: list[IO] = []  # until this process ends
+
+
+def enter(folder: Path) -> list[str]:
+    """Be one of those at work in `folder` (`.snakemake`) until this process ends; returns the stale locks' names.
+
+    Where the file system has no locks, nothing is cleared.
+    """
+    folder.mkdir(exist_ok=True)
+    file = open(folder / "alive.lock", "a")  # noqa: SIM115  (held open)
+    _held.append(file)
+    stale = []
+    with contextlib.suppress(OSError):  # another is alive, or there are no locks here
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stale = sorted((folder / "locks").glob("*.lock"))
+        for lock in stale:
+            lock.unlink()
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return [lock.name for lock in stale]
