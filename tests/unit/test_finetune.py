@@ -14,6 +14,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_jsonl
 from sbora_bench.records import TrainRecord, read_record
 
+CANARY = "0123456789abcdef0123456789abcdef01234567"
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -215,8 +217,10 @@ def wandb_file(folder) -> dict:
     return told
 
 
-def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for(tmp_path, monkeypatch):
+def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for_and_no_token_is_left(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, CANARY)
     plan = house(tmp_path)
     runs = ["toy-tiny-lora-r4-s0", "toy-tiny-sbora-fa-r4-s0"]
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -233,3 +237,7 @@ def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for(tmp_path, mo
         assert {"protocol", "seed", "learning_rate"} <= entry["settings"]
         assert entry["summary"]["steps"] == SETTINGS["steps"] and entry["summary"]["trainable_parameters"] > 0
         assert "train/loss" in entry["summary"]
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in left)
+    assert [path for path in left if CANARY.encode() in path.read_bytes()] == []
+    assert CANARY not in "".join(capfd.readouterr())
