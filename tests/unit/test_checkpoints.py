@@ -289,6 +289,7 @@ def on_step_end(self, args, state, control, **rest):
     real(self, args, state, control, **rest)
 
 checkpoints.Watching.on_step_end = on_step_end
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may have it ignored
 sys.argv[:1] = ["sbora-bench", "finetune", "--experiment", "experiments/toy.yaml", "--results", "results"]
 cli.main()
 """

@@ -59,9 +59,9 @@ def test_official_and_clean_name_their_prompts():
         official, clean = (catalog.protocol(name, suite, {}, "here") for name in ("official", "clean"))
         assert (official.train_prompt, official.score_prompt) == ("llm-adapters-train", "llm-adapters-score")
         assert clean.train_prompt == clean.score_prompt
-    for name in ("official", "clean"):
+    for name, training in (("official", "alpaca"), ("clean", "clean")):
         suite3 = catalog.protocol(name, "mmlu", {}, "here")
-        assert (suite3.train_prompt, suite3.score_prompt) == ("alpaca", "mmlu")
+        assert (suite3.train_prompt, suite3.score_prompt) == (training, "mmlu")
     flan = load_plan("paper").protocol("mmlu-flanv2")
     assert (flan.train_prompt, flan.score_prompt) == ("plain", "mmlu")
 

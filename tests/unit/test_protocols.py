@@ -86,7 +86,7 @@ def test_the_clean_paper_is_the_paper_but_for_its_protocol_and_the_mmlu_split(mo
         one, two = paper.data_settings(table), clean.data_settings(table)
         assert {key for key in one if one[key] != two[key]} <= {"items", "train_prompt", "score_prompt"}
         assert (one["items"] != two["items"]) == (one["suite"] == "mmlu")
-    assert clean.items("mmlu-alpaca") == {"mmlu": "mmlu-test"} != paper.items("mmlu-alpaca")
+    assert clean.items("mmlu-alpaca") == {"mmlu": "mmlu-lm-eval"} != paper.items("mmlu-alpaca")
 
 
 def toy_protocol(**changes) -> Protocol:

@@ -95,7 +95,7 @@ SPOILT = {
         ["AddSub.jsonl: not the samples that scores.json was made of", "value: found 0.525", "scores.csv: line "],
     ),
     "a sample and its hash": (edit_sample_and_its_hash, ["AddSub.jsonl: changed since", "scores.json: changed since"]),
-    "a table edited": (edit_table, ["tables/arithmetic.md: line 6: not what the samples give"]),
+    "a table edited": (edit_table, ["tables/arithmetic.md: line 5: not what the samples give"]),
     "a table cut short": (lambda r: write_text(r / "tables/cells.csv", "table"), ["tables/cells.csv: line 1: not"]),
     "a table missing": (lambda r: (r / "tables/gains.csv").unlink(), ["tables/gains.csv: missing"]),
     "other packages": (other_packages, ["mixed version: torch (training): 2 (", f"1 (1 runs, {LORA} say)"]),
