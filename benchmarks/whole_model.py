@@ -24,16 +24,9 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layers import METHODS, summarise
+from sbora_bench.catalog import load_catalog
 
-SMOLLM2 = LlamaConfig(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    tie_word_embeddings=True,
-)
+SMOLLM2 = LlamaConfig(**load_catalog().models["smollm2-135m"].architecture)
 TARGETS = {"q_proj", "k_proj", "v_proj", "up_proj", "down_proj"}
 
 

@@ -27,15 +27,23 @@ def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Proto
     return {key: fill(value) for key, value in method.arguments.items()}
 
 
-def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol):
-    """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
+def merged(method: MethodEntry, protocol: Protocol) -> bool:
+    """Whether the adapter is scored as a part of its base's weights, at no cost of its own."""
+    return protocol.merge and not method.quantization
+
+
+def peft_types() -> dict[str, type]:
+    """Config class of every PEFT method by its type's name, SBORA among them."""
     import peft
 
     import sbora  # noqa: F401  (registers SBORA with PEFT)
 
-    types = {
-        str(key.value if hasattr(key, "value") else key): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()
-    }
+    return {str(getattr(key, "value", key)): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol):
+    """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
+    types = peft_types()
     where = f"catalog: methods: {method.title}"
     if method.peft_type not in types:
         raise UserError(f"{where}: peft_type: {one_of(method.peft_type, types, 'PEFT method')}")

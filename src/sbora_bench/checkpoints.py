@@ -19,7 +19,6 @@ from sbora_bench import store
 from sbora_bench.errors import Terminated
 from sbora_bench.files import read_json
 
-KEPT = 3  # newest checkpoints, beside the best one
 EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
 
 
@@ -70,7 +69,7 @@ class Sealing(TrainerCallback):
         folder = Path(args.output_dir)
         store.seal(folder / f"checkpoint-{state.global_step}")
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
-        for checkpoint in _by_step(folder)[KEPT:]:
+        for checkpoint in _by_step(folder)[store.CHECKPOINTS :]:
             if checkpoint.name != best:
                 shutil.rmtree(checkpoint)
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench import compute
+from sbora_bench.adapters import merged
 from sbora_bench.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
 from sbora_bench.data.batches import update_steps
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of
+from sbora_bench.store import CHECKPOINTS
 from sbora_bench.tasks.templates import task_config
 
 CACHE = Path("resources/plan")
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
 STORED_BITS = {"hub": 16, "folder": 16, "wheel": 32, "pretrain": 32}  # of a base's parameter on disk
 MANY = 8  # cells to trace that are worth the start of further processes
-CHECKPOINTS = 3  # that stay while a run trains (finetune's save_total_limit)
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter
 BASIS = {
     "steps": "exact, from the row counts of the catalog",
@@ -217,8 +218,8 @@ def scoring_cost(
 ) -> tuple[float | None, int]:
     """(seconds of scoring all tasks or None, bytes at the peak). A merged adapter costs what the base does."""
     protocol, method = setting.protocol, catalog.methods.get(cell.method)
-    merged = method is None or (protocol.merge and not method.quantization)
-    name, rank = ("base", None) if merged else (cell.method, cell.rank)
+    alone = method is None or merged(method, protocol)
+    name, rank = ("base", None) if alone else (cell.method, cell.rank)
     positions = catalog.models[cell.model].architecture.get("max_position_embeddings")
     batches: Counter[tuple[int, int]] = Counter()
     for items, prompt, new in setting.questions:

@@ -7,8 +7,9 @@ from typing import Any
 
 from sbora_bench.catalog import DeviceEntry
 from sbora_bench.compute import GIB, room
-from sbora_bench.cost import BASIS, CHECKPOINTS, Cell
+from sbora_bench.cost import BASIS, Cell
 from sbora_bench.experiment import Plan
+from sbora_bench.store import CHECKPOINTS
 
 WIDTH = 170  # of the table where the terminal doesn't tell
 

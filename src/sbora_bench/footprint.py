@@ -13,6 +13,7 @@ import peft
 import torch
 
 from sbora_bench import foretell, measure, meta
+from sbora_bench.adapters import merged
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, write_text
@@ -106,8 +107,8 @@ def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | 
 
 def build_scored(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
     """The model of a cell as it is scored: without an adapter where the protocol merges it."""
-    merged = method is not None and protocol.merge and not method.quantization
-    return build(catalog, model, None if merged else method, rank, protocol)
+    alone = method is None or merged(method, protocol)
+    return build(catalog, model, None if alone else method, rank, protocol)
 
 
 def counts(model) -> dict:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 
 from sbora_bench import meta
 from sbora_bench.adapters import adapter_config
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.models.load import nf4_config
 
 FUSED = {"adamw_torch": False, "adamw_torch_fused": True}  # optimizers that are measured: what `fused` is for them
 
@@ -25,15 +26,9 @@ def real_model(catalog: Catalog, model: str, method: MethodEntry | None, rank: i
     config, dtype = meta.read_config(catalog, model), getattr(torch, protocol.weights_dtype)
     base = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if method is not None and method.quantization:
-        asked = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=protocol.double_quantization,
-            bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
-        )
         with tempfile.TemporaryDirectory() as folder:
             base.save_pretrained(folder)
-            base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=asked)
+            base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=nf4_config(protocol))
         base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     return base if method is None else peft.get_peft_model(base, adapter_config(method, rank, 0, protocol))
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.models.load import nf4_config
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -124,12 +125,7 @@ def is_linear(part) -> bool:
 
 
 def _quantize(model, protocol: Protocol) -> None:
-    asked = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=protocol.double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
-    )
+    asked = nf4_config(protocol)
     replace_with_bnb_linear(model, ["lm_head"], asked)
     layers = [part for part in model.modules() if isinstance(part, bnb.nn.Linear4bit)]
     with _code_of_its_own():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sbora_bench.adapters import peft_types
 from sbora_bench.catalog import Catalog, FolderSource, MethodEntry, ModelEntry
 from sbora_bench.data.sources import read_examples
 from sbora_bench.errors import UserError, one_of
@@ -123,14 +124,11 @@ def adapter_folder(asked: Asked) -> Path:
 
 def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
     """What the adapter says that it is. Raises UserError for a type that PEFT doesn't know and for damaged weights."""
-    import peft
     from safetensors import SafetensorError, safe_open
-
-    import sbora  # noqa: F401  (registers SBORA with PEFT)
 
     config = read_json(adapter / CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
-    known = [str(getattr(key, "value", key)) for key in peft.PEFT_TYPE_TO_CONFIG_MAPPING]
+    known = list(peft_types())
     if kind not in known:
         raise UserError(f"{adapter / CONFIG}: peft_type: {one_of(kind, known, 'PEFT method')}")
     try:

