@@ -27,9 +27,12 @@ STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 CORNERS = [(3, 3), (3, -8), (-13, 3), (-13, -8)]  # of a point, for its label
-PARTS = {"weights": "", "optimizer": "///", "activation": "...", "other": "xx"}
-KINDS = {"weights": "", "adapter": "\\\\", "gradients": "xx", "optimizer": "///", "activations": "...", "logits": "++"}
-KINDS |= {"temporaries": "--"}
+# part of the memory -> hatch and colour
+PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
+PARTS |= {"other": ("xx", "#CC79A7")}
+KINDS = {"weights": ("", "#BBBBBB"), "adapter": ("\\\\", "#0072B2"), "gradients": ("xx", "#CC79A7")}
+KINDS |= {"optimizer": ("///", "#E69F00"), "activations": ("...", "#009E73"), "logits": ("++", "#D55E00")}
+KINDS |= {"temporaries": ("--", "#F0E442")}
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 
@@ -274,16 +277,19 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _memory_bars(axis: Axes, mine: list[dict[str, Any]], labels: list[str]) -> None:
-    left = [0.0] * len(mine)
-    for (part, hatch), color in zip(PARTS.items(), ("#BBBBBB", "#E69F00", "#009E73", "#CC79A7"), strict=True):
-        widths = [(row[f"{part}_bytes"] or 0) / 2**30 for row in mine]
-        if any(widths):
-            label = f"{part}, foretold"
-            axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
-            left = [start + width for start, width in zip(left, widths, strict=True)]
+    known = {part: [(row[f"{part}_bytes"] or 0) / 2**30 for row in mine] for part in PARTS}
+    _stack(axis, labels, {f"{part}, foretold": (widths, *PARTS[part]) for part, widths in known.items() if any(widths)})
     measured = [(row["measured_peak_bytes"] / 2**30, row["label"]) for row in mine if row["measured_peak_bytes"]]
     if measured:
         axis.plot(*zip(*measured, strict=True), "D", color="black", markersize=3, label="measured peak")
+
+
+def _stack(axis: Axes, labels: list[str], parts: dict[str, tuple[list[float], str, str]]) -> None:
+    """Bars of several parts one after the other; each part: a width a bar, its hatch and its colour."""
+    left = [0.0] * len(labels)
+    for label, (widths, hatch, color) in parts.items():
+        axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
 def paper_memory_figure(plan: Plan, path: Path) -> Figure:
@@ -300,14 +306,10 @@ def paper_memory_figure(plan: Plan, path: Path) -> Figure:
         }
         for row in frame.to_dict("records")
     ]
-    colors = ("#BBBBBB", "#0072B2", "#CC79A7", "#E69F00", "#009E73", "#D55E00", "#F0E442")
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
-        labels, left = [row["label"] for row in mine], [0.0] * len(mine)
-        for (kind, hatch), color in zip(KINDS.items(), colors, strict=True):
-            widths = [row[kind] for row in mine]
-            axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=kind)
-            left = [start + width for start, width in zip(left, widths, strict=True)]
+        parts = {kind: ([row[kind] for row in mine], *look) for kind, look in KINDS.items()}
+        _stack(axis, [row["label"] for row in mine], parts)
         axis.set_xlabel("Memory at the peak, GiB")
         axis.invert_yaxis()
         axis.grid(False, axis="y")
