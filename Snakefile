@@ -19,8 +19,14 @@ rule all:
         CHECKED,
         f"{RESULTS}/report.html",
         RECORDS,
+        DATA,
+        CSV,
+        PAPER,
+        MEMORY,
+        REPORTED,
         TABLES,
         FIGURES,
+        AUDIT,
 
 
 onsuccess:

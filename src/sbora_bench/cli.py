@@ -190,16 +190,21 @@ def footprint(experiment, table, results, paper, paper_memory, output, as_json, 
 @cli.command()
 @click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Check the averages of these tables too.")
 @click.option("--own", is_flag=True, help="Those of --tables alone.")
+@click.option(
+    "--reported", type=click.Path(path_type=Path, exists=True), help="The rest as it was found before, with --json."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for audit.json and audit.{md,csv,tex,html}.")
 @click.option("--json", "as_json", is_flag=True, help="Every finding, those that agree too.")
-def audit(tables: Path | None, own: bool, output: Path | None, as_json: bool) -> None:
+def audit(tables: Path | None, own: bool, reported: Path | None, output: Path | None, as_json: bool) -> None:
     """Recompute the reported numbers and claims, and list what doesn't agree."""
     from sbora_bench import audit as stage
 
     if own and tables is None:
         raise UserError("audit: --own needs --tables")
     found = list(stage.own_tables(tables)) if tables else []
-    if not own:
+    if reported is not None:
+        found = stage.read_findings(reported) + found
+    elif not own:
         from sbora_bench import footprint as truth
         from sbora_bench.catalog import load_catalog
 

@@ -53,6 +53,19 @@ def test_a_second_run_has_nothing_to_do_and_a_deleted_record_is_made_again(repro
     assert nothing_to_do(reproduction.snakemake(*TINY))
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "footprint.csv", "audit.json", "data/mmlu"])
+def test_what_is_not_a_runs_own_is_made_again_too(reproduction, name):
+    path = reproduction.folder / "results" / "tiny" / name
+    beside = path.with_name(f"{path.name}.away")
+    path.rename(beside)
+    try:
+        done = reproduction.snakemake("--dry-run", *TINY)
+        assert done.returncode == 0 and not nothing_to_do(done), done.stderr[-3000:]
+    finally:
+        beside.rename(path)
+    assert nothing_to_do(reproduction.snakemake("--dry-run", *TINY))
+
+
 def test_the_commands_give_the_bytes_of_the_dag(reproduction):
     dag, own = reproduction.folder / "results" / "tiny", reproduction.folder / "results" / "by-hand"
     shutil.copytree(dag / "data", own / "data")

@@ -1,3 +1,7 @@
+PAPER_CATALOG = [
+    f"experiments/catalog/{name}.yaml" for name in ("models", "methods", "protocols")
+]
+
 for table in EXPERIMENT.tables:
 
     rule:
@@ -23,10 +27,7 @@ rule paper_memory:
     """Memory by kind of each method at each scale of the paper, foretold; needs no weights and no GPU."""
     input:
         code=code_of("footprint"),
-        catalog=[
-            f"experiments/catalog/{name}.yaml"
-            for name in ("models", "methods", "protocols")
-        ],
+        catalog=PAPER_CATALOG,
     output:
         f"{RESULTS}/paper_memory.csv",
     log:
@@ -41,7 +42,7 @@ rule paper_footprint:
     """Parameters of the paper's cells at true LLaMA scale; needs no weights."""
     input:
         code=code_of("footprint"),
-        catalog=["experiments/catalog/models.yaml", "experiments/catalog/methods.yaml"],
+        catalog=PAPER_CATALOG,
     output:
         f"{RESULTS}/paper_footprint.csv",
     log:
