@@ -3,7 +3,9 @@
 import csv
 import io
 import re
+import shutil
 import statistics
+import subprocess
 from itertools import accumulate, groupby
 
 import pytest
@@ -270,3 +272,16 @@ def test_latex_has_a_cell_for_every_column(drawn, name):
     ]
     used = set(re.findall(r"\\([a-zA-Z]+)", text))
     assert used <= set(KNOWN.split())  # LaTeX itself and booktabs, no other package
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_latex_compiles_with_booktabs(drawn, tmp_path):
+    """All tables in one document; pdflatex ends at the first error."""
+    packages = "".join(rf"\usepackage{{{name}}}" for name in ("booktabs", "graphicx"))
+    tables = "\n".join(latex(drawn[1][name]) for name in TABLES)
+    document = rf"\documentclass{{article}}{packages}\begin{{document}}{tables}\end{{document}}"
+    (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout[-2000:]
+    assert (tmp_path / "tables.pdf").stat().st_size > 0
