@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 READS = {
     "tasks/templates.py": ("tasks/*.yaml",),
     "render.py": ("*.html", "*.css"),
+    "report.py": ("*.js",),
     "figures.py": ("*.mplstyle",),
     "paper/reported.py": ("paper/*.csv", "paper/*.yaml"),
 }

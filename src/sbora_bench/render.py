@@ -12,11 +12,12 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says: `text`, bold or not, and further lines below it."""
+    """What a cell says: `text`, bold or not, and further lines below it; HTML shows the `interval` too."""
 
     text: str
     bold: bool = False
     below: tuple[str, ...] = ()
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class View:
     notes: list[str]
     csv: list[list[Any]] = field(default_factory=list)
     text_columns: int = 1
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(cell.interval for group in self.groups for row in group for cell in row)
 
 
 WIDE = 5  # columns that a line of text has room for

@@ -1,79 +1,109 @@
 """The experiment on one self-contained page, `report.html`: the answer first, then what it rests on.
 
-`sbora-bench report -e EXPERIMENT`. Works offline, runs no script and asks for nothing; all text is escaped.
+`sbora-bench report -e EXPERIMENT`. Works offline and asks for nothing: its policy lets run what stands in it alone, by
+hash. All text is escaped. Without the script nothing is missing but sorting and searching.
 """
 
 import base64
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from sbora_bench import audit, claims
-from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores, training_of
+from sbora_bench.answer import also, answer
+from sbora_bench.collect import contamination_of, read_footprint, task_scores, training_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import write_text
 from sbora_bench.outputs import figure_captions, layouts
-from sbora_bench.paper.reported import AVERAGE
-from sbora_bench.render import Cell, View, environment
-from sbora_bench.separation import Separation, separation
-from sbora_bench.separation_tables import count_columns, separation_views, verdict
-from sbora_bench.tables import entries, row_titles, views
+from sbora_bench.render import HERE, Cell, View, environment
+from sbora_bench.run_sections import sampled, sections
+from sbora_bench.separation import separation
+from sbora_bench.separation_tables import separation_views
+from sbora_bench.tables import views
 
 
 def report(plan: Plan, results: Path) -> None:
     """Write `report.html`. Raises UserError where `collect`, `figures` or `audit` has not run."""
     found, figures = separation(plan, results), figures_of(plan, results)
     findings = audit.read_findings(results / "audit.json")
+    words = f"--experiment {Path(plan.path).stem}"
+    told = sections(plan, results, words)
+    parts: dict[str, Any] = {
+        "tables": views(plan, results),
+        "tests": separation_views(plan, found),
+        "budget": [],
+        "contamination": contamination_view(plan, results),
+        "footprint": footprint_view(plan, results),
+        "claims": claims.view(plan, results, found, findings),
+        "audit": audit.view(findings),
+        "runs": runs_view(plan, results),
+    }
+    shown = [view for part in parts.values() for view in (part if isinstance(part, list) else [part])]
     page = environment().get_template("report.html")
     text = page.render(
         title=plan.experiment.title,
         description=plan.experiment.description,
-        experiment=plan.name,
-        results=f"results/{plan.name}",
-        answer=answer(plan, results, found),
-        tables=views(plan, results),
-        separation=separation_views(plan, found),
+        answer=answer(plan, found),
+        also=also(plan, results),
         figures=figures,
-        contamination=contamination_view(plan, results),
-        footprint=footprint_view(plan, results),
-        claims=claims.view(plan, results, found, findings),
-        audit=audit.view(findings),
-        runs=runs_view(plan, results),
+        sections=told,
+        sampled=sampled(told),
+        anchors={section.name: section.anchor for section in told},
+        recompute={view.name: recompute(plan, view.name) for view in shown},
+        style=inline("report.css"),
+        script=inline("report.js"),
+        **parts,
     )
     write_text(results / "report.html", text)
 
 
-def answer(plan: Plan, results: Path, found: Separation) -> list[str]:
-    """What came out, in sentences: the highest score of every table, and what the tests could tell apart."""
-    scores, sentences = read_scores(results), []
-    for layout in layouts(plan):
-        names = [AVERAGE.lower()] if layout.averaged else [column.title for column in layout.columns]
-        cells = entries(plan, layout, scores)
-        for place, name in enumerate(names, start=-1 if layout.averaged else 0):
-            scored = {row: each[place] for row, each in cells.items() if each[place].summary is not None}
-            tuned = {row: round(cell.summary.mean, 1) for row, cell in scored.items() if row.method != "base"}
-            if not tuned:
-                sentences.append(f"{layout.title}: no tuned run has a score ({name}).")
-                continue
-            best = [row for row, mean in tuned.items() if mean == max(tuned.values())]
-            who = ["{1} at rank {2} on {0}".format(*row_titles(plan, row), row.rank) for row in best]
-            base = next((row for row in scored if (row.model, row.method) == (best[0].model, "base")), None)
-            untuned = f" (untuned: {scored[base].text} %)" if base else ""
-            sentences.append(
-                f"{layout.title}: the highest {name} is {scored[best[0]].text} %, {' and '.join(who)}{untuned}."
-            )
-    holds, columns = count_columns(found.claims, "holds")
-    differ, compared = count_columns(found.differences, "differs")
-    sentences.append(
-        f"LoRA at its top rank beats both the untuned base and the most frequent answer by ten points on {holds} of"
-        f" {columns} columns; methods or ranks differ on {differ} of the {compared} columns where several were run."
-    )
-    sentences += [verdict(found)] if verdict(found) else []
-    failed = scores[scores.status.isin(["failed", "not run"])].run.nunique()
-    sentences += [f"{failed} of {len(plan.runs)} runs have no score: they failed or were not run."] if failed else []
-    return sentences
+@dataclass(frozen=True)
+class Inline:
+    """A file's text that stands in the page as it is, and the hash by which the page's policy lets it."""
+
+    text: Markup
+    hash: str
+
+
+def inline(name: str) -> Inline:
+    """A style sheet or script beside this module."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return Inline(Markup(text), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}")
+
+
+def recompute(plan: Plan, view: str) -> list[tuple[str, str]]:
+    """What to type to get at the numbers of a view again: what it does, and the command."""
+    words, results = f"--experiment {Path(plan.path).stem}", f"results/{plan.name}"
+    again = [("Every table from the samples alone, byte for byte", f"sbora-bench verify {results} {words}")]
+    cells = ("From a cell to its runs", f"grep -E '^(table|TABLE,MODEL,METHOD,RANK,)' {results}/tables/cells.csv")
+    run = ("From a run to its scores", f"sbora-bench show {words} RUN")
+    samples = ("From a score to what the model said", f"less {results}/runs/RUN/samples/TASK.jsonl")
+    pair = ("Two runs on the same items", f"sbora-bench compare {words} RUN RUN")
+    if view in {layout.name for layout in layouts(plan)}:
+        return [*again, cells, run, samples]
+    if view in ("separation", "differences") or view.startswith(("gains-", "methods-")):
+        return [*again, pair, ("The numbers", f"less {results}/tables/{_numbers_of(view)}.csv")]
+    footprint = "sbora-bench footprint --model MODEL --method METHOD --rank RANK"
+    return {
+        "footprint": [("A cell counted anew, without weights", footprint)],
+        "paper_footprint": [("A cell counted anew, without weights", footprint)],
+        "contamination": [
+            ("Compared anew", f"sbora-bench prepare {words} --table TABLE --output somewhere"),
+            ("Which items", f"less {results}/data/TABLE/contamination.json"),
+        ],
+        "claims": [("What the paper reports, recomputed", "sbora-bench audit"), *again],
+        "audit": [("Recomputed", f"sbora-bench audit --own --tables {results}/tables --output somewhere")],
+        "runs": [run, ("One run again", f"sbora-bench finetune {words} RUN; sbora-bench evaluate {words} RUN")],
+    }[view]
+
+
+def _numbers_of(view: str) -> str:
+    return "gains" if view.startswith("gains-") else "averages" if view.startswith("methods-") else view
 
 
 def figures_of(plan: Plan, results: Path) -> list[dict[str, str]]:

@@ -55,6 +55,13 @@ class Entry:
     def text(self) -> str:
         return self.spell(self.summary) if self.summary else self.status
 
+    @property
+    def interval(self) -> str:
+        """The 95 % t interval over the seeds, not cut at 0 and 100; empty for one seed."""
+        if self.summary is None or self.summary.low is None:
+            return ""
+        return f"[{self.summary.low:.1f}, {self.summary.high:.1f}]".replace("-", "−")
+
     def spell(self, summary: Summary) -> str:
         """Mean and standard deviation; the number of seeds too where some are lost or a reported number stands by."""
         spread = "" if summary.sd is None else f" ± {summary.sd:.1f}"
@@ -201,7 +208,7 @@ def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Cell:
         less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
         below.append(f"{entry.reported.value:.1f}{mark}{less}")
     below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
-    return Cell(entry.text, bold, tuple(below))
+    return Cell(entry.text, bold, tuple(below), entry.interval)
 
 
 def _difference(entry: Entry) -> float | None:

@@ -1,0 +1,96 @@
+// Sorting and searching of the tables, searching of the runs. Without this script the page shows all, in its order.
+"use strict";
+
+const NUMBER = /^[+<>\s]*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)/i;
+
+function numberOf(text) {
+  const found = NUMBER.exec(text.replace(/−/g, "-").replace(/,/g, ""));
+  return found ? parseFloat(found[1]) : null;
+}
+
+function order(a, b, asText) {
+  if (asText) return a.localeCompare(b, "en", { numeric: true });
+  const [x, y] = [numberOf(a), numberOf(b)];
+  if (x === null || y === null) return (x === null) - (y === null);
+  return x - y;
+}
+
+function textOf(cell) {
+  return (cell.querySelector(".value") || cell).textContent.trim();
+}
+
+function sortable(table) {
+  const body = table.tBodies[0];
+  const groups = [...table.tBodies].map((each) => [each, [...each.rows]]);
+  const rows = groups.flatMap(([, mine]) => mine);
+  const titles = [...table.tHead.rows[0].cells];
+  titles.forEach((title, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...title.childNodes);
+    title.append(button);
+    button.addEventListener("click", () => {
+      const before = title.getAttribute("aria-sort");
+      const now = before === null ? "ascending" : before === "ascending" ? "descending" : null;
+      titles.forEach((each) => each.removeAttribute("aria-sort"));
+      if (now === null) {
+        groups.forEach(([each, mine]) => each.append(...mine));
+        return;
+      }
+      title.setAttribute("aria-sort", now);
+      const asText = title.classList.contains("text");
+      const known = (row) => asText || numberOf(textOf(row.cells[column])) !== null;
+      const sign = now === "ascending" ? 1 : -1;
+      const sorted = [...rows].sort((a, b) => {
+        const swap = known(a) && known(b) ? sign : 1; // what has no number stays last
+        return swap * order(textOf(a.cells[column]), textOf(b.cells[column]), asText);
+      });
+      body.append(...sorted);
+    });
+  });
+}
+
+function searchable(place, things, what) {
+  const label = document.createElement("label");
+  label.className = "search";
+  const input = document.createElement("input");
+  input.type = "search";
+  const count = document.createElement("output");
+  label.append(`Search ${what} `, input, count);
+  place.before(label);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    things.forEach(([thing, text]) => {
+      thing.hidden = !words.every((word) => text.includes(word));
+      shown += !thing.hidden;
+    });
+    count.textContent = words.length ? `${shown} of ${things.length}` : "";
+  });
+}
+
+function withText(things, textIn) {
+  return things.map((thing) => [thing, textIn(thing).textContent.toLowerCase()]);
+}
+
+document.querySelectorAll("figure.table").forEach((figure) => {
+  const table = figure.querySelector("table");
+  if (!table.tBodies.length) return;
+  sortable(table);
+  const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
+  searchable(figure.querySelector(".scroll"), withText(rows, (row) => row), "rows");
+});
+
+const runs = [...document.querySelectorAll("details.run")];
+if (runs.length) searchable(runs[0], withText(runs, (run) => run.querySelector("summary")), "runs");
+
+function openTarget() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target instanceof HTMLDetailsElement) {
+    target.hidden = false;
+    target.open = true;
+    target.scrollIntoView();
+  }
+}
+window.addEventListener("hashchange", openTarget);
+openTarget();

@@ -1,0 +1,197 @@
+"""The report in a headless Chromium: sorts, searches, fits a phone, runs nothing that a model wrote, asks for nothing.
+
+With another page: `REPORT=results/ladder/report.html pytest tests/browser`; `SHOTS=folder` keeps screenshots.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))  # the results made by hand
+from made_results import catalog, experiment, make_plan, make_results
+
+from sbora_bench import audit
+from sbora_bench.collect import collect
+from sbora_bench.figures import figures
+from sbora_bench.files import read_jsonl, write_jsonl
+from sbora_bench.report import report
+from sbora_bench.tables import tables
+
+SCRIPT = "<script>document.title = 'broken into'; alert(1)</script>"
+IMAGE = '"><img src=x onerror="document.title = \'broken into\'">'
+LINK = "</pre></dd></details><svg onload=alert(1)><a href=javascript:alert(1)>here</a>"
+LORA = "arithmetic-llama-7b-lora-r32-s1"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The page of an experiment whose names and samples are hostile."""
+    folder = tmp_path_factory.mktemp("browser")
+    written, entries = experiment(), catalog()
+    written |= {"title": f"By hand {SCRIPT}", "description": IMAGE}
+    entries["models"]["llama-s"]["title"] = f"Small {IMAGE}"
+    entries["methods"]["dora"]["title"] = f"DoRA {SCRIPT}"
+    entries["methods"]["sbora-fa"]["peft_type"] = "SBORA"
+    plan, results = make_plan(folder, written, entries), folder / "results"
+    make_results(plan, results)
+    for run in plan.runs:
+        _spoil(plan, results, run)
+    collect(plan, results)
+    tables(plan, results)
+    figures(plan, results)
+    audit.write(list(audit.own_tables(results / "tables")), results)
+    report(plan, results)
+    return results / "report.html"
+
+
+def _spoil(plan, results, run) -> None:
+    """Model, prompt and answer of every sample are mark-up that would run if it could."""
+    for task in plan.tasks(run.table):
+        samples = results / "runs" / run.name / "samples" / f"{task}.jsonl"
+        rows = read_jsonl(samples)
+        for row in rows:
+            row |= {"prompt": f"{row['prompt']} {LINK}", "response": f"{row['response']} {SCRIPT}{IMAGE}"}
+            row["extracted"] = IMAGE
+        write_jsonl(samples, rows)
+
+
+@pytest.fixture(params=["made", *(["given"] if os.environ.get("REPORT") else [])])
+def path(request):
+    """The page made here; and one that is given, where one is."""
+    return request.getfixturevalue("made") if request.param == "made" else Path(os.environ["REPORT"])
+
+
+def column(page, table: str, place: int) -> list[str]:
+    """The texts of a column's cells as they stand, hidden rows left out."""
+    return page.locator(f"#table-{table} tbody tr:visible td:nth-child({place})").all_inner_texts()
+
+
+def test_nothing_that_a_model_wrote_runs(visit, made):
+    seen = visit(made)
+    seen.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    seen.page.wait_for_timeout(300)
+    assert seen.told == [] and seen.page.title().startswith("By hand <script>")
+    assert seen.page.locator("script").count() == 1
+    assert seen.page.locator("img:not(.figure), a[href^=javascript], svg:not(.curve)").count() == 0
+    assert SCRIPT in seen.page.locator(".sample pre").nth(1).text_content()
+    # and were a mark-up to get in by a mistake, the page's policy would stop it
+    seen.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 1\">')")
+    seen.page.wait_for_timeout(300)
+    assert seen.page.title().startswith("By hand") and any("Content Security Policy" in line for line in seen.told)
+
+
+def test_no_request_leaves_and_no_error_is_told(visit, path):
+    seen = visit(path)
+    assert seen.told == []
+    assert [url for url in seen.asked if not url.startswith("data:image/svg+xml;base64,")] == [path.resolve().as_uri()]
+
+
+def test_a_table_is_sorted_by_a_click_and_by_a_key(visit, made):
+    page = visit(made).page
+    as_written = column(page, "runs", 3)
+    title = page.locator("#table-runs th").nth(2)
+    title.locator("button").click()
+    assert title.get_attribute("aria-sort") == "ascending"
+    scores = [float(text) for text in column(page, "runs", 3)]
+    assert scores == sorted(scores) and scores != [float(text) for text in as_written]
+    title.locator("button").press("Enter")
+    assert title.get_attribute("aria-sort") == "descending"
+    assert [float(text) for text in column(page, "runs", 3)] == sorted(scores, reverse=True)
+    title.locator("button").press("Space")
+    assert title.get_attribute("aria-sort") is None and column(page, "runs", 3) == as_written
+    updates = page.locator("#table-runs th").nth(3).locator("button")
+    for _ in range(2):  # what has no number stays last, either way
+        updates.click()
+        assert column(page, "runs", 4)[-4:] == ["–"] * 4
+    page.locator("#table-arithmetic th").nth(4).locator("button").click()
+    assert [text.split()[0] for text in column(page, "arithmetic", 5)] == [
+        "5.0",
+        "5.0",
+        "32.5",
+        "77.5",
+        "77.5",
+        "80.0",
+        "85.0",
+    ]
+
+
+def test_rows_and_runs_are_searched(visit, made):
+    page = visit(made).page
+    every = column(page, "runs", 1)
+    box = page.locator("#table-runs .search input")
+    box.fill("LORA s1")
+    some = [name for name in every if "lora" in name and "s1" in name]
+    assert column(page, "runs", 1) == some and 0 < len(some) < len(every)
+    assert page.locator("#table-runs .search output").inner_text() == f"{len(some)} of {len(every)}"
+    box.fill("")
+    assert column(page, "runs", 1) == every
+    page.locator("#runs > .search input").fill(LORA)
+    assert page.locator("details.run:visible").count() == 1
+
+
+def test_a_run_opens_from_the_table_and_shows_wrong_samples_only(visit, made):
+    page = visit(made).page
+    page.locator("#table-runs a", has_text=LORA).click()
+    run = page.locator(f"#run-{LORA}")
+    assert run.evaluate("each => each.open")
+    run.locator("details.samples > summary").click()
+    right, wrong = run.locator(".sample.right"), run.locator(".sample.wrong")
+    assert right.first.is_visible() and wrong.first.is_visible()
+    run.locator(".only-wrong").focus()
+    page.keyboard.press("Space")
+    assert not right.first.is_visible() and wrong.first.is_visible()
+    assert run.locator("svg.curve").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_part_of_the_page_is_wider_than_the_screen(visit, path, width, scheme):
+    page = visit(path, width, 844, scheme).page
+    shots = os.environ.get("SHOTS")
+    if shots:
+        page.screenshot(path=Path(shots) / f"{width}-{scheme}.png")
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert contrast(ink, paper) > 7
+    faint = page.evaluate("getComputedStyle(document.querySelector('.note')).color")
+    assert contrast(faint, paper) > 4.5
+    assert (luminance(paper) < 0.1) == (scheme == "dark")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of `rgb(r, g, b)` (WCAG 2.2)."""
+    parts = [int(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(", ")]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours (WCAG 2.2)."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_control_is_reached_by_the_keyboard_and_has_a_name(visit, made):
+    page = visit(made).page
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('button, input')]"
+        ".filter((each) => !(each.labels?.[0] || each).textContent.trim() || each.tabIndex < 0).length"
+    )
+    assert nameless == 0
+    page.locator("nav a").last.focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.type") == "search"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") in ("BUTTON", "DIV")
+
+
+def test_on_paper_nothing_is_cut_off_and_no_control_is_printed(visit, made):
+    page = visit(made).page
+    page.emulate_media(media="print")
+    assert not page.locator(".search, nav").first.is_visible()
+    assert page.locator("#table-arithmetic .scroll").evaluate("each => getComputedStyle(each).overflowX") == "visible"
