@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from sbora_bench import store
+from sbora_bench import progress, store
 from sbora_bench.errors import Terminated
 from sbora_bench.files import read_json
 
@@ -72,6 +72,18 @@ class Sealing(TrainerCallback):
         for checkpoint in _by_step(folder)[store.CHECKPOINTS :]:
             if checkpoint.name != best:
                 shutil.rmtree(checkpoint)
+
+
+class Telling(TrainerCallback):
+    """Tells step and loss of a run in its job's log."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def on_log(self, args, state, control, logs, **_) -> None:
+        told = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
+        if told:
+            progress.tell("finetune", self.run, "step", step=state.global_step, steps=state.max_steps, **told)
 
 
 class Watching(TrainerCallback):

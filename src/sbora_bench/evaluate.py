@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sbora_bench import provenance, store
+from sbora_bench import progress, provenance, store
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
@@ -186,7 +186,8 @@ def score_tasks(
         else:
             scorer = scorer or load()
             scorer.label = f"{label} {task}"
-            score, rows = score_task(scorer, config, items, protocol.macro_average)
+            with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
+                score, rows = score_task(scorer, config, items, protocol.macro_average)
         samples = made / "samples" / f"{task}.jsonl"
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})

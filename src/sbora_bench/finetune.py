@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from sbora_bench import provenance, store
+from sbora_bench import progress, provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
-from sbora_bench.checkpoints import Sealing, Watching, newest, step_of, stopping
+from sbora_bench.checkpoints import Sealing, Telling, Watching, newest, step_of, stopping
 from sbora_bench.data import batches
 from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError, in_a_line
@@ -111,7 +111,10 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     started = time.perf_counter()
     try:
-        _train(trainer, model, resumed)
+        with progress.loop(
+            "finetune", run.name, steps=trainer.args.max_steps, resumed=step_of(resumed) if resumed else 0
+        ):
+            _train(trainer, model, resumed)
     except Exception as error:
         told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
         raise TrainingFailed(in_a_line(error), told) from error
@@ -217,7 +220,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
     """The Trainer as the protocol has it; it logs to wandb where that is asked for."""
     import torch
     from torch.utils.data import DataLoader
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
     from sbora_bench.data.epochs import EpochBatches
 
@@ -231,6 +234,8 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
             self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
             self.add_callback(self.watching)
             self.add_callback(Sealing())
+            self.remove_callback(PrinterCallback)
+            self.add_callback(Telling(run.name))
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sbora_bench import files
+from sbora_bench import files, progress
 from sbora_bench.data import corpus
 from sbora_bench.errors import UserError
 from sbora_bench.records import BaseRecord, write_record
@@ -145,16 +145,20 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     model.train()
     losses: list[float] = []
     tokens = 0
-    for step, (ids, labels) in enumerate(tqdm(batches(asked, tokenizer), "pre-training", asked.steps, mininterval=5)):
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        tokens += ids.numel()
-        if step % 50 == 0 or step == asked.steps - 1:
-            losses.append(round(loss.item(), 4))
+    with progress.loop("pretrain", output.name, steps=asked.steps):
+        for step, (ids, labels) in enumerate(
+            tqdm(batches(asked, tokenizer), "pre-training", asked.steps, mininterval=5)
+        ):
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            tokens += ids.numel()
+            if step % 50 == 0 or step == asked.steps - 1:
+                losses.append(round(loss.item(), 4))
+                progress.tell("pretrain", output.name, "step", step=step + 1, steps=asked.steps, loss=losses[-1])
     model.eval()
     accuracy = held_out_accuracy(model, tokenizer, asked.held_out, asked.seed + 1)
     summary = {
