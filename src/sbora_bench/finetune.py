@@ -109,11 +109,10 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints)
     resumed = newest(checkpoints)
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
+    begun = step_of(resumed) if resumed else 0
     started = time.perf_counter()
     try:
-        with progress.loop(
-            "finetune", run.name, steps=trainer.args.max_steps, resumed=step_of(resumed) if resumed else 0
-        ):
+        with progress.loop("finetune", run.name, step=begun, steps=trainer.args.max_steps):
             _train(trainer, model, resumed)
     except Exception as error:
         told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
@@ -124,7 +123,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     tokens = int(trainer.state.num_input_tokens_seen)
     happened = {
         "steps": trainer.state.global_step,
-        "resumed_from_step": step_of(resumed) if resumed else 0,
+        "resumed_from_step": begun,
         "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
         "tokens": tokens,
         "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then

@@ -145,10 +145,9 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     model.train()
     losses: list[float] = []
     tokens = 0
-    with progress.loop("pretrain", output.name, steps=asked.steps):
-        for step, (ids, labels) in enumerate(
-            tqdm(batches(asked, tokenizer), "pre-training", asked.steps, mininterval=5)
-        ):
+    shown = tqdm(batches(asked, tokenizer), "pre-training", asked.steps, mininterval=5)
+    with progress.loop("pretrain", output.name, step=0, steps=asked.steps):
+        for step, (ids, labels) in enumerate(shown):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
