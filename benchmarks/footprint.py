@@ -3,7 +3,8 @@
     python benchmarks/footprint.py --output results/published/footprint-cpu.json [--only REGEX] [--quick]
 
 Measured: allocations and releases that `torch.profiler` saw, summed, at their highest; and, without the profiler, the
-growth of the process's resident memory at its highest. Random weights: memory doesn't depend on values.
+growth of the process's resident memory at its highest. Random weights: memory doesn't depend on values. One row of the
+micro-batch is of full length and the others shorter, so there is padding, as in a real one.
 """
 
 import argparse
@@ -35,6 +36,7 @@ METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
 PRECISIONS = ["float32", "bfloat16", "nf4"]
 PLAIN, DROPOUT, AGAIN = (0.0, False), (0.05, False), (0.05, True)  # dropout, checkpointing
 ROWS, RANK = 4, 8
+MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 
 
 def catalog():
@@ -99,14 +101,15 @@ def measured(known, case: dict, profiled: bool) -> dict[str, int]:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(WordLevel({"a": 1, "[PAD]": 0}, unk_token="a")), pad_token="[PAD]"
         )
-        n = case["length"]
-        row = {"input_ids": [1] * n, "labels": [1] * n, "attention_mask": [1] * (n - 8) + [0] * 8}
-        rows = Dataset.from_list([row] * 2 * ROWS)
+        lengths = [case["length"]] + [case["length"] - 8] * (ROWS - 1)  # one micro-batch, padded as a real one is
+        rows = Dataset.from_list([{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
         run = Run("bench", case["model"], case["method"], RANK, 0)
         with mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True):
             trainer = finetune.build_trainer(model, tokenizer, rows, None, protocol, run, Path(folder) / "out")
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, 2**16)  # freed tensors go back to the system at once, or they would stay resident
+        libc.malloc_trim(0)
         held = meta.storage_bytes(meta.weight_tensors(model))
         if not profiled:
             before = resident("VmRSS")

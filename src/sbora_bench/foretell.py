@@ -9,7 +9,8 @@ import contextlib
 import bitsandbytes as bnb
 import torch
 from accelerate.utils import convert_outputs_to_fp32
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sbora_bench import meta
 from sbora_bench.catalog import Protocol
@@ -26,6 +27,10 @@ OPTIMIZERS = {
     "adamw_8bit": bnb.optim.AdamW8bit,
 }
 
+# transformers makes no mask for an attention that it has no mask function of; for `sdpa` it would read values.
+UNMASKED = "sdpa_unmasked"
+AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+
 
 def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length: int, device: str) -> Tracer:
     """Trace a step of `micro_batch` examples of `length` tokens, padding among them, on a `cpu` or `cuda` device.
@@ -36,6 +41,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()
     model.config.use_cache = False
+    model.set_attn_implementation("sdpa" if micro_batch > 1 else UNMASKED)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None)
     if protocol.gradient_checkpointing:
         again = {"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), kernels.forward())}
@@ -75,10 +81,13 @@ def training_loss(model, inputs, kernels: Kernels) -> torch.Tensor:
     return outputs.loss
 
 
-def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
-    """Token ids, labels and a mask (rows, 1, length, length), for masks of rows with padding are made so."""
+def batch(rows: int, length: int) -> dict[str, torch.Tensor | None]:
+    """Token ids, labels and a mask (rows, 1, length, length), for masks of rows with padding are made so.
+
+    A row alone has no padding, and no mask: its attention goes another way, which takes less.
+    """
     ids = torch.empty(rows, length, dtype=torch.long, device="meta")
-    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta")
+    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta") if rows > 1 else None
     return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
 

@@ -258,8 +258,6 @@ def _dropout_cuda(x, p=0.5, training=True, inplace=False):
 
 
 def _attention(device, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    if key.shape[1] != query.shape[1]:
-        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.where(attn_mask, *(torch.empty((), dtype=query.dtype, device="meta") for _ in range(2)))
     if device == "cpu":
@@ -268,6 +266,10 @@ def _attention(device, query, key, value, attn_mask=None, dropout_p=0.0, is_caus
         )[0]
     if attn_mask is None and query.dtype != torch.float32:
         return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    if enable_gqa:  # CUDA's other fused kernel wants as many keys as queries
+        return aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
+        )[0]
     return aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
     )[0]

@@ -104,6 +104,21 @@ def test_foretold_memory_is_what_the_allocator_did(catalog, method, checkpointin
     assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_alone_has_no_mask(catalog, dtype):
+    """Then keys and values stay as few as the model has them, which is foretold too."""
+    protocol = protocol_of(catalog, weights_dtype=dtype)
+    rows = {}
+    for kernels in ("cpu", "cuda"):
+        peaks = [
+            footprint.trace(on_meta(catalog, "lora", protocol), protocol, kernels, n, LENGTH).peak() for n in (1, 2)
+        ]
+        rows[kernels] = [peak["peak"] - peak["weights"] - peak["adapter"] for peak in peaks]
+    measured = [measure.step_peak(real(catalog, "lora", protocol), protocol, n, LENGTH) for n in (1, 2)]
+    assert rows["cpu"] == pytest.approx(measured, rel=0.03)
+    assert all(one < two for one, two in rows.values())
+
+
 def test_a_small_cell_is_run_too(catalog):
     """The record of a cell holds the foretold peak and, where a step is cheap, the allocator's own."""
     protocol = protocol_of(catalog, max_length=LENGTH)
