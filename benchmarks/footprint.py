@@ -28,12 +28,14 @@ from transformers import PreTrainedTokenizerFast
 from sbora_bench import finetune, footprint, foretell, measure, meta
 from sbora_bench.catalog import ModelEntry, load_catalog
 from sbora_bench.experiment import Run
-from sbora_bench.files import read_json, write_json
+from sbora_bench.files import read_json, write_json, write_text
+from sbora_bench.render import Cell, View, markdown
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": False}
 METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
 PRECISIONS = ["float32", "bfloat16", "nf4"]
+WORDS = {"float32": "fp32", "bfloat16": "bf16", "nf4": "NF4", "autocast": "bf16, autocast"}
 PLAIN, DROPOUT, AGAIN = (0.0, False), (0.05, False), (0.05, True)  # dropout, checkpointing
 ROWS, RANK = 4, 8
 MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
@@ -75,7 +77,8 @@ def case(model: str, method: str, precision: str, way: tuple[float, bool], lengt
     }
     method = f"q{method}" if precision == "nf4" else method
     name = f"{model} {method} {precision} dropout={dropout} checkpointing={checkpointing} length={length}"
-    return {"name": name, "model": model, "method": method, "length": length, "overrides": overrides}
+    about = {"name": name, "model": model, "method": method, "precision": precision, "length": length}
+    return about | {"overrides": overrides}
 
 
 def protocol_of(known, case: dict):
@@ -148,6 +151,61 @@ def compare(case: dict) -> dict:
     }
 
 
+def views(rows: list[dict]) -> list[View]:
+    """The case of the largest error of each method and precision, and every case."""
+    known, titles = {case["name"]: case for case in cases(quick=False)}, catalog().methods
+    groups: dict[tuple[str, str], list[dict]] = {}
+    every = []
+    for row in rows:
+        case = known[row["name"]]
+        about = (titles[case["method"]].title, WORDS[case["precision"]])
+        groups.setdefault(about, []).append(row)
+        resident = mib(row["held_measured"] + row["resident_growth"]) if row["resident_growth"] else "–"
+        every.append([*about, *told(case), *peaks(row), f"{row['over_error']:+.2%}", resident])
+    worst = []
+    for about, mine in groups.items():
+        row = max(mine, key=lambda row: abs(row["peak_error"]))
+        over = max((row["over_error"] for row in mine), key=abs)
+        worst.append([*about, ", ".join(told(known[row["name"]])), *peaks(row), f"{over:+.2%}"])
+    largest = max(abs(row["peak_error"]) for row in rows)
+    figures = ["Foretold, MiB", "Measured, MiB", "Error", "Over the weights"]
+    header = ["Method", "Precision", "Case of the largest error", *figures]
+    notes = [
+        f"{len(rows)} cases, micro-batch {ROWS}, rank {RANK}, model small: {SMALL['num_hidden_layers']} layers of"
+        f" {SMALL['hidden_size']}. The largest error is {largest:.2%}. Measured: what the CPU's allocator gave in two real"
+        " steps of the Trainer, random weights. Over the weights: the largest error of what comes on top of the model.",
+    ]
+    header_of_all = ["Method", "Precision", "Model", "Length", "Dropout, checkpointing", *figures, "Resident, MiB"]
+    resident = (
+        "Resident: the model and the process's own growth at its highest, without the profiler; in some cases alone."
+    )
+    return [
+        View("worst", "Foretold and measured memory of a training step", header, [texts(worst)], notes, text_columns=3),
+        View("every", "Every case", header_of_all, [texts(every)], [resident], text_columns=5),
+    ]
+
+
+def told(case: dict) -> list[str]:
+    """A case's model, length and what is on."""
+    dropout, again = (case["overrides"][key] for key in ("dropout", "gradient_checkpointing"))
+    ways = [f"dropout {dropout}"] * bool(dropout) + ["checkpointing"] * again
+    return [case["model"], f"{case['length']} tokens", " and ".join(ways) or "neither"]
+
+
+def peaks(row: dict) -> list[str]:
+    """Foretold and measured peak, the model's own bytes among them, and the error."""
+    foretold, measured = (row[f"held_{way}"] + row[f"over_{way}"] for way in ("predicted", "measured"))
+    return [mib(foretold), mib(measured), f"{row['peak_error']:+.2%}"]
+
+
+def mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def texts(rows: list[list[str]]) -> list[list[Cell]]:
+    return [[Cell(text) for text in row] for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
@@ -167,6 +225,7 @@ def main() -> None:
                 f" {row['over_error']:+.2%} peak {row['peak_error']:+.2%}",
                 flush=True,
             )
+    write_text(options.output.with_suffix(".md"), "\n".join(map(markdown, views(rows))))
     print(
         f"largest error: peak {max(abs(r['peak_error']) for r in rows):.2%},"
         f" over the weights {max(abs(r['over_error']) for r in rows):.2%}; {json.dumps(len(rows))} cases"

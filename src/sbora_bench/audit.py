@@ -274,6 +274,37 @@ def view(findings: list[Finding]):
     return View("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
 
 
+def summary(findings: list[Finding]):
+    """One line a claim (`render.View`): how often it was checked, how often it holds, and where it doesn't."""
+    from sbora_bench.render import Cell, View
+
+    claims: dict[str, list[Finding]] = {}
+    for finding in findings:
+        where, _, kind = finding.about.rpartition(": ")
+        title = "Averages" if kind in AVERAGES else "Trained parameters" if kind == "parameters" else finding.claim
+        claims.setdefault(f"{finding.about}: {title}" if title == "not stated" else title, []).append(finding)
+    rows = []
+    for title, mine in claims.items():
+        told = [_told(f, printed=title in ("Averages", "Trained parameters")) for f in mine if f.verdict == "disagrees"]
+        told += [f.how for f in mine if f.verdict == "open"]
+        halved = [f for f in mine if f.verdict == "halved"]
+        told += [f"{len(halved)} are half of the count"] if len(halved) > 1 else [f.recomputed for f in halved]
+        agreeing = sum(f.verdict in ("agrees", "rounding") for f in mine)
+        numbers = [str(len(mine)), "–" if mine[0].verdict == "open" else str(agreeing)]
+        first, *below = told or [""]
+        rows.append([Cell(title), Cell(first, below=tuple(below)), *map(Cell, numbers)])
+    header = ["Claim", "What does not agree", "Checked", "Agree"]
+    return View("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
+
+
+def _told(finding: Finding, printed: bool) -> str:
+    """Where it disagrees and what was found; beside what is claimed where that is a printed number."""
+    if printed:
+        return f"{finding.about.rpartition(': ')[0]}: {finding.claim}, found {finding.recomputed}"
+    where = finding.about.partition(": ")[2]
+    return f"{where}: {finding.recomputed}" if where else finding.recomputed
+
+
 def write(findings: list[Finding], folder: Path) -> None:
     """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
     from sbora_bench.files import write_text

@@ -7,6 +7,7 @@ from there), 1 anything else.
 import logging
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -195,7 +196,10 @@ def footprint(experiment, table, results, paper, paper_memory, output, as_json, 
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for audit.json and audit.{md,csv,tex,html}.")
 @click.option("--json", "as_json", is_flag=True, help="Every finding, those that agree too.")
-def audit(tables: Path | None, own: bool, reported: Path | None, output: Path | None, as_json: bool) -> None:
+@click.option("--summary", is_flag=True, help="One line a claim, as a Markdown table.")
+def audit(
+    tables: Path | None, own: bool, reported: Path | None, output: Path | None, as_json: bool, summary: bool
+) -> None:
     """Recompute the reported numbers and claims, and list what doesn't agree."""
     from sbora_bench import audit as stage
 
@@ -213,7 +217,12 @@ def audit(tables: Path | None, own: bool, reported: Path | None, output: Path | 
         found = stage.audit(stage.read_rows(), count, memory) + found
     if output is not None:
         stage.write(found, output)
-    click.echo(stage.as_json(found) if as_json else stage.as_text(found))
+    if summary:
+        from sbora_bench.render import markdown
+
+        click.echo(markdown(stage.summary(found)), nl=False)
+    else:
+        click.echo(stage.as_json(found) if as_json else stage.as_text(found))
 
 
 def _draw(name: str, experiment: str, results: Path | None, **part: str) -> None:
@@ -312,6 +321,9 @@ def _terminate(*_) -> None:
 
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # of its own names, as PEFT uses them
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     signal.signal(signal.SIGTERM, _terminate)
     try:

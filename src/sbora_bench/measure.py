@@ -44,7 +44,9 @@ def highest(work: Callable[[], object]) -> int:
 
 
 def step_peak(model, protocol: Protocol, rows: int, length: int) -> int:
-    """Bytes over the model at the highest of two training steps of `rows` x `length` tokens, all rows but the first padded."""
+    """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
+    end in padding.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=FUSED[protocol.optimizer])
     model.config.use_cache = False
