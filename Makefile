@@ -32,7 +32,7 @@ bench: .venv/ready
 EXPERIMENT ?= ladder
 publish: .venv/ready
 	mkdir -p results/published/$(EXPERIMENT)/tables results/published/$(EXPERIMENT)/figures
-	cp results/$(EXPERIMENT)/scores.csv results/$(EXPERIMENT)/footprint.csv results/published/$(EXPERIMENT)/
+	cp $(addprefix results/$(EXPERIMENT)/,scores.csv footprint.csv budget.csv) results/published/$(EXPERIMENT)/
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.csv results/published/$(EXPERIMENT)/tables/
 	cp results/$(EXPERIMENT)/figures/score-*.svg results/published/$(EXPERIMENT)/figures/
 

@@ -239,7 +239,7 @@ def _draw(name: str, experiment: str, results: Path | None, **part: str) -> None
 @narrowing_options
 @results_option
 def collect(experiment: str, results: Path | None, **part: str) -> None:
-    """Gather every record into scores.csv and footprint.csv."""
+    """Gather every record into scores.csv, footprint.csv and budget.csv."""
     _draw("collect", experiment, results, **part)
 
 

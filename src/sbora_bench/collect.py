@@ -1,4 +1,4 @@
-"""Records to two flat files: `scores.csv`, one row a run and task, and `footprint.csv`, one row a table cell.
+"""Records to three flat files: `scores.csv`, a row a run and task; `footprint.csv` and `budget.csv`, a row a cell.
 
 `low` and `high` of a score are the ends of its 95 % Wilson interval.
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sbora_bench.budget import budget_rows
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import read_jsonl, write_text
@@ -63,10 +64,25 @@ FOOTPRINT = {
     "measured_peak_bytes": WHOLE,
     "flops_per_step": WHOLE,
 }
+BUDGET = {
+    "table": TEXT,
+    "model": TEXT,
+    "method": TEXT,
+    "rank": WHOLE,
+    "trained": WHOLE,  # seeds, whose means these are
+    "steps": FRACTION,
+    "examples": FRACTION,
+    "tokens": FRACTION,
+    "seconds": FRACTION,
+    "flops": FRACTION,
+    "peak_bytes": WHOLE,  # foretold
+    "measured_peak_bytes": WHOLE,  # by an allocator
+    "process_peak_bytes": WHOLE,  # of all that the process held, on a CPU
+}
 
 
 def collect(plan: Plan, results: Path) -> None:
-    """Write `scores.csv` and `footprint.csv` into `results`.
+    """Write `scores.csv`, `footprint.csv` and `budget.csv` into `results`.
 
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
@@ -74,6 +90,7 @@ def collect(plan: Plan, results: Path) -> None:
     footprints = footprint_rows(plan, results)
     write_text(results / "scores.csv", csv_text(SCORES, scores))
     write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
+    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(plan, results)))
 
 
 def run_folder(results: Path, run: Run) -> Path:
@@ -253,3 +270,8 @@ def read_scores(results: Path) -> pd.DataFrame:
 def read_footprint(results: Path) -> pd.DataFrame:
     """`footprint.csv`, typed: a row a table cell."""
     return read_frame(results / "footprint.csv", FOOTPRINT)
+
+
+def read_budget(results: Path) -> pd.DataFrame:
+    """`budget.csv`, typed: a row a trained table cell."""
+    return read_frame(results / "budget.csv", BUDGET)

@@ -14,19 +14,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
-from sbora_bench.collect import read_footprint, read_scores, training_of
+from sbora_bench.collect import read_budget, read_footprint, read_scores, training_of
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.files import whole_file
 from sbora_bench.outputs import FIGURE_FORMATS, Layout, Row, layouts
 from sbora_bench.paper.reported import AVERAGE
-from sbora_bench.tables import entries, read_paper_footprint, row_titles, trainable
+from sbora_bench.pareto import COSTS, pareto_data
+from sbora_bench.tables import budget_of, entries, read_paper_footprint, row_titles, trainable
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
-CORNERS = [(3, 3), (3, -8), (-13, 3), (-13, -8)]  # of a point, for its label
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
 PARTS |= {"other": ("xx", "#CC79A7")}
@@ -38,13 +39,13 @@ METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 def figures(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.figure_files`. Raises UserError where `collect` has not run."""
-    scores, footprint = read_scores(results), read_footprint(results)
+    scores, footprint, budget = read_scores(results), read_footprint(results), read_budget(results)
     folder = results / "figures"
     with matplotlib.style.context(["default", STYLE]):  # not the user's own matplotlibrc
         for layout in layouts(plan):
-            points = score_data(plan, layout, scores, footprint)
+            points = score_data(plan, layout, scores, footprint, budget)
             _write(score_figure(plan, points), folder / f"score-{layout.name}")
-            _write(score_figure(plan, points, "peak"), folder / f"memory-{layout.name}")
+            _write(pareto_figure(plan, pareto_data(points)), folder / f"pareto-{layout.name}")
             bars = footprint_data(plan, layout, footprint)
             _write(footprint_figure(bars), folder / f"footprint-{layout.name}")
         for table in plan.experiment.tables:
@@ -63,8 +64,10 @@ def _write(figure: Figure, path: Path) -> None:
 # --- what is plotted ------------------------------------------------------------------------------------------------
 
 
-def score_data(plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of panel, method, rank, parameters, peak (bytes, foretold), mean, low, high (per cent).
+def score_data(
+    plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame, budget: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Rows of panel, method, rank, parameters, peak (bytes, foretold), seconds (a run), mean, low, high (per cent).
 
     For the average, or else every column.
     """
@@ -81,6 +84,7 @@ def score_data(plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.D
                     "rank": row.rank,
                     "parameters": trainable(layout, row, footprint),
                     "peak": foretold_peak(layout, row, footprint),
+                    "seconds": training_seconds(layout, row, budget),
                     "mean": cell.summary.mean,
                     "low": cell.summary.low,
                     "high": cell.summary.high,
@@ -95,6 +99,12 @@ def foretold_peak(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | No
     mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank).fillna(False)]
     peak = mine.peak_bytes.max()
     return None if pd.isna(peak) else int(peak)
+
+
+def training_seconds(layout: Layout, row: Row, budget: pd.DataFrame) -> float | None:
+    """Of a row's training, a mean over the seeds: the longest of its tables'; None for an untuned base."""
+    known = [budget_of(budget, row, table) for table in layout.tables]
+    return max((float(each.seconds) for each in known if each and not pd.isna(each.seconds)), default=None)
 
 
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
@@ -196,32 +206,83 @@ def panels(
     return figure
 
 
-def score_figure(plan: Plan, rows: list[dict[str, Any]], against: str = "parameters") -> Figure:
-    """Score `against` trained parameters or the foretold `peak`, a panel a column and model."""
+def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """Score against trained parameters, a panel a column and model; above each cluster of points its ranks."""
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
         for row in mine:
             if row["method"] == "base":
                 axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
-        for method in dict.fromkeys(row["method"] for row in mine if row[against] is not None):
-            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row[against])
-            low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
-            high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
-            x, y = [row[against] for row in points], [row["mean"] for row in points]
-            axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, **look(plan, method))
-            corner = CORNERS[list(plan.catalog.methods).index(method) % len(CORNERS)]
-            for row in points:
-                place = row[against], row["mean"]
-                axis.annotate(f"r{row['rank']}", place, xytext=corner, textcoords="offset points", fontsize=6)
+        tuned = [row for row in mine if row["parameters"] is not None]
+        methods = list(dict.fromkeys(row["method"] for row in tuned))
+        for place, method in enumerate(methods):
+            points = sorted((row for row in tuned if row["method"] == method), key=lambda row: row["parameters"])
+            _points(axis, plan, points, "parameters", apart=place - (len(methods) - 1) / 2)
+        for ranks, x, top in clusters(tuned):
+            told = ", ".join(f"r{rank}" for rank in ranks)
+            axis.annotate(told, (x, top), xytext=(0, 3), textcoords="offset points", fontsize=6, ha="center")
         axis.set_xlim(left=0)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.set_xlabel(
-            "Trainable parameters" if against == "parameters" else "Peak memory of training, bytes, foretold"
+        _score_axis(axis, mine, COSTS["parameters"])
+
+    return panels(rows, draw)
+
+
+def clusters(rows: list[dict[str, Any]], within: float = 0.06) -> list[tuple[list[int], float, float]]:
+    """Points whose parameters lie within a share of the largest: their ranks, mean parameters, and highest end."""
+    near = within * max((row["parameters"] for row in rows), default=0)
+    groups: list[list[dict[str, Any]]] = []
+    for row in sorted(rows, key=lambda row: row["parameters"]):
+        if groups and row["parameters"] - groups[-1][-1]["parameters"] <= near:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [
+        (
+            sorted({row["rank"] for row in group}),
+            sum(row["parameters"] for row in group) / len(group),
+            min(100, max(_top(row) for row in group)),
         )
-        axis.set_ylabel("Score, %")
-        tops = [row["high"] if row["high"] is not None else row["mean"] for row in mine]
-        axis.set_ylim(0, min(100, max([*tops, 10]) * 1.08))
+        for group in groups
+    ]
+
+
+def _top(row: dict[str, Any]) -> float:
+    return row["mean"] if row["high"] is None else row["high"]
+
+
+def _points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, apart: float = 0, **style: Any) -> None:
+    """One method's points with their intervals, moved sideways by `apart` times 1.6 pt to be seen beside others."""
+    low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
+    high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
+    moved = axis.transData + ScaledTranslation(1.6 * apart / 72, 0, axis.figure.dpi_scale_trans)
+    x, y = [row[key] for row in points], [row["mean"] for row in points]
+    drawn = look(plan, points[0]["method"]) | style
+    axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, transform=moved, **drawn)
+    axis.update_datalim(list(zip(x, y, strict=True)))
+    axis.autoscale_view()
+
+
+def _score_axis(axis: Axes, mine: list[dict[str, Any]], title: str) -> None:
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.set_xlabel(title)
+    axis.set_ylabel("Score, %")
+    axis.set_ylim(0, min(106, max([*map(_top, mine), 10]) * 1.1))
+
+
+def pareto_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """A panel a model, column and cost; what no other cell beats on both stands on the stepped line, ringed."""
+
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        ahead = sorted((row["cost"], row["mean"]) for row in mine if row["front"])
+        x, y = [cost for cost, _ in ahead], [score for _, score in ahead]
+        axis.step([*x, max(row["cost"] for row in mine)], [*y, y[-1]], where="post", color="0.45", linewidth=0.9)
+        axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="0.2", label="best for its cost")
+        for method in dict.fromkeys(row["method"] for row in mine):
+            points = [row for row in mine if row["method"] == method]
+            _points(axis, plan, points, "cost", linestyle="none")
+        axis.set_xlim(0, 1.08 * max(row["cost"] for row in mine))
+        _score_axis(axis, mine, mine[0]["of"])
 
     return panels(rows, draw)
 

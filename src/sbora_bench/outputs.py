@@ -115,10 +115,13 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
     for layout in layouts(plan):
         captions[f"score-{layout.name}"] = (
             f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
-            " t intervals over the seeds (none with one seed); the dashed line is the untuned base."
+            " t intervals over the seeds (none with one seed); the dashed line is the untuned base. Methods stand a"
+            " little apart, to be told from each other."
         )
-        captions[f"memory-{layout.name}"] = (
-            f"{layout.title}: score against the foretold peak memory of training; lines and bars as in the one above."
+        captions[f"pareto-{layout.name}"] = (
+            f"{layout.title}: score against trainable parameters, the foretold peak memory of training, and the time of"
+            " a training run on the machine that ran it; bars as above. Ringed, on the stepped line: by the means no"
+            " other cell scores as high for as little."
         )
         captions[f"footprint-{layout.name}"] = (
             f"{layout.title}: trainable parameters, and memory at the peak of a training step: foretold parts stacked,"

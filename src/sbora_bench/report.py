@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from sbora_bench import audit, claims
 from sbora_bench.answer import also, answer
-from sbora_bench.collect import contamination_of, read_footprint, task_scores, training_of
 from sbora_bench.errors import UserError
-from sbora_bench.experiment import Plan, Run
+from sbora_bench.experiment import Plan
 from sbora_bench.files import write_text
 from sbora_bench.outputs import figure_captions, layouts
-from sbora_bench.render import HERE, Cell, View, environment
+from sbora_bench.render import HERE, environment
+from sbora_bench.report_views import budget_views, contamination_view, footprint_view, runs_view
 from sbora_bench.run_sections import sampled, sections
 from sbora_bench.separation import separation
 from sbora_bench.separation_tables import separation_views
@@ -36,7 +35,7 @@ def report(plan: Plan, results: Path) -> None:
     parts: dict[str, Any] = {
         "tables": views(plan, results),
         "tests": separation_views(plan, found),
-        "budget": [],
+        "budget": budget_views(plan, results),
         "contamination": contamination_view(plan, results),
         "footprint": footprint_view(plan, results),
         "claims": claims.view(plan, results, found, findings),
@@ -88,6 +87,8 @@ def recompute(plan: Plan, view: str) -> list[tuple[str, str]]:
         return [*again, cells, run, samples]
     if view in ("separation", "differences") or view.startswith(("gains-", "methods-")):
         return [*again, pair, ("The numbers", f"less {results}/tables/{_numbers_of(view)}.csv")]
+    if view.startswith("budget-"):
+        return [("The numbers", f"less {results}/budget.csv"), run, ("Collected anew", f"sbora-bench collect {words}")]
     footprint = "sbora-bench footprint --model MODEL --method METHOD --rank RANK"
     return {
         "footprint": [("A cell counted anew, without weights", footprint)],
@@ -116,94 +117,3 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, str]]:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `sbora-bench figures` first") from None
     return found
-
-
-def contamination_view(plan: Plan, results: Path) -> View:
-    groups = []
-    for table, entry in plan.experiment.tables.items():
-        record, lines = contamination_of(results, table), []
-        for task in plan.tasks(table):
-            data = record.tasks.get(task) if record else None
-            numbers = ["not checked", "–", "–"]
-            if data is not None and data.status == "ok":
-                numbers = [f"{len(data.contaminated):,}", f"{data.available:,}", f"{data.n:,}"]
-            elif data is not None:
-                numbers = [f"{data.status} ({data.reason})", "–", "–"]
-            lines.append([Cell(text) for text in (table, entry.train, plan.catalog.tasks[task].title, *numbers)])
-        groups.append(lines)
-    header = ["Table", "Training set", "Task", "In the training set", "Items in the file", "Items scored"]
-    return View("contamination", "Test items in the training set", header, groups, [], text_columns=3)
-
-
-def footprint_view(plan: Plan, results: Path) -> View:
-    columns = {
-        "trainable_parameters": "Trainable parameters",
-        "total_parameters": "All parameters",
-        "adapter_bytes": "Adapter, bytes",
-        "weights_bytes": "Weights, bytes",
-        "optimizer_bytes": "Optimizer, bytes",
-        "activation_bytes": "Activations, bytes",
-        "peak_bytes": "Peak, bytes, foretold",
-        "measured_peak_bytes": "Peak, bytes, measured",
-    }
-    notes = [
-        "Foretold: the peak of a training step at the protocol's longest, traced without weights. Measured: the most"
-        " that the allocator held, on a GPU in the training runs, on a CPU in a real step of the same size where"
-        " that is cheap. Error: foretold over measured. What the whole process held on a CPU stands under Runs."
-    ]
-    frame = read_footprint(results)
-    known = [column for column in columns if frame[column].notna().any()]
-    groups: dict[tuple, list[list[Cell]]] = {}
-    for row in frame.to_dict("records"):
-        numbers = [Cell(_whole(row[column])) for column in known]
-        method = "Base, untuned" if row["method"] == "base" else plan.catalog.methods[row["method"]].title
-        names = [row["table"], plan.catalog.models[row["model"]].title, method]
-        line = [*(Cell(name) for name in names), Cell(_whole(row["rank"])), *numbers, Cell(_error(row))]
-        groups.setdefault((row["table"], row["model"]), []).append(line)
-    header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]
-    return View("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
-
-
-def _error(row: dict[str, Any]) -> str:
-    """How far the foretold peak is from the measured one, in per cent of the latter."""
-    known = not (pd.isna(row["peak_bytes"]) or pd.isna(row["measured_peak_bytes"]))
-    return f"{100 * (row['peak_bytes'] / row['measured_peak_bytes'] - 1):+.1f}" if known else "–"
-
-
-def runs_view(plan: Plan, results: Path) -> View:
-    """A line a run: its mean score, how training went, what it ran on; or why it has none."""
-    groups: dict[tuple, list[list[Cell]]] = {}
-    for run in plan.runs:
-        groups.setdefault((run.table, run.model), []).append([Cell(text) for text in _run_line(plan, results, run)])
-    header = ["Run", "Status", "Mean score, %", "Updates", "Last loss", "Seconds", "Tokens a second", "Peak, MiB"]
-    notes = ["Mean over the run's tasks. Seconds and memory are this machine's, and differ between reproductions."]
-    return View("runs", "Every run", header, list(groups.values()), notes, text_columns=2)
-
-
-def _run_line(plan: Plan, results: Path, run: Run) -> list[str]:
-    scores = task_scores(plan, results, run)
-    values = [score.value for score in scores.values() if score and score.status == "ok" and score.value is not None]
-    bad = dict.fromkeys(
-        f"{score.status} ({score.reason})" if score else "not run"
-        for score in scores.values()
-        if score is None or score.status != "ok"
-    )
-    record = training_of(results, run)
-    happened: dict[str, Any] = record.happened if record else {}
-    losses = [point["loss"] for point in happened.get("loss_curve") or [] if point.get("loss") is not None]
-    peak = happened.get("peak_memory_bytes")
-    return [
-        run.name,
-        "; ".join(bad) or "ok",
-        f"{100 * sum(values) / len(values):.1f}" if values else "–",
-        _whole(happened.get("steps")),
-        f"{losses[-1]:.3f}" if losses else "–",
-        f"{happened['seconds']:,.1f}" if happened.get("seconds") is not None else "–",
-        f"{happened['tokens_per_second']:,.0f}" if happened.get("tokens_per_second") is not None else "–",
-        f"{peak / 2**20:,.0f}" if peak is not None else "–",
-    ]
-
-
-def _whole(number: Any) -> str:
-    """A whole number with its thousands apart; pandas' missing value and None as a dash."""
-    return "–" if pd.isna(number) else f"{int(number):,}"

@@ -234,6 +234,13 @@ def trainable(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
     return int(mine.iloc[0]) if len(mine) else None
 
 
+def budget_of(budget: pd.DataFrame, row: Row, table: str):
+    """The line of `budget.csv` of a row in one of its tables, as a named tuple; None where nothing was trained."""
+    mine = budget[(budget.table == table) & (budget.model == row.model) & (budget.method == row.method)]
+    mine = mine[mine["rank"].isna() if row.rank is None else (mine["rank"] == row.rank).fillna(False)]
+    return next(mine.itertuples(index=False), None)
+
+
 def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
     """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
     where all do there is no best.

@@ -154,7 +154,7 @@ def differing(plan: Plan, results: Path, records: dict[Run, ScoresRecord]) -> It
         except UserError as error:
             yield f"the tables can't be drawn again: {_within(again, str(error))}"
             return
-        for name in ["scores.csv", "footprint.csv", *table_files(plan)]:
+        for name in ["scores.csv", "footprint.csv", "budget.csv", *table_files(plan)]:
             if not (results / name).is_file():
                 yield f"{name}: missing"
                 continue

@@ -220,7 +220,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
 
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ["scores.csv", "footprint.csv"] + [
+GOLDEN_FILES = ["scores.csv", "footprint.csv", "budget.csv"] + [
     f"tables/arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")
 ]
 GOLDEN_FILES += [

@@ -1,4 +1,4 @@
-"""Records into scores.csv and footprint.csv."""
+"""Records into scores.csv, footprint.csv and budget.csv."""
 
 import pytest
 from made_results import GOLDEN, experiment, make_plan, make_results, make_run
@@ -20,7 +20,7 @@ def edit(path, **changes):
     write_json(path, read_json(path) | changes)
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "footprint.csv"])
+@pytest.mark.parametrize("name", ["scores.csv", "footprint.csv", "budget.csv"])
 def test_golden(made, name):
     collect(*made)
     assert (made[1] / name).read_text() == (GOLDEN / name).read_text()

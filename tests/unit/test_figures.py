@@ -4,10 +4,11 @@ import matplotlib
 import pytest
 from made_results import TRAINABLE, experiment, make_plan, make_results
 
-from sbora_bench.collect import collect, read_footprint, read_scores
-from sbora_bench.figures import figures, footprint_data, look, score_data, short, training_data
+from sbora_bench.collect import collect, read_budget, read_footprint, read_scores
+from sbora_bench.figures import clusters, figures, footprint_data, look, score_data, score_figure, short, training_data
 from sbora_bench.files import write_text
 from sbora_bench.outputs import figure_captions, figure_files, layouts
+from sbora_bench.pareto import front, pareto_data
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,14 @@ def test_svg_holds_no_date_and_png_no_version(drawn):
         assert b"matplotlib" not in (one / f"figures/{name}.png").read_bytes().lower()
 
 
+def plotted(plan, results):
+    frames = read_scores(results), read_footprint(results), read_budget(results)
+    return score_data(plan, layouts(plan)[0], *frames)
+
+
 def test_score_against_trainable_parameters(drawn):
     plan, results, _ = drawn
-    layout = layouts(plan)[0]
-    rows = score_data(plan, layout, read_scores(results), read_footprint(results))
+    rows = plotted(plan, results)
     assert [(row["panel"], row["method"], row["rank"]) for row in rows] == [
         ("LLaMA-7B: Average", "lora", 32),
         ("LLaMA-7B: Average", "dora", 32),
@@ -65,6 +70,48 @@ def test_score_against_trainable_parameters(drawn):
     assert lora["mean"] == pytest.approx(100 * (31 + 4 + 21) / 120)
     assert lora["high"] - lora["mean"] == pytest.approx(2.5 * 4.302653 / 3**0.5, rel=1e-6)
     assert rows[-1]["low"] is None  # the base is scored once
+    assert (lora["seconds"], lora["peak"], rows[-1]["seconds"]) == (1.5, None, None)
+
+
+def test_what_is_drawn_is_the_data(drawn):
+    plan, results, _ = drawn
+    rows = plotted(plan, results)
+    with matplotlib.rc_context():
+        axis = score_figure(plan, rows).axes[0]
+    assert axis.get_xlabel() == "Trainable parameters" and axis.get_ylabel() == "Score, %"
+    drawn_at = {bars.get_label(): [tuple(point) for point in bars[0].get_xydata()] for bars in axis.containers}
+    for method in ("lora", "sbora-fa"):
+        mine = [row for row in rows if row["method"] == method and row["panel"].startswith("LLaMA")]
+        assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in mine]
+    ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
+    assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
+
+
+def test_the_front_is_what_no_other_cell_beats():
+    assert front([(1, 10), (2, 20), (2, 15), (3, 20), (1, 10)]) == [True, True, False, False, True]
+    assert front([]) == []
+
+
+def test_pareto_panels_have_the_costs_that_are_known(drawn):
+    plan, results, _ = drawn
+    rows = [row for row in pareto_data(plotted(plan, results)) if row["panel"] == "LLaMA-7B: Average"]
+    assert {row["of"] for row in rows} == {
+        "Trainable parameters",
+        "Training, seconds a run",
+    }  # no peak is foretold here
+    ahead = {(row["method"], row["rank"]) for row in rows if row["of"] == "Trainable parameters" and row["front"]}
+    # DoRA and SBoRA at rank 64 score the same, for more and for as many parameters as LoRA
+    assert ahead == {("sbora-fa", 32), ("sbora-fa", 64)}
+    assert {row["cost"] for row in rows if row["of"] == "Training, seconds a run"} == {1.5}
+
+
+def test_ranks_are_told_once_where_points_stand_close():
+    rows = [
+        {"parameters": count, "rank": rank, "mean": 50.0, "high": high}
+        for count, rank, high in [(100, 4, None), (1000, 8, 60.0), (1030, 16, 120.0)]
+    ]
+    assert clusters(rows) == [([4], 100, 50.0), ([8, 16], 1015, 100)]
+    assert clusters([]) == []
 
 
 def test_training_curves_are_means_and_ranges_of_the_seeds(drawn):

@@ -15,7 +15,8 @@ from sbora_bench.cli import cli
 from sbora_bench.collect import collect, training_of
 from sbora_bench.errors import UserError
 from sbora_bench.outputs import audit_files, figure_captions, figure_files, table_files
-from sbora_bench.report import contamination_view, footprint_view, report, runs_view
+from sbora_bench.report import report
+from sbora_bench.report_views import contamination_view, footprint_view, runs_view
 from sbora_bench.run_sections import LONGEST, chosen, loss_curve, section, shown
 from sbora_bench.separation import separation
 

@@ -12,11 +12,11 @@ PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
 MEMORY = [f"{RESULTS}/paper_memory.csv"] if EXPERIMENT.paper_footprint else []
 REPORTED = [f"{RESULTS}/paper_audit.json"] if EXPERIMENT.paper_footprint else []
 
-CSV = [f"{RESULTS}/scores.csv", f"{RESULTS}/footprint.csv"]
+CSV = [f"{RESULTS}/{name}.csv" for name in ("scores", "footprint", "budget")]
 
 
 rule collect:
-    """All records into two CSV files."""
+    """All records into three CSV files."""
     input:
         SCORES,
         TRAINED,
