@@ -1,5 +1,6 @@
 """The commands of `sbora-bench` that check and read what runs left (cli.py holds the others)."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -52,4 +53,39 @@ def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
     click.echo(paired_runs.compare(paired_runs.run_at(a, place), paired_runs.run_at(b, place)))
 
 
-READING = (verify, show, compare)
+@click.command()
+@click.argument("experiment", default="ladder")
+@narrowing_options
+@results_option
+@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@click.option("--prune", is_flag=True, help="Delete what no table needs, and say what was deleted.")
+@click.option("--json", "as_json", is_flag=True, help="All of it, and every run.")
+def status(experiment: str, results: Path | None, resources: Path, prune: bool, as_json: bool, **part: str) -> None:
+    """How far EXPERIMENT is, from its files: done, running, failed, waiting; and the disk that it takes."""
+    plan = load(experiment, **part)
+    from sbora_bench import disk
+    from sbora_bench import status as stage
+
+    place = results or Path("results") / plan.name
+    found, used, needless = stage.status(plan, place, resources), disk.usage(place), disk.needless(plan, place)
+    room = disk.freed(list(needless))
+    if prune:
+        disk.prune(list(needless), Path(".snakemake"))
+    if as_json:
+        told = {"runs": found, "bytes": used, "needless": {str(path): why for path, why in needless.items()}}
+        click.echo(json.dumps(told | {"needless_bytes": room, "deleted": prune}, indent=1))
+        return
+    click.echo(f"{plan.name}: {stage.told(found)}")
+    shown = ", ".join(f"{part} {megabytes(size)}" for part, size in used.items() if size)
+    click.echo(f"disk: {place} {megabytes(sum(used.values()))}" + (f" ({shown})" if shown else ""))
+    for path, why in needless.items():
+        click.echo(f"  {'deleted' if prune else 'needless'} {path}: {why}")
+    if needless:
+        click.echo(f"{megabytes(room)} {'deleted' if prune else 'may be deleted: --prune'}")
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+READING = (verify, show, compare, status)

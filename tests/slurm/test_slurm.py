@@ -120,6 +120,8 @@ def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, rep
         process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=told, stderr=subprocess.STDOUT)
         try:
             out_of_time = wait_for("a checkpoint", process, lambda: freeze(root.folder))
+            told = root.bench("status", "tiny").stdout
+            assert "  running  arithmetic-" in told and ": training, step " in told and " left, heard of " in told, told
             cluster.ask(*drained, "State=DRAIN", "Reason=test")
             states = ("squeue", "--noheader", "--states=PENDING", "--format=%i|%r")
             wait_for("a job that waits for the node", process, lambda: cluster.ask(*states))
