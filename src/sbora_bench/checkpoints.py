@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from sbora_bench import progress, store
 from sbora_bench.errors import Terminated
-from sbora_bench.files import read_json
+from sbora_bench.files import disk_error, full_disk, read_json
 
 EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
 
@@ -60,6 +60,22 @@ def _unusable(checkpoint: Path) -> str:
     if best is not None and not store.is_whole(Path(best)):
         return f"the best checkpoint, {best}, is damaged or gone"
     return ""
+
+
+@contextlib.contextmanager
+def whole_checkpoint(checkpoint: Path, model) -> Iterator[None]:
+    """While the block writes a checkpoint: whole, or gone again. Raises UserError where the disk is full."""
+    try:
+        yield
+    except Exception as error:
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        needed = f"about {3 * trained:,}"  # the weights, and what the optimizer keeps of each
+        by_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # says no more than that
+        told = full_disk(checkpoint, needed) if by_torch else disk_error(error, checkpoint, needed)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        if told is error:
+            raise
+        raise told from error
 
 
 class Sealing(TrainerCallback):

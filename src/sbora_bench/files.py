@@ -1,6 +1,7 @@
 """Files appear whole or not at all: write beside, then rename. Hashes of files in one place too."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,10 +14,10 @@ from sbora_bench.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike):
+def whole_file(path: str | os.PathLike, needed: str = ""):
     """Yield a path beside `path` to write to; it takes `path`'s place when the block ends without an error.
 
-    Raises UserError, naming the path, where the disk is full or the folder can't be written.
+    Raises UserError, naming the path and the bytes `needed`, where the disk is full or the folder can't be written.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -25,7 +26,7 @@ def whole_file(path: str | os.PathLike):
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise disk_error(error, path, needed) from error
     finally:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
@@ -53,8 +54,11 @@ def whole_folder(path: str | os.PathLike):
         if path.exists():
             shutil.rmtree(path)
         os.replace(beside, path)
-    except OSError as error:
-        raise disk_error(error, path) from error
+    except Exception as error:
+        told = disk_error(error, path, f"more than {_bytes_below(beside):,}")
+        if told is error:
+            raise
+        raise told from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -74,24 +78,43 @@ def _make_folder(path: Path) -> None:
         raise UserError(f"{path}: {reason}") if told is error else told from None
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """The user's line for a full disk or a closed folder; any other OSError comes back as it is."""
-    import errno
+def disk_error(error: Exception, path: Path, needed: str = "") -> Exception:
+    """The user's line for a full disk or a closed folder; any other error comes back as it is.
 
-    path = _meant(path)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
-        return UserError(
-            f"{path}: no space left on the disk ({free:,} bytes free); make room and run the same command again"
-        )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return UserError(f"{path}: can't be written ({error.strerror}); choose a folder that you may write to")
+    `needed`: how many bytes, as far as that is known.
+    """
+    number = _error_number(error)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return full_disk(path, needed)
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        reason = os.strerror(number)
+        return UserError(f"{_meant(path)}: can't be written ({reason}); choose a folder that you may write to")
     return error
+
+
+def full_disk(path: Path, needed: str = "") -> UserError:
+    """The user's line where `path` finds no room."""
+    path = _meant(path)
+    free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+    bytes_told = f"{needed} bytes needed, {free:,} bytes free" if needed else f"{free:,} bytes free"
+    return UserError(f"{path}: no space left on the disk ({bytes_told}); make room and run the same command again")
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors tells it in the text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(told[1]) if told else None
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
-    with whole_file(path) as beside:
+    with whole_file(path, f"{len(text.encode()):,}") as beside:
         beside.write_text(text, encoding="utf-8")
 
 

@@ -10,22 +10,25 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sbora_bench import progress, provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
-from sbora_bench.checkpoints import Sealing, Telling, Watching, newest, step_of, stopping
+from sbora_bench.checkpoints import Sealing, Telling, Watching, newest, step_of, stopping, whole_checkpoint
 from sbora_bench.data import batches
 from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
-from sbora_bench.files import hash_of, read_json, read_jsonl, sha256, write_json, write_text
+from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
 from sbora_bench.model_card import model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.records import TrainRecord, write_record
+from sbora_bench.splitting import InParts, fitting, is_out_of_memory
 from sbora_bench.tracking import asked_for, tracked
 
 
@@ -51,7 +54,8 @@ def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
     """Make the store's entry `folder` of a run: trained, or telling why not."""
     try:
         with store.making(folder) as made, tracked(plan, run) as summarise:
-            summarise(train_run(plan, run, resources, results, made, checkpoints))
+            train = partial(train_run, plan, run, resources, results, made, checkpoints)
+            summarise(fitting(train, plan.protocol(run.table).micro_batch))
         shutil.rmtree(checkpoints, ignore_errors=True)
     except UserError:
         raise
@@ -85,8 +89,20 @@ def training_file(results: Path, run: Run) -> Path:
     return path
 
 
-def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, checkpoints: Path) -> dict[str, Any]:
-    """Train one run into the folder `made`: `adapter/` and `train.json`, whose figures it returns."""
+def train_run(
+    plan: Plan,
+    run: Run,
+    resources: Path,
+    results: Path,
+    made: Path,
+    checkpoints: Path,
+    rows: int,
+    too_many: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Train one run into the folder `made`: `adapter/` and `train.json`, whose figures it returns.
+
+    `rows`: of a micro-batch that go through the model at a time; `too_many`: those that memory did not suffice for.
+    """
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers import set_seed
@@ -106,7 +122,7 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()
-    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints)
+    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
     resumed = newest(checkpoints)
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     begun = step_of(resumed) if resumed else 0
@@ -114,7 +130,13 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     try:
         with progress.loop("finetune", run.name, step=begun, steps=trainer.args.max_steps):
             _train(trainer, model, resumed)
+    except UserError:
+        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if disk_error(error, checkpoints) is not error:
+            raise disk_error(error, checkpoints) from error
         told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
         raise TrainingFailed(in_a_line(error), told) from error
     seconds = time.perf_counter() - started
@@ -129,7 +151,9 @@ def train_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then
         "tokens_per_second": round((tokens - before) / seconds, 1),
         "peak_memory_bytes": _peak_memory(),
-        "micro_batch": protocol.micro_batch,
+        "micro_batch": rows,
+        "accumulation": batches.accumulation(protocol) * math.ceil(protocol.micro_batch / rows),
+        "out_of_memory_with": list(too_many),
         "trainable_parameters": trainable,
         "total_parameters": total,
         "best_checkpoint_step": trainer.state.best_global_step,
@@ -215,8 +239,8 @@ def split(rows, protocol: Protocol, seed: int):
     return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
 
 
-def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path):
-    """The Trainer as the protocol has it; it logs to wandb where that is asked for."""
+def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path, rows: int = 0):
+    """The Trainer as the protocol has it, `rows` (0: a micro-batch) at a time; it logs to wandb where that is asked for."""
     import torch
     from torch.utils.data import DataLoader
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
@@ -225,7 +249,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
 
     carried = batches.carried_epochs(len(train), protocol)
 
-    class ProtocolTrainer(Trainer):
+    class ProtocolTrainer(InParts, Trainer):
         """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
         def __init__(self, *args, **kwargs):
@@ -235,6 +259,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
             self.add_callback(Sealing())
             self.remove_callback(PrinterCallback)
             self.add_callback(Telling(run.name))
+            self.rows = rows or protocol.micro_batch
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
 
@@ -243,6 +268,10 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
             if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
                 sampler.generator = torch.Generator().manual_seed(run.seed)
             return sampler
+
+        def _save_checkpoint(self, *args, **kwargs):
+            with whole_checkpoint(checkpoints / f"checkpoint-{self.state.global_step}", self.model):
+                super()._save_checkpoint(*args, **kwargs)
 
         def get_train_dataloader(self):
             loader = super().get_train_dataloader()

@@ -11,9 +11,10 @@ from pydantic import Field, ValidationError
 
 from sbora_bench.catalog import Strict, explain
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, write_json
+from sbora_bench.files import hash_of, read_json, write_json
 
 VERSION = 1
+SEAL = "record_sha256"  # a record's own checksum, of all its other keys
 
 
 class Record(Strict):
@@ -128,8 +129,9 @@ R = TypeVar("R", bound=Record)
 
 
 def write_record(path: str | Path, record: Record) -> None:
-    """Write a record as JSON, whole or not at all; the same record, the same bytes."""
-    write_json(path, record.model_dump(mode="json"))
+    """Write a record as JSON with its own checksum, whole or not at all; the same record, the same bytes."""
+    value = record.model_dump(mode="json")
+    write_json(path, value | {SEAL: hash_of(value)})
 
 
 def _check_version(path: str | Path, value: Any) -> None:
@@ -152,9 +154,15 @@ def check_results(results: str | Path) -> None:
 
 
 def read_record(path: str | Path, kind: type[R]) -> R:
-    """Read and check a record. Raises UserError if it's missing, damaged, or another version wrote it."""
+    """Read and check a record. Raises UserError if it's missing, damaged, or another version wrote it.
+
+    One without a checksum, from before there were any, is taken as it is.
+    """
     value = read_json(path)
     _check_version(path, value)
+    told = value.pop(SEAL, None)
+    if told is not None and told != hash_of(value):
+        raise UserError(f"{path}: {SEAL}: not that of what is there: damaged or edited; delete it and make it anew")
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -31,6 +31,7 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     for run in plan.runs:
         try:
             record = _record(plan, results, run)
+            training_of(results, run)
             found, told = recomputed(results, run, record)
             records[run] = found
             findings += told

@@ -6,6 +6,7 @@ from made_results import GOLDEN, experiment, make_plan, make_results, make_run
 from sbora_bench.collect import FOOTPRINT, SCORES, collect, read_footprint, read_scores
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
+from sbora_bench.records import SEAL
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def made(tmp_path):
 
 
 def edit(path, **changes):
-    write_json(path, read_json(path) | changes)
+    write_json(path, {key: value for key, value in (read_json(path) | changes).items() if key != SEAL})
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "footprint.csv", "budget.csv"])

@@ -25,6 +25,32 @@ def test_the_same_record_has_the_same_bytes(tmp_path):
     assert read_record(tmp_path / "a", BaseRecord) == BASE
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_can_be_flipped_unseen(tmp_path, bit):
+    """Every value of every key, one bit at a time: the record is refused, naming the file, or reads as it was."""
+    path = tmp_path / "base.json"
+    write_record(path, BASE)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :])
+        try:
+            assert read_record(path, BaseRecord) == BASE
+        except UserError as error:
+            assert "base.json" in str(error)
+            refused += 1
+    assert refused > len(whole) * 0.9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_a_truncated_record_is_refused(tmp_path, share):
+    path = tmp_path / "base.json"
+    write_record(path, BASE)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"base\.json: not a whole JSON file .*make it again"):
+        read_record(path, BaseRecord)
+
+
 @pytest.mark.parametrize("version", [VERSION + 1, 0, None, "1", [1]])
 def test_another_version_is_refused(tmp_path, version):
     path = tmp_path / "base.json"

@@ -10,8 +10,8 @@ from sbora_bench import paired_runs, store
 from sbora_bench.cli import cli
 from sbora_bench.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, read_jsonl, sha256, write_json, write_jsonl, write_text
-from sbora_bench.records import ScoresRecord, TaskScore, read_record
+from sbora_bench.files import hash_of, read_json, read_jsonl, sha256, write_json, write_jsonl, write_text
+from sbora_bench.records import SEAL, ScoresRecord, TaskScore, read_record
 from sbora_bench.tables import tables
 from sbora_bench.verify import from_samples, recomputed, verify
 
@@ -57,9 +57,11 @@ def test_what_was_made_is_verified(made):
 
 
 def edit(path, change):
+    """As by one who takes care: a record's own checksum, which would tell, is made to fit."""
     value = read_json(path)
+    value.pop(SEAL, None)
     change(value)
-    write_json(path, value)
+    write_json(path, value | {SEAL: hash_of(value)})
 
 
 def edit_sample(results):
@@ -102,6 +104,12 @@ SPOILT = {
     "another task": (
         lambda r: edit(r / "runs" / LORA / "scores.json", lambda value: value["tasks"]["AddSub"].update(task_hash="b")),
         [f"runs/{LORA}/scores.json: changed since"],
+    ),
+    "a record edited without care": (
+        lambda r: write_text(
+            r / "runs" / LORA / "train.json", (r / "runs" / LORA / "train.json").read_text().replace("ok", "OK", 1)
+        ),
+        [f"runs/{LORA}/train.json: record_sha256: not that of what is there"],
     ),
     "a missing seed": (
         lambda r: (r / "runs" / LORA / "scores.json").unlink(),
