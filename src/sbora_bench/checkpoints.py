@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -19,6 +20,7 @@ from sbora_bench import progress, store
 from sbora_bench.errors import Terminated
 from sbora_bench.files import disk_error, full_disk, read_json
 
+SMALL_FILES = 64 * 1024  # bytes of a checkpoint's other files, generators' states and arguments above all
 EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
 
 
@@ -64,15 +66,18 @@ def _unusable(checkpoint: Path) -> str:
 
 @contextlib.contextmanager
 def whole_checkpoint(checkpoint: Path, model) -> Iterator[None]:
-    """While the block writes a checkpoint: whole, or gone again. Raises UserError where the disk is full."""
+    """While the block writes a checkpoint: whole, or gone again.
+
+    Raises UserError where the disk is full; torch.save says of that no more than that it could not write.
+    """
     try:
         yield
     except Exception as error:
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        needed = f"about {3 * trained:,}"  # the weights, and what the optimizer keeps of each
-        by_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # says no more than that
-        told = full_disk(checkpoint, needed) if by_torch else disk_error(error, checkpoint, needed)
+        needed = 3 * trained + SMALL_FILES  # the weights, and what the optimizer keeps of each
+        full = isinstance(error, RuntimeError) and shutil.disk_usage(checkpoint.parent).free < needed
         shutil.rmtree(checkpoint, ignore_errors=True)
+        told = (full_disk if full else partial(disk_error, error))(checkpoint, f"about {needed:,}")
         if told is error:
             raise
         raise told from error

@@ -99,22 +99,35 @@ def data_folder(results: Path, run: Run) -> Path:
 
 
 def adapter_folder(results: Path, run: Run) -> Path | None:
-    """The run's adapter; None for the untuned base and for a run whose training failed."""
+    """The run's adapter; None for the untuned base and for a run whose training failed.
+
+    Raises UserError where there is none, or where a file differs from the SHA-256 that `train.json` has of it.
+    """
     if run.is_base or training_failure(results, run):
         return None
     folder = Path(results) / "runs" / run.name / "adapter"
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here; make it with: sbora-bench finetune {run.name}")
+    record = training_record(results, run)
+    for name, expected in (record.happened.get("adapter_sha256", {}) if record else {}).items():
+        found = sha256(folder / name) if (folder / name).is_file() else "no file"
+        if found != expected:
+            raise UserError(
+                f"{folder / name}: SHA-256 {found}, train.json says {expected}: damaged; delete {folder.parent} and run"
+                " the experiment again"
+            )
     return folder
+
+
+def training_record(results: Path, run: Run) -> TrainRecord | None:
+    path = Path(results) / "runs" / run.name / "train.json"
+    return None if run.is_base or not path.is_file() else read_record(path, TrainRecord)
 
 
 def training_failure(results: Path, run: Run) -> str:
     """Why the run's training failed, as its `train.json` tells; empty where it did not."""
-    path = Path(results) / "runs" / run.name / "train.json"
-    if run.is_base or not path.is_file():
-        return ""
-    record = read_record(path, TrainRecord)
-    return record.reason or "training failed" if record.status == "failed" else ""
+    record = training_record(results, run)
+    return record.reason or "training failed" if record is not None and record.status == "failed" else ""
 
 
 def catalog_folder(plan: Plan) -> Path:

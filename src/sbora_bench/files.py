@@ -26,12 +26,10 @@ def whole_file(path: str | os.PathLike, needed: str = ""):
         yield beside
         os.replace(beside, path)
     except OSError as error:
+        _remove(beside)  # first, so that the free bytes are those that the user finds
         raise disk_error(error, path, needed) from error
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
+        _remove(beside)
 
 
 @contextlib.contextmanager
@@ -55,12 +53,14 @@ def whole_folder(path: str | os.PathLike):
             shutil.rmtree(path)
         os.replace(beside, path)
     except Exception as error:
-        told = disk_error(error, path, f"more than {_bytes_below(beside):,}")
+        written = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
+        _remove(beside)
+        told = disk_error(error, path, f"more than {written:,}")
         if told is error:
             raise
         raise told from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
 
 
 def _meant(path: Path) -> Path:
@@ -100,6 +100,13 @@ def full_disk(path: Path, needed: str = "") -> UserError:
     return UserError(f"{path}: no space left on the disk ({bytes_told}); make room and run the same command again")
 
 
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise UserError where `folder`, or what there is of its parents, can't be written."""
+    there = next(place for place in [Path(folder), *Path(folder).absolute().parents] if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: {there} can't be written; choose a folder that you may write to")
+
+
 def _error_number(error: Exception) -> int | None:
     """The system's number of an error; safetensors tells it in the text alone."""
     if isinstance(error, OSError):
@@ -108,8 +115,11 @@ def _error_number(error: Exception) -> int | None:
     return int(told[1]) if told else None
 
 
-def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

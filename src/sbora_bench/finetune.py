@@ -27,7 +27,7 @@ from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256
 from sbora_bench.model_card import model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
-from sbora_bench.records import TrainRecord, write_record
+from sbora_bench.records import TrainRecord, read_record, write_record
 from sbora_bench.splitting import InParts, fitting, is_out_of_memory
 from sbora_bench.tracking import asked_for, tracked
 
@@ -47,6 +47,8 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         with store.alone(folder):
             if not store.is_whole(folder):
                 _train_or_tell(plan, run, resources, results, folder, checkpoints)
+            if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
+                shutil.rmtree(checkpoints, ignore_errors=True)
         store.take(folder, Path(results) / "runs" / run.name)
 
 
@@ -56,7 +58,6 @@ def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
         with store.making(folder) as made, tracked(plan, run) as summarise:
             train = partial(train_run, plan, run, resources, results, made, checkpoints)
             summarise(fitting(train, plan.protocol(run.table).micro_batch))
-        shutil.rmtree(checkpoints, ignore_errors=True)
     except UserError:
         raise
     except Exception as error:
@@ -124,6 +125,7 @@ def train_run(
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
     resumed = newest(checkpoints)
+    print(f"{run.name}: training from step {step_of(resumed) if resumed else 0}", file=sys.stderr, flush=True)
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     begun = step_of(resumed) if resumed else 0
     started = time.perf_counter()
@@ -157,10 +159,11 @@ def train_run(
         "trainable_parameters": trainable,
         "total_parameters": total,
         "best_checkpoint_step": trainer.state.best_global_step,
+        "adapter_sha256": {path.name: sha256(path) for path in sorted((made / "adapter").iterdir())},
         "loss_curve": loss_curve(trainer.state.log_history),
     }
     write_record(made / "train.json", train_record(plan, run, results, happened))
-    return {key: value for key, value in happened.items() if key != "loss_curve"}
+    return {key: value for key, value in happened.items() if key not in ("adapter_sha256", "loss_curve")}
 
 
 class TrainingFailed(Exception):
@@ -240,7 +243,10 @@ def split(rows, protocol: Protocol, seed: int):
 
 
 def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path, rows: int = 0):
-    """The Trainer as the protocol has it, `rows` (0: a micro-batch) at a time; it logs to wandb where that is asked for."""
+    """The Trainer as the protocol has it; it logs to wandb where that is asked for.
+
+    `rows`: of a micro-batch that go through the model at a time; 0: all.
+    """
     import torch
     from torch.utils.data import DataLoader
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments

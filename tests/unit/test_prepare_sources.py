@@ -50,6 +50,11 @@ def served(content: bytes, ranges: bool = True):
             self.wfile.write(content[start:])
             return None
 
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+
         def log_message(self, *_):
             pass
 

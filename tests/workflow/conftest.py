@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +57,9 @@ def shared_folder(tmp_path_factory, worker_id) -> Path:
     return base if worker_id == "master" else base.parent
 
 
-@pytest.fixture
-def reproduction(shared_folder):
-    """`tiny` reproduced, for this test alone while it runs; leave it whole."""
+@contextmanager
+def reproduced(shared_folder: Path):
+    """`tiny` reproduced, for the block alone; to be left whole."""
     root = Root(shared_folder / "reproduction")
     with FileLock(shared_folder / "reproduction.lock"):
         if not root.folder.exists():
@@ -67,6 +68,13 @@ def reproduction(shared_folder):
             (root.folder / "first.log").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
         told = (root.folder / "first.log").read_text()
         assert told.startswith("0\n"), told[-6000:]
+        yield root
+
+
+@pytest.fixture
+def reproduction(shared_folder):
+    """`tiny` reproduced, for this test alone while it runs; leave it whole."""
+    with reproduced(shared_folder) as root:
         yield root
 
 

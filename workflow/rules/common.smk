@@ -7,9 +7,11 @@ from pathlib import Path
 from sbora_bench import failures, gpus, locks, outputs, provenance
 from sbora_bench.check import checked_plan
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import check_writable
 from sbora_bench.narrowing import OPTIONS, narrowed, words
 from sbora_bench.records import check_results
 
+DRY = {"-n", "--dry-run", "--dryrun"} & set(sys.argv)  # the workflow can't tell yet
 PART = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
 
 try:
@@ -25,6 +27,8 @@ try:
     WHOLE = checked_plan(str(config.get("experiment", "ladder")))
     PLAN = narrowed(WHOLE, **PART)
     check_results(f"results/{PLAN.name}")
+    if not DRY:
+        check_writable(f"results/{PLAN.name}")
 except UserError as error:
     print(f"snakemake: {error}", file=sys.stderr, flush=True)
     os._exit(2)  # Snakemake would turn any exception into exit status 1
@@ -33,9 +37,6 @@ if workflow.is_main_process:
     STALE = locks.enter(Path(".snakemake"))
     if STALE:
         print(f"snakemake: cleared {len(STALE)} locks of a process that is gone")
-    DRY = {"-n", "--dry-run", "--dryrun"} & set(
-        sys.argv
-    )  # the workflow itself does not know yet
     if AGAIN == "true" and not DRY:
         for name in failures.forget(PLAN, f"results/{PLAN.name}"):
             print(f"snakemake: {name} failed, to be run again")

@@ -98,7 +98,21 @@ def _download(name: str, entry: FileData, path: Path) -> None:
         reason = f"HTTP {status}" if status else type(error).__name__
         raise Unreachable(f"{missing} can't be had ({reason}); {help}", entry.url) from None
     except OSError as error:
-        raise disk_error(error, path) from error
+        if disk_error(error, path) is not error:
+            part.unlink(missing_ok=True)  # the line that tells may need the room
+        raise disk_error(error, path, _size(entry.url)) from error
+
+
+def _size(url: str) -> str:
+    """How many bytes a server says that a file has; empty where it doesn't say."""
+    import requests
+
+    try:
+        answer = requests.head(url, allow_redirects=True, timeout=CONNECT_SECONDS)
+    except requests.exceptions.RequestException:
+        return ""
+    size = answer.headers.get("Content-Length", "") if answer.ok else ""
+    return f"{int(size):,}" if size.isdecimal() else ""
 
 
 def _append(url: str, part: Path) -> str:
