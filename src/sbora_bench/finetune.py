@@ -125,7 +125,6 @@ def train_run(
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
     resumed = newest(checkpoints)
-    print(f"{run.name}: training from step {step_of(resumed) if resumed else 0}", file=sys.stderr, flush=True)
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     begun = step_of(resumed) if resumed else 0
     started = time.perf_counter()
