@@ -5,6 +5,7 @@
 Without Slurm it is skipped; with CI=true Slurm is installed (Debian, root), and what can't be is a failure.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -23,7 +24,7 @@ from workflow.conftest import reproduction, root, shared_folder  # noqa: F401  (
 
 from .cluster import Cluster, missing
 
-PATIENCE = 540  # seconds
+PATIENCE = 900  # seconds
 OPTIONS = [
     *("--profile", "profiles/slurm", "--jobs", "2", "--default-resources", "mem_mb=1000", "runtime=10"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
@@ -68,7 +69,7 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
-        if process.info["cwd"] == str(folder) and "python" in words[0] and words[2:3] == [stage]:
+        if process.info["cwd"] == str(folder) and words[2:3] == [stage]:  # python sbora-bench STAGE
             found.append(process)
     return found
 
@@ -88,18 +89,21 @@ def freeze(folder: Path) -> str | None:
     store = folder / "results" / "tiny" / "store"
     if any(store.glob("arithmetic-*/finetune-*.checkpoints/checkpoint-*")):
         for process in commands(folder, "finetune"):
-            if any(word.startswith("arithmetic-") for word in process.cmdline()):
-                process.send_signal(signal.SIGSTOP)
-                return process.environ()["SLURM_JOB_ID"]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(word.startswith("arithmetic-") for word in process.cmdline()):
+                    job = process.environ()["SLURM_JOB_ID"]
+                    process.send_signal(signal.SIGSTOP)
+                    return job
     return None
 
 
 def kill(folder: Path) -> str | None:
     """Kill a scoring outright; its job's id."""
     for process in commands(folder, "evaluate"):
-        job = process.environ()["SLURM_JOB_ID"]
-        process.kill()
-        return job
+        with contextlib.suppress(psutil.NoSuchProcess):
+            job = process.environ()["SLURM_JOB_ID"]
+            process.kill()
+            return job
     return None
 
 

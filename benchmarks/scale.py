@@ -1,0 +1,190 @@
+"""How planning, the DAG, tables and report grow from ten to a thousand runs: `python benchmarks/scale.py`.
+
+Records are made up, written by the harness's own writers, with 100 items a task. Processor seconds (a shared machine's
+clock says little) and peak memory of each command, from outside. Markdown on the screen, JSON into --output.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from sbora_bench.experiment import Plan, Run, load_plan
+from sbora_bench.files import sha256, write_json, write_jsonl
+from sbora_bench.records import (
+    ContaminationRecord,
+    FootprintRecord,
+    ScoresRecord,
+    TaskData,
+    TaskScore,
+    TrainRecord,
+    write_record,
+)
+
+ROOT = Path(__file__).parents[1]
+METHODS = ["lora", "sbora-fa", "dora", "sbora-fb", "qlora", "qsbora-fa", "qdora"]
+SIZES = {10: (1, 1, 3, 1), 98: (2, 1, 4, 4), 1012: (2, 2, 7, 12)}  # runs -> tables, models, methods, ranks
+ITEMS = 100
+SEEDS = 3
+COMMANDS = ("collect", "tables", "figures", "audit", "report")
+
+
+def experiment(tables: int, models: int, methods: int, ranks: int) -> dict:
+    """An experiment file; runs: tables x models x (1 + methods x ranks x seeds)."""
+    grid = {
+        "models": ["ladder-s", "ladder-m"][:models],
+        "methods": METHODS[:methods],
+        "ranks": list(range(1, ranks + 1)),
+    }
+    common = {"protocol": "ladder", "seeds": list(range(SEEDS)), "grids": [grid]}
+    suites = {"arithmetic": "ladder-math", "mmlu": "ladder-instruct"}
+    named = {suite: {**common, "suite": suite, "train": train} for suite, train in list(suites.items())[:tables]}
+    return {"title": "Scale", "items": "ladder", "runs_per_job": 8, "tables": named}
+
+
+def make_records(plan: Plan, results: Path) -> None:
+    """Every record and sample of every run; right answers drawn by the run's name."""
+    for table, entry in plan.experiment.tables.items():
+        told = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.tasks(table)}
+        record = ContaminationRecord(
+            experiment=plan.name,
+            table=table,
+            train=entry.train,
+            train_rows=1000,
+            train_sha256="0" * 64,
+            policy=entry.contaminated,
+            tasks=told,
+        )
+        write_record(results / "data" / table / "contamination.json", record)
+    for run in plan.runs:
+        make_run(plan, results / "runs" / run.name, run)
+
+
+def make_run(plan: Plan, folder: Path, run: Run) -> None:
+    draw = random.Random(run.name)
+    names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
+    names |= {"experiment": plan.name, "run": run.name}
+    skill, settings, scores = draw.random(), plan.settings(run), {}
+    for task in plan.tasks(run.table):
+        rows = [
+            {
+                "id": item,
+                "prompt": f"How many lamps are in the red house number {item} ? " * 4,
+                "answer": str(item % 4),
+                "contaminated": False,
+                "correct": draw.random() < skill,
+                **({"subject": ("algebra", "birds")[item % 2]} if task == "mmlu" else {}),
+                "response": str(item % 4),
+                "extracted": str(item % 4),
+                "tokens": 3,
+            }
+            for item in range(ITEMS)
+        ]
+        path = folder / "samples" / f"{task}.jsonl"
+        write_jsonl(path, rows)
+        value = sum(row["correct"] for row in rows) / ITEMS
+        extra = {"macro": value, "micro": value} if task == "mmlu" else {}
+        metric = "acc_macro" if task == "mmlu" else "acc"
+        spread = (value * (1 - value) / ITEMS) ** 0.5
+        scores[task] = TaskScore(
+            metric=metric, value=value, stderr=spread, n=ITEMS, samples_sha256=sha256(path), extra=extra
+        )
+    record = ScoresRecord(
+        **names,
+        suite=settings["suite"],
+        train=settings["train"],
+        protocol=settings["protocol_name"],
+        settings_sha256=plan.settings_hash(run),
+        tasks=scores,
+    )
+    write_record(folder / "scores.json", record)
+    count = 1000 * (run.rank or 0) * (1 + METHODS.index(run.method)) if run.rank else 0
+    record = FootprintRecord(
+        model=run.model,
+        method=run.method,
+        rank=run.rank,
+        trainable_parameters=count,
+        total_parameters=10**6 + count,
+        adapter_bytes=None if run.is_base else 4 * count,
+        memory={"weights": 4 * 10**6, "optimizer": 8 * count, "activations": 10**6, "peak": 5 * 10**6},
+    )
+    write_record(folder / "footprint.json", record)
+    if run.is_base:
+        return
+    curve = [{"step": step, "loss": 3 / step + draw.random(), "learning_rate": 1e-3} for step in range(1, 101)]
+    happened = {"steps": 100, "tokens": 10**5, "seconds": 12.5, "tokens_per_second": 8000.0, "loss_curve": curve}
+    happened |= {"peak_memory_bytes": 10**9, "trainable_parameters": count, "micro_batch": 8, "resumed_from_step": 0}
+    on = {"versions": {"torch": "made up"}, "hardware": {"cpu": "made up", "gpu": None}, "threads": 1}
+    record = TrainRecord(**names, asked=plan.training_settings(run), happened=happened, on=on)
+    write_record(folder / "train.json", record)
+
+
+def measured(folder: Path, *command: str) -> dict[str, float]:
+    """Processor seconds, seconds and peak bytes of a command and its children. Raises RuntimeError where it fails."""
+    told = folder / "told.log"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    started = time.perf_counter()
+    with told.open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        _, code, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}: {told.read_text()[-3000:]}")
+    factor = 1 if sys.platform == "darwin" else 1024
+    return {
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_bytes": used.ru_maxrss * factor,
+    }
+
+
+def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Command -> what it takes with an experiment of `size` runs."""
+    for name in ("Snakefile", "environment.yml", "workflow", "experiments", "profiles"):
+        source = ROOT / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy2(source, folder / name)
+    (folder / "experiments" / "scale.yaml").write_text(yaml.safe_dump(experiment(*SIZES[size]), sort_keys=False))
+    plan = load_plan(str(folder / "experiments" / "scale.yaml"))
+    assert len(plan.runs) == size, len(plan.runs)
+    bench = (sys.executable, "-m", "sbora_bench.cli")
+    snakemake = (sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--quiet", "all")
+    found = {"plan": measured(folder, *bench, "plan", "scale")}
+    found["DAG (dry run)"] = measured(folder, *snakemake, "--config", "experiment=scale")
+    make_records(plan, folder / "results" / "scale")
+    for stage in COMMANDS:
+        place = ("--tables", "results/scale/tables", "--own", "--output", "results/scale")
+        arguments = place if stage == "audit" else ("--experiment", "scale")
+        found[stage] = measured(folder, *bench, stage, *arguments)
+    found["status"] = measured(folder, *bench, "status", "scale")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/scale.json"))
+    arguments = parser.parse_args()
+    found = {}
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            found[str(size)] = measure(size, Path(folder))
+            print(json.dumps({size: found[str(size)]}), flush=True)
+    write_json(arguments.output, {"items": ITEMS, "runs": found})
+    print("\n| Processor seconds | " + " | ".join(f"{int(size):,} runs" for size in found) + " | Peak memory |")
+    print("| --- |" + " ---: |" * (len(found) + 1))
+    for stage in next(iter(found.values())):
+        times = [f"{each[stage]['cpu_seconds']:.1f}" for each in found.values()]
+        peak = max(each[stage]["peak_bytes"] for each in found.values())
+        print(f"| {stage} | {' | '.join(times)} | {peak / 2**20:,.0f} MiB |")
+
+
+if __name__ == "__main__":
+    main()
