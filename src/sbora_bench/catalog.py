@@ -115,7 +115,7 @@ class SyntheticData(Strict):
     """Rows made here from a seed; says so wherever it is shown."""
 
     kind: Literal["synthetic"]
-    maker: Literal["items", "mmlu_items", "training_set"]
+    maker: Literal["items", "mmlu_items", "training_set", "corpus"]
     name: str
     rows: int | None = Field(default=None, ge=1)
     seed: int

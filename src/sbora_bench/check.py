@@ -28,11 +28,12 @@ def _check_table(plan: Plan, table: str) -> None:
         template = getattr(protocol, key)
         if template not in TEMPLATES:
             raise UserError(f"{where}.protocol: {key}: {one_of(template, TEMPLATES, 'prompt template')}")
-    for task in plan.tasks(table):
+    for task, suite in plan.scored(table).items():
         try:
-            task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")
+            its = plan.protocol(table, suite)
+            task_config(task, plan.catalog.tasks[task], its, Path(plan.path).parent / "catalog")
         except UserError as error:
-            raise UserError(f"{where}.suite: {error}") from None
+            raise UserError(f"{where}.{'suite' if suite == entry.suite else 'also'}: {error}") from None
     for method in dict.fromkeys(method for grid in entry.grids for method in grid.methods):
         try:
             adapter_arguments(plan.catalog.methods[method], 1, 0, protocol)

@@ -46,6 +46,7 @@ def load(experiment: str, only: str, seeds: str, limit: str):
 def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: bool, **part: str) -> None:
     """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
     from sbora_bench.check import checked_plan
+    from sbora_bench.experiment import rate_text
     from sbora_bench.narrowing import narrowed
 
     loaded = narrowed(checked_plan(experiment), **part)
@@ -62,8 +63,10 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
         cells = loaded.cells_of(name)
         seeds = ",".join(map(str, table.seeds))
         click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
+        rates = ",".join(map(rate_text, table.learning_rates))
+        varied = (f"-lr{{{rates}}}" if rates else "") + f"-s{{{seeds}}}"
         for run in bases + cells:
-            click.echo(f"  {run.cell}" + ("" if run.is_base else f"-s{{{seeds}}}"))
+            click.echo(f"  {run.cell}" + ("" if run.is_base else varied))
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
 
 

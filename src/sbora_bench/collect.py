@@ -135,8 +135,8 @@ def task_scores(plan: Plan, results: Path, run: Run) -> dict[str, TaskScore | No
     training = None if record else training_of(results, run)
     failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
     if failed is not None:
-        return dict.fromkeys(plan.tasks(run.table), TaskScore(status="failed", reason=failed.reason))
-    return {task: record.tasks.get(task) if record else None for task in plan.tasks(run.table)}
+        return dict.fromkeys(plan.scored(run.table), TaskScore(status="failed", reason=failed.reason))
+    return {task: record.tasks.get(task) if record else None for task in plan.scored(run.table)}
 
 
 def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from sbora_bench import compute
 from sbora_bench.adapters import merged
 from sbora_bench.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
 from sbora_bench.data.batches import update_steps
-from sbora_bench.experiment import Plan, Run
+from sbora_bench.experiment import Plan, Run, cell_of
 from sbora_bench.files import hash_of
 from sbora_bench.store import CHECKPOINTS
 from sbora_bench.tasks.templates import task_config
@@ -124,8 +124,9 @@ def _counted(data: str, entry: SyntheticData) -> int:
 
 def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
     """(items, tokens of the longest prompt, new tokens at most) of each task that a table scores."""
-    protocol, entry, found = plan.protocol(table), plan.experiment.tables[table], []
+    entry, suites, found = plan.experiment.tables[table], plan.scored(table), []
     for task, data in plan.items(table).items():
+        protocol = plan.protocol(table, suites[task])
         config = task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")
         items = rows_of(plan.catalog, data)
         items = min(items, entry.limit.get(task, items))
@@ -168,7 +169,7 @@ def cell_cost(
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
         **found,
         run=cell.cell,
-        seeds=1 if cell.is_base else len(plan.experiment.tables[cell.table].seeds),
+        seeds=1 if cell.is_base else sum(cell_of(run) == cell for run in plan.runs_of(cell.table)),
         score_hours=None if seconds is None else seconds / 3600,
         score_peak_bytes=peak,
         scores=peak <= room,

@@ -1,17 +1,16 @@
 """Score runs on their suite with lm-eval: `sbora-bench evaluate RUN...`.
 
-Each run leaves `samples/<task>.jsonl` and `scores.json`. The base is loaded anew for each run, so a run's bytes do not
+Each run leaves `samples/<task>.jsonl` and `scores.json`; where its table picks a learning rate, the same again of the
+held-out training rows in `validation/`. The base is loaded anew for each run, so a run's bytes do not
 depend on which others share the process.
 """
 
-import contextlib
-import copy
 import gc
-import io
 import logging
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
+from sbora_bench.held_out import VALIDATION
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_adapter, load_base, load_tokenizer, prepared_files
 from sbora_bench.records import (
@@ -31,6 +31,7 @@ from sbora_bench.records import (
     read_record,
     write_record,
 )
+from sbora_bench.tasks.local import local_task
 from sbora_bench.tasks.templates import task_config
 
 
@@ -68,16 +69,16 @@ def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
 def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
     """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
     data, adapter = data_folder(results, run), adapter_folder(results, run)
-    protocol = plan.protocol(run.table)
     told = read_record(data / "contamination.json", ContaminationRecord)
-    return {
+    held = {}
+    if plan.experiment.tables[run.table].learning_rates:
+        record = read_record(data / VALIDATION / "contamination.json", ContaminationRecord)
+        held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
+    return held | {
         "settings": plan.settings(run),
         "code": provenance.code_hash("sbora_bench.evaluate"),
         "packages": provenance.versions(),
-        "templates": {
-            task: task_config(task, plan.catalog.tasks[task], protocol, catalog_folder(plan))
-            for task in plan.tasks(run.table)
-        },
+        "templates": task_configs(plan, run.table),
         "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
         "base": prepared_files(resources, run.model),
         "training": training_failure(results, run),
@@ -130,44 +131,49 @@ def training_failure(results: Path, run: Run) -> str:
     return record.reason or "training failed" if record is not None and record.status == "failed" else ""
 
 
-def catalog_folder(plan: Plan) -> Path:
-    """The folder beside the experiment file that a task's own template is looked for in."""
-    return Path(plan.path).parent / "catalog"
+def task_configs(plan: Plan, table: str) -> dict[str, dict[str, Any]]:
+    """Task -> its lm-eval configuration, of all that a table scores; a template of one's own stands in the catalog."""
+    folder = Path(plan.path).parent / "catalog"
+    return {
+        task: task_config(task, plan.catalog.tasks[task], plan.protocol(table, suite), folder)
+        for task, suite in plan.scored(table).items()
+    }
 
 
 def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
-    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`.
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`; before that the
+    held-out training rows into `validation/`, where the table picks a learning rate by them.
 
     `failure`: why there is nothing to score; a failed training is one too.
     """
     protocol, catalog = plan.protocol(run.table), plan.catalog
     data = data_folder(results, run)
-    told = read_record(data / "contamination.json", ContaminationRecord).tasks
     failure = failure or training_failure(results, run)
     method = None if run.is_base else catalog.methods[run.method]
-    configs = {
-        task: task_config(task, catalog.tasks[task], protocol, catalog_folder(plan)) for task in plan.tasks(run.table)
-    }
 
+    @cache
     def scorer():
         return load_scorer(catalog, run.model, resources, protocol, method, adapter_folder(results, run), run.seed or 0)
 
-    scores = score_tasks(configs, told, data, protocol, scorer, run.name, made, failure)
-    table = plan.experiment.tables[run.table]
-    record = ScoresRecord(
-        **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
-        experiment=plan.name,
-        run=run.name,
-        status="failed" if failure else "ok",
-        reason=failure,
-        suite=table.suite,
-        train=None if run.is_base else table.train,
-        protocol=table.protocol,
-        settings_sha256=plan.settings_hash(run),
-        algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
-        tasks=scores,
-    )
-    write_record(made / "scores.json", record)
+    table, configs = plan.experiment.tables[run.table], task_configs(plan, run.table)
+    own = {task: configs[task] for task in plan.tasks(run.table)}
+    for part, asked in [(VALIDATION, own)] * bool(table.learning_rates) + [("", configs)]:
+        told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
+        scores = score_tasks(asked, told, data / part, protocol, scorer, run.name, made / part, failure)
+        record = ScoresRecord(
+            **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
+            experiment=plan.name,
+            run=run.name,
+            status="failed" if failure else "ok",
+            reason=failure,
+            suite=table.suite,
+            train=None if run.is_base else table.train,
+            protocol=table.protocol,
+            settings_sha256=plan.settings_hash(run),
+            algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
+            tasks=scores,
+        )
+        write_record(made / part / "scores.json", record)
 
 
 def score_tasks(
@@ -274,6 +280,9 @@ def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[Ta
         extra |= {"micro": float(value), "macro": average}
         if macro:
             metric, value, stderr = f"{metric}_macro", average, spread
+    told = [answered(task, example, scorer.tokens) for example in examples]
+    if task.OUTPUT_TYPE == "loglikelihood":
+        extra |= mean_loss(told)
     score = TaskScore(
         metric=metric,
         value=float(value),
@@ -291,36 +300,19 @@ def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[Ta
             "contaminated": item["contaminated"],
             "correct": correct == 1.0,
             **({"subject": item["subject"]} if "subject" in item else {}),
-            **answered(task, example, scorer.tokens),
+            **answer,
         }
-        for item, example, correct in zip(items, examples, values, strict=True)
+        for item, correct, answer in zip(items, values, told, strict=True)
     ]
     return score, rows
 
 
-def local_task(config: dict, items: list[dict]):
-    """An lm-eval task over items in memory. Raises UserError where lm-eval doesn't take the configuration."""
-    from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
-
-    from sbora_bench.tasks import plugins  # noqa: F401  (registers our filters and metric)
-
-    class LocalTask(ConfigurableTask):
-        """Without the progress bar that lm-eval draws while it writes prompts down."""
-
-        def build_all_requests(self, **arguments) -> None:
-            with contextlib.redirect_stderr(io.StringIO()):
-                super().build_all_requests(**arguments)
-
-    dataset = {"test": Dataset.from_list(items)}
-    try:
-        return LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"catalog: tasks.{config['task']}.template: lm-eval does not take it: {error}") from None
-
-
 def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:
     """What a sample says of the answer: the text, what was extracted, and how many tokens were generated."""
+    if task.OUTPUT_TYPE == "loglikelihood":
+        likelihood, _ = example["filtered_resps"][0]
+        context, continuation = example["arguments"][0]
+        return {"loss": -likelihood, "tokens": tokens[context + continuation]}
     if task.OUTPUT_TYPE != "generate_until":
         likelihoods = [likelihood for likelihood, _ in example["filtered_resps"]]
         choice = task.doc_to_choice(example["doc"])[likelihoods.index(max(likelihoods))]
@@ -331,6 +323,11 @@ def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:
         "extracted": str(example["filtered_resps"][0]),
         "tokens": tokens[context],
     }
+
+
+def mean_loss(answers: list[dict]) -> dict[str, float]:
+    """Mean loss of the continuations, in nats a token, from samples with `loss` (of all its tokens) and `tokens`."""
+    return {"loss": sum(row["loss"] for row in answers) / sum(row["tokens"] for row in answers)}
 
 
 def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:

@@ -7,6 +7,7 @@ base of every model of a table is scored once, as method `base`.
 import itertools
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
 Rank = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Grid(Strict):
@@ -48,14 +50,21 @@ class Table(Strict):
     missing: Literal["fail", "skip"] = Field(
         default="fail", description="skip: a task whose file can't be had shows as not available"
     )
+    also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
+    learning_rates: list[Rate] = Field(
+        default_factory=list, description="each cell is trained at each, and shown at the best on held-out training rows"
+    )
+    validation_items: Annotated[int, Field(ge=1)] = Field(
+        default=200, description="training rows held out, at most, to pick a learning rate by"
+    )
     overrides: dict[str, Any] = Field(default_factory=dict, description="protocol fields that differ here")
 
-    @field_validator("seeds")
+    @field_validator("seeds", "also", "learning_rates")
     @classmethod
-    def _once(cls, seeds):
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands twice")
-        return seeds
+    def _once(cls, values, info):
+        if len(set(values)) < len(values):
+            raise ValueError(f"one of the {info.field_name.replace('_', ' ')} stands twice")
+        return values
 
 
 class Experiment(Strict):
@@ -71,19 +80,24 @@ class Experiment(Strict):
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One cell of a table with one seed; method `base` has neither rank nor seed."""
+    """One cell of a table with one seed; method `base` has neither rank nor seed.
+
+    `learning_rate`: where the table varies it, else the protocol's holds.
+    """
 
     table: str
     model: str
     method: str
     rank: int | None = None
     seed: int | None = None
+    learning_rate: float | None = None
 
     @property
     def cell(self) -> str:
         """The run's name without its seed."""
         rank = "" if self.rank is None else f"-r{self.rank}"
-        return f"{self.table}-{self.model}-{self.method}{rank}"
+        rate = "" if self.learning_rate is None else f"-lr{rate_text(self.learning_rate)}"
+        return f"{self.table}-{self.model}-{self.method}{rank}{rate}"
 
     @property
     def name(self) -> str:
@@ -94,12 +108,27 @@ class Run:
         return self.method == "base"
 
 
-class Plan:
-    """A validated experiment with its catalog: the runs, and what each of them resolves to."""
+def rate_text(rate: float) -> str:
+    """A learning rate as names of runs have it: 0.0003 -> 3e-4."""
+    return f"{Decimal(repr(rate)).normalize():e}".replace("+", "")
 
-    def __init__(self, name: str, experiment: Experiment, catalog: Catalog, path: str) -> None:
+
+class Plan:
+    """A validated experiment with its catalog: the runs, and what each of them resolves to.
+
+    `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them.
+    """
+
+    def __init__(
+        self, name: str, experiment: Experiment, catalog: Catalog, path: str, rates: dict[Run, float] | None = None
+    ) -> None:
         self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
+        self.rates = rates or {}
         self._check()
+
+    def at(self, rates: dict[Run, float]) -> "Plan":
+        """The same with the runs of one learning rate alone for each of these cells (of `cells_of`)."""
+        return Plan(self.name, self.experiment, self.catalog, self.path, rates) if rates else self
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -107,16 +136,19 @@ class Plan:
         return [run for table in self.experiment.tables for run in self.runs_of(table)]
 
     def runs_of(self, table: str) -> list[Run]:
-        grids = self.experiment.tables[table].grids
+        entry = self.experiment.tables[table]
+        grids, rates = entry.grids, entry.learning_rates or [None]
         models = dict.fromkeys(model for grid in grids for model in grid.models)
         bases = [Run(table, model, "base") for model in models]
-        seeds = self.experiment.tables[table].seeds
         cells = [Run(table, *cell) for g in grids for cell in itertools.product(g.models, g.methods, g.ranks)]
-        return bases + [replace(cell, seed=seed) for cell in cells for seed in seeds]
+        at = {cell: [self.rates[cell]] if cell in self.rates else rates for cell in cells}
+        return bases + [
+            replace(cell, seed=seed, learning_rate=rate) for cell in cells for rate in at[cell] for seed in entry.seeds
+        ]
 
     def cells_of(self, table: str) -> list[Run]:
-        """The tuned cells of a table, as runs without a seed."""
-        return list(dict.fromkeys(replace(run, seed=None) for run in self.runs_of(table) if not run.is_base))
+        """The tuned cells of a table, as runs with neither seed nor learning rate."""
+        return list(dict.fromkeys(cell_of(run) for run in self.runs_of(table) if not run.is_base))
 
     @cached_property
     def _by_name(self) -> dict[str, Run]:
@@ -128,24 +160,38 @@ class Plan:
             raise UserError(f"{self.path}: {one_of(name, self._by_name, 'run')}")
         return self._by_name[name]
 
-    def protocol(self, table: str) -> Protocol:
+    def protocol(self, table: str, suite: str | None = None) -> Protocol:
+        """The protocol of a table, or as it holds for a suite that the table scores beside its own."""
         entry = self.experiment.tables[table]
         where = f"{self.path}: tables.{table}.protocol"
-        return self.catalog.protocol(entry.protocol, entry.suite, entry.overrides, where)
+        return self.catalog.protocol(entry.protocol, suite or entry.suite, entry.overrides, where)
+
+    def protocol_of(self, run: Run) -> Protocol:
+        """The protocol of a run: its table's, at the run's own learning rate where the table varies that."""
+        protocol, rate = self.protocol(run.table), run.learning_rate
+        return protocol if rate is None else protocol.model_copy(update={"learning_rate": rate})
 
     def tasks(self, table: str) -> list[str]:
         return self.catalog.suites[self.experiment.tables[table].suite].tasks
 
+    def scored(self, table: str) -> dict[str, str]:
+        """Task -> its suite, of all that a table scores: its own tasks, then those of the suites beside."""
+        entry, suites = self.experiment.tables[table], self.catalog.suites
+        return {task: suite for suite in (entry.suite, *entry.also) for task in suites[suite].tasks}
+
     def items(self, table: str) -> dict[str, str]:
         """Task -> data entry of the items that this table scores."""
         which = self.experiment.tables[table].items or self.experiment.items
-        return {task: self.catalog.tasks[task].items[which] for task in self.tasks(table)}
+        return {task: self.catalog.tasks[task].items[which] for task in self.scored(table)}
 
     def data_settings(self, table: str) -> dict[str, Any]:
         """All that a table's prepared data depend on, as JSON."""
         entry, protocol = self.experiment.tables[table], self.protocol(table)
         data = self.catalog.data
-        return {
+        more: dict[str, Any] = {"validation_items": entry.validation_items} if entry.learning_rates else {}
+        if entry.also:
+            more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}
+        return more | {
             "suite": entry.suite,
             "train": {entry.train: data[entry.train].model_dump(mode="json")},
             "items": {task: data[name].model_dump(mode="json") for task, name in self.items(table).items()},
@@ -158,7 +204,8 @@ class Plan:
         """All that a run depends on but its inputs' bytes and the code, as JSON: what a record says was asked."""
         entry = self.experiment.tables[run.table]
         method = None if run.is_base else self.catalog.methods[run.method].model_dump(mode="json")
-        return {
+        also = {suite: self.protocol(run.table, suite).model_dump(mode="json") for suite in entry.also}
+        return ({"also": also} if also else {}) | {
             "experiment": self.name,
             "table": run.table,
             "run": run.name,
@@ -169,10 +216,10 @@ class Plan:
             "suite": entry.suite,
             "train": None if run.is_base else entry.train,
             "protocol_name": entry.protocol,
-            "protocol": self.protocol(run.table).model_dump(mode="json"),
+            "protocol": self.protocol_of(run).model_dump(mode="json"),
             "model_entry": self.catalog.models[run.model].model_dump(mode="json"),
             "method_entry": method,
-            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.tasks(run.table)},
+            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.scored(run.table)},
         }
 
     def settings_hash(self, run: Run) -> str:
@@ -180,7 +227,7 @@ class Plan:
 
     def training_settings(self, run: Run) -> dict[str, Any]:
         """The settings less those of scoring: another number of beams, say, doesn't train anew."""
-        settings = {key: value for key, value in self.settings(run).items() if key != "tasks"}
+        settings = {key: value for key, value in self.settings(run).items() if key not in ("tasks", "also")}
         protocol = {key: value for key, value in settings["protocol"].items() if key not in SCORING}
         return settings | {"protocol": protocol}
 
@@ -191,17 +238,25 @@ class Plan:
         find, seen = self.catalog.find, set()
         for name, table in self.experiment.tables.items():
             where = f"{self.path}: tables.{name}"
-            suite = find("suites", table.suite, f"{where}.suite")
-            which = table.items or self.experiment.items
-            for task in suite.tasks:
+            suites = [find("suites", table.suite, f"{where}.suite")]
+            suites += [find("suites", suite, f"{where}.also") for suite in table.also]
+            which, scored = table.items or self.experiment.items, [task for suite in suites for task in suite.tasks]
+            for task in scored:
+                if scored.count(task) > 1:
+                    raise UserError(f"{where}.also: task {task} stands in two of the suites; name each suite once")
                 items = self.catalog.tasks[task].items
                 if which not in items:
                     raise UserError(f"{where}.items: task {task}: {one_of(which, items, 'set of items')}")
             for task in table.limit:
-                if task not in suite.tasks:
-                    raise UserError(f"{where}.limit: {one_of(task, suite.tasks, 'task')}")
+                if task not in scored:
+                    raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")
             find("data", table.train, f"{where}.train")
-            self.protocol(name)
+            default = self.protocol(name).learning_rate
+            if table.learning_rates and default not in table.learning_rates:
+                raise UserError(
+                    f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
+                    f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
+                )
             for index, grid in enumerate(table.grids):
                 self._check_grid(grid, f"{where}.grids.{index}")
             for run in self.runs_of(name):
@@ -220,6 +275,11 @@ class Plan:
                         f"{where}.ranks: found rank {rank}, allowed 1 to {width} (the narrowest layer of {model});"
                         " lower the rank"
                     )
+
+
+def cell_of(run: Run) -> Run:
+    """A run's cell in its table, whatever the seed and the learning rate."""
+    return replace(run, seed=None, learning_rate=None)
 
 
 def layer_width(architecture: dict[str, Any]) -> int | None:

@@ -108,7 +108,7 @@ def train_run(
     from peft import prepare_model_for_kbit_training
     from transformers import set_seed
 
-    protocol = plan.protocol(run.table)
+    protocol = plan.protocol_of(run)
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
     if torch.cuda.is_available():  # on a CPU a fixed number of threads is enough

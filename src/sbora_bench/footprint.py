@@ -15,7 +15,7 @@ import torch
 from sbora_bench import foretell, measure, meta
 from sbora_bench.adapters import merged
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
-from sbora_bench.experiment import Plan, Run
+from sbora_bench.experiment import Plan, Run, cell_of
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.records import FootprintRecord, write_record
@@ -50,10 +50,11 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
     protocol, cells = plan.protocol(table), {}
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
     for run in plan.runs_of(table):
-        if run.cell not in cells:
+        cell = cell_of(run)
+        if cell not in cells:
             method = None if run.is_base else plan.catalog.methods[run.method]
-            cells[run.cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
-        write_record(Path(results) / "runs" / run.name / "footprint.json", cells[run.cell])
+            cells[cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
+        write_record(Path(results) / "runs" / run.name / "footprint.json", cells[cell])
 
 
 def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, protocol: Protocol, kernels: str):

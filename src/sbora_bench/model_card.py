@@ -16,7 +16,7 @@ def model_card(plan: Plan, run: Run, trainable: int, total: int) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     model, method = plan.catalog.models[run.model], plan.catalog.methods[run.method]
-    table, protocol = plan.experiment.tables[run.table], plan.protocol(run.table)
+    table, protocol = plan.experiment.tables[run.table], plan.protocol_of(run)
     data = plan.catalog.data[table.train]
     metadata = ModelCardData(
         base_model=getattr(model.source, "id", run.model),

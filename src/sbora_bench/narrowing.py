@@ -102,7 +102,7 @@ def _part(plan: Plan, name: str, chosen: dict[str, list[str]], most: int | None)
     seeds = left("seed", table.seeds)
     if not (left("table", [name]) and grids and seeds):
         return None
-    limits = {task: min(most, table.limit.get(task, most)) for task in plan.tasks(name)} if most else table.limit
+    limits = {task: min(most, table.limit.get(task, most)) for task in plan.scored(name)} if most else table.limit
     return table.model_copy(update={"grids": grids, "seeds": seeds, "limit": limits})
 
 

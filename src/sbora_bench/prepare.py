@@ -16,8 +16,10 @@ from sbora_bench.data.sources import read_examples
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.experiment import Plan, Table
 from sbora_bench.files import sha256, whole_folder, write_jsonl
+from sbora_bench.held_out import VALIDATION, held_out
 from sbora_bench.hub import Unreachable
 from sbora_bench.records import ContaminationRecord, TaskData, write_record
+from sbora_bench.tasks.templates import task_config
 
 Example = dict[str, str]
 
@@ -25,6 +27,7 @@ Example = dict[str, str]
 def prepare_table(plan: Plan, table: str, output: Path) -> None:
     """Write the folder of a table: `train.jsonl`, one `<task>.jsonl` a task and `contamination.json`.
 
+    Where the table picks a learning rate, `validation/` holds the same of training rows that are held out for it.
     Rows of training: prompt, response. Rows of a task: id (index in the source), prompt, answer, contaminated, and
     for MMLU subject. Raises UserError where data are missing (unless the table skips such tasks) or not what the
     catalog says; nothing is written then.
@@ -33,11 +36,15 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         raise UserError(f"{plan.path}: tables: {one_of(table, plan.experiment.tables, 'table')}")
     entry, protocol = plan.experiment.tables[table], plan.protocol(table)
     training = read_examples(entry.train, plan.catalog.data[entry.train])
+    prompts = {task: plan.protocol(table, suite).score_prompt for task, suite in plan.scored(table).items()}
     with whole_folder(output) as folder:
         train = folder / "train.jsonl"
-        write_jsonl(train, [_training_row(example, protocol.train_prompt) for example in training])
+        held = _hold_out(plan, table, training) if entry.learning_rates else {}
+        out = {index for indices in held.values() for index in indices}
+        kept = [example for index, example in enumerate(training) if index not in out]
+        write_jsonl(train, [_training_row(example, protocol.train_prompt) for example in kept])
         tasks = {
-            task: _prepare_task(plan, entry, task, name, protocol.score_prompt, training, folder)
+            task: _prepare_task(plan, entry, task, name, prompts[task], training, folder)
             for task, name in plan.items(table).items()
         }
         if all(task.status != "ok" for task in tasks.values()):
@@ -48,12 +55,19 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             experiment=plan.name,
             table=table,
             train=entry.train,
-            train_rows=len(training),
+            train_rows=len(kept),
             train_sha256=sha256(train),
             policy=entry.contaminated,
             tasks=tasks,
         )
         write_record(folder / "contamination.json", record)
+        if held:
+            beside = folder / VALIDATION
+            own = {
+                task: _write_held(training, held[task], entry.train, prompts[task], beside / f"{task}.jsonl")
+                for task in held
+            }
+            write_record(beside / "contamination.json", record.model_copy(update={"policy": "keep", "tasks": own}))
 
 
 def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
@@ -82,6 +96,21 @@ def _prepare_task(
         if table.missing == "fail":
             raise
         return TaskData(status="not available", reason=f"{error.address} is not at hand", source=name)
+
+
+def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list[int]]:
+    """Task -> the training rows that are held out for it."""
+    entry, protocol, folder = plan.experiment.tables[table], plan.protocol(table), Path(plan.path).parent / "catalog"
+    configs = {task: task_config(task, plan.catalog.tasks[task], protocol, folder) for task in plan.tasks(table)}
+    return held_out(configs, training, entry.validation_items, entry.limit_seed)
+
+
+def _write_held(training: list[Example], held: list[int], train: str, template: str, path: Path) -> TaskData:
+    """Write held-out training rows as a task's items; an id is the row's place in the training set."""
+    if not held:
+        return TaskData(status="not available", reason="no held-out row is of this task", source=train)
+    write_jsonl(path, [_task_row(i, training[i], template, False) for i in held])
+    return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
 
 def prepare_items(

@@ -100,6 +100,7 @@ class Scorer(HFLM):
                 pair = encoded[context], [self.letter_id(continuation)]
             else:
                 pair = self._encode_pair(context, continuation)
+                self.tokens[context + continuation] = len(pair[1])
             rows.append(((context, continuation), *pair))
         return self._loglikelihood_tokens(rows, disable_tqdm)
 

@@ -68,14 +68,26 @@ WHERE = f"Tables: {RESULTS}/tables/  figures: {RESULTS}/figures/  report: {RESUL
 
 def files_of(run):
     """Every file that a run leaves."""
-    names = ["scores.json", "footprint.json", *samples_of(run.table)]
+    names = ["footprint.json", *scored_files(run.table)]
     if not run.is_base:
         names += ["train.json", *ADAPTER]
     return [f"{RUNS}/{run.name}/{name}" for name in names]
 
 
 def samples_of(table):
-    return [f"samples/{task}.jsonl" for task in PLAN.tasks(table)]
+    return [f"samples/{task}.jsonl" for task in PLAN.scored(table)]
+
+
+def scored_files(table):
+    """What scoring a run leaves; of the held-out training rows too, where the table picks a learning rate by them."""
+    names = ["scores.json", *samples_of(table)]
+    if EXPERIMENT.tables[table].learning_rates:
+        tasks = PLAN.tasks(table)
+        names += [
+            "validation/scores.json",
+            *(f"validation/samples/{task}.jsonl" for task in tasks),
+        ]
+    return names
 
 
 RECORDS = [name for run in PLAN.runs for name in files_of(run)]

@@ -11,7 +11,7 @@ for table in EXPERIMENT.tables:
                 base=f"resources/models/{runs[0].model}/base.json",
                 code=code_of("evaluate"),
             output:
-                of(runs, ["scores.json", *samples_of(table)]),
+                of(runs, scored_files(table)),
             log:
                 f"{RESULTS}/logs/evaluate/{table}-{number}.log",
             conda:

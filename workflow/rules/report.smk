@@ -5,7 +5,10 @@ SCORES = [
 ]
 TRAINED = [f"{RUNS}/{run.name}/train.json" for run in PLAN.runs if not run.is_base]
 SAMPLES = [
-    f"{RUNS}/{run.name}/{name}" for run in PLAN.runs for name in samples_of(run.table)
+    f"{RUNS}/{run.name}/{name}"
+    for run in PLAN.runs
+    for name in scored_files(run.table)
+    if name != "scores.json"
 ]
 DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
 PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []

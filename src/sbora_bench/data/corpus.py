@@ -194,6 +194,14 @@ def corpus(seed: int, choices_first: int, total: int) -> Iterator[Document]:
         yield make(rng)
 
 
+def items(count: int, seed: int) -> list[dict[str, str]]:
+    """Documents as scored items: the prompt, and the response that should follow it."""
+    return [
+        {"instruction": prompt, "input": "", "output": response, "answer": response}
+        for prompt, response in corpus(seed, 0, count)
+    ]
+
+
 def _vocabulary() -> list[str]:
     """Every word that the world's texts can have, in a fixed order."""
     import re

@@ -191,6 +191,10 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
         return synthetic.training_set(entry.name, entry.seed)[: entry.rows]
     if entry.maker == "mmlu_items":
         return synthetic.mmlu_items(entry.rows, entry.seed)
+    if entry.maker == "corpus":
+        from sbora_bench.data import corpus
+
+        return corpus.items(entry.rows, entry.seed)
     return synthetic.items(entry.name, entry.rows, entry.seed)
 
 
