@@ -102,9 +102,12 @@ def record_of(path: Path, kind: type[R]) -> R | None:
     return read_record(path, kind) if path.exists() else None
 
 
-def scores_of(plan: Plan, results: Path, run: Run) -> ScoresRecord | None:
-    """A run's scores, or None. Raises UserError where they were made under other settings than the plan's."""
-    path = run_folder(results, run) / "scores.json"
+def scores_of(plan: Plan, results: Path, run: Run, part: str = "") -> ScoresRecord | None:
+    """A run's scores, or None; `part`: those of a folder within the run's (held_out.VALIDATION).
+
+    Raises UserError where they were made under other settings than the plan's.
+    """
+    path = run_folder(results, run) / part / "scores.json"
     record = record_of(path, ScoresRecord)
     if record is not None and record.settings_sha256 != plan.settings_hash(run):
         raise UserError(

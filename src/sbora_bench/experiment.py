@@ -52,7 +52,7 @@ class Table(Strict):
     )
     also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
     learning_rates: list[Rate] = Field(
-        default_factory=list, description="each cell is trained at each, and shown at the best on held-out training rows"
+        default_factory=list, description="train at each, show the best on held-out training rows"
     )
     validation_items: Annotated[int, Field(ge=1)] = Field(
         default=200, description="training rows held out, at most, to pick a learning rate by"

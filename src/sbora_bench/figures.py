@@ -4,11 +4,9 @@
 has one colour, marker and dash everywhere, so that it can be told in grey.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,17 +15,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from sbora_bench.collect import read_budget, read_footprint, read_scores, training_of
+from sbora_bench.drawing import look, panels, short
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.files import whole_file
-from sbora_bench.outputs import FIGURE_FORMATS, Layout, Row, layouts
+from sbora_bench.learning_rate_tables import curve, rate_rows
+from sbora_bench.learning_rates import picked
+from sbora_bench.outputs import FIGURE_FORMATS, Layout, Row, layouts, rates_name
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.pareto import COSTS, pareto_data
 from sbora_bench.tables import budget_of, entries, read_paper_footprint, row_titles, trainable
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
-MARKERS = "os^vDPX*"
-DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
 PARTS |= {"other": ("xx", "#CC79A7")}
@@ -39,8 +38,8 @@ METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 def figures(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.figure_files`. Raises UserError where `collect` has not run."""
-    scores, footprint, budget = read_scores(results), read_footprint(results), read_budget(results)
-    folder = results / "figures"
+    scores, footprint, budget, whole = read_scores(results), read_footprint(results), read_budget(results), plan
+    folder, plan = results / "figures", picked(plan, results)
     with matplotlib.style.context(["default", STYLE]):  # not the user's own matplotlibrc
         for layout in layouts(plan):
             points = score_data(plan, layout, scores, footprint, budget)
@@ -48,7 +47,10 @@ def figures(plan: Plan, results: Path) -> None:
             _write(pareto_figure(plan, pareto_data(points)), folder / f"pareto-{layout.name}")
             bars = footprint_data(plan, layout, footprint)
             _write(footprint_figure(bars), folder / f"footprint-{layout.name}")
-        for table in plan.experiment.tables:
+        for table, entry in plan.experiment.tables.items():
+            if entry.learning_rates:
+                points = curve(rate_rows(whole, results, table), plan)
+                _write(rates_figure(plan, points), folder / rates_name(table))
             _write(training_figure(plan, training_data(plan, results, table)), folder / f"training-{table}")
         if plan.experiment.paper_footprint:
             _write(paper_footprint_figure(plan, results), folder / "paper_footprint")
@@ -162,50 +164,6 @@ def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[
 # --- how it is drawn ------------------------------------------------------------------------------------------------
 
 
-def short(number: float) -> str:
-    """28000000 -> 28M: three digits and a unit."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def look(plan: Plan, method: str) -> dict[str, Any]:
-    """Colour, marker and dash of a method: by its place in the catalog."""
-    place = list(plan.catalog.methods).index(method)
-    colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    return {
-        "color": colors[place % len(colors)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
-        "label": plan.catalog.methods[method].title,
-    }
-
-
-def panels(
-    rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
-) -> Figure:
-    """A panel for every value of `panel` (and `of`), `across` in a line, one legend below; or says there's nothing."""
-    names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
-    across = min(across, max(1, len(names)))
-    down = -(-max(1, len(names)) // across)
-    figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
-    if not names:
-        figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
-        return figure
-    axes = figure.subplots(down, across, squeeze=False)
-    handles: dict[str, Any] = {}
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name[0])
-        draw(axis, [row for row in rows if (row["panel"], row.get("of")) == name])
-        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
-    return figure
-
-
 def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     """Score against trained parameters, a panel a column and model; above each cluster of points its ranks."""
 
@@ -285,6 +243,27 @@ def pareto_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         _score_axis(axis, mine, mine[0]["of"])
 
     return panels(rows, draw)
+
+
+def rates_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """Score against learning rate, the rate picked ringed."""
+
+    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
+        for method in dict.fromkeys(row["method"] for row in mine):
+            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row["rate"])
+            x, y = [row["rate"] for row in points], [row["mean"] for row in points]
+            axis.errorbar(x, y, yerr=[row["sd"] for row in points], elinewidth=0.8, **look(plan, method))
+            ringed = [(row["rate"], row["mean"]) for row in points if row["picked"]]
+            axis.plot(*zip(*ringed, strict=True), "o", markersize=9, fillstyle="none", color="0.2", linestyle="")
+        rates = sorted({row["rate"] for row in mine})
+        axis.set_xscale("log")
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("Learning rate")
+        axis.set_ylabel("Score, %")
+        axis.set_ylim(0, 100)
+
+    return panels(rows, draw, across=2)
 
 
 def training_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:

@@ -23,7 +23,8 @@ def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int
     order, held = random.Random(seed).sample(range(len(rows)), len(rows)), {}
     for start in range(0, len(order), most):
         chunk = order[start : start + most]
-        held |= {i: task for i, task in zip(chunk, scoring_task(configs, [rows[i] for i in chunk]), strict=True) if task}
+        tasks = scoring_task(configs, [rows[i] for i in chunk])
+        held |= {i: task for i, task in zip(chunk, tasks, strict=True) if task is not None}
         if len(held) >= most:
             break
     chosen = list(held)[:most]

@@ -62,7 +62,7 @@ def layouts(plan: "Plan") -> list[Layout]:
     for members in groups.values():
         first = tables[members[0]]
         name = members[0] if len(members) == 1 else first.suite
-        if name in RESERVED or (len(members) > 1 and name in set(tables) - set(members)):
+        if name in RESERVED or name in side_tables(plan) or (len(members) > 1 and name in set(tables) - set(members)):
             raise UserError(f"{plan.path}: tables.{name}: this name is taken by a file of results; choose another")
         if len(members) == 1:
             tasks = plan.catalog.tasks
@@ -96,9 +96,20 @@ def _rows(plan: "Plan", tables: list[str]) -> list[Row]:
     return sorted(rows, key=place)
 
 
+def rates_name(table: str) -> str:
+    """Name of the table and of the figure of a table's learning rates."""
+    return f"rates-{table}"
+
+
+def side_tables(plan: "Plan") -> list[str]:
+    """Names of the tables beside the layouts: of learning rates."""
+    return [rates_name(name) for name, table in plan.experiment.tables.items() if table.learning_rates]
+
+
 def table_files(plan: "Plan") -> list[str]:
     """Every file that `tables` writes, relative to the results folder."""
     names = [layout.name for layout in layouts(plan)]
+    names += side_tables(plan)
     names += ["paper_footprint"] if plan.experiment.paper_footprint else []
     files = [f"tables/{name}.{suffix}" for name in names for suffix in TABLE_FORMATS]
     return [*files, *(f"tables/{name}" for name in SEPARATION)]
@@ -132,6 +143,12 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
             f"{table.title or name}: training loss by update, mean of the seeds, with their range shaded;"
             " validation loss dashed where there is one."
         )
+        if table.learning_rates:
+            captions[rates_name(name)] = (
+                f"{table.title or name}: score against learning rate, on the training rows held out to pick the rate by"
+                " and on the test items. Points are means, bars one standard deviation over the seeds; a ring marks the"
+                " rate picked."
+            )
     if plan.experiment.paper_footprint:
         captions["paper_memory"] = (
             "The paper's methods at its scales: memory at the peak of a training step on a GPU, by kind, foretold at"

@@ -17,6 +17,7 @@ from sbora_bench import comparison
 from sbora_bench.collect import footprint_rows, samples_of, scores_of
 from sbora_bench.comparison import Cells, cells_of, corrected, pooled
 from sbora_bench.experiment import Plan, Run
+from sbora_bench.learning_rates import picked
 from sbora_bench.outputs import Row
 from sbora_bench.statistics import Paired, paired
 
@@ -51,7 +52,7 @@ def separation(plan: Plan, results: Path) -> Separation:
     """The three questions for every column of every table. Holm's family: the columns of all models for the claims,
     all that is compared in a table for the gains, the differences and the averages. What has no score is left out.
     """
-    found = Separation([], [], [], [])
+    found, plan = Separation([], [], [], []), picked(plan, results)
     footprints = footprint_rows(plan, results)
     for table in plan.experiment.tables:
         scored = {run: scores_of(plan, results, run) for run in plan.runs_of(table)}

@@ -14,6 +14,8 @@ from sbora_bench.cells import write_cells
 from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
+from sbora_bench.learning_rate_tables import rates_view
+from sbora_bench.learning_rates import picked
 from sbora_bench.outputs import Column, Layout, Row, layouts
 from sbora_bench.paper.reported import AVERAGE, Reported, anomaly_of, plain, reported_cell
 from sbora_bench.render import MARKS, Cell, View, write_views
@@ -26,15 +28,18 @@ def tables(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.table_files`. Raises UserError where `collect` has not run."""
     for view in views(plan, results):
         write_views(view, results / "tables")
+    plan = picked(plan, results)
     scores = read_scores(results)
     write_cells(plan, {layout: entries(plan, layout, scores) for layout in layouts(plan)}, results / "tables")
     write_separation(plan, separation(plan, results), results / "tables")
 
 
 def views(plan: Plan, results: Path) -> list[View]:
-    """All tables of the experiment but the separation's, as data."""
-    scores, footprint = read_scores(results), read_footprint(results)
-    found = [score_view(plan, results, layout, scores, footprint) for layout in layouts(plan)]
+    """All tables of the experiment but the separation's, as data; where the rate is picked, at that rate."""
+    scores, footprint, shown = read_scores(results), read_footprint(results), picked(plan, results)
+    found = [score_view(shown, results, layout, scores, footprint) for layout in layouts(plan)]
+    varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates]
+    found += [rates_view(plan, results, table) for table in varied]
     return found + ([paper_footprint_view(plan, results)] if plan.experiment.paper_footprint else [])
 
 
@@ -82,6 +87,7 @@ BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name ->
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
     values: dict[Row, list[pd.DataFrame]] = {}
+    scores = of_plan(plan, scores)
     for row in layout.rows:
         mine = scores[(scores.model == row.model) & (scores.method == row.method)]
         mine = mine[mine["rank"].isna() if row.rank is None else mine["rank"] == row.rank]
@@ -102,6 +108,11 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[
             cells.append(_average(kept, printed[None], leaks))
         found[row] = cells
     return found
+
+
+def of_plan(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the plan's runs: where the learning rate is picked, `scores.csv` holds those of the others too."""
+    return scores[scores.run.isin([run.name for run in plan.runs])]
 
 
 def _named(frame: pd.DataFrame) -> list[str]:
@@ -283,7 +294,8 @@ def _notes(
     names = {name for entry in cells for name in entry.beside}
     notes += [note for name, note in BESIDE_NOTES.items() if name in names]
     notes += footnotes
-    mine = scores[scores.table.isin(layout.tables)]
+    mine = of_plan(plan, scores)
+    mine = mine[mine.table.isin(layout.tables)]
     scored = {column: mine[(mine.table == column.table) & (mine.task == column.task)] for column in layout.columns}
     sizes = [f"{c.title} {int(frame.n.max()):,}" for c, frame in scored.items() if frame.n.notna().any()]
     if sizes:
@@ -302,7 +314,7 @@ def _data_notes(plan: Plan, results: Path, table: str) -> list[str]:
     train = plan.experiment.tables[table].train
     if record is None:
         return [f"Not checked: whether test items of {table} stand in {train}."]
-    title = {task: plan.catalog.tasks[task].title for task in plan.tasks(table)}
+    title = {task: plan.catalog.tasks[task].title for task in plan.scored(table)}
     told = {title[task]: data for task, data in record.tasks.items() if task in title}
     leaks = [
         f"{name} {len(data.contaminated):,} of {data.available:,}" for name, data in told.items() if data.contaminated

@@ -12,9 +12,10 @@ from typing import Any
 
 from sbora_bench.collect import collect, run_folder, training_of
 from sbora_bench.errors import UserError
-from sbora_bench.evaluate import clean_share, macro_average, share_of
+from sbora_bench.evaluate import clean_share, macro_average, mean_loss, share_of
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import read_json, read_jsonl, sha256
+from sbora_bench.held_out import VALIDATION
 from sbora_bench.outputs import table_files
 from sbora_bench.records import ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.store import DONE
@@ -27,21 +28,23 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     """(findings, notes on what could not be checked); no finding where all is as the samples say."""
     if not (results / "runs").is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
-    findings, records = [], {}
+    findings, records, held = [], {}, {}
     for run in plan.runs:
-        try:
-            record = _record(plan, results, run)
-            training_of(results, run)
-            found, told = recomputed(results, run, record)
-            records[run] = found
-            findings += told
-        except UserError as error:
-            findings.append(str(error))
+        varied = plan.experiment.tables[run.table].learning_rates
+        for part, those in [("", records)] + [(VALIDATION, held)] * bool(varied):
+            try:
+                record = _record(plan, results, run, part)
+                training_of(results, run)
+                found, told = recomputed(run_folder(results, run) / part, record)
+                those[run] = found
+                findings += told
+            except UserError as error:
+                findings.append(str(error))
     stored = {run: list((results / "store" / run.name).glob(f"*/{DONE}")) for run in records}
     for run, entries in stored.items():
         findings += changed(results, run, entries) if entries else []
     findings += mixed(results, records)
-    findings += differing(plan, results, records)
+    findings += differing(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
     told = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
     notes = [told] if without else []
@@ -52,11 +55,11 @@ def _within(results: Path, line: str) -> str:
     return line.replace(f"{results}/", "")
 
 
-def _record(plan: Plan, results: Path, run: Run) -> ScoresRecord:
-    path = run_folder(results, run) / "scores.json"
+def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
+    path = run_folder(results, run) / part / "scores.json"
     if not path.exists():
         cell = [each for each in plan.runs_of(run.table) if each.cell == run.cell]
-        there = [str(each.seed) for each in cell if (run_folder(results, each) / "scores.json").exists()]
+        there = [str(each.seed) for each in cell if (run_folder(results, each) / part / "scores.json").exists()]
         missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.cell}"
         raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
     record = read_record(path, ScoresRecord)
@@ -66,11 +69,11 @@ def _record(plan: Plan, results: Path, run: Run) -> ScoresRecord:
     return record
 
 
-def recomputed(results: Path, run: Run, record: ScoresRecord) -> tuple[ScoresRecord, list[str]]:
-    """The record with every number taken from the samples, and where the numbers that it holds are others."""
-    path, tasks, findings = run_folder(results, run) / "scores.json", {}, []
+def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[str]]:
+    """The record of a folder with every number taken from the samples, and where those that it holds are others."""
+    path, tasks, findings = folder / "scores.json", {}, []
     for task, told in record.tasks.items():
-        samples = run_folder(results, run) / "samples" / f"{task}.jsonl"
+        samples = folder / "samples" / f"{task}.jsonl"
         rows = read_jsonl(samples)
         if sha256(samples) != told.samples_sha256:
             findings.append(f"{samples}: not the samples that scores.json was made of (SHA-256 {sha256(samples)[:12]})")
@@ -86,7 +89,7 @@ def from_samples(path: Path, told: TaskScore, rows: list[dict[str, Any]]) -> Tas
     try:
         values = [float(row["correct"]) for row in rows]
         value, stderr = share_of(values)
-        extra = clean_share(values, rows)
+        extra = clean_share(values, rows) | (mean_loss(rows) if "loss" in rows[0] else {})
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}
@@ -138,8 +141,12 @@ def mixed(results: Path, records: dict[Run, ScoresRecord]) -> Iterator[str]:
             yield f"mixed version: {what}: {', '.join(told)}"
 
 
-def differing(plan: Plan, results: Path, records: dict[Run, ScoresRecord]) -> Iterator[str]:
-    """Collected files and tables that are not, byte for byte, what the recomputed records give."""
+def differing(
+    plan: Plan, results: Path, records: dict[Run, ScoresRecord], held: dict[Run, ScoresRecord]
+) -> Iterator[str]:
+    """Collected files and tables that are not, byte for byte, what the recomputed records give; `held`: of the held-out
+    training rows.
+    """
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder)
         for name in ("data", "paper_footprint.csv"):
@@ -147,8 +154,9 @@ def differing(plan: Plan, results: Path, records: dict[Run, ScoresRecord]) -> It
         for run in plan.runs:
             for name in ("train.json", "footprint.json", "samples"):
                 _link(run_folder(results, run) / name, run_folder(again, run) / name)
-            if run in records:
-                write_record(run_folder(again, run) / "scores.json", records[run])
+            for part, those in (("", records), (VALIDATION, held)):
+                if run in those:
+                    write_record(run_folder(again, run) / part / "scores.json", those[run])
         try:
             collect(plan, again)
             tables(plan, again)

@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
     make_results(plan, results)
     for run in plan.runs:
         path = results / "runs" / run.name / "scores.json"
-        found, _ = recomputed(results, run, read_record(path, ScoresRecord))
+        found, _ = recomputed(path.parent, read_record(path, ScoresRecord))
         write_json(path, found.model_dump(mode="json"))
         with store.making(store.entry(results, run.name, "evaluate", "0" * 64)) as made:
             shutil.copytree(path.parent / "samples", made / "samples")
