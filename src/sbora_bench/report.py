@@ -90,7 +90,7 @@ def recompute(plan: Plan, view: str) -> list[tuple[str, str]]:
     if view.startswith("budget-"):
         return [("The numbers", f"less {results}/budget.csv"), run, ("Collected anew", f"sbora-bench collect {words}")]
     footprint = "sbora-bench footprint --model MODEL --method METHOD --rank RANK"
-    return {
+    told = {
         "footprint": [("A cell counted anew, without weights", footprint)],
         "paper_footprint": [("A cell counted anew, without weights", footprint)],
         "contamination": [
@@ -100,7 +100,8 @@ def recompute(plan: Plan, view: str) -> list[tuple[str, str]]:
         "claims": [("What the paper reports, recomputed", "sbora-bench audit"), *again],
         "audit": [("Recomputed", f"sbora-bench audit --own --tables {results}/tables --output somewhere")],
         "runs": [run, ("One run again", f"sbora-bench finetune {words} RUN; sbora-bench evaluate {words} RUN")],
-    }[view]
+    }
+    return told.get(view, [*again, ("The numbers", f"less {results}/tables/{view}.csv"), run])
 
 
 def _numbers_of(view: str) -> str:
