@@ -5,7 +5,6 @@ from typing import Any
 
 from sbora_bench.collect import read_scores
 from sbora_bench.experiment import Plan
-from sbora_bench.learning_rates import picked
 from sbora_bench.outputs import layouts
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.separation import Separation
@@ -56,10 +55,10 @@ def _turned(word: str) -> str:
 
 def also(plan: Plan, results: Path) -> list[str]:
     """The highest score of every table, which no test has to confirm, and how many runs have none."""
-    scores, shown, sentences = read_scores(results), picked(plan, results), []
+    scores, sentences = read_scores(results), []
     for layout in layouts(plan):
         names = [AVERAGE.lower()] if layout.averaged else [column.title for column in layout.columns]
-        cells = entries(shown, layout, scores)
+        cells = entries(plan, layout, scores)
         for place, name in enumerate(names, start=-1 if layout.averaged else 0):
             sentences.append(f"{layout.title}: {_highest(plan, cells, place, name)}")
     failed = scores[scores.status.isin(["failed", "not run"])].run.nunique()

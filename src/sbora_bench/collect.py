@@ -3,7 +3,8 @@
 `low` and `high` of a score are the ends of its 95 % Wilson interval.
 
 `sbora-bench collect -e EXPERIMENT`. The same records give the same bytes. A run that failed, or that nothing was left
-of, has its rows too, with an empty value and a status that says so.
+of, has its rows too, with an empty value and a status that says so. Where a table picks a learning rate, `scores.csv`
+has the runs at that rate alone.
 """
 
 from pathlib import Path
@@ -86,7 +87,9 @@ def collect(plan: Plan, results: Path) -> None:
 
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
-    scores = score_rows(plan, results)
+    from sbora_bench.learning_rates import picked  # reads by what stands here
+
+    scores = score_rows(picked(plan, results), results)
     footprints = footprint_rows(plan, results)
     write_text(results / "scores.csv", csv_text(SCORES, scores))
     write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))

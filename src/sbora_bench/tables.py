@@ -87,7 +87,6 @@ BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name ->
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
     values: dict[Row, list[pd.DataFrame]] = {}
-    scores = of_plan(plan, scores)
     for row in layout.rows:
         mine = scores[(scores.model == row.model) & (scores.method == row.method)]
         mine = mine[mine["rank"].isna() if row.rank is None else mine["rank"] == row.rank]
@@ -108,11 +107,6 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[
             cells.append(_average(kept, printed[None], leaks))
         found[row] = cells
     return found
-
-
-def of_plan(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the plan's runs: where the learning rate is picked, `scores.csv` holds those of the others too."""
-    return scores[scores.run.isin([run.name for run in plan.runs])]
 
 
 def _named(frame: pd.DataFrame) -> list[str]:
@@ -294,8 +288,7 @@ def _notes(
     names = {name for entry in cells for name in entry.beside}
     notes += [note for name, note in BESIDE_NOTES.items() if name in names]
     notes += footnotes
-    mine = of_plan(plan, scores)
-    mine = mine[mine.table.isin(layout.tables)]
+    mine = scores[scores.table.isin(layout.tables)]
     scored = {column: mine[(mine.table == column.table) & (mine.task == column.task)] for column in layout.columns}
     sizes = [f"{c.title} {int(frame.n.max()):,}" for c, frame in scored.items() if frame.n.notna().any()]
     if sizes:

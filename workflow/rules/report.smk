@@ -1,7 +1,8 @@
 SCORES = [
     f"{RUNS}/{run.name}/{name}"
     for run in PLAN.runs
-    for name in ("scores.json", "footprint.json")
+    for name in ("footprint.json", *scored_files(run.table))
+    if name.endswith(".json")
 ]
 TRAINED = [f"{RUNS}/{run.name}/train.json" for run in PLAN.runs if not run.is_base]
 SAMPLES = [
