@@ -44,9 +44,13 @@ def made(tmp_path):
     return plan, results
 
 
+def path_of(results, run):
+    return results / "runs" / run.name / "scores.json"
+
+
 def hold(plan, results, run, right: int) -> None:
     """What a run says to 20 held-out rows of one task, `right` of them rightly."""
-    record = read_record(results / "runs" / run.name / "scores.json", ScoresRecord)
+    record = read_record(path_of(results, run), ScoresRecord)
     score = TaskScore(metric="acc", value=right / HELD, stderr=0.1, n=HELD)
     tasks = {"MultiArith": score, "gsm8k": TaskScore(status="not available", reason="no row")}
     write_record(results / "runs" / run.name / VALIDATION / "scores.json", record.model_copy(update={"tasks": tasks}))
@@ -99,32 +103,29 @@ def test_no_test_score_can_sway_the_choice(made):
     plan, results = made
     before = picked(plan, results).rates
     for run in plan.runs:
-        path = results / "runs" / run.name / "scores.json"
-        record = json.loads(path.read_text())
-        perfect = run.learning_rate == 0.01
-        for score in record["tasks"].values():
-            score["value"], score["extra"] = float(perfect), {}
-        write_json(path, record)
+        path = path_of(results, run)
+        record, perfect = read_record(path, ScoresRecord), {"value": float(run.learning_rate == 0.01), "extra": {}}
+        tasks = {task: score.model_copy(update=perfect) for task, score in record.tasks.items()}
+        write_record(path, record.model_copy(update={"tasks": tasks}))
     assert picked(plan, results).rates == before
+    kept = read_record(path_of(results, plan.runs[0]), ScoresRecord)
     for run in plan.runs:
-        (results / "runs" / run.name / "scores.json").unlink()
+        path_of(results, run).unlink()
         shutil.rmtree(results / "runs" / run.name / "samples")
     assert picked(plan, results).rates == before
-    for name in ("arithmetic-llama-7b-lora-r32-lr1e-2-s0", "arithmetic-llama-7b-lora-r32-lr1e-2-s1"):
-        path = results / "runs" / name / VALIDATION / "scores.json"
-        record = json.loads(path.read_text())
-        record["tasks"]["MultiArith"]["value"] = 0.9
-        write_json(path, record)
+    for run in plan.runs:
+        if (run.method, run.rank, run.learning_rate) == ("lora", 32, 0.01):
+            write_record(path_of(results, run), kept.model_copy(update={"settings_sha256": plan.settings_hash(run)}))
+            hold(plan, results, run, 18)
     assert picked(plan, results).rates == before | {Run("arithmetic", "llama-7b", "lora", 32): 0.01}
 
 
 def test_a_run_that_failed_has_nothing_right(made):
     plan, results = made
     run = plan.run("arithmetic-llama-7b-lora-r32-lr3e-4-s0")
-    hold(plan, results, run, 0)
     path = results / "runs" / run.name / VALIDATION / "scores.json"
-    record = json.loads(path.read_text()) | {"status": "failed", "tasks": {}}
-    write_json(path, record)
+    record = read_record(path, ScoresRecord)
+    write_record(path, record.model_copy(update={"status": "failed", "tasks": {}}))
     cell = Run("arithmetic", "llama-7b", "lora", 32)
     assert tried(plan, results, "arithmetic")[cell][0.0003] == [0.0, 0.75]
     assert picked(plan, results).rates[cell] == 0.001
