@@ -172,13 +172,11 @@ def views(rows: list[dict]) -> list[View]:
     header = ["Method", "Precision", "Case of the largest error", *figures]
     small = f"{SMALL['num_hidden_layers']} layers of {SMALL['hidden_size']}"
     notes = [
-        f"{len(rows)} cases, micro-batch {ROWS}, rank {RANK}; model small has {small}. The largest error is {largest:.2%}.",
-        "Measured: what the CPU's allocator gave in two real steps of the Trainer, random weights. Over the weights: the"
-        " largest error of what comes on top of the model.",
+        f"{len(rows)} cases, micro-batch {ROWS}, rank {RANK}; model small: {small}. The largest error is {largest:.2%}.",
+        "Measured: what the CPU's allocator gave in two real steps of the Trainer, random weights. Over the weights:"
+        " the largest error of what comes on top of the model.",
     ]
-    resident = (
-        "Resident: the model and the growth of the process at its highest, without the profiler; not in every case."
-    )
+    resident = "Resident: the model and the process's growth at its highest, without the profiler; not in every case."
     header_of_all = ["Method", "Precision", "Model", "Length", "Dropout, checkpointing", *figures, "Resident, MiB"]
     return [
         View("worst", "Foretold and measured memory of a training step", header, [texts(worst)], notes, text_columns=3),
