@@ -172,7 +172,7 @@ def views(rows: list[dict]) -> list[View]:
     header = ["Method", "Precision", "Case of the largest error", *figures]
     small = f"{SMALL['num_hidden_layers']} layers of {SMALL['hidden_size']}"
     notes = [
-        f"{len(rows)} cases, micro-batch {ROWS}, rank {RANK}; model small: {small}. The largest error is {largest:.2%}.",
+        f"{len(rows)} cases, micro-batch {ROWS}, rank {RANK}; model small: {small}. Largest error: {largest:.2%}.",
         "Measured: what the CPU's allocator gave in two real steps of the Trainer, random weights. Over the weights:"
         " the largest error of what comes on top of the model.",
     ]

@@ -42,7 +42,8 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     model.train()
     model.config.use_cache = False
     model.set_attn_implementation("sdpa" if micro_batch > 1 else UNMASKED)
-    kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None)
+    tracer = Tracer(device, model.config.vocab_size, trained)
+    kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
     if protocol.gradient_checkpointing:
         again = {"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), kernels.forward())}
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
@@ -51,7 +52,6 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     if accumulation > 1:
         for p in trained:
             p.grad = torch.empty_like(p)
-    tracer = Tracer(device, model.config.vocab_size, trained)
     tracer.adopt(meta.weight_tensors(model), "weights")
     tracer.adopt(adapter, "adapter")
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")

@@ -37,12 +37,11 @@ KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits"
 
 @dataclass
 class Storage:
-    """A storage's life: `kind` is found at the end for those that the computation made."""
+    """A storage's life. `passing`: made by a forward pass; `kind` is None for what no later step needs."""
 
     nbytes: int
     born: int
-    phase: str
-    recorded: bool
+    passing: bool
     kind: str | None = None
     died: int | None = None
 
@@ -108,11 +107,24 @@ class Tracer(TorchDispatchMode):
         self._results = Results()
         self._live: dict[int, tuple[weakref.ref, Storage]] = {}
         self._clock = 0
+        self._passing = False
 
     def adopt(self, tensors, kind: str) -> None:
         """Count the storages of `tensors` as `kind`, from now on if they are new, else for all of their lives."""
         for tensor in tensors:
             self._storage(tensor).kind = kind
+
+    @contextlib.contextmanager
+    def passing(self):
+        """In this block operators are of a forward pass, or of one made again; what it leaves are activations."""
+        self._passing = True
+        try:
+            yield
+        finally:
+            self._passing = False
+            for _, life in self._live.values():
+                if life.passing and life.kind is None:
+                    life.kind = "activations"
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -146,7 +158,7 @@ class Tracer(TorchDispatchMode):
     @property
     def work(self) -> str:
         """What the running operator is part of: the phase, or the forward pass made again for checkpoints."""
-        return "recomputation" if self.phase == "backward" and torch.is_grad_enabled() else self.phase
+        return "recomputation" if self.phase == "backward" and self._passing else self.phase
 
     def _copies(self, operands: list[torch.Tensor]) -> None:
         """The copies of operands in the common dtype, alive while the operator runs."""
@@ -154,7 +166,7 @@ class Tracer(TorchDispatchMode):
         for tensor in operands:
             if tensor.dtype != common:
                 nbytes = tensor.numel() * common.itemsize
-                self.storages.append(Storage(nbytes, self._clock, self.phase, recorded=False, died=self._clock))
+                self.storages.append(Storage(nbytes, self._clock, passing=False, died=self._clock))
 
     def _storage(self, tensor: torch.Tensor) -> Storage:
         storage = tensor.untyped_storage()
@@ -162,7 +174,7 @@ class Tracer(TorchDispatchMode):
         known = self._live.get(key)
         if known is not None and known[0]() is storage:
             return known[1]
-        life = Storage(storage.nbytes(), self._clock, self.phase, torch.is_grad_enabled())
+        life = Storage(storage.nbytes(), self._clock, self._passing)
         if tensor.shape[-1:] == (self.vocabulary,):
             life.kind = "logits"
         self._live[key] = weakref.ref(storage, lambda _: self._died(key, life)), life
@@ -203,7 +215,7 @@ class Tracer(TorchDispatchMode):
         at_peak = dict.fromkeys(KINDS, 0)
         for life in self.storages:
             if life.born <= when and (life.died is None or life.died >= when):
-                at_peak[life.kind or ("activations" if life.recorded else "temporaries")] += life.nbytes
+                at_peak[life.kind or "temporaries"] += life.nbytes
         return at_peak | {"peak": most}
 
 
@@ -214,16 +226,16 @@ LOWERED = {F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__,
 class Kernels:
     """Dropout, attention and autocast as a `cpu` or a `cuda` device has them; `meta` has none of its own.
 
-    `low`: the dtype of autocast, or None where the training has none.
+    `low`: the dtype of autocast, or None where the training has none. `tracer`: told when a pass begins and ends.
     """
 
-    def __init__(self, device: str, low: torch.dtype | None = None) -> None:
-        self.device, self.low = device, low
+    def __init__(self, device: str, low: torch.dtype | None = None, tracer: Tracer | None = None) -> None:
+        self.device, self.low, self.tracer = device, low, tracer
 
     @contextlib.contextmanager
     def forward(self):
         """Within this block (a forward pass, or one made again) the functions go the device's way."""
-        with _Forward(self.device, self.low):
+        with _Forward(self.device, self.low), self.tracer.passing() if self.tracer else contextlib.nullcontext():
             yield
 
 

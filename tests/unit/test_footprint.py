@@ -165,9 +165,10 @@ def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
     assert quantized == flops, "the same products, on weights that were made whole first"
 
 
-def test_checkpointing_computes_the_forward_pass_again(catalog):
+@pytest.mark.parametrize("method", ["lora", "sbora-fa", "qsbora-fb"])
+def test_checkpointing_computes_the_forward_pass_again(catalog, method):
     plain, again = (
-        footprint.trace(on_meta(catalog, "lora", p), p, "cuda", length=LENGTH).flops()
+        footprint.trace(on_meta(catalog, method, p), p, "cuda", length=LENGTH).flops()
         for p in (protocol_of(catalog, gradient_checkpointing=c) for c in (False, True))
     )
     assert plain["backward"] <= again["backward"] < 1.1 * plain["backward"], "the embeddings get gradients too"
