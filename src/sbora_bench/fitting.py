@@ -16,6 +16,7 @@ from sbora_bench.foretell import trace_generation
 from sbora_bench.meta import read_config
 
 MOST = 4096  # rows of a micro-batch beyond which nobody looks
+PASSING = ("activations", "logits", "temporaries")  # kinds of memory that grow with the tokens
 RANKS, LENGTHS = (4, 8, 16, 32, 64, 128), (128, 256, 512, 1024, 2048)
 
 
@@ -101,7 +102,8 @@ def generation(catalog: Catalog, asked: Asked, method, protocol: Protocol, kerne
 def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, positions: int) -> dict[str, Any]:
     """Whether a training step fits `card`, by how many GiB, the most that does, and the roofline's bound."""
     most = room(card)
-    peak = traced.peak()["peak"]
+    found = traced.peak()
+    peak, empty = found["peak"], found["peak"] - sum(found[kind] for kind in PASSING)
     rows, length = protocol.micro_batch, protocol.max_length
 
     def at(rows: int, length: int) -> int:
@@ -114,34 +116,31 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
         "context_gib": CONTEXT_GIB,
         "fits": peak <= most,
         "spare_gib": round((most - peak) / GIB, 2),
-        "largest_micro_batch": largest(lambda n: at(n, length), rows, peak, MOST, most),
-        "largest_length": largest(lambda n: at(rows, 8 * n), length // 8, peak, positions // 8, most, unit=8),
+        "largest_micro_batch": largest(lambda n: at(n, length), empty, rows, peak, MOST, most),
+        "largest_length": largest(lambda n: at(rows, 8 * n), empty, length // 8, peak, positions // 8, most, unit=8),
         "seconds_per_update_at_least": work_of(traced).seconds(card, protocol.tf32) * times,
     }
 
 
-def largest(peak_at, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5) -> int | None:
+def largest(peak_at, empty: int, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5):
     """The largest n <= `cap`, in units, that was seen to fit `room`; None if none was.
 
-    Memory grows almost linearly in n, so each look is where a line through two known points meets the room. After
-    `looks` the largest n that fitted is the answer: it may be a little too small, never too large.
+    `empty`: the peak at none, `peak` that at `start`. Memory grows almost linearly in n, so each look is where a line
+    through two known points meets the room. After `looks` the largest n that fitted is the answer: it may be a little
+    too small, never too large.
     """
-    seen = {max(start, 1): peak}
+    seen = {0: empty, max(start, 1): peak}
     for _ in range(looks):
         fits = max((n for n in seen if seen[n] <= room), default=0)
         fails = min((n for n in seen if seen[n] > room), default=cap + 1)
-        if fails - fits == 1:
+        if fails - fits <= 1:
             break
-        points = sorted(seen)[-2:] if fails > cap else sorted(seen)[:2] if not fits else [fits, fails]
-        if len(points) == 1:
-            guess = 2 * fits or fails // 2
-        else:
-            slope = (seen[points[1]] - seen[points[0]]) / (points[1] - points[0])
-            guess = int(points[0] + (room - seen[points[0]]) / slope) if slope > 0 else cap
+        one, other = sorted(seen)[-2:] if fails > cap else [fits, fails]
+        slope = (seen[other] - seen[one]) / (other - one)
+        guess = int(one + (room - seen[one]) / slope) if slope > 0 else cap
         guess = min(max(guess, fits + 1), fails - 1)
         seen[guess] = peak_at(guess)
-    fitting = [n for n, size in seen.items() if size <= room]
-    return max(fitting) * unit if fitting else None
+    return max((n for n, size in seen.items() if n and size <= room), default=0) * unit or None
 
 
 def sweep(catalog: Catalog, asked: Asked, protocol: Protocol, kernels: str, positions: int) -> list[dict[str, int]]:
@@ -202,7 +201,7 @@ def _verdict_lines(device: dict[str, Any]) -> list[str]:
     spare, word = abs(device["spare_gib"]), "fits, to spare" if device["fits"] else "does not fit, short of"
     return [
         f"{device['title']} ({device['memory_gib']:g} GiB, {device['context_gib']:g} of them the context's)",
-        f"  {word} {spare:.2f} GiB; the most that fits: micro-batch {device['largest_micro_batch']} of this length,"
-        f" length {device['largest_length']} at this micro-batch",
+        f"  {word} {spare:.2f} GiB; the most that fits: micro-batch {device['largest_micro_batch'] or 'none'} of this"
+        f" length, length {device['largest_length'] or 'none'} at this micro-batch",
         f"  an update takes {device['seconds_per_update_at_least']:.3f} s or more (roofline)",
     ]

@@ -8,8 +8,9 @@ attention) take the way that the CPU or CUDA takes, for `meta` would take a thir
 import contextlib
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -67,19 +68,36 @@ class Results:
         self._known: dict[tuple, tuple] = {}
 
     def __call__(self, func, args: tuple, kwargs: dict):
-        schema = func._schema
-        touched = any(value.alias_info for value in (*schema.arguments, *schema.returns))
-        if touched or [str(value.type) for value in schema.returns] != ["Tensor"]:
+        if not _makes_one(func):
             return func(*args, **kwargs)
         key = func, _described(args), _described(tuple(kwargs.items()))
         if key in self._known:
             shape, stride, dtype = self._known[key]
             return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         result = func(*args, **kwargs)
-        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        given = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
         if result.is_meta and not result.storage_offset() and result.untyped_storage()._cdata not in given:
             self._known[key] = result.shape, result.stride(), result.dtype
         return result
+
+
+@cache
+def _makes_one(func) -> bool:
+    """Whether an operator returns one tensor, made anew, and writes to none."""
+    schema = func._schema
+    touched = any(value.alias_info for value in (*schema.arguments, *schema.returns))
+    return not touched and [str(value.type) for value in schema.returns] == ["Tensor"]
+
+
+def _tensors(value) -> Iterator[torch.Tensor]:
+    """The tensors among an operator's operands or results."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
 
 
 def _described(value):
@@ -136,8 +154,7 @@ class Tracer(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         result = self._results(func, args, kwargs)
         self._clock += 1
-        outputs = [t for t in tree_iter(result) if isinstance(t, torch.Tensor)]
-        inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+        outputs, inputs = list(_tensors(result)), list(_tensors((args, kwargs)))
         for tensor in outputs:
             self._storage(tensor)
         if self.device == "cpu" and func._overloadpacket in PROMOTING:

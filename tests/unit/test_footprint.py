@@ -220,9 +220,9 @@ def test_scoring_merges_where_the_protocol_does(catalog):
 @pytest.mark.parametrize("start", [1, 4, 300])
 def test_largest_fits_and_is_near_the_most_that_does(curve, start):
     room = curve(90)
-    found = fitting.largest(curve, start, curve(start), cap=4096, room=room, looks=8)
+    found = fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
     assert 85 <= found <= 90
-    assert fitting.largest(curve, start, curve(start), cap=4096, room=60 - 100) is None
+    assert fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=curve(1) - 1) is None
 
 
 def test_a_verdict(catalog):
