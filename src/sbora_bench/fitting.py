@@ -49,6 +49,8 @@ def resolve(catalog: Catalog, asked: Asked) -> tuple[MethodEntry | None, Protoco
             raise UserError(f"--{name.replace('_', '-')}: found {value}, allowed a whole number of at least 1")
     if asked.device is not None and asked.device != "cpu":
         catalog.find("devices", asked.device, "--device")
+        if method is None and asked.beams is None:
+            raise UserError("--device: the base isn't trained; name a --method, or --beams to generate with it")
     suite = asked.suite or ("mmlu" if method is not None and method.quantization else "commonsense")
     catalog.find("suites", suite, "--suite")
     protocol = catalog.protocol(asked.protocol, suite, {}, "--protocol")

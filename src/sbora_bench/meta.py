@@ -61,6 +61,8 @@ def read_config(catalog: Catalog, model: str):
         return _from_dict(value, str(file))
     source = getattr(catalog.models.get(model), "source", None)
     name, revision = (source.id, source.revision) if getattr(source, "kind", "") == "hub" else (model, None)
+    if path.is_absolute() or model.startswith((".", "~")):
+        raise UserError(f"--model {model}: no such folder or config.json")
     if "/" not in name:
         raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a hub id or a config.json")
     try:

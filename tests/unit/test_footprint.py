@@ -253,6 +253,9 @@ def test_a_verdict(catalog):
         ({"optimizer": "adam"}, "unknown optimizer"),
         ({"protocol": "officiall"}, "did you mean 'official'"),
         ({"rank": None}, "--rank: missing"),
+        ({"model": "/no/such/folder"}, "no such folder or config.json"),
+        ({"method": "base", "rank": None, "device": "h100"}, "the base isn't trained"),
+        ({"method": "base", "rank": None, "sweep": "rank"}, "the base isn't trained"),
     ],
 )
 def test_bad_input_is_one_line(catalog, wrong, words):
@@ -287,6 +290,15 @@ def test_configs_that_are_not_llamas(catalog, config, words, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=words):
         fitting.report(catalog, fitting.Asked(str(tmp_path / "config.json"), "lora", 2, length=8))
+
+
+def test_a_model_without_fused_attention(catalog, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "gemma2", "head_dim": 32}))
+    peaks = [
+        fitting.report(catalog, fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))["memory"]["peak"]
+        for rows in (1, 2)
+    ]
+    assert 0 < peaks[0] < peaks[1]
 
 
 def test_a_local_config_serves(catalog, tmp_path):
