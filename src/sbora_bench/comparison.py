@@ -85,13 +85,16 @@ def task_rows(cells: Cells, counts: dict[Row, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def average_rows(tasks: dict[str, Cells], counts: dict[Row, int]) -> list[dict[str, Any]]:
-    """A row for every pair: the unweighted average of the tasks that both have, over the seeds that have them all."""
+def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2) -> list[dict[str, Any]]:
+    """A row for every pair: the unweighted average of the tasks that both have, over the seeds that have them all.
+
+    Pairs with fewer than `least` such tasks have none. Items may have any value, a log-likelihood say.
+    """
     rows = []
     for a, b, names in pairs(list(dict.fromkeys(cell for cells in tasks.values() for cell in cells)), counts):
         both = [(cells[a], cells[b]) for cells in tasks.values() if a in cells and b in cells]
         seeds = [seed for seed in (both[0][0] if both else ()) if all(seed in x and seed in y for x, y in both)]
-        if len(both) < 2 or not seeds:
+        if len(both) < least or not seeds:
             continue
         # item by item: how much oftener a is right than b, over the seeds
         items = [[np.mean([float(x[s][i]) - y[s][i] for s in seeds]) for i in _common(x, y, seeds)] for x, y in both]

@@ -21,9 +21,10 @@ from sbora_bench.experiment import Plan
 from sbora_bench.files import whole_file
 from sbora_bench.learning_rate_tables import curve, rate_rows
 from sbora_bench.learning_rates import picked
-from sbora_bench.outputs import FIGURE_FORMATS, Layout, Row, layouts, rates_name
+from sbora_bench.outputs import DRAWS, FIGURE_FORMATS, Layout, Row, also_name, draw_groups, layouts, rates_name
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.pareto import COSTS, pareto_data
+from sbora_bench.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
 from sbora_bench.tables import budget_of, entries, read_paper_footprint, row_titles, trainable
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
@@ -51,7 +52,11 @@ def figures(plan: Plan, results: Path) -> None:
             if entry.learning_rates:
                 points = curve(rate_rows(whole, results, table), plan)
                 _write(rates_figure(plan, points), folder / rates_name(table))
+            if entry.also:
+                _write(also_figure(plan, also_data(plan, results, table)), folder / also_name(table))
             _write(training_figure(plan, training_data(plan, results, table)), folder / f"training-{table}")
+        if draw_groups(plan):
+            _write(draws_figure(draws_data(plan, results)), folder / DRAWS)
         if plan.experiment.paper_footprint:
             _write(paper_footprint_figure(plan, results), folder / "paper_footprint")
             _write(paper_memory_figure(plan, results / "paper_memory.csv"), folder / "paper_memory")
@@ -243,27 +248,6 @@ def pareto_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         _score_axis(axis, mine, mine[0]["of"])
 
     return panels(rows, draw)
-
-
-def rates_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
-    """Score against learning rate, the rate picked ringed."""
-
-    def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
-        for method in dict.fromkeys(row["method"] for row in mine):
-            points = sorted((row for row in mine if row["method"] == method), key=lambda row: row["rate"])
-            x, y = [row["rate"] for row in points], [row["mean"] for row in points]
-            axis.errorbar(x, y, yerr=[row["sd"] for row in points], elinewidth=0.8, **look(plan, method))
-            ringed = [(row["rate"], row["mean"]) for row in points if row["picked"]]
-            axis.plot(*zip(*ringed, strict=True), "o", markersize=9, fillstyle="none", color="0.2", linestyle="")
-        rates = sorted({row["rate"] for row in mine})
-        axis.set_xscale("log")
-        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
-        axis.set_xticks([], minor=True)
-        axis.set_xlabel("Learning rate")
-        axis.set_ylabel("Score, %")
-        axis.set_ylim(0, 100)
-
-    return panels(rows, draw, across=2)
 
 
 def training_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sbora_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from sbora_bench.catalog import MethodEntry
     from sbora_bench.experiment import Plan
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
@@ -101,9 +102,62 @@ def rates_name(table: str) -> str:
     return f"rates-{table}"
 
 
+def also_name(table: str) -> str:
+    """Name of the table and of the figure of the suites scored beside a table's own."""
+    return f"also-{table}"
+
+
+def forgetting_name(table: str) -> str:
+    """Name of the table of which method keeps more of what it was not tuned for."""
+    return f"forgetting-{table}"
+
+
+DRAWS = "draws"  # name of the table and of the figure of the factorials
+
+
+@dataclass(frozen=True)
+class DrawGroup:
+    """A factorial: the methods of a table that are one but for a fixed index seed, on one model at one rank."""
+
+    table: str
+    model: str
+    rank: int
+    title: str
+    methods: tuple[str, ...]
+    index_seeds: tuple[int, ...]
+
+
+def draw_groups(plan: "Plan") -> list[DrawGroup]:
+    """The factorials of an experiment, of two index seeds and two seeds at least."""
+    found: dict[tuple, dict[str, int]] = {}
+    titles: dict[str, str] = {}
+    for method in plan.catalog.methods.values():
+        titles.setdefault(_drawn(method), method.title)
+    for name, table in plan.experiment.tables.items():
+        for cell in plan.cells_of(name) if len(table.seeds) > 1 else ():
+            method = plan.catalog.methods[cell.method]
+            seed = method.arguments.get("random_seed")
+            if isinstance(seed, int):
+                found.setdefault((name, cell.model, cell.rank, _drawn(method)), {})[cell.method] = seed
+    return [
+        DrawGroup(name, model, rank, titles[alike], tuple(seeds), tuple(seeds.values()))
+        for (name, model, rank, alike), seeds in found.items()
+        if len(set(seeds.values())) > 1
+    ]
+
+
+def _drawn(method: "MethodEntry") -> str:
+    """What methods have in common that differ in title and index seed alone."""
+    arguments = method.arguments | {"random_seed": "$seed"}
+    return method.model_copy(update={"title": "", "arguments": arguments}).model_dump_json()
+
+
 def side_tables(plan: "Plan") -> list[str]:
-    """Names of the tables beside the layouts: of learning rates."""
-    return [rates_name(name) for name, table in plan.experiment.tables.items() if table.learning_rates]
+    """Names of the tables beside the layouts: of learning rates, of other suites, of the factorials."""
+    tables = plan.experiment.tables
+    names = [rates_name(name) for name, table in tables.items() if table.learning_rates]
+    names += [spell(name) for name, table in tables.items() if table.also for spell in (also_name, forgetting_name)]
+    return names + [DRAWS] * bool(draw_groups(plan))
 
 
 def table_files(plan: "Plan") -> list[str]:
@@ -149,6 +203,17 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
                 " and on the test items. Points are means, bars one standard deviation over the seeds; a ring marks the"
                 " rate picked."
             )
+        if table.also:
+            captions[also_name(name)] = (
+                f"{table.title or name}: the suite tuned for against rank and against trainable parameters; then what"
+                " was not tuned for: other suites and the loss on held-out text. Bars are 95 % t intervals over the"
+                " seeds; the dashed line is the untuned base."
+            )
+    if draw_groups(plan):
+        captions[DRAWS] = (
+            "Score by index seed, which draws the columns or rows, a line a seed of data order and dropout: lines that"
+            " keep apart show the order's part, common steps the draw's."
+        )
     if plan.experiment.paper_footprint:
         captions["paper_memory"] = (
             "The paper's methods at its scales: memory at the peak of a training step on a GPU, by kind, foretold at"

@@ -12,11 +12,13 @@ import pandas as pd
 
 from sbora_bench.cells import write_cells
 from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores
+from sbora_bench.draws import draws_view
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
+from sbora_bench.forgetting import also_view, forgetting_view
 from sbora_bench.learning_rate_tables import rates_view
 from sbora_bench.learning_rates import picked
-from sbora_bench.outputs import Column, Layout, Row, layouts
+from sbora_bench.outputs import Column, Layout, Row, draw_groups, layouts
 from sbora_bench.paper.reported import AVERAGE, Reported, anomaly_of, plain, reported_cell
 from sbora_bench.render import MARKS, Cell, View, write_views
 from sbora_bench.separation import separation
@@ -40,6 +42,9 @@ def views(plan: Plan, results: Path) -> list[View]:
     found = [score_view(shown, results, layout, scores, footprint) for layout in layouts(plan)]
     varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates]
     found += [rates_view(plan, results, table) for table in varied]
+    beside = [name for name, table in plan.experiment.tables.items() if table.also]
+    found += [view(plan, results, table) for table in beside for view in (also_view, forgetting_view)]
+    found += [draws_view(plan, results)] if draw_groups(plan) else []
     return found + ([paper_footprint_view(plan, results)] if plan.experiment.paper_footprint else [])
 
 

@@ -127,7 +127,7 @@ def make_results(plan: Plan, results: Path) -> None:
 
 def make_contamination(plan: Plan, results: Path, table: str) -> None:
     entry = plan.experiment.tables[table]
-    tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.tasks(table)}
+    tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.scored(table)}
     if "AddSub" in tasks:
         tasks["AddSub"] = TaskData(available=ITEMS, contaminated=CONTAMINATED, n=ITEMS)
     record = ContaminationRecord(
@@ -174,7 +174,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     names |= {"experiment": plan.name, "run": run.name, "status": "failed" if failed else "ok", "reason": failed}
     scores = {}
-    for task in () if failed else plan.tasks(run.table):
+    for task in () if failed else plan.scored(run.table):
         if task in missing:
             scores[task] = TaskScore(status="not available", reason="no file")
             continue
