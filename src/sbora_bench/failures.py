@@ -3,13 +3,16 @@
 snakemake --cores all --config retry_failed=true
 """
 
+import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.records import ScoresRecord, TrainRecord, read_record
 
+LAST = 12  # lines of a log
 RECORDS = {"finetune": ("train.json", TrainRecord), "evaluate": ("scores.json", ScoresRecord)}
 
 
@@ -21,6 +24,31 @@ def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
         if any(reasons):
             found[run.name] = next(filter(None, reasons))
     return found
+
+
+class Failure(NamedTuple):
+    run: str
+    reason: str
+    log: str  # the last lines before the failure; empty where the job's log holds none any more
+
+
+def told_failures(plan: Plan, results: Path) -> list[Failure]:
+    """The failed runs, each with the last lines that the log of its job has up to its failure."""
+    return [Failure(run, reason, last_lines(results, run)) for run, reason in failed_runs(plan, results).items()]
+
+
+def last_lines(results: Path, run: str) -> str:
+    """At most LAST lines, where the packages' files are named without this machine's folders."""
+    for log in sorted((Path(results) / "logs").glob("*/*.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        ends = [number for number, line in enumerate(lines) if line.startswith(f"{run}: failed: ")]
+        if ends:
+            return "\n".join(_without_folders(line) for line in lines[max(0, ends[-1] + 1 - LAST) : ends[-1] + 1])
+    return ""
+
+
+def _without_folders(line: str) -> str:
+    return re.sub(r'File "[^"]*/(?:site-packages|src|python3\.\d+)/', 'File "', line)
 
 
 def forget(plan: Plan, results: Path) -> list[str]:

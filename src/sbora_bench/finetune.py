@@ -119,7 +119,10 @@ def train_run(
     if method.quantization:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     set_seed(run.seed)
-    model = host_adapter(adapt(base, adapter_config(method, run.rank, run.seed, protocol)), protocol)
+    try:
+        model = host_adapter(adapt(base, adapter_config(method, run.rank, run.seed, protocol)), protocol)
+    except UserError as error:  # this run's alone: its siblings go on
+        raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
     _reset_peak_memory()

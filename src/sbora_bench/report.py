@@ -16,6 +16,7 @@ from sbora_bench import audit, claims
 from sbora_bench.answer import also, answer
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
+from sbora_bench.failures import told_failures
 from sbora_bench.files import write_text
 from sbora_bench.outputs import figure_captions, layouts
 from sbora_bench.render import HERE, environment
@@ -50,6 +51,7 @@ def report(plan: Plan, results: Path) -> None:
         answer=answer(plan, found),
         also=also(plan, results),
         figures=figures,
+        failures=told_failures(plan, results),
         sections=told,
         sampled=sampled(told),
         anchors={section.name: section.anchor for section in told},

@@ -6,7 +6,7 @@ import pytest
 from made_results import make_plan, make_results, make_run
 
 from sbora_bench import store
-from sbora_bench.failures import failed_runs, forget
+from sbora_bench.failures import LAST, Failure, failed_runs, forget, told_failures
 
 
 @pytest.fixture
@@ -31,6 +31,23 @@ def test_failed_runs_are_named_with_the_reason(house):
     assert failed_runs(plan, results) == {bad: "loss nan at step 3"}
     (results / "runs" / bad / "train.json").write_text("{")
     assert failed_runs(plan, results) == {bad: "loss nan at step 3"}, "its scores tell too"
+
+
+def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
+    plan, results, bad, _ = house
+    log = results / "logs" / "finetune" / "made-0.log"
+    assert told_failures(plan, results) == [Failure(bad, "loss nan at step 3", "")]
+    log.parent.mkdir(parents=True)
+    before = [f"line {number}" for number in range(30)]
+    spoken = '  File "/home/someone/secret/.venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward'
+    log.write_text("\n".join([*before, spoken, f"{bad}: failed: loss nan at step 3", "another run began"]))
+    (failure,) = told_failures(plan, results)
+    lines = failure.log.splitlines()
+    assert len(lines) == LAST and lines[-3:] == [
+        "line 29",
+        '  File "torch/nn.py", line 7, in forward',
+        f"{bad}: failed: loss nan at step 3",
+    ]
 
 
 def test_forgetting_takes_the_failed_records_alone(house):

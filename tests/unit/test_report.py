@@ -55,6 +55,10 @@ def page(tmp_path_factory):
     plan, results = make_plan(folder, written, entries), folder / "results"
     make_results(plan, results)
     make_run(plan, results, plan.run("arithmetic-llama-7b-dora-r32-s1"), failed=f"Reason {EVIL}")
+    (results / "logs" / "finetune").mkdir(parents=True)
+    (results / "logs" / "finetune" / "arithmetic-0.log").write_text(
+        f"before {EVIL}\narithmetic-llama-7b-dora-r32-s1: failed: Reason\n"
+    )
     for command in ("collect", "tables", "figures", "audit", "report"):
         if command == "audit":
             ran = CliRunner().invoke(cli, ["audit", "--own", "--tables", f"{results}/tables", "--output", str(results)])
@@ -97,6 +101,13 @@ def test_all_text_is_escaped(page):
         assert "<script" not in path.read_text()
     for path in (results / "figures").glob("*.svg"):
         assert "<script" not in path.read_text()
+
+
+def test_failed_runs_stand_with_the_last_lines_of_their_logs(page):
+    text = page[2]
+    part = text[text.index('<section id="failures">') : text.index('<section id="runs">')]
+    assert "arithmetic-llama-7b-dora-r32-s1" in part and f"Reason {escape(EVIL)}" in part
+    assert f"<pre>before {escape(EVIL)}" in part and part.count("<h3>") == 1
 
 
 def test_the_policy_lets_run_what_stands_in_the_page_alone(page):
