@@ -16,6 +16,8 @@ from sbora_bench.strict_yaml import read_yaml
 
 # Names become parts of file names and of commands: no separator, nothing option-like, and short.
 NAME = r"^[a-z0-9][a-z0-9.-]{0,47}$"
+# A path below a folder, a hub id, a package: no part of it is `..`, hidden or option-like.
+BELOW = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
 
 
@@ -35,7 +37,7 @@ class HubSource(Strict):
     """Weights from the Hugging Face hub at a pinned revision (safetensors only), or a local folder in their place."""
 
     kind: Literal["hub"]
-    id: str
+    id: str = Field(pattern=BELOW)
     revision: str = "main"
     gated: bool = False
 
@@ -44,8 +46,8 @@ class WheelSource(Strict):
     """Weights out of a GGUF file inside a wheel on PyPI, checked by SHA-256."""
 
     kind: Literal["wheel"]
-    package: str
-    version: str
+    package: str = Field(pattern=BELOW)
+    version: str = Field(pattern=BELOW)
     sha256: str
     member: str
 
@@ -135,7 +137,7 @@ class FileData(Strict):
     """
 
     kind: Literal["file"]
-    path: str = Field(description="path below SBORA_DATA_ROOT")
+    path: str = Field(pattern=BELOW, description="path below SBORA_DATA_ROOT")
     url: str
     blob: str = Field(pattern=r"^[0-9a-f]{40}$")
     rows: int | None = None
@@ -148,7 +150,7 @@ class HubData(Strict):
     """A data set on the Hugging Face hub at a pinned revision, read with `datasets`."""
 
     kind: Literal["hub"]
-    id: str
+    id: str = Field(pattern=BELOW)
     revision: str
     split: str = "train"
     rows: int | None = None

@@ -22,6 +22,7 @@ from sbora_bench.hub import snapshot
 from sbora_bench.models.load import prepared_files
 from sbora_bench.prepare import prepare_items, prepare_model
 from sbora_bench.records import ScoresRecord, write_record
+from sbora_bench.splitting import is_out_of_memory
 from sbora_bench.tasks.templates import task_config
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -162,5 +163,9 @@ def load_fitting(catalog: Catalog, name: str, resources: Path, protocol, method:
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             return load_scorer(catalog, name, resources, protocol, method, adapter, 0)
-        except (RuntimeError, ValueError, TypeError, UserWarning) as error:
+        except UserError:
+            raise
+        except Exception as error:  # a foreign config can make PEFT raise anything
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"{adapter}: does not fit {name}: {str(error)[:300]}") from None

