@@ -3,6 +3,8 @@
 #   snakemake --cores all --config experiment=smollm2          another one
 #   snakemake --cores all results/ladder/runs/RUN/scores.json  one cell again
 #   snakemake --cores all --config retry_failed=true           runs that failed, again
+#   snakemake --report results/ladder/snakemake.html           Snakemake's own report, once all is made
+report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"

@@ -3,16 +3,15 @@
 Equal budgets make scores comparable; where they differ, the table says by how much.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.experiment import Plan, Run
+from sbora_bench.experiment import Plan, Run, cell_of
 from sbora_bench.records import FootprintRecord, TrainRecord, read_record
 
 
 def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
-    """A row a trained cell, in plan order: means over the `trained` runs (the seeds that trained to the end).
+    """A row a trained cell, in plan order, of a plan with one learning rate a cell: means over the `trained` runs (the seeds that trained to the end).
 
     `flops`: counted, of the whole training. `peak_bytes`: foretold. `measured_peak_bytes`: the most that an allocator
     held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
@@ -21,7 +20,7 @@ def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     cells: dict[Run, list[Run]] = {}
     for run in plan.runs:
         if not run.is_base:
-            cells.setdefault(replace(run, seed=None), []).append(run)
+            cells.setdefault(cell_of(run), []).append(run)
     return [row for cell, runs in cells.items() if (row := _row(cell, runs, results))["trained"]]
 
 

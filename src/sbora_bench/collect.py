@@ -89,11 +89,11 @@ def collect(plan: Plan, results: Path) -> None:
     """
     from sbora_bench.learning_rates import picked  # reads by what stands here
 
-    scores = score_rows(picked(plan, results), results)
-    footprints = footprint_rows(plan, results)
+    chosen = picked(plan, results)
+    scores, footprints = score_rows(chosen, results), footprint_rows(plan, results)
     write_text(results / "scores.csv", csv_text(SCORES, scores))
     write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
-    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(plan, results)))
+    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(chosen, results)))
 
 
 def run_folder(results: Path, run: Run) -> Path:

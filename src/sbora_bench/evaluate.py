@@ -1,8 +1,8 @@
 """Score runs on their suite with lm-eval: `sbora-bench evaluate RUN...`.
 
 Each run leaves `samples/<task>.jsonl` and `scores.json`; where its table picks a learning rate, the same again of the
-held-out training rows in `validation/`. The base is loaded anew for each run, so a run's bytes do not
-depend on which others share the process.
+held-out training rows in `validation/`; a tuned one its adapter's model card too, which tells the scores. The base is
+loaded anew for each run, so a run's bytes do not depend on which others share the process.
 """
 
 import gc
@@ -18,8 +18,9 @@ from sbora_bench import progress, provenance, store
 from sbora_bench.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
-from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl, write_text
 from sbora_bench.held_out import VALIDATION
+from sbora_bench.model_card import CARD, model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_adapter, load_base, load_tokenizer, prepared_files
 from sbora_bench.records import (
@@ -82,7 +83,9 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
         "base": prepared_files(resources, run.model),
         "training": training_failure(results, run),
-        "adapter": {path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file()}
+        "adapter": {
+            path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file() and path.name != CARD
+        }
         if adapter
         else None,
     }
@@ -141,8 +144,8 @@ def task_configs(plan: Plan, table: str) -> dict[str, dict[str, Any]]:
 
 
 def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
-    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`; before that the
-    held-out training rows into `validation/`, where the table picks a learning rate by them.
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json` and the model
+    card; before that the held-out training rows into `validation/`, where the table picks a learning rate by them.
 
     `failure`: why there is nothing to score; a failed training is one too.
     """
@@ -174,6 +177,10 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             tasks=scores,
         )
         write_record(made / part / "scores.json", record)
+    if not run.is_base:
+        path = Path(results) / "runs" / run.name / "train.json"
+        training = read_record(path, TrainRecord) if path.is_file() else None  # an adapter may come from elsewhere
+        write_text(made / "adapter" / CARD, model_card(plan, run, training, record))
 
 
 def score_tasks(

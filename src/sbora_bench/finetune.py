@@ -24,7 +24,6 @@ from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
-from sbora_bench.model_card import model_card
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.records import TrainRecord, read_record, write_record
@@ -145,7 +144,6 @@ def train_run(
         raise TrainingFailed(in_a_line(error), told) from error
     seconds = time.perf_counter() - started
     save_adapter(model, made / "adapter", run.model)
-    write_text(made / "adapter" / "README.md", model_card(plan, run, trainable, total))
     tokens = int(trainer.state.num_input_tokens_seen)
     happened = {
         "steps": trainer.state.global_step,
@@ -215,7 +213,6 @@ def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
     write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         write_text(made / "adapter" / name, "")
-    write_text(made / "adapter" / "README.md", f"Training failed: {in_a_line(error)}\n")
 
 
 def training_rows(tokenizer, path: Path, protocol: Protocol):

@@ -75,7 +75,7 @@ def score_line(title: str, score: TaskScore) -> list[str]:
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:
     """Heading -> key and value: what was asked, what happened, on what."""
-    asked = plan.protocol(run.table).model_dump(mode="json") if not run.is_base else {}
+    asked = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
     found = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **asked})}
     if training is not None:
         happened = {key: value for key, value in training.happened.items() if key != "loss_curve"}

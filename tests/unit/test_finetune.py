@@ -51,28 +51,10 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
     assert config["base_model_name_or_path"] == "tiny" and config["target_modules"] == ["q_proj", "v_proj"]
     assert str(root) not in (folder / "train.json").read_text() + json.dumps(config)
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
-        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "train.json",
     ]
-
-
-def test_a_model_card_in_the_hubs_format(trained):
-    from huggingface_hub import ModelCard
-
-    root = trained[1]
-    name = "toy-tiny-sbora-fa-r4-s1"
-    path = root / "results" / "runs" / name / "adapter" / "README.md"
-    card = ModelCard.load(path)
-    assert (card.data.base_model, card.data.library_name, card.data.tags) == ("tiny", "peft", ["sbora", "sbora-fa"])
-    assert card.data.pipeline_tag == "text-generation" and card.data.license is None
-    record = read_record(path.parents[1] / "train.json", TrainRecord)
-    assert f"{record.happened['trainable_parameters']:,} of {record.happened['total_parameters']:,}" in card.text
-    assert f"sbora-bench finetune --experiment toy {name}\n" in card.text
-    for told in ("| rank | 4 |", "| seed | 1 |", "| learning_rate | 0.001 |", "| target_modules | q_proj, v_proj |"):
-        assert told in card.text
-    assert str(root) not in path.read_text()
 
 
 def test_a_finished_run_is_taken_from_the_store(trained, monkeypatch):

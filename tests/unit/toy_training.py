@@ -9,7 +9,7 @@ from sbora_bench.catalog import load_catalog
 from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json, sha256, write_jsonl
 
-FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md")
+FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 SETTINGS = {"steps": 3, "batch_size": 4, "micro_batch": 2, "dropout": 0.1, "checkpoint_every": 2, "warmup_steps": 1}
 METHODS = {
     "lora": {

@@ -1,6 +1,7 @@
 """The real DAG on `tiny`: whole, steady, the same bytes by hand, and open to a method, a model and a task by YAML."""
 
 import csv
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json, sha256
+from sbora_bench.outputs import audit_files, figure_files, table_files
 
 TINY = ("--config", "experiment=tiny")
 RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
@@ -64,6 +66,21 @@ def test_what_is_not_a_runs_own_is_made_again_too(reproduction, name):
     finally:
         beside.rename(path)
     assert nothing_to_do(reproduction.snakemake("--dry-run", *TINY))
+
+
+def test_snakemakes_own_report_has_the_tables_and_figures_with_captions(reproduction):
+    made = reproduction.folder / "own.html"
+    done = reproduction.snakemake("--report", str(made), *TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = made.read_text(encoding="utf-8")
+    plan = load_plan(str(reproduction.folder / "experiments" / "tiny.yaml"))
+    names = [name for name in table_files(plan) + audit_files() if name.endswith(".html")]
+    names += [name for name in figure_files(plan) if name.endswith(".svg")]
+    for name in [*names, "report.html"]:
+        entry = text[text.index(f'"results/tiny/{name}": {{') :]
+        assert re.match(r'.{,400}?"labels": \{".+?"caption": "<p>[A-Z]', entry, re.DOTALL), name
+    for category in ("Tables", "Figures", "Audit", "Page"):
+        assert f'"{category}": {{' in text
 
 
 def test_the_commands_give_the_bytes_of_the_dag(reproduction):

@@ -55,10 +55,8 @@ FILE = PLAN.path
 ASKED = ["--experiment", FILE, *words(WHOLE, **PART)]
 RESULTS = f"results/{PLAN.name}"
 RUNS = f"{RESULTS}/runs"
-ADAPTER = [
-    f"adapter/{name}"
-    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md")
-]
+ADAPTER = ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+CARD = "adapter/README.md"  # of scoring, for it tells the scores
 TABLES = [f"{RESULTS}/{name}" for name in outputs.table_files(PLAN)]
 FIGURES = [f"{RESULTS}/{name}" for name in outputs.figure_files(PLAN)]
 AUDIT = [f"{RESULTS}/{name}" for name in outputs.audit_files()]
@@ -70,7 +68,7 @@ def files_of(run):
     """Every file that a run leaves."""
     names = ["footprint.json", *scored_files(run.table)]
     if not run.is_base:
-        names += ["train.json", *ADAPTER]
+        names += ["train.json", *ADAPTER, CARD]
     return [f"{RUNS}/{run.name}/{name}" for name in names]
 
 
@@ -114,6 +112,24 @@ def jobs(table, stage):
         yield from (mine[start : start + size] for start in range(0, len(mine), size))
 
 
+def in_report(name):
+    """An output, which Snakemake's own report (`--report`) shows too if it is a table's or a page's HTML or an SVG."""
+    path = Path(name)
+    kind, _, of = path.stem.partition("-")
+    if path.suffix == ".svg":
+        known = (Path(workflow.basedir) / f"workflow/report/{kind}.rst").is_file()
+        caption, category = f"../report/{kind if known else 'figure'}.rst", "Figures"
+        labels = {"figure": kind.replace("_", " "), "of": of or "the paper"}
+    elif path.suffix == ".html":
+        kind = path.stem if path.parent.name == PLAN.name else "table"
+        caption = f"../report/{'page' if kind == 'report' else kind}.rst"
+        category = {"table": "Tables", "audit": "Audit", "report": "Page"}[kind]
+        labels = {kind if kind == "table" else "what": path.stem.replace("_", " ")}
+    else:
+        return name
+    return report(name, caption=caption, category=category, labels=labels)
+
+
 def rule_name(*parts):
     return "_".join(map(str, parts)).replace("-", "_").replace(".", "_")
 
@@ -122,9 +138,13 @@ def of(runs, names):
     return [f"{RUNS}/{run.name}/{name}" for run in runs for name in names]
 
 
+def tuned(runs):
+    return [run for run in runs if not run.is_base]
+
+
 def trained(runs):
     """What scoring needs of training: nothing of an untuned base."""
-    return of([run for run in runs if not run.is_base], ["train.json", *ADAPTER])
+    return of(tuned(runs), ["train.json", *ADAPTER])
 
 
 def model_settings(wildcards):

@@ -12,6 +12,7 @@ for table in EXPERIMENT.tables:
                 code=code_of("evaluate"),
             output:
                 of(runs, scored_files(table)),
+                of(tuned(runs), [CARD]),
             log:
                 f"{RESULTS}/logs/evaluate/{table}-{number}.log",
             conda:

@@ -48,7 +48,7 @@ rule tables:
         CSV,
         code=code_of("tables"),
     output:
-        TABLES,
+        [in_report(name) for name in TABLES],
     log:
         f"{RESULTS}/logs/tables.log",
     conda:
@@ -69,7 +69,7 @@ rule figures:
         CSV,
         code=code_of("figures"),
     output:
-        FIGURES,
+        [in_report(name) for name in FIGURES],
     log:
         f"{RESULTS}/logs/figures.log",
     conda:
@@ -102,7 +102,7 @@ rule audit:
         REPORTED,
         code=code_of("audit"),
     output:
-        AUDIT,
+        [in_report(name) for name in AUDIT],
     log:
         f"{RESULTS}/logs/audit.log",
     conda:
@@ -127,7 +127,7 @@ rule report:
         AUDIT,
         code=code_of("report"),
     output:
-        f"{RESULTS}/report.html",
+        in_report(f"{RESULTS}/report.html"),
     log:
         f"{RESULTS}/logs/report.log",
     conda:
