@@ -24,7 +24,8 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
     model, method = plan.catalog.models[run.model], plan.catalog.methods[run.method]
     table, protocol = plan.experiment.tables[run.table], plan.protocol_of(run)
     data = plan.catalog.data[table.train]
-    known = {task: score for task, score in scores.tasks.items() if score.status == "ok" and score.value is not None}
+    mine = {task: scores.tasks[task] for task in plan.scored(run.table) if task in scores.tasks}
+    known = {task: score for task, score in mine.items() if score.status == "ok" and score.value is not None}
     metadata = ModelCardData(
         model_name=run.name if known else None,
         eval_results=eval_results(plan, run, known) or None,

@@ -6,7 +6,7 @@ from made_results import make_plan, make_results, make_run
 from sbora_bench.budget import budget_rows, seconds
 from sbora_bench.collect import collect, read_budget
 from sbora_bench.files import read_json, write_json
-from sbora_bench.records import TrainRecord, read_record
+from sbora_bench.records import SEAL, TrainRecord, read_record
 from sbora_bench.report_views import budget_views
 
 LORA = "arithmetic-llama-7b-lora-r32-s{}"
@@ -20,7 +20,7 @@ def made(tmp_path):
 
 
 def edit(path, part, **changes):
-    value = read_json(path)
+    value = {key: old for key, old in read_json(path).items() if key != SEAL}
     write_json(path, value | {part: value[part] | changes} if part else value | changes)
 
 
