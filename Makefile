@@ -34,7 +34,7 @@ publish: .venv/ready
 	mkdir -p results/published/$(EXPERIMENT)/tables results/published/$(EXPERIMENT)/figures
 	cp $(addprefix results/$(EXPERIMENT)/,scores.csv footprint.csv budget.csv) results/published/$(EXPERIMENT)/
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.csv results/published/$(EXPERIMENT)/tables/
-	cp results/$(EXPERIMENT)/figures/score-*.svg results/published/$(EXPERIMENT)/figures/
+	cp $(foreach kind,score rates also draws,$(wildcard results/$(EXPERIMENT)/figures/$(kind)*.svg)) results/published/$(EXPERIMENT)/figures/
 
 lint: .venv/ready
 	$(BIN)/ruff check .
