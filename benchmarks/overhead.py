@@ -91,9 +91,7 @@ def main() -> None:
     write_json(arguments.output, found)
     print(f"{found['experiment']}: {total:.0f} s of processor time, {share:.0%} of it in loops (aim {AIM:.0%} or more)")
     for stage, value in inside.most_common():
-        print(
-            f"  {stage}: {value:.1f} s in its loop, {before[stage]:.1f} s of its jobs before the first (imports, loading)"
-        )
+        print(f"  {stage}: {value:.1f} s in its loop, {before[stage]:.1f} s before the first (imports, loading)")
     print(f"  all else: {total - sum(inside.values()) - sum(before.values()):.1f} s")
     print(f"sbora-bench --help: {asked:.2f} s of processor time")
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
 from sbora_bench import progress, store
@@ -87,6 +88,10 @@ class Sealing(TrainerCallback):
     """Seals each checkpoint, then removes old ones, by step: a clock that was set back doesn't matter."""
 
     def on_save(self, args, state, control, **_) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process writes its generators' states
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir)
         store.seal(folder / f"checkpoint-{state.global_step}")
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""

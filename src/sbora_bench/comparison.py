@@ -96,16 +96,10 @@ def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2
         seeds = [seed for seed in (both[0][0] if both else ()) if all(seed in x and seed in y for x, y in both)]
         if len(both) < least or not seeds:
             continue
-        # item by item: how much oftener a is right than b, over the seeds
-        items = [[np.mean([float(x[s][i]) - y[s][i] for s in seeds]) for i in _common(x, y, seeds)] for x, y in both]
-        score = [
-            float(np.mean([np.mean([cell[side][s][i] for s in seeds for i in _common(*cell, seeds)]) for cell in both]))
-            for side in (0, 1)
-        ]
-        differences = [
-            float(np.mean([np.mean([float(x[s][i]) - y[s][i] for i in _common(x, y, seeds)]) for x, y in both]))
-            for s in seeds
-        ]
+        rights = [_common(x, y, seeds) for x, y in both]
+        items = [(x - y).mean(axis=0) for x, y in rights]  # how much oftener a is right than b, over the seeds
+        score = [float(np.mean([cell[side].mean() for cell in rights])) for side in (0, 1)]
+        differences = [float(np.mean([(x[k] - y[k]).mean() for x, y in rights])) for k in range(len(seeds))]
         found = bootstrap_average(items)
         counted = {"tasks": len(both), "items": sum(map(len, items)), "score_a": score[0], "score_b": score[1]}
         counted |= {"difference": found.mean, "items_low": found.low, "items_high": found.high, "p": found.p}
@@ -113,9 +107,11 @@ def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2
     return rows
 
 
-def _common(a: dict, b: dict, seeds: list[int | None]) -> list[Any]:
-    """The items that both cells have under every one of the seeds, in a's order."""
-    return [item for item in a[seeds[0]] if all(item in a[seed] and item in b[seed] for seed in seeds)]
+def _common(a: dict, b: dict, seeds: list[int | None]) -> list[np.ndarray]:
+    """Of both cells, 1.0 for right, seeds x items: those that both have under every one of the seeds, in a's order."""
+    shared = set(a[seeds[0]]).intersection(*(cell[seed] for cell in (a, b) for seed in seeds))
+    items = [item for item in a[seeds[0]] if item in shared]
+    return [np.array([[cell[seed][item] for item in items] for seed in seeds], dtype=float) for cell in (a, b)]
 
 
 def seed_columns(differences: list[float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sbora_bench import progress, provenance, store
+from sbora_bench import processes, progress, provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
 from sbora_bench.checkpoints import Sealing, Telling, Watching, newest, step_of, stopping, whole_checkpoint
@@ -43,9 +43,11 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
     for run in runs:
         folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
         checkpoints = folder.with_name(f"{folder.name}.checkpoints")
-        with store.alone(folder):
+        with processes.alone(folder):
             if not store.is_whole(folder):
                 _train_or_tell(plan, run, resources, results, folder, checkpoints)
+            if not processes.is_first():
+                continue
             if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
                 shutil.rmtree(checkpoints, ignore_errors=True)
         store.take(folder, Path(results) / "runs" / run.name)
@@ -54,7 +56,7 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
 def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
     """Make the store's entry `folder` of a run: trained, or telling why not."""
     try:
-        with store.making(folder) as made, tracked(plan, run) as summarise:
+        with processes.making(folder) as made, tracked(plan, run) as summarise:
             train = partial(train_run, plan, run, resources, results, made, checkpoints)
             summarise(fitting(train, plan.protocol(run.table).micro_batch))
     except UserError:
@@ -62,7 +64,7 @@ def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
     except Exception as error:
         traceback.print_exc()
         print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
-        with store.making(folder) as made:
+        with processes.making(folder) as made:
             leave_failure(plan, run, results, made, checkpoints, error)
 
 
@@ -75,6 +77,7 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
             "packages": provenance.versions(),
             "data": sha256(training_file(results, run)),
             "base": prepared_files(resources, run.model),
+            **({"processes": processes.count()} if processes.count() > 1 else {}),
         }
     )
 
@@ -124,6 +127,7 @@ def train_run(
         raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()
     train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
+    processes.check(len(train), protocol, method)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
     resumed = newest(checkpoints)
@@ -143,7 +147,8 @@ def train_run(
         told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
         raise TrainingFailed(in_a_line(error), told) from error
     seconds = time.perf_counter() - started
-    save_adapter(model, made / "adapter", run.model)
+    sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
+    save_adapter(model, made / "adapter", run.model, sharded)
     tokens = int(trainer.state.num_input_tokens_seen)
     happened = {
         "steps": trainer.state.global_step,
@@ -298,7 +303,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
         max_steps=steps,
         per_device_train_batch_size=protocol.micro_batch,
         per_device_eval_batch_size=protocol.micro_batch,
-        gradient_accumulation_steps=batches.accumulation(protocol),
+        gradient_accumulation_steps=processes.accumulation(protocol),
         learning_rate=protocol.learning_rate,
         lr_scheduler_type=protocol.schedule,
         warmup_steps=protocol.warmup_steps,
@@ -324,6 +329,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
     )
     padded = DataCollatorForSeq2Seq(
@@ -355,9 +361,12 @@ def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     return rows
 
 
-def save_adapter(model, folder: Path, base_name: str) -> None:
-    """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it."""
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+def save_adapter(model, folder: Path, base_name: str, tensors: dict | None = None) -> None:
+    """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it.
+
+    `tensors`: of a sharded model, gathered.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

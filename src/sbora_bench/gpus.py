@@ -32,7 +32,7 @@ def take() -> str | None:
     who made it so has chosen, and inside a cluster's job its name needn't be the machine's.
     """
     devices = pool()
-    if len(devices) < 2:
+    if len(devices) < 2 or "LOCAL_RANK" in os.environ:  # `accelerate launch` deals them out
         return devices[0] if devices else None
     from filelock import FileLock, Timeout
 

@@ -91,11 +91,12 @@ BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name ->
 
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
-    values: dict[Row, list[pd.DataFrame]] = {}
-    for row in layout.rows:
-        mine = scores[(scores.model == row.model) & (scores.method == row.method)]
-        mine = mine[mine["rank"].isna() if row.rank is None else mine["rank"] == row.rank]
-        values[row] = [mine[(mine.table == c.table) & (mine.task == c.task)] for c in layout.columns]
+    mine = scores[scores.table.isin(layout.tables)]
+    cells = dict(iter(mine.groupby([mine.table, mine.task, mine.model, mine.method, mine["rank"].fillna(0)])))
+    values = {
+        row: [cells.get((c.table, c.task, row.model, row.method, row.rank or 0), mine[:0]) for c in layout.columns]
+        for row in layout.rows
+    }
     columns = [pd.concat([frames[index] for frames in values.values()]) for index in range(len(layout.columns))]
     available = [bool((frame.status != "not available").any()) for frame in columns]
     named = [_named(frame) for frame in columns]

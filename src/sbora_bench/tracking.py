@@ -5,11 +5,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sbora_bench import processes
 from sbora_bench.experiment import Plan, Run
 
 
 def asked_for() -> bool:
-    return os.environ.get("WANDB_MODE") in ("online", "offline")
+    return os.environ.get("WANDB_MODE") in ("online", "offline") and processes.is_first()
 
 
 @contextlib.contextmanager

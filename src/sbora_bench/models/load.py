@@ -1,5 +1,6 @@
 """Load a prepared base (and an adapter on it) for training or scoring: safetensors only, dtype by the protocol."""
 
+import os
 from pathlib import Path
 
 from sbora_bench.catalog import MethodEntry, Protocol
@@ -81,7 +82,7 @@ def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEnt
     if method is not None and method.quantization == "nf4":
         arguments["quantization_config"] = nf4_config(protocol)
     if torch.cuda.is_available():
-        arguments["device_map"] = {"": 0}
+        arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # of several processes, its own
     base = AutoModelForCausalLM.from_pretrained(
         where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
     )
