@@ -69,6 +69,7 @@ LISTED = [
     (r"export [A-Z_]+=\S+", "sets a variable; the command after it is tried"),
     (r"(source|cd) \S+", "changes the shell alone"),
     (r"git clone \S+( \S+)?", "needs the network"),
+    (r"accelerate launch .*", "needs several GPUs; tests/unit/test_processes.py launches two processes on a CPU"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
 ]
 
