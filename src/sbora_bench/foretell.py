@@ -41,10 +41,9 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()
     model.config.use_cache = False
-    inputs = batch(micro_batch, length)
-    if model.config._attn_implementation in ("sdpa", UNMASKED):
-        alone = micro_batch == 1  # so there is no padding and no mask: attention goes another way, which takes less
-        inputs = inputs | {"attention_mask": None} if alone else inputs
+    fused = model.config._attn_implementation in ("sdpa", UNMASKED)
+    alone = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
+    if fused:
         model.set_attn_implementation(UNMASKED if alone else "sdpa")
     tracer = Tracer(device, model.config.vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
@@ -61,7 +60,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        loss = training_loss(model, inputs, kernels) / accumulation
+        loss = training_loss(model, batch(micro_batch, length, masked=not alone), kernels) / accumulation
         tracer.phase = "backward"
         loss.backward()
         tracer.adopt((p.grad for p in trained), "gradients")
@@ -85,10 +84,10 @@ def training_loss(model, inputs, kernels: Kernels) -> torch.Tensor:
     return outputs.loss
 
 
-def batch(rows: int, length: int) -> dict[str, torch.Tensor]:
-    """Token ids, labels and a mask (rows, 1, length, length), for masks of rows with padding are made so."""
+def batch(rows: int, length: int, masked: bool) -> dict[str, torch.Tensor | None]:
+    """Token ids, labels and a mask (rows, 1, length, length) or none, for masks of rows with padding are made so."""
     ids = torch.empty(rows, length, dtype=torch.long, device="meta")
-    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta")
+    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta") if masked else None
     return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
 
