@@ -88,4 +88,40 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-READING = (verify, show, compare, status)
+@click.command()
+@click.argument("a", metavar="RUN")
+@click.argument("b", metavar="[RUN]", required=False)
+@experiment_option
+@results_option
+@click.option(
+    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file to write the first run's regions to.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Heat maps of the first run's, .svg or .png.")
+def regions(
+    a: str,
+    b: str | None,
+    experiment: str,
+    results: Path | None,
+    resources: Path,
+    output: Path | None,
+    figure: Path | None,
+) -> None:
+    """Which rows and columns of which layers RUN changed; with a second run, what both changed."""
+    from sbora_bench import paired_runs
+    from sbora_bench import regions as stage
+
+    place = results or Path("results") / experiment
+    folders = [paired_runs.run_at(run, place) for run in (a, b) if run is not None]
+    found = [stage.regions_of(folder, resources) for folder in folders]
+    for folder, mine in zip(folders, found, strict=True):
+        click.echo(stage.as_text(folder.name, mine))
+    if len(found) == 2:
+        click.echo(stage.overlap_text(*found))
+    if output is not None:
+        stage.write(folders[0].name, found[0], output)
+    if figure is not None:
+        stage.write_figure(found[0], figure)
+
+
+READING = (verify, show, compare, status, regions)
