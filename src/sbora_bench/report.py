@@ -6,6 +6,7 @@ hash. All text is escaped. Without the script nothing is missing but sorting and
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from sbora_bench.run_sections import sampled, sections
 from sbora_bench.separation import separation
 from sbora_bench.separation_tables import separation_views
 from sbora_bench.tables import views
+
+SIZE = re.compile(rb'<svg[^>]* width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
 def report(plan: Plan, results: Path) -> None:
@@ -110,13 +113,18 @@ def _numbers_of(view: str) -> str:
     return "gains" if view.startswith("gains-") else "averages" if view.startswith("methods-") else view
 
 
-def figures_of(plan: Plan, results: Path) -> list[dict[str, str]]:
-    """The SVG of every figure as base64, with its caption. Raises UserError for a missing one."""
+def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """The SVG of every figure as base64, with its caption and its size in pixels, that the page may draw it when it is
+    looked at. Raises UserError for a missing one.
+    """
     found = []
     for name, caption in figure_captions(plan).items():
         path = results / "figures" / f"{name}.svg"
         try:
-            found.append({"caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")})
+            drawn = path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `sbora-bench figures` first") from None
+        width, height = (round(float(points) * 4 / 3) for points in SIZE.search(drawn).groups())
+        data = base64.b64encode(drawn).decode("ascii")
+        found.append({"caption": caption, "data": data, "width": width, "height": height})
     return found

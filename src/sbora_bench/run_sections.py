@@ -10,8 +10,8 @@ from sbora_bench.experiment import Plan, Run
 from sbora_bench.files import hash_of
 from sbora_bench.records import TaskScore, TrainRecord
 
-SAMPLES_BYTES = 4_000_000  # of all runs together, so that a page of 200 runs stays under 10 MB
-MOST = 8  # samples a task
+SAMPLES_BYTES = 2_500_000  # of all runs together, so that a page of 200 runs stays small and opens at once
+MOST = 5  # samples a task
 LONGEST = 1500  # signs of a prompt or of a model's text
 OVERHEAD = 450  # bytes of mark-up a sample
 

@@ -17,7 +17,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.outputs import audit_files, figure_captions, figure_files, table_files
 from sbora_bench.report import report
 from sbora_bench.report_views import contamination_view, footprint_view, runs_view
-from sbora_bench.run_sections import LONGEST, chosen, loss_curve, section, shown
+from sbora_bench.run_sections import LONGEST, MOST, chosen, loss_curve, section, shown
 from sbora_bench.separation import separation
 
 EVIL = "<script>alert(1)</script>"
@@ -158,7 +158,7 @@ def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
     assert points == pytest.approx(due, abs=0.05)
     assert ("learning_rate", "0.001") in told.facts["Settings"]
     assert told.facts["Provenance"] == [("hardware.gpu", "A card"), ("versions.torch", "2")]
-    assert (len(told.samples), told.answered) == (3 * 8, 3 * 40)
+    assert (len(told.samples), told.answered) == (3 * MOST, 3 * 40)
     assert {sample["correct"] for sample in told.samples} == {True, False}
 
 
@@ -166,7 +166,7 @@ def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(
     plan, results, _ = page
     runs = [plan.run(f"arithmetic-llama-7b-{cell}-s0") for cell in ("lora-r32", "sbora-fa-r64")]
     one, other = ([sample["id"] for sample in chosen(plan, results, run, ["gsm8k"], 10**6)[0]] for run in runs)
-    assert one == other != list(range(8))
+    assert one == other != list(range(MOST))
     few, of = chosen(plan, results, runs[0], ["MultiArith", "gsm8k"], 2200)
     assert [sample["task"] for sample in few] == ["MultiArith", "MultiArith", "GSM8K", "GSM8K"] and of == 80
     assert chosen(plan, results, runs[0], ["gsm8k"], 10) == ([], 40)
