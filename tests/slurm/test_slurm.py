@@ -29,7 +29,12 @@ OPTIONS = [
     *("--profile", "profiles/slurm", "--jobs", "2", "--default-resources", "mem_mb=1000", "runtime=10"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
     *("--seconds-between-status-checks", "2", "--latency-wait", "20"),
-    *("--set-resources", "finetune_arithmetic_0:runtime=1", "--config", "experiment=tiny"),
+    *(
+        "--set-resources",
+        "finetune_arithmetic_0:runtime=29*attempt-28",
+        "--config",
+        "experiment=tiny",
+    ),  # 1, 30, ... minutes
 ]
 
 

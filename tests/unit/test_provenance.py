@@ -11,7 +11,7 @@ import pytest
 from sbora_bench import provenance
 
 STAGES = ["prepare", "pretrain", "finetune", "evaluate", "footprint", "collect", "tables", "figures", "report"]
-STAGES += ["models.fetch"]
+STAGES += ["models.fetch", "audit", "failures"]
 IMPORTED = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])
@@ -28,6 +28,32 @@ def test_the_static_list_holds_what_is_imported(stage):
     static = set(provenance.source_files(module))
     assert imported - static == set()
     assert provenance.SOURCE / "sbora_bench" / f"{stage.replace('.', '/')}.py" in imported
+
+
+RUN = """
+import json, pathlib, sys
+from importlib import import_module
+from sbora_bench.experiment import load_plan
+plan = load_plan("experiments/toy.yaml")
+stage = getattr(import_module("sbora_bench." + sys.argv[1]), sys.argv[1])
+stage(plan, [plan.run(sys.argv[2])], pathlib.Path("resources"), pathlib.Path("results"))
+names = [name for name in sys.modules if name.split(".")[0] in ("sbora", "sbora_bench")]
+print(json.dumps([sys.modules[name].__file__ for name in names]))
+"""
+
+
+@pytest.mark.slow
+def test_what_training_and_scoring_import_while_they_work_is_in_their_lists(tmp_path):
+    from toy_training import house
+
+    house(tmp_path)
+    for stage, late in (("finetune", "tracking.py"), ("evaluate", "scorer.py")):
+        command = [sys.executable, "-c", RUN, stage, "toy-tiny-sbora-fa-r4-s0"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        imported = {Path(path).resolve() for path in json.loads(done.stdout.splitlines()[-1])}
+        assert imported - set(provenance.source_files(f"sbora_bench.{stage}")) == set()
+        assert late in {path.name for path in imported}
 
 
 def test_imports_inside_functions_count():

@@ -42,6 +42,24 @@ def test_no_record_holds_a_place_of_this_machine(reproduction):
         assert str(reproduction.folder) not in path.read_text(encoding="utf-8"), path
 
 
+def test_results_copied_from_another_machine_are_read_without_its_paths(reproduction, tmp_path):
+    there, here = reproduction.folder / "results" / "tiny", tmp_path / "copied" / "tiny"
+    shutil.copytree(there, here)
+    (here / "scores.csv").unlink()
+    shutil.rmtree(here / "tables")
+    hidden = there.with_name("tiny-hidden")
+    there.rename(hidden)
+    try:
+        for stage in ("collect", "tables"):
+            done = reproduction.bench(stage, "--experiment", "tiny", "--results", str(here))
+            assert done.returncode == 0, done.stderr[-3000:]
+    finally:
+        hidden.rename(there)
+    for name in ("scores.csv", "tables"):
+        one, two = (digests(at / name) if name == "tables" else sha256(at / name) for at in (there, here))
+        assert one == two
+
+
 def test_a_second_run_has_nothing_to_do_and_a_deleted_record_is_made_again(reproduction):
     assert nothing_to_do(reproduction.snakemake(*TINY))
     results = reproduction.folder / "results" / "tiny"
