@@ -49,11 +49,12 @@ def _budget_view(
                 if layout.averaged
                 else [c if t == table else None for c, t in zip(cells, columns, strict=True)]
             )
-            line = [*row_titles(plan, row), "–" if row.rank is None else str(row.rank)]
-            line += [f"{mine.trained}", _whole(trainable(layout, row, footprint))]
-            line += [_sized(getattr(mine, key), unit, 1 if key == "seconds" else 0) for key, (_, unit) in COSTS.items()]
-            told = [Cell(text) for text in ([table] if len(layout.tables) > 1 else []) + line]
+            names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, row), _whole(row.rank)]
+            names_of += [f"{mine.trained}", _whole(trainable(layout, row, footprint))]
+            costs = [_sized(getattr(mine, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]
+            told = [Cell(text) for text in names_of]
             told += [Cell(c.text, interval=c.interval) if c else Cell("–") for c in shown]
+            told += [Cell(text) for text in costs]
             groups.setdefault((table, row.model, row.rank), []).append(told)
     header = (["Table"] if len(layout.tables) > 1 else []) + [
         "Model",
@@ -62,7 +63,7 @@ def _budget_view(
         "Seeds",
         "Trainable parameters",
     ]
-    header += [title for title, _ in COSTS.values()] + [f"{name}, %" for name in names]
+    header += [f"{name}, %" for name in names] + [title for title, _ in COSTS.values()]
     notes = [
         "Means over the seeds of one training. GFLOP: 1e9 floating-point operations, counted. Peak, foretold: of a"
         " training step at the protocol's longest; measured: the most that an allocator held; process: the most that"
