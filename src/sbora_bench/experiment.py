@@ -63,7 +63,8 @@ class Table(Strict):
     @classmethod
     def _once(cls, values, info):
         if len(set(values)) < len(values):
-            raise ValueError(f"one of the {info.field_name.replace('_', ' ')} stands twice")
+            one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[info.field_name]
+            raise ValueError(f"a {one} stands twice")
         return values
 
 
