@@ -1,6 +1,6 @@
 # make reproduce   set up .venv and run the default experiment (tables, figures and a report in results/ladder/)
 # make test        set up .venv and run every check but the long ones
-# make test-slow   the long ones
+# make test-slow   the long ones: kills, full disks, a cluster of one machine (docs/faults.md)
 # make rehearse    the paper's three experiments on tiny random models, in minutes; the numbers mean nothing
 # make bench       speed and memory into results/benchmarks (benchmarks/evaluate.py wants a model: see there)
 PYTHON ?= python3.11
@@ -17,7 +17,7 @@ test: .venv/ready lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 rehearse: .venv/ready
 	$(BIN)/snakemake --cores all --config experiment=rehearsal

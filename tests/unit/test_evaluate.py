@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import toy_runs
+import toy_training
 
 from sbora_bench.errors import UserError
-from sbora_bench.evaluate import evaluate, macro_average
+from sbora_bench.evaluate import adapter_folder, evaluate, macro_average
 from sbora_bench.files import write_json
 from sbora_bench.records import ScoresRecord, TrainRecord, read_record, write_record
 
@@ -216,3 +217,19 @@ def test_a_template_that_lm_eval_refuses_is_the_user_s_mistake(tmp_path):
     plan = load_plan(str(tmp_path / "experiments" / "toy.yaml"))
     with pytest.raises(UserError, match="tasks.mine.template: lm-eval does not take it: .*doc_to_txt"):
         evaluate(plan, plan.runs[:1], tmp_path / "resources", tmp_path / "results")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "README.md"])
+def test_an_adapter_that_is_not_the_one_of_its_record_is_refused(tmp_path, name):
+    plan = toy_training.house(tmp_path, steps=1)
+    run = plan.run("toy-tiny-lora-r4-s1")
+    toy_training.train(plan, tmp_path, run.name)
+    path = adapter_folder(tmp_path / "results", run) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"adapter/{name}: SHA-256 \w+, train\.json says \w+: damaged; delete"):
+        adapter_folder(tmp_path / "results", run)
+    path.unlink()
+    with pytest.raises(UserError, match="no adapter here" if name == "adapter_config.json" else "SHA-256 no file"):
+        adapter_folder(tmp_path / "results", run)

@@ -56,6 +56,25 @@ def test_a_spoiled_experiment(root, case):
     assert told in refused(root, "experiment=small")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["..", "/tmp/up", "a\nb", "--x", "a b", "$(touch up)", "a;touch up", ".hidden"])
+@pytest.mark.parametrize("section", ["tables", "models", "methods", "tasks"])
+def test_a_name_that_leaves_its_place(root, section, name):
+    """Through the real DAG: no name of a table, model, method or task gets as far as a path or a command."""
+    entries = {
+        "models": {"title": "t", "source": {"kind": "random", "seed": 0, "tokenizer": "llama"}},
+        "methods": {"title": "t", "peft_type": "LORA", "arguments": {"r": "$rank"}},
+        "tasks": {"title": "t", "template": "number", "answer": {}, "items": {"ladder": "ladder-SVAMP"}},
+    }
+    tables = {name: TABLE} if section == "tables" else {"sums": TABLE}
+    (root.folder / "experiments" / "small.yaml").write_text(yaml.safe_dump(GOOD | {"tables": tables}))
+    if section != "tables":
+        own = yaml.safe_dump({section: {name: entries[section]}})
+        (root.folder / "experiments" / "catalog" / "own.yaml").write_text(own)
+    told = refused(root, "experiment=small")
+    assert f"{section}" in told and not list(root.folder.parent.rglob("up"))
+
+
 @pytest.mark.parametrize("name", ["nope", "../tiny", "/etc/passwd", "--tiny", "ti\nny", "tiny;id", "$(id)"])
 def test_a_name_that_is_no_experiment(root, name):
     assert "experiment" in refused(root, f"experiment={json.dumps(name)}")

@@ -10,6 +10,7 @@ import yaml
 from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json, sha256
 from sbora_bench.outputs import audit_files, figure_files, table_files
+from workflow.conftest import CANARY
 
 TINY = ("--config", "experiment=tiny")
 RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
@@ -58,6 +59,12 @@ def test_results_copied_from_another_machine_are_read_without_its_paths(reproduc
     for name in ("scores.csv", "tables"):
         one, two = (digests(at / name) if name == "tables" else sha256(at / name) for at in (there, here))
         assert one == two
+
+
+def test_no_token_is_in_anything_that_a_reproduction_leaves_or_says(reproduction):
+    left = [path for path in reproduction.folder.rglob("*") if path.is_file()]
+    assert {"report.html", "first.log", "train.json"} < {path.name for path in left}
+    assert [path for path in left if CANARY.encode() in path.read_bytes()] == []
 
 
 def test_a_second_run_has_nothing_to_do_and_a_deleted_record_is_made_again(reproduction):
