@@ -12,7 +12,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.records import ScoresRecord, TrainRecord, read_record
 
-LAST = 12  # lines of a log
+LAST = 40  # lines of a log
 RECORDS = {"finetune": ("train.json", TrainRecord), "evaluate": ("scores.json", ScoresRecord)}
 
 

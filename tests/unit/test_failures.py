@@ -38,13 +38,13 @@ def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
     log = results / "logs" / "finetune" / "made-0.log"
     assert told_failures(plan, results) == [Failure(bad, "loss nan at step 3", "")]
     log.parent.mkdir(parents=True)
-    before = [f"line {number}" for number in range(30)]
+    before = [f"line {number}" for number in range(60)]
     spoken = '  File "/home/someone/secret/.venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward'
     log.write_text("\n".join([*before, spoken, f"{bad}: failed: loss nan at step 3", "another run began"]))
     (failure,) = told_failures(plan, results)
     lines = failure.log.splitlines()
     assert len(lines) == LAST and lines[-3:] == [
-        "line 29",
+        "line 59",
         '  File "torch/nn.py", line 7, in forward',
         f"{bad}: failed: loss nan at step 3",
     ]
