@@ -217,6 +217,8 @@ def test_every_shipped_protocol_holds_for_every_suite(name):
     for suite in catalog.suites:
         if name == "smollm2" and suite != "arithmetic":
             continue  # written for one suite
+        if suite == "corpus" and name not in ("ladder", "tiny"):
+            continue  # the ladder's bases alone were trained on it
         assert isinstance(catalog.protocol(name, suite, {}, "here"), Protocol)
 
 
