@@ -208,7 +208,7 @@ def test_rows_are_drawn_by_seed_and_a_question_that_stands_twice_stays_in_traini
 
 def test_held_out_rows_are_prepared_as_items_and_not_trained_on(tmp_path):
     entry = {"suite": "arithmetic", "train": "ladder-math", "protocol": "tiny", "seeds": [0], "validation_items": 12}
-    entry |= {"learning_rates": [1e-3, 5e-3], "grids": [{"models": ["ladder-xs"], "methods": ["lora"], "ranks": [4]}]}
+    entry |= {"learning_rates": [1e-3, 1e-2], "grids": [{"models": ["ladder-xs"], "methods": ["lora"], "ranks": [4]}]}
     shutil.copytree("experiments/catalog", tmp_path / "catalog")
     path = tmp_path / "rates.yaml"
     path.write_text(yaml.safe_dump({"title": "t", "items": "ladder", "tables": {"sums": entry}}))

@@ -14,6 +14,7 @@ from sbora_bench.experiment import Run, load_plan
 from sbora_bench.files import read_json, sha256, write_json, write_jsonl
 from sbora_bench.models.host import host_adapter
 from sbora_bench.models.load import load_base, load_tokenizer
+from sbora_bench.records import BaseRecord, read_record, write_record
 
 SUITES = ("commonsense", "arithmetic", "mmlu")
 
@@ -101,9 +102,9 @@ def resources(tmp_path):
     config = read_json(folder / "config.json")
     config["rope_parameters"]["rope_theta"] = 500_000.0
     write_json(folder / "config.json", config)
-    record = read_json(folder / "base.json")
-    record["files"]["config.json"] = sha256(folder / "config.json")
-    write_json(folder / "base.json", record)
+    record = read_record(folder / "base.json", BaseRecord)
+    record.files["config.json"] = sha256(folder / "config.json")
+    write_record(folder / "base.json", record)
     return tmp_path
 
 
@@ -164,9 +165,9 @@ def test_a_tokenizer_without_a_pad_token_takes_the_catalogs(resources):
     config = read_json(folder / "tokenizer_config.json")
     del config["pad_token"]
     write_json(folder / "tokenizer_config.json", config)
-    record = read_json(folder / "base.json")
-    record["files"]["tokenizer_config.json"] = sha256(folder / "tokenizer_config.json")
-    write_json(folder / "base.json", record)
+    record = read_record(folder / "base.json", BaseRecord)
+    record.files["tokenizer_config.json"] = sha256(folder / "tokenizer_config.json")
+    write_record(folder / "base.json", record)
     assert load_tokenizer(resources, "tiny", toy_protocol()).pad_token == "</s>"
     assert load_tokenizer(resources, "tiny", toy_protocol(), "<unk>").pad_token == "<unk>"
     assert load_tokenizer(resources, "tiny", toy_protocol(pad="zero"), "<unk>").pad_token_id == 0
