@@ -137,7 +137,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    results = [measure(arguments, dtype) for dtype in arguments.dtypes]
     settings = {key: getattr(arguments, key) for key in ("items", "new_tokens", "beams", "threads")}
     settings |= {
         "model": Path(arguments.model).resolve().name,
@@ -145,12 +144,14 @@ def main() -> None:
     }
     record = {
         "settings": settings,
-        "results": results,
+        "results": [],
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
     }
-    write_json(arguments.output, record)
-    if any(result["failed"] for result in results):
+    for dtype in arguments.dtypes:
+        record["results"].append(measure(arguments, dtype))
+        write_json(arguments.output, record)
+    if any(result["failed"] for result in record["results"]):
         sys.exit("tokens differ where the two best beams do not tie")
 
 
