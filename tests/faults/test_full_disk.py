@@ -7,7 +7,7 @@ from test_checkpoints import LORA, RESUMED, at_step, kept, record_of
 from test_prepare_sources import served
 from toy_training import digests, house, train
 
-from faults.conftest import TINY
+from faults.conftest import TINY, finished, outcome
 from sbora_bench import checkpoints, cli, store
 from sbora_bench.catalog import FileData
 from sbora_bench.data.sources import DOWNLOADS, fetch
@@ -97,6 +97,19 @@ def test_the_line_of_the_command(tmp_path, disk, monkeypatch, capsys):
     ours = [line for line in told.splitlines() if line.startswith("sbora-bench: ")]
     assert ended.value.code == 2 and len(ours) == 1 and "Traceback" not in told
     assert "checkpoint-4: no space left on the disk (about " in ours[0]
+
+
+@pytest.mark.slow
+def test_a_reproduction_goes_on_after_room_is_made(undisturbed, root, disk):
+    """All results on a disk that is too small for them; then it is made larger, and the same command goes on."""
+    small = disk(root.folder / "results", "size=3m")
+    done = root.snakemake(*TINY)
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "no space left on the disk" in told and "Traceback" not in told, told[-4000:]
+    assert not (root.folder / "results" / "tiny" / "every-run-ok").exists()
+    small.remount("size=64m")
+    finished(root.snakemake(*TINY))
+    assert outcome(root) == undisturbed
 
 
 def test_a_read_only_results_folder(root, disk):
