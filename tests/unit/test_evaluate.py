@@ -219,7 +219,7 @@ def test_a_template_that_lm_eval_refuses_is_the_user_s_mistake(tmp_path):
         evaluate(plan, plan.runs[:1], tmp_path / "resources", tmp_path / "results")
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "README.md"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_an_adapter_that_is_not_the_one_of_its_record_is_refused(tmp_path, name):
     plan = toy_training.house(tmp_path, steps=1)
     run = plan.run("toy-tiny-lora-r4-s1")

@@ -100,8 +100,7 @@ def test_the_catalog_names_known_templates_only():
     named = set()
     for name in catalog.protocols:
         for suite in catalog.suites:
-            protocol = catalog.protocol(
-                name, suite, {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1}, name
-            )
+            needed = {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1, "keep_best": False}
+            protocol = catalog.protocol(name, suite, needed, name)
             named |= {protocol.train_prompt, protocol.score_prompt}
     assert named and named <= set(TEMPLATES)

@@ -139,4 +139,4 @@ def test_training_asks_for_them_on_a_gpu_before_anything_is_loaded(torch_as_it_w
     monkeypatch.setattr(finetune, "load_tokenizer", loads)
     monkeypatch.setattr("transformers.set_seed", lambda seed: None)
     with pytest.raises(InterruptedError, match="deterministic where they exist" if gpu else "not restricted"):
-        finetune.train_run(plan, plan.runs[1], tmp_path, tmp_path, tmp_path, tmp_path)
+        finetune.train_run(plan, plan.runs[1], tmp_path, tmp_path, tmp_path, tmp_path, rows=1)
