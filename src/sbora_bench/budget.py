@@ -6,8 +6,8 @@ Equal budgets make scores comparable; where they differ, the table says by how m
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.experiment import Plan, Run, cell_of
-from sbora_bench.records import FootprintRecord, TrainRecord, read_record
+from sbora_bench.experiment import Plan, Run, by_cell
+from sbora_bench.records import FootprintRecord, TrainRecord, record_at
 
 
 def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
@@ -18,17 +18,15 @@ def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
     run has is None. Raises UserError for a damaged record.
     """
-    cells: dict[Run, list[Run]] = {}
-    for run in plan.runs:
-        if not run.is_base:
-            cells.setdefault(cell_of(run), []).append(run)
+    cells = by_cell(run for run in plan.runs if not run.is_base)
     return [row for cell, runs in cells.items() if (row := _row(cell, runs, results))["trained"]]
 
 
 def _row(cell: Run, runs: list[Run], results: Path) -> dict[str, Any]:
-    records = [_read(results, run, "train.json", TrainRecord) for run in runs]
+    records = [record_at(results / "runs" / run.name / "train.json", TrainRecord) for run in runs]
     trained = [record for record in records if record is not None and record.status == "ok"]
-    counted = next(filter(None, (_read(results, run, "footprint.json", FootprintRecord) for run in runs)), None)
+    footprints = (record_at(results / "runs" / run.name / "footprint.json", FootprintRecord) for run in runs)
+    counted = next(filter(None, footprints), None)
     steps = _mean([record.happened.get("steps") for record in trained])
     known = counted is not None and counted.flops_per_step is not None and steps is not None
     on_gpu = [record for record in trained if record.on.get("hardware", {}).get("gpu")]
@@ -55,11 +53,6 @@ def seconds(record: TrainRecord) -> float | None:
     if happened.get("resumed_from_step") and happened.get("tokens_per_second"):
         return happened["tokens"] / happened["tokens_per_second"]
     return happened.get("seconds")
-
-
-def _read(results: Path, run: Run, name: str, kind):
-    path = results / "runs" / run.name / name
-    return read_record(path, kind) if path.exists() else None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -3,14 +3,12 @@
 Apart from experiment.py so that no training depends on the code of tables, prompts and answers.
 """
 
-from pathlib import Path
-
 from sbora_bench.adapters import adapter_arguments
 from sbora_bench.data.prompts import TEMPLATES
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.experiment import Plan, load_plan
 from sbora_bench.outputs import layouts
-from sbora_bench.tasks.templates import task_config
+from sbora_bench.tasks.templates import config_in
 
 
 def checked_plan(name: str) -> Plan:
@@ -30,8 +28,7 @@ def _check_table(plan: Plan, table: str) -> None:
             raise UserError(f"{where}.protocol: {key}: {one_of(template, TEMPLATES, 'prompt template')}")
     for task, suite in plan.scored(table).items():
         try:
-            its = plan.protocol(table, suite)
-            task_config(task, plan.catalog.tasks[task], its, Path(plan.path).parent / "catalog")
+            config_in(plan, table, task)
         except UserError as error:
             raise UserError(f"{where}.{'suite' if suite == entry.suite else 'also'}: {error}") from None
     for method in dict.fromkeys(method for grid in entry.grids for method in grid.methods):

@@ -19,11 +19,10 @@ from sbora_bench.files import read_jsonl, write_text
 from sbora_bench.records import (
     ContaminationRecord,
     FootprintRecord,
-    R,
     ScoresRecord,
     TaskScore,
     TrainRecord,
-    read_record,
+    record_at,
 )
 from sbora_bench.statistics import binomial_stderr, effective_items, wilson
 
@@ -100,18 +99,13 @@ def run_folder(results: Path, run: Run) -> Path:
     return results / "runs" / run.name
 
 
-def record_of(path: Path, kind: type[R]) -> R | None:
-    """The record at `path`, or None where there is none. Raises UserError as `read_record` does."""
-    return read_record(path, kind) if path.exists() else None
-
-
 def scores_of(plan: Plan, results: Path, run: Run, part: str = "") -> ScoresRecord | None:
     """A run's scores, or None; `part`: those of a folder within the run's (held_out.VALIDATION).
 
     Raises UserError where they were made under other settings than the plan's.
     """
     path = run_folder(results, run) / part / "scores.json"
-    record = record_of(path, ScoresRecord)
+    record = record_at(path, ScoresRecord)
     if record is not None and record.settings_sha256 != plan.settings_hash(run):
         raise UserError(
             f"{path}: settings_sha256: found {record.settings_sha256[:12]}, allowed {plan.settings_hash(run)[:12]};"
@@ -122,12 +116,12 @@ def scores_of(plan: Plan, results: Path, run: Run, part: str = "") -> ScoresReco
 
 def training_of(results: Path, run: Run) -> TrainRecord | None:
     """What training left, or None (always for a base)."""
-    return record_of(run_folder(results, run) / "train.json", TrainRecord)
+    return record_at(run_folder(results, run) / "train.json", TrainRecord)
 
 
 def contamination_of(results: Path, table: str) -> ContaminationRecord | None:
     """Which test items of a table stand in its training set, or None where that was not checked."""
-    return record_of(results / "data" / table / "contamination.json", ContaminationRecord)
+    return record_at(results / "data" / table / "contamination.json", ContaminationRecord)
 
 
 def samples_of(results: Path, run: Run, task: str) -> list[dict[str, Any]]:
@@ -209,7 +203,7 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     rows: dict[Run, dict[str, Any]] = {}
     for run in plan.runs:
         path = run_folder(results, run) / "footprint.json"
-        record = record_of(path, FootprintRecord)
+        record = record_at(path, FootprintRecord)
         if record is None:
             continue
         counted = {

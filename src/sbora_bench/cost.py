@@ -20,7 +20,7 @@ from sbora_bench.data.batches import update_steps
 from sbora_bench.experiment import Plan, Run, cell_of
 from sbora_bench.files import hash_of
 from sbora_bench.store import CHECKPOINTS
-from sbora_bench.tasks.templates import task_config
+from sbora_bench.tasks.templates import config_in
 
 CACHE = Path("resources/plan")
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
@@ -127,7 +127,7 @@ def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
     entry, suites, found = plan.experiment.tables[table], plan.scored(table), []
     for task, data in plan.items(table).items():
         protocol = plan.protocol(table, suites[task])
-        config = task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")
+        config = config_in(plan, table, task)
         items = rows_of(plan.catalog, data)
         items = min(items, entry.limit.get(task, items))
         if config.get("output_type") == "generate_until":

@@ -6,12 +6,11 @@ process left half written.
 """
 
 import contextlib
-import fcntl
 import shutil
 import time
 from pathlib import Path
 
-from sbora_bench import store
+from sbora_bench import locks, store
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.failures import RECORDS
@@ -87,23 +86,9 @@ def freed(paths: list[Path]) -> int:
 
 def prune(paths: list[Path], snakemake: Path) -> None:
     """Delete them. Raises UserError while a Snakemake is at work in this folder (`snakemake`: its `.snakemake`)."""
-    with _alone(snakemake):
+    with locks.alone(snakemake):
         for path in paths:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def _alone(snakemake: Path):
-    """While no Snakemake is at work, by the lock that locks.py holds; none is where there is no such folder."""
-    if not snakemake.is_dir():
-        yield
-        return
-    with open(snakemake / "alive.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{snakemake}: a reproduction is under way; prune when it has ended") from None
-        yield

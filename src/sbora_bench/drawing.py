@@ -1,14 +1,17 @@
 """What all figures share: the look of a method, a panel a value, short numbers."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sbora_bench.experiment import Plan
 
+STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 
@@ -31,6 +34,19 @@ def look(plan: Plan, method: str) -> dict[str, Any]:
         "linestyle": DASHES[place % len(DASHES)],
         "label": plan.catalog.methods[method].title,
     }
+
+
+def untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
+    """The untuned base among `rows` as a dashed line at its mean."""
+    for row in rows:
+        if row["method"] == "base":
+            axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
+
+
+def short_ticks(axis: Axes) -> None:
+    """Few numbers below the axis, short ones."""
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def panels(

@@ -30,10 +30,11 @@ from sbora_bench.records import (
     TaskScore,
     TrainRecord,
     read_record,
+    record_at,
     write_record,
 )
 from sbora_bench.tasks.local import local_task
-from sbora_bench.tasks.templates import task_config
+from sbora_bench.tasks.templates import config_in
 
 
 def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -124,8 +125,8 @@ def adapter_folder(results: Path, run: Run) -> Path | None:
 
 
 def training_record(results: Path, run: Run) -> TrainRecord | None:
-    path = Path(results) / "runs" / run.name / "train.json"
-    return None if run.is_base or not path.is_file() else read_record(path, TrainRecord)
+    """How the run was trained; None for the untuned base, and for an adapter from elsewhere."""
+    return None if run.is_base else record_at(Path(results) / "runs" / run.name / "train.json", TrainRecord)
 
 
 def training_failure(results: Path, run: Run) -> str:
@@ -135,12 +136,8 @@ def training_failure(results: Path, run: Run) -> str:
 
 
 def task_configs(plan: Plan, table: str) -> dict[str, dict[str, Any]]:
-    """Task -> its lm-eval configuration, of all that a table scores; a template of one's own stands in the catalog."""
-    folder = Path(plan.path).parent / "catalog"
-    return {
-        task: task_config(task, plan.catalog.tasks[task], plan.protocol(table, suite), folder)
-        for task, suite in plan.scored(table).items()
-    }
+    """Task -> its lm-eval configuration, of all that a table scores."""
+    return {task: config_in(plan, table, task) for task in plan.scored(table)}
 
 
 def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
@@ -178,9 +175,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
         )
         write_record(made / part / "scores.json", record)
     if not run.is_base:
-        path = Path(results) / "runs" / run.name / "train.json"
-        training = read_record(path, TrainRecord) if path.is_file() else None  # an adapter may come from elsewhere
-        write_text(made / "adapter" / CARD, model_card(plan, run, training, record))
+        write_text(made / "adapter" / CARD, model_card(plan, run, training_record(results, run), record))
 
 
 def score_tasks(

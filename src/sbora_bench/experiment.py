@@ -6,6 +6,7 @@ base of every model of a table is scored once, as method `base`.
 
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
@@ -281,6 +282,14 @@ class Plan:
 def cell_of(run: Run) -> Run:
     """A run's cell in its table, whatever the seed and the learning rate."""
     return replace(run, seed=None, learning_rate=None)
+
+
+def by_cell(runs: Iterable[Run]) -> dict[Run, list[Run]]:
+    """Cell -> its runs, both in the order of the runs."""
+    found: dict[Run, list[Run]] = {}
+    for run in runs:
+        found.setdefault(cell_of(run), []).append(run)
+    return found
 
 
 def layer_width(architecture: dict[str, Any]) -> int | None:

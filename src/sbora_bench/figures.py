@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from sbora_bench.collect import read_budget, read_footprint, read_scores, training_of
-from sbora_bench.drawing import look, panels, short
+from sbora_bench.drawing import STYLE, look, panels, short, short_ticks, untuned
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
 from sbora_bench.files import whole_file
@@ -27,7 +27,6 @@ from sbora_bench.pareto import COSTS, pareto_data
 from sbora_bench.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
 from sbora_bench.tables import budget_of, entries, read_paper_footprint, row_titles, trainable
 
-STYLE = Path(__file__).parent / "paper.mplstyle"
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
 PARTS |= {"other": ("xx", "#CC79A7")}
@@ -173,9 +172,7 @@ def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     """Score against trained parameters, a panel a column and model; above each cluster of points its ranks."""
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
-        for row in mine:
-            if row["method"] == "base":
-                axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
+        untuned(axis, mine)
         tuned = [row for row in mine if row["parameters"] is not None]
         methods = list(dict.fromkeys(row["method"] for row in tuned))
         for place, method in enumerate(methods):
@@ -226,8 +223,7 @@ def _points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, apar
 
 
 def _score_axis(axis: Axes, mine: list[dict[str, Any]], title: str) -> None:
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axis.xaxis.set_major_locator(MaxNLocator(5))
+    short_ticks(axis)
     axis.set_xlabel(title)
     axis.set_ylabel("Score, %")
     axis.set_ylim(0, min(106, max([*map(_top, mine), 10]) * 1.1))
@@ -332,7 +328,7 @@ def paper_memory_figure(plan: Plan, path: Path) -> Figure:
     ]
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
-        parts = {kind: ([row[kind] for row in mine], *look) for kind, look in KINDS.items()}
+        parts = {kind: ([row[kind] for row in mine], *drawn) for kind, drawn in KINDS.items()}
         _stack(axis, [row["label"] for row in mine], parts)
         axis.set_xlabel("Memory at the peak, GiB")
         axis.invert_yaxis()

@@ -124,7 +124,9 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
     }
 
 
-def largest(peak_at, empty: int, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5):
+def largest(
+    peak_at, empty: int, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5
+) -> int | None:
     """The largest n <= `cap`, in units, that was seen to fit `room`; None if none was.
 
     `empty`: the peak at none, `peak` that at `start`. Memory grows almost linearly in n, so each look is where a line

@@ -12,11 +12,11 @@ import numpy as np
 from sbora_bench import comparison
 from sbora_bench.collect import footprint_rows, samples_of, task_scores
 from sbora_bench.comparison import Cells
-from sbora_bench.experiment import Plan, Run, cell_of
+from sbora_bench.experiment import Plan, Run, by_cell
 from sbora_bench.learning_rates import picked
 from sbora_bench.outputs import Row, also_name, forgetting_name
 from sbora_bench.render import Cell, View
-from sbora_bench.separation_tables import AVERAGE_COLUMNS, method_title, p_text
+from sbora_bench.separation_tables import AVERAGE_COLUMNS, difference_text, method_title, p_text
 from sbora_bench.statistics import LEVEL, Summary, over_seeds
 
 LOSS = " loss"  # ends the name of a measure in nats a token; others are shares
@@ -41,11 +41,8 @@ def measured(plan: Plan, results: Path, run: Run) -> dict[str, float]:
 def also_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
     """A row a cell and measure, bases last: over the seeds, shares and nats a token."""
     plan, counts = picked(plan, results), parameters(plan, results, table)
-    runs: dict[Run, list[Run]] = {}
-    for run in sorted(plan.runs_of(table), key=lambda run: run.is_base):
-        runs.setdefault(cell_of(run), []).append(run)
     rows = []
-    for cell, mine in runs.items():
+    for cell, mine in by_cell(sorted(plan.runs_of(table), key=lambda run: run.is_base)).items():
         values = [measured(plan, results, run) for run in mine]
         for measure in dict.fromkeys(name for each in values for name in each):
             found = over_seeds([each[measure] for each in values if measure in each])
@@ -171,21 +168,15 @@ def forgetting_view(plan: Plan, results: Path, table: str) -> View:
     header = ["Model", "Method", "Against", "Equal", *(measure_title(plan, each) for each in measures)]
     columns = ["measure" if column == "task" else column for column in AVERAGE_COLUMNS if column != "tasks"]
     columns = [column for column in columns if column not in ("items", "items_low", "items_high")]
-    numbers = [columns, *([_plain(row.get(column)) for column in columns] for row in rows)]
+    numbers = [columns, *([row.get(column) for column in columns] for row in rows)]
     title = f"Which method forgets less: {plan.experiment.tables[table].title or table}"
     return View(forgetting_name(table), title, header, list(groups.values()), notes, numbers, text_columns=4)
-
-
-def _plain(value: Any) -> Any:
-    return ("yes" if value else "no") if isinstance(value, bool | np.bool_) else value
 
 
 def _pair_cell(row: dict[str, Any] | None) -> Cell:
     if row is None:
         return Cell("–")
     scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
-    text = f"{scale * row['difference']:+.{digits}f}"
-    text += "" if row["low"] is None else f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
     word = row["word"] if row["word"] in ("better", "worse") else "no difference shown"
     p = () if row["p_both_holm"] is None else (f"p {p_text(row['p_both_holm'])}",)
-    return Cell(word, word != "no difference shown", (text.replace("-", "−"), *p))
+    return Cell(word, word != "no difference shown", (difference_text(row, scale, digits), *p))

@@ -14,7 +14,7 @@ from sbora_bench.held_out import VALIDATION
 from sbora_bench.learning_rates import pick, share_right, tried
 from sbora_bench.outputs import Row, rates_name
 from sbora_bench.render import Cell, View
-from sbora_bench.separation_tables import method_title, p_text
+from sbora_bench.separation_tables import difference_text, method_title, p_text
 from sbora_bench.statistics import over_seeds
 
 PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"
@@ -99,13 +99,9 @@ def rates_view(plan: Plan, results: Path, table: str) -> View:
         " other seeds differ on these. Not corrected for the number of rows.",
     ]
     header = ["Model", "Method", *map(rate_text, rates), "Picked", "Score", f"At {rate_text(default)}", "Gain"]
-    numbers = [[*COLUMNS, *GAIN], *([_plain(row[key]) for key in (*COLUMNS, *GAIN)] for row in rows)]
+    numbers = [[*COLUMNS, *GAIN], *([row[key] for key in (*COLUMNS, *GAIN)] for row in rows)]
     title = f"Learning rate by held-out training rows: {plan.experiment.tables[table].title or table}"
     return View(rates_name(table), title, header, list(groups.values()), notes, numbers, text_columns=2)
-
-
-def _plain(value: Any) -> Any:
-    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _percent(share: float | None) -> str:
@@ -122,10 +118,8 @@ def _gain_cell(best: dict[str, Any]) -> Cell:
         return Cell("0, the protocol's")
     if best["difference"] is None:
         return Cell("–")
-    text = f"{100 * best['difference']:+.1f}"
-    text += "" if best["low"] is None else f" [{100 * best['low']:.1f}, {100 * best['high']:.1f}]"
     below = [f"p, items {p_text(best['p'])}"] + [f"p, seeds {p_text(p)}" for p in (best["p_seeds"],) if p is not None]
-    return Cell(text.replace("-", "−"), below=tuple(below))
+    return Cell(difference_text(best), below=tuple(below))
 
 
 def curve(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:

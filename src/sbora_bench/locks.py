@@ -5,9 +5,13 @@ Each holds a shared lock on a file, which the system lets go however the process
 
 import contextlib
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from sbora_bench.errors import UserError
+
+ALIVE = "alive.lock"
 _held: list[IO] = []  # until this process ends
 
 
@@ -17,7 +21,7 @@ def enter(folder: Path) -> list[str]:
     Where the file system has no locks, nothing is cleared.
     """
     folder.mkdir(exist_ok=True)
-    file = open(folder / "alive.lock", "a")  # noqa: SIM115  (held open)
+    file = open(folder / ALIVE, "a")  # noqa: SIM115  (held open)
     _held.append(file)
     stale = []
     with contextlib.suppress(OSError):  # another is alive, or there are no locks here
@@ -28,3 +32,17 @@ def enter(folder: Path) -> list[str]:
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_SH)
     return [lock.name for lock in stale]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While no Snakemake is at work in `folder`, which need not exist. Raises UserError where one is."""
+    if not folder.is_dir():
+        yield
+        return
+    with open(folder / ALIVE, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: a reproduction is under way; prune when it has ended") from None
+        yield

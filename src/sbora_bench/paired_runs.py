@@ -6,10 +6,10 @@
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.collect import over_items, record_of
+from sbora_bench.collect import over_items
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import read_jsonl
-from sbora_bench.records import FootprintRecord, ScoresRecord, TrainRecord, read_record
+from sbora_bench.records import FootprintRecord, ScoresRecord, TrainRecord, read_record, record_at
 from sbora_bench.statistics import LEVEL, bootstrap_average, holm, paired
 
 
@@ -26,8 +26,8 @@ def show(folder: Path) -> str:
     """What was asked, how training went, what it cost, and every score with its 95 % Wilson interval."""
     scores = read_record(folder / "scores.json", ScoresRecord)
     training, footprint = (
-        record_of(folder / "train.json", TrainRecord),
-        record_of(folder / "footprint.json", FootprintRecord),
+        record_at(folder / "train.json", TrainRecord),
+        record_at(folder / "footprint.json", FootprintRecord),
     )
     rank = "" if scores.rank is None else f", rank {scores.rank}, seed {scores.seed}"
     lines = [f"{scores.run}: {scores.status}{f' ({scores.reason})' if scores.reason else ''}"]

@@ -19,7 +19,7 @@ from sbora_bench.files import sha256, whole_folder, write_jsonl
 from sbora_bench.held_out import VALIDATION, held_out
 from sbora_bench.hub import Unreachable
 from sbora_bench.records import ContaminationRecord, TaskData, write_record
-from sbora_bench.tasks.templates import task_config
+from sbora_bench.tasks.templates import config_in
 
 Example = dict[str, str]
 
@@ -100,8 +100,8 @@ def _prepare_task(
 
 def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list[int]]:
     """Task -> the training rows that are held out for it."""
-    entry, protocol, folder = plan.experiment.tables[table], plan.protocol(table), Path(plan.path).parent / "catalog"
-    configs = {task: task_config(task, plan.catalog.tasks[task], protocol, folder) for task in plan.tasks(table)}
+    entry = plan.experiment.tables[table]
+    configs = {task: config_in(plan, table, task) for task in plan.tasks(table)}
     return held_out(configs, training, entry.validation_items, entry.limit_seed)
 
 

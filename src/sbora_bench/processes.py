@@ -24,11 +24,6 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def local() -> int:
-    """This process's number on its machine: the number of its device."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def sharded() -> bool:
     """Whether FSDP spreads the weights."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"

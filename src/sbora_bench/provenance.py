@@ -15,7 +15,7 @@ READS = {
     "tasks/templates.py": ("tasks/*.yaml",),
     "render.py": ("*.html", "*.css"),
     "report.py": ("*.js",),
-    "figures.py": ("*.mplstyle",),
+    "drawing.py": ("*.mplstyle",),
     "paper/reported.py": ("paper/*.csv", "paper/*.yaml"),
 }
 PACKAGES = (

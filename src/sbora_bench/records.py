@@ -134,6 +134,11 @@ def write_record(path: str | Path, record: Record) -> None:
     write_json(path, value | {SEAL: hash_of(value)})
 
 
+def record_at(path: str | Path, kind: type[R]) -> R | None:
+    """The record, or None where there is none. Raises UserError as `read_record` does."""
+    return read_record(path, kind) if Path(path).exists() else None
+
+
 def _check_version(path: str | Path, value: Any) -> None:
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:

@@ -158,10 +158,11 @@ def write_figure(regions: list[Region], path: Path) -> None:
     """Write the heat maps; the ending says the format (svg or png). Raises UserError for one that can't be."""
     import matplotlib.style
 
+    from sbora_bench.drawing import STYLE
     from sbora_bench.files import whole_file
 
     suffix = path.suffix.removeprefix(".")
     if suffix not in FIGURE_FORMATS:
         raise UserError(f"{path}: {one_of(suffix, FIGURE_FORMATS, 'format of figures')}")
-    with matplotlib.style.context(["default", Path(__file__).parent / "paper.mplstyle"]), whole_file(path) as beside:
+    with matplotlib.style.context(["default", STYLE]), whole_file(path) as beside:
         heat_figure(regions).savefig(beside, format=suffix, metadata={"Date": None} if suffix == "svg" else None)

@@ -118,7 +118,7 @@ def html(view: View) -> str:
 
 
 def csv(numbers: list[list[Any]]) -> str:
-    """Header and rows as CSV, fractions with six decimals, nothing for None."""
+    """Header and rows as CSV: fractions with six decimals, yes and no, nothing for None."""
     import pandas as pd
 
     header, *rows = [[_number(value) for value in row] for row in numbers]
@@ -126,6 +126,8 @@ def csv(numbers: list[list[Any]]) -> str:
 
 
 def _number(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
 
 

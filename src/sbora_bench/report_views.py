@@ -43,12 +43,7 @@ def _budget_view(
             mine = budget_of(budget, row, table)
             if mine is None:
                 continue
-            columns = [column.table for column in layout.columns]
-            shown = (
-                cells[-1:]
-                if layout.averaged
-                else [c if t == table else None for c, t in zip(cells, columns, strict=True)]
-            )
+            shown = cells[-1:] if layout.averaged else _in_table(cells, layout, table)
             names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, row), _whole(row.rank)]
             names_of += [f"{mine.trained}", _whole(trainable(layout, row, footprint))]
             costs = [_sized(getattr(mine, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]

@@ -48,8 +48,7 @@ def p_text(p: float) -> str:
 
 
 def _numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:
-    numbers = {key: f"{row[key]:.6e}" if _is_p(key) and row[key] is not None else row[key] for key in columns}
-    return [("yes" if value else "no") if isinstance(value, bool) else value for value in numbers.values()]
+    return [f"{row[key]:.6e}" if _is_p(key) and row[key] is not None else row[key] for key in columns]
 
 
 def _is_p(key: str) -> bool:
@@ -58,6 +57,13 @@ def _is_p(key: str) -> bool:
 
 def method_title(plan: Plan, method: str, rank: int) -> str:
     return f"{plan.catalog.methods[method].title} r = {rank}"
+
+
+def difference_text(row: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
+    """The difference of a pair and, where there are several seeds, its interval over them: `+1.0 [−0.6, 2.5]`."""
+    text = f"{scale * row['difference']:+.{digits}f}"
+    text += "" if row["low"] is None else f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
+    return text.replace("-", "−")
 
 
 def claim_view(plan: Plan, found: Separation) -> View:
@@ -142,9 +148,7 @@ def method_view(plan: Plan, found: Separation, table: str) -> View:
     """Which method of a table is better, at equal rank and at equal trainable parameters: a row a pair."""
     groups: dict[str, list[list[Cell]]] = {}
     for row in method_rows(found, table):
-        ratio, points = row["parameters_ratio"], f"{100 * row['difference']:+.1f}".replace("-", "−")
-        if row["low"] is not None:
-            points += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]".replace("-", "−")
+        ratio = row["parameters_ratio"]
         groups.setdefault(row["model"], []).append(
             [
                 Cell(plan.catalog.models[row["model"]].title),
@@ -153,7 +157,7 @@ def method_view(plan: Plan, found: Separation, table: str) -> View:
                 Cell(method_title(plan, row["method_b"], row["rank_b"])),
                 Cell(row["equal"]),
                 Cell("–" if ratio is None else f"{ratio:.2f}"),
-                Cell(points),
+                Cell(difference_text(row)),
                 Cell(p_text(row["p_holm"])),
                 Cell("–" if row["p_seeds"] is None else p_text(row["p_seeds"])),
                 Cell("–" if row["p_both_holm"] is None else p_text(row["p_both_holm"])),

@@ -5,9 +5,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from sbora_bench.drawing import look, panels, short
+from sbora_bench.drawing import look, panels, short_ticks, untuned
 from sbora_bench.draws import scores_of_group
 from sbora_bench.experiment import Plan
 from sbora_bench.forgetting import LOSS, also_rows, measure_title
@@ -54,17 +54,14 @@ def also_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     """Each suite against rank or parameters: a panel a measure; the untuned base dashed."""
 
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
-        for row in mine:
-            if row["method"] == "base":
-                axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
+        untuned(axis, mine)
         for method in dict.fromkeys(row["method"] for row in mine if row["x"] is not None and row["method"] != "base"):
             points = sorted((row for row in mine if row["method"] == method), key=lambda row: row["x"])
             y = [row["mean"] for row in points]
             bars = [[row["mean"] - row["low"] for row in points], [row["high"] - row["mean"] for row in points]]
             axis.errorbar([row["x"] for row in points], y, yerr=bars, elinewidth=0.8, **look(plan, method))
         axis.set_xlim(left=0)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        short_ticks(axis)
         axis.set_xlabel(mine[0]["of"])
         loss = mine[0]["measure"].endswith(LOSS)
         axis.set_ylabel("Loss, nats a token" if loss else "Score, %")

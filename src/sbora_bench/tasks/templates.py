@@ -4,12 +4,15 @@ Reads YAML only: an experiment's templates can be checked before anything heavy 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.catalog import Protocol, TaskEntry
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.strict_yaml import read_yaml
 from sbora_bench.tasks.extraction import RULES
+
+if TYPE_CHECKING:
+    from sbora_bench.experiment import Plan
 
 BUILT_IN = Path(__file__).parent
 NAMES = ("$answer", "$rule", "$extraction", "$strict", "$letters")
@@ -30,6 +33,12 @@ def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
             " given as a .yaml path"
         )
     return path
+
+
+def config_in(plan: "Plan", table: str, task: str) -> dict[str, Any]:
+    """`task_config` of a task that a table scores; templates of one's own stand in the experiment's catalog."""
+    protocol = plan.protocol(table, plan.scored(table)[task])
+    return task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")
 
 
 def task_config(task: str, entry: TaskEntry, protocol: Protocol, folder: Path) -> dict[str, Any]:
