@@ -1,8 +1,8 @@
-"""Training's checkpoints: whole or not used, and what saves or ends a training early.
+"""Checkpoints of training and pre-training: whole or not used, and what saves or ends a training early.
 
-A checkpoint is transformers' folder `checkpoint-<step>` (the adapter in safetensors; optimizer, schedule and generators
-as Trainer pickles them, which reads them back with `weights_only=True`) and `done.json`, the SHA-256 of its files,
-written last.
+A checkpoint is a folder `checkpoint-<step>` and in it `done.json`, the SHA-256 of its files, written last. Training's
+are transformers' (the adapter in safetensors; optimizer, schedule and generators as Trainer pickles them, which reads
+them back with `weights_only=True`), pre-training's are safetensors and JSON (pretrain.py).
 """
 
 import contextlib
@@ -59,10 +59,18 @@ def _unusable(checkpoint: Path) -> str:
         tensor.isfinite().all() for path in checkpoint.glob("*.safetensors") for tensor in load_file(path).values()
     ):
         return "its weights are not finite"
-    best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
+    state = checkpoint / "trainer_state.json"
+    best = read_json(state)["best_model_checkpoint"] if state.is_file() else None
     if best is not None and not store.is_whole(Path(best)):
         return f"the best checkpoint, {best}, is damaged or gone"
     return ""
+
+
+def keep_newest(folder: Path, best: str = "") -> None:
+    """Remove older checkpoints, but for the one named `best`, by step: a clock that was set back doesn't matter."""
+    for checkpoint in _by_step(folder)[store.CHECKPOINTS :]:
+        if checkpoint.name != best:
+            shutil.rmtree(checkpoint)
 
 
 @contextlib.contextmanager
@@ -85,7 +93,7 @@ def whole_checkpoint(checkpoint: Path, model) -> Iterator[None]:
 
 
 class Sealing(TrainerCallback):
-    """Seals each checkpoint, then removes old ones, by step: a clock that was set back doesn't matter."""
+    """Seals each checkpoint, then removes old ones."""
 
     def on_save(self, args, state, control, **_) -> None:
         if args.world_size > 1:
@@ -94,10 +102,7 @@ class Sealing(TrainerCallback):
             return
         folder = Path(args.output_dir)
         store.seal(folder / f"checkpoint-{state.global_step}")
-        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
-        for checkpoint in _by_step(folder)[store.CHECKPOINTS :]:
-            if checkpoint.name != best:
-                shutil.rmtree(checkpoint)
+        keep_newest(folder, Path(state.best_model_checkpoint).name if state.best_model_checkpoint else "")
 
 
 class Telling(TrainerCallback):
@@ -126,14 +131,23 @@ class Watching(TrainerCallback):
             control.should_log = True  # the loss since the last line is in no checkpoint
 
     def on_log(self, args, state, control, logs, **_) -> None:
-        loss, gradient = logs.get("loss", 0.0), 0.0 if self.scaled else logs.get("grad_norm", 0.0)
+        self.check(state.global_step, logs.get("loss", 0.0), logs.get("grad_norm", 0.0))
+
+    def check(self, step: int, loss: float, gradient: float) -> None:
+        """Raises FloatingPointError where loss or gradient norm is infinite or NaN, or the loss exploded."""
+        gradient = 0.0 if self.scaled else gradient
         if not (math.isfinite(loss) and math.isfinite(gradient)):
-            raise FloatingPointError(f"loss {loss}, gradient norm {gradient} at step {state.global_step}")
+            raise FloatingPointError(f"loss {loss}, gradient norm {gradient} at step {step}")
         if loss > self.limit:
             raise FloatingPointError(
-                f"loss {loss:.4g} at step {state.global_step}, above {self.limit:.4g}:"
-                f" {EXPLODED} times that of a uniform guess"
+                f"loss {loss:.4g} at step {step}, above {self.limit:.4g}: {EXPLODED} times that of a uniform guess"
             )
+
+
+def check_finite(model, step: int) -> None:
+    """Raises FloatingPointError where weights that are trained are infinite or NaN."""
+    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+        raise FloatingPointError(f"weights are not finite at step {step}")
 
 
 @contextlib.contextmanager

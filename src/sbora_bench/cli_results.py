@@ -67,7 +67,8 @@ def status(experiment: str, results: Path | None, resources: Path, prune: bool, 
     from sbora_bench import status as stage
 
     place = results or Path("results") / plan.name
-    found, used, needless = stage.status(plan, place, resources), disk.usage(place), disk.needless(plan, place)
+    found, used = stage.status(plan, place, resources), disk.usage(place)
+    needless = disk.needless(plan, place, resources)
     room = disk.freed(list(needless))
     if prune:
         disk.prune(list(needless), Path(".snakemake"))

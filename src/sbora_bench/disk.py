@@ -1,8 +1,8 @@
 """What a results folder takes on the disk, and what of it no table needs: `sbora-bench status EXPERIMENT --prune`.
 
 Kept: records, samples, adapters, data, tables, and the store's entries that the records come from. Not needed:
-checkpoints of runs whose training ended well, entries of the store that another one has replaced, and what a killed
-process left half written.
+checkpoints of runs and bases whose training ended well, entries of the store that another one has replaced, and what a
+killed process left half written.
 """
 
 import contextlib
@@ -39,9 +39,14 @@ def usage(results: Path) -> dict[str, int]:
     return {path.name: size(path, seen) for path in parts}
 
 
-def needless(plan: Plan, results: Path) -> dict[Path, str]:
+def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
     """Path -> why no table needs it."""
     found: dict[Path, str] = {}
+    bases = resources / "models"
+    for model in {run.model for run in plan.runs}:
+        checkpoints = store.checkpoints_of(bases / model)
+        if checkpoints.is_dir() and (bases / model / "base.json").is_file():
+            found[checkpoints] = "training ended well"
     for run in plan.runs:
         kept = results / "store" / run.name
         for stage, (name, kind) in RECORDS.items():
@@ -58,8 +63,8 @@ def needless(plan: Plan, results: Path) -> dict[Path, str]:
                     found[entry] = "replaced by another"
             if ended:
                 found |= dict.fromkeys(kept.glob(f"{stage}-*.checkpoints"), "training ended well")
-    for part in results.rglob(".*.part"):
-        if time.time() - part.lstat().st_mtime > ABANDONED:
+    for part in [*results.rglob(".*.part"), *bases.rglob(".*.part")]:
+        if time.time() - part.lstat().st_mtime > ABANDONED and not found.keys() & set(part.parents):
             found[part] = "half written, long ago"
     return dict(sorted(found.items()))
 

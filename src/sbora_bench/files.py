@@ -33,10 +33,11 @@ def whole_file(path: str | os.PathLike, needed: str = ""):
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike):
+def whole_folder(path: str | os.PathLike, needed: str = ""):
     """Yield a new folder beside `path`; it takes `path`'s place (an older one is removed) at the end.
 
-    Raises UserError, naming the path, where the disk is full, the folder can't be written, or `path` is a file.
+    Raises UserError, naming the path and the bytes `needed`, where the disk is full, the folder can't be written, or
+    `path` is a file.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -55,7 +56,7 @@ def whole_folder(path: str | os.PathLike):
     except Exception as error:
         written = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
         _remove(beside)
-        told = disk_error(error, path, f"more than {written:,}")
+        told = disk_error(error, path, needed or f"more than {written:,}")
         if told is error:
             raise
         raise told from error

@@ -18,7 +18,16 @@ from typing import Any
 from sbora_bench import processes, progress, provenance, store
 from sbora_bench.adapters import adapt, adapter_config
 from sbora_bench.catalog import Protocol
-from sbora_bench.checkpoints import Sealing, Telling, Watching, newest, step_of, stopping, whole_checkpoint
+from sbora_bench.checkpoints import (
+    Sealing,
+    Telling,
+    Watching,
+    check_finite,
+    newest,
+    step_of,
+    stopping,
+    whole_checkpoint,
+)
 from sbora_bench.data import batches
 from sbora_bench.data.encoding import IGNORED, encode
 from sbora_bench.errors import UserError, in_a_line
@@ -42,7 +51,7 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
             raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
     for run in runs:
         folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
-        checkpoints = folder.with_name(f"{folder.name}.checkpoints")
+        checkpoints = store.checkpoints_of(folder)
         with processes.alone(folder):
             if not store.is_whole(folder):
                 _train_or_tell(plan, run, resources, results, folder, checkpoints)
@@ -185,8 +194,7 @@ def _train(trainer, model, resumed: Path | None) -> None:
     """
     with stopping(trainer.watching):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
-        raise FloatingPointError(f"weights are not finite at step {trainer.state.global_step}")
+    check_finite(model, trainer.state.global_step)
 
 
 def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:

@@ -22,6 +22,11 @@ def entry(results: Path, run: str, stage: str, identity: str) -> Path:
     return Path(results) / "store" / run / f"{stage}-{identity[:16]}"
 
 
+def checkpoints_of(folder: Path) -> Path:
+    """Where the checkpoints of what becomes `folder` stand while it is trained."""
+    return folder.with_name(f"{folder.name}.checkpoints")
+
+
 def is_whole(folder: Path) -> bool:
     """Whether the entry is finished and every file has the bytes that it was committed with."""
     try:
@@ -34,9 +39,9 @@ def is_whole(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def making(folder: Path):
-    """Yield a folder to fill; it becomes the entry `folder`, whole or not at all."""
-    with whole_folder(folder) as made:
+def making(folder: Path, needed: str = ""):
+    """Yield a folder to fill; it becomes the entry `folder`, whole or not at all. `needed`: bytes, for a full disk."""
+    with whole_folder(folder, needed) as made:
         yield made
         seal(made)
 

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import test_pretrain as pretraining
 from test_checkpoints import LORA, RESUMED, at_step, kept, record_of
 from test_prepare_sources import served
 from toy_training import digests, house, train
@@ -43,6 +44,20 @@ def test_during_a_checkpoint(tmp_path, disk, whole, free):
     train(plan, tmp_path, LORA)
     assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 2
     assert digests(tmp_path, LORA) == whole
+
+
+@pytest.mark.parametrize(("free", "needed"), [(0, "about 2"), (155648, "about 2"), (294912, "180 bytes")])
+def test_during_a_checkpoint_of_pretraining(tmp_path, disk, capsys, free, needed):
+    """Room for nothing, for a part of the tensors, for all but the list of files."""
+    small = disk(tmp_path / "models", "size=4m")
+    whole = pretraining.train(tmp_path / "whole")
+    with pytest.raises(UserError, match=FULL) as raised, pretraining.at_step(4, lambda: small.leave(free)):
+        pretraining.train(small.folder)
+    assert "checkpoint-4" in str(raised.value) and f"({needed}" in str(raised.value) and not parts(tmp_path)
+    assert [checkpoint.name for checkpoint in pretraining.kept(small.folder)] == ["checkpoint-2"]
+    small.clear()
+    capsys.readouterr()
+    assert pretraining.train(small.folder) == whole and pretraining.begun(capsys.readouterr().err) == 2
 
 
 @pytest.mark.parametrize("free", [0, 8192, 16384])

@@ -1,4 +1,4 @@
-"""`tiny`, its whole process group, killed twenty times with kill -9: the same command goes on, to the same bytes."""
+"""`tiny`, its whole process group, killed 22 times with kill -9: the same command goes on, to the same bytes."""
 
 import os
 import random
@@ -17,12 +17,16 @@ from sbora_bench.checkpoints import step_of
 from workflow.conftest import Root
 
 COMMAND = [sys.executable, "-m", "snakemake", "--cores", "2", *TINY]
+BASE = "ladder-xs"
 INTERVAL = 5  # updates between two checkpoints: `checkpoint_every` of protocol tiny
+BASE_INTERVAL = 10  # that of the base's recipe
 SEED, SHORTEST, LONGEST = 0, 1.0, 12.0  # of the moments: seconds after the start
 RESULTS = "results/tiny"
 # What is about to take its place when a kill comes: of each only the half written lies beside, and a checkpoint's files
 # lack the list that makes them one. In whatever order a reproduction comes to them, each is the reason for one kill.
 APPEARANCES = [
+    r"ladder-xs\.checkpoints/[0-9a-f]+/checkpoint-10$",
+    r"ladder-xs\.checkpoints/[0-9a-f]+/checkpoint-30$",
     r"resources/models/ladder-xs$",
     r"data/arithmetic$",
     r"runs/[^/]+/footprint\.json$",
@@ -85,19 +89,22 @@ def killed(root: Root, appearances: list[str], seconds: float | None) -> str:
 
 
 def checkpoints(root: Root) -> dict[str, int]:
-    """Run -> the step of its newest whole checkpoint, of the runs whose training is under way."""
+    """Run or base -> the step of its newest whole checkpoint, of those whose training is under way."""
     steps: dict[str, int] = {}
-    for checkpoint in root.folder.glob(f"{RESULTS}/store/*/finetune-*.checkpoints/checkpoint-*"):
+    runs = root.folder.glob(f"{RESULTS}/store/*/finetune-*.checkpoints/checkpoint-*")
+    found = [(checkpoint.parent.parent.name, checkpoint) for checkpoint in runs]
+    found += [(BASE, base) for base in root.folder.glob(f"resources/models/{BASE}.checkpoints/*/checkpoint-*")]
+    for run, checkpoint in found:
         if store.is_whole(checkpoint):
-            run = checkpoint.parent.parent.name
             steps[run] = max(steps.get(run, 0), step_of(checkpoint))
     return steps
 
 
 def told(root: Root, since: float) -> dict[str, tuple[int, int]]:
-    """Run -> (step that its training began at, step that it got to), as the logs of jobs begun after `since` tell."""
+    """Run or base -> (step that its training began at, step that it got to), by the logs of jobs since `since`."""
     found: dict[str, tuple[int, int]] = {}
-    for log in (root.folder / RESULTS / "logs" / "finetune").glob("*.log"):
+    logs = [*root.folder.glob(f"{RESULTS}/logs/finetune/*.log"), *root.folder.glob(f"resources/logs/{BASE}.log")]
+    for log in logs:
         for line in progress.read(log) if log.stat().st_mtime > since else []:
             if line["event"] in ("begin", "step"):
                 found[line["run"]] = (found.get(line["run"], (line["step"],))[0], line["step"])
@@ -105,12 +112,16 @@ def told(root: Root, since: float) -> dict[str, tuple[int, int]]:
 
 
 def is_finished(root: Root, run: str) -> bool:
+    if run == BASE:
+        return (root.folder / "resources/models" / BASE / "base.json").is_file()
     return bool(list(root.folder.glob(f"{RESULTS}/store/{run}/finetune-*/{store.DONE}")))
 
 
 @pytest.mark.slow
-def test_a_reproduction_killed_twenty_times_ends_in_the_same_bytes(request, root):
-    draw, lost, resumed, kills, left = random.Random(SEED), [], 0, 0, list(APPEARANCES)
+def test_a_reproduction_killed_22_times_ends_in_the_same_bytes(request, root):
+    draw, kills, left = random.Random(SEED), 0, list(APPEARANCES)
+    lost: dict[bool, list[int]] = {True: [], False: []}  # of the base, of runs
+    resumed = {True: 0, False: 0}
     while left:
         at_moment = kills % 2 == 0 and kills // 2 < MOMENTS
         before, started = checkpoints(root), time.time()
@@ -120,14 +131,15 @@ def test_a_reproduction_killed_twenty_times_ends_in_the_same_bytes(request, root
         after = checkpoints(root)
         for run, (begun, reached) in told(root, started).items():
             assert begun == before.get(run, 0), f"kill {kills}: {run} did not go on from its newest checkpoint"
-            resumed += begun > 0
+            resumed[run == BASE] += begun > 0
             if not is_finished(root, run):
-                lost.append(reached - after.get(run, 0))
+                lost[run == BASE].append(reached - after.get(run, 0))
         kills += 1
         print(f"kill {kills}: {'a moment' if at_moment else appeared}", flush=True)
-    assert kills == 20 == MOMENTS + len(APPEARANCES)
+    assert kills == 22 == MOMENTS + len(APPEARANCES)
     finished(root.snakemake(*TINY))
     assert outcome(root) == request.getfixturevalue("undisturbed")
-    assert max(lost) == INTERVAL and resumed >= 2, (lost, resumed)
+    assert max(lost[False]) == INTERVAL and max(lost[True]) == BASE_INTERVAL, lost
+    assert resumed[False] >= 2 and resumed[True] >= 2, resumed
     assert not list(root.folder.glob(".snakemake/locks/*.lock")) and not checkpoints(root)
-    print(f"updates lost at each kill while training: {lost}; trainings that went on from a checkpoint: {resumed}")
+    print(f"updates lost at each kill (True: of pre-training): {lost}; went on from a checkpoint: {resumed}")

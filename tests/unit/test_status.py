@@ -114,16 +114,23 @@ def test_what_no_table_needs_is_deleted_and_nothing_else(plan, tmp_path, monkeyp
         (gone if run == FIRST else kept).append(checkpoints)  # a failed training may be gone on from
     unfinished = results / "store" / THIRD / f"finetune-{'c' * 16}.checkpoints"
     unfinished.mkdir(parents=True)
+    bases = tmp_path / "resources" / "models"
+    made, unmade = (bases / f"{model}.checkpoints" for model in (run_of(plan, FIRST).model, "another"))
+    (bases / run_of(plan, FIRST).model).mkdir(parents=True)
+    (bases / run_of(plan, FIRST).model / "base.json").write_text("{}")
     half, fresh = results / "runs" / ".scores.json.17.part", results / "runs" / ".scores.json.18.part"
-    for path in (half, fresh):
+    within, alone = made / ".checkpoint-5.17.part", unmade / ".checkpoint-5.17.part"  # the first goes with its folder
+    for path in (half, fresh, within, alone):
+        path.parent.mkdir(exist_ok=True)
         path.write_text("half")
-    os.utime(half, (0, 0))
-    gone.append(half)
-    kept += [unfinished, fresh, results / "runs" / FIRST / "train.json"]
+    for path in (half, within, alone):
+        os.utime(path, (0, 0))
+    gone += [half, made, alone]
+    kept += [unfinished, unmade, fresh, results / "runs" / FIRST / "train.json"]
 
-    found = disk.needless(plan, results)
+    found = disk.needless(plan, results, tmp_path / "resources")
     assert set(found) == set(gone)
-    before, freed = sum(disk.usage(results).values()), disk.freed(list(found))
+    before, freed = disk.size(tmp_path), disk.freed(list(found))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".snakemake").mkdir()
     with open(tmp_path / ".snakemake" / "alive.lock", "a") as alive:
@@ -134,8 +141,8 @@ def test_what_no_table_needs_is_deleted_and_nothing_else(plan, tmp_path, monkeyp
     done = CliRunner().invoke(cli, ["status", plan.path, "--prune"], catch_exceptions=False)
     assert "training ended well" in done.output and "deleted" in done.output
     assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
-    assert before - sum(disk.usage(results).values()) == freed > 100
-    assert disk.needless(plan, results) == {}
+    assert before - disk.size(tmp_path) == freed > 100
+    assert disk.needless(plan, results, tmp_path / "resources") == {}
 
 
 def test_a_file_of_two_names_is_counted_once_and_frees_nothing_by_one(tmp_path):
