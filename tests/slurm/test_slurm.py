@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sbora_bench.files import read_json, sha256
-from workflow.conftest import reproduction, root, shared_folder  # noqa: F401  (fixtures)
+from sbora_bench.files import read_json
+from workflow.conftest import reproduction, results_of, root, shared_folder  # noqa: F401  (fixtures)
 
 from .cluster import Cluster, missing
 
@@ -107,13 +107,6 @@ def kill(folder: Path) -> str | None:
             process.kill()
             return job
     return None
-
-
-def results_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of the scores, all samples and every adapter."""
-    results = folder / "results" / "tiny"
-    paths = [results / "scores.csv", *results.glob("runs/*/adapter/*"), *results.glob("runs/*/samples/*")]
-    return {str(path.relative_to(results)): sha256(path) for path in paths}
 
 
 @pytest.mark.slow

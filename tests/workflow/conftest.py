@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from sbora_bench.files import sha256
+
 ROOT = Path(__file__).parents[2]
 CANARY = "hf_canary0123456789abcdef0123456789abcdef"  # a token that no file may hold
 COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles"]
@@ -51,6 +53,13 @@ class Root:
 
     def bench(self, *arguments: str) -> subprocess.CompletedProcess:
         return self.run(sys.executable, "-m", "sbora_bench.cli", *arguments)
+
+
+def results_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the scores, all samples and every adapter."""
+    results = folder / "results" / "tiny"
+    paths = [results / "scores.csv", *results.glob("runs/*/adapter/*"), *results.glob("runs/*/samples/*")]
+    return {str(path.relative_to(results)): sha256(path) for path in paths}
 
 
 @pytest.fixture(scope="session")

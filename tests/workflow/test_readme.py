@@ -60,7 +60,7 @@ TRIED = [
     (r"make (reproduce|test|test-slow|rehearse|bench)", dry_make),
     (r"snakemake\b.* --touch\b.*", touched),
     (r"snakemake\b.*\bexperiment=tiny\b.*", really),
-    (r"snakemake\b.*", dry),
+    (r"snakemake\b(?!.*s3://).*", dry),
     (r"sbora-bench (plan|validate|schema|footprint|audit|export|score|verify|status)\b.*", really),
     (r"sbora-bench \w+\b.* (--experiment|-e) tiny\b.*", really),
 ]
@@ -69,6 +69,7 @@ LISTED = [
     (r"export [A-Z_]+=\S+", "sets a variable; the command after it is tried"),
     (r"(source|cd) \S+", "changes the shell alone"),
     (r"git clone \S+( \S+)?", "needs the network"),
+    (r"(snakemake|aws) .*s3://.*", "needs a bucket and a cluster; tests/pods runs the profile with stand-ins for both"),
     (r"accelerate launch .*", "needs several GPUs; tests/unit/test_processes.py launches two processes on a CPU"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
 ]

@@ -24,6 +24,11 @@ try:
         raise UserError(
             f"--config: retry_failed: found {AGAIN!r}, allowed true or false"
         )
+    if AGAIN == "true" and workflow.storage_settings.default_storage_provider:
+        raise UserError(
+            "--config: retry_failed: failed runs in a storage are not looked for; delete their train.json there,"
+            " or name them with --forcerun"
+        )
     WHOLE = checked_plan(str(config.get("experiment", "ladder")))
     PLAN = narrowed(WHOLE, **PART)
     check_results(f"results/{PLAN.name}")
@@ -95,10 +100,16 @@ def code_of(stage):
     """The source files that a stage is made of: an edit to one of them runs the stage again."""
     here = Path.cwd()
     files = provenance.source_files(f"sbora_bench.{stage}")
-    return [
+    return kept_here(
         str(file.relative_to(here)) if file.is_relative_to(here) else str(file)
         for file in files
-    ]
+    )
+
+
+def kept_here(files):
+    """Files that come with the workflow; none where outputs are in a storage, for all inputs are taken from there then."""
+    stored = workflow.storage_settings.default_storage_provider
+    return [] if stored else list(files)
 
 
 def jobs(table, stage):

@@ -8,7 +8,7 @@ for table in EXPERIMENT.tables:
             input:
                 trained(runs),
                 data=f"{RESULTS}/data/{table}",
-                base=f"resources/models/{runs[0].model}/base.json",
+                base=f"resources/models/{runs[0].model}",
                 code=code_of("evaluate"),
             output:
                 of(runs, scored_files(table)),
@@ -22,7 +22,9 @@ for table in EXPERIMENT.tables:
                 gpu=EXPERIMENT.gpus_per_job,
             params:
                 asked=ASKED,
+                results=subpath(output[0], ancestor=3),
+                resources=subpath(input.base, ancestor=2),
                 settings=[PLAN.settings_hash(run) for run in runs],
                 runs=[run.name for run in runs],
             shell:
-                "sbora-bench evaluate {params.asked:q} {params.runs:q} > {log:q} 2>&1"
+                "sbora-bench evaluate {params.asked:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ for table in EXPERIMENT.tables:
                 rule_name("finetune", table, number)
             input:
                 data=f"{RESULTS}/data/{table}",
-                base=f"resources/models/{runs[0].model}/base.json",
+                base=f"resources/models/{runs[0].model}",
                 code=code_of("finetune"),
             output:
                 trained(runs),
@@ -21,7 +21,9 @@ for table in EXPERIMENT.tables:
                 gpu=EXPERIMENT.gpus_per_job,
             params:
                 asked=ASKED,
+                results=subpath(output[0], ancestor=3),
+                resources=subpath(input.base, ancestor=2),
                 settings=[PLAN.training_hash(run) for run in runs],
                 runs=[run.name for run in runs],
             shell:
-                "sbora-bench finetune {params.asked:q} {params.runs:q} > {log:q} 2>&1"
+                "sbora-bench finetune {params.asked:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"

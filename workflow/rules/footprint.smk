@@ -1,6 +1,6 @@
-PAPER_CATALOG = [
+PAPER_CATALOG = kept_here(
     f"experiments/catalog/{name}.yaml" for name in ("models", "methods", "protocols")
-]
+)
 
 for table in EXPERIMENT.tables:
 
@@ -17,10 +17,11 @@ for table in EXPERIMENT.tables:
             "../../environment.yml"
         params:
             asked=ASKED,
+            results=subpath(output[0], ancestor=3),
             table=table,
             settings=[PLAN.settings_hash(run) for run in PLAN.cells_of(table)],
         shell:
-            "sbora-bench footprint {params.asked:q} --table {params.table:q} > {log:q} 2>&1"
+            "sbora-bench footprint {params.asked:q} --results {params.results:q} --table {params.table:q} > {log:q} 2>&1"
 
 
 rule paper_memory:

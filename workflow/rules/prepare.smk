@@ -27,7 +27,7 @@ rule prepare_model:
     input:
         code=code_of("models.fetch"),
     output:
-        "resources/models/{model}/base.json",
+        directory("resources/models/{model}"),
     log:
         "resources/logs/{model}.log",
     wildcard_constraints:
@@ -37,9 +37,8 @@ rule prepare_model:
     params:
         experiment=FILE,
         settings=model_settings,
-        folder=subpath(output[0], parent=True),
     shell:
-        "sbora-bench prepare --experiment {params.experiment:q} --model {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
+        "sbora-bench prepare --experiment {params.experiment:q} --model {wildcards.model:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule pretrain:
@@ -47,7 +46,7 @@ rule pretrain:
     input:
         code=code_of("pretrain"),
     output:
-        "resources/models/{model}/base.json",
+        directory("resources/models/{model}"),
     log:
         "resources/logs/{model}.log",
     wildcard_constraints:
@@ -58,6 +57,5 @@ rule pretrain:
     params:
         experiment=FILE,
         settings=model_settings,
-        folder=subpath(output[0], parent=True),
     shell:
-        "sbora-bench pretrain --experiment {params.experiment:q} {wildcards.model:q} --output {params.folder:q} > {log:q} 2>&1"
+        "sbora-bench pretrain --experiment {params.experiment:q} {wildcards.model:q} --output {output:q} > {log:q} 2>&1"

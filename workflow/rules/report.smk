@@ -33,8 +33,9 @@ rule collect:
         "../../environment.yml"
     params:
         asked=ASKED,
+        results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench collect {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench collect {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -55,8 +56,9 @@ rule tables:
         "../../environment.yml"
     params:
         asked=ASKED,
+        results=subpath(output[0], ancestor=2),
     shell:
-        "sbora-bench tables {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench tables {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -76,8 +78,9 @@ rule figures:
         "../../environment.yml"
     params:
         asked=ASKED,
+        results=subpath(output[0], ancestor=2),
     shell:
-        "sbora-bench figures {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench figures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule paper_audit:
@@ -99,7 +102,7 @@ rule audit:
     """Our averages recomputed, beside the reported numbers where the experiment counts the paper's cells."""
     input:
         TABLES,
-        REPORTED,
+        reported=REPORTED,
         code=code_of("audit"),
     output:
         [in_report(name) for name in AUDIT],
@@ -108,10 +111,11 @@ rule audit:
     conda:
         "../../environment.yml"
     params:
-        asked=["--tables", f"{RESULTS}/tables", "--output", RESULTS]
-        + (["--reported", *REPORTED] if REPORTED else ["--own"]),
+        beside="--reported" if REPORTED else "--own",
+        tables=subpath(input[0], parent=True),
+        results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench audit {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench audit --tables {params.tables:q} --output {params.results:q} {params.beside} {input.reported:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -134,8 +138,9 @@ rule report:
         "../../environment.yml"
     params:
         asked=ASKED,
+        results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench report {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench report {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule failures:
@@ -153,5 +158,6 @@ rule failures:
         "../../environment.yml"
     params:
         asked=ASKED,
+        results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench failures {params.asked:q} > {log:q} 2>&1"
+        "sbora-bench failures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"

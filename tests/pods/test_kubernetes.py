@@ -1,0 +1,142 @@
+"""`tiny` by the profile for Kubernetes: manifests checked by its schema, pods as processes that share only a bucket.
+
+    pytest -m "slow or not slow" tests/pods
+
+No cluster and no image take part: `stand_in.py` answers for the API, moto for S3.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+
+from workflow.conftest import reproduction, results_of, root, shared_folder  # noqa: F401  (fixtures)
+
+from .stand_in import Pod, StandIn
+
+BUCKET = "sbora"
+IMAGE = "registry.invalid/sbora"
+COMMAND = [
+    *(sys.executable, "-m", "snakemake", "--profile", "profiles/kubernetes", "--jobs", "2"),
+    *("--container-image", IMAGE, "--default-storage-prefix", f"s3://{BUCKET}"),
+    *("--seconds-between-status-checks", "1", "--resources", "gpu=8"),
+]
+PATIENCE = 900  # seconds
+
+
+@pytest.fixture
+def bucket():
+    """Address of an S3 server on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it tells each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    yield address
+    requests.post(f"{address}/moto-api/reset")  # a server's content outlives it
+    server.stop()
+
+
+@pytest.fixture
+def submitting(bucket, tmp_path):
+    """The environment of `snakemake` on the submitting side, less the cluster's address."""
+    keys = {"ACCESS_KEY": "key", "SECRET_KEY": "canary-secret", "ENDPOINT_URL": bucket}
+    told = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_", "AWS_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**told, "PATH": path} | {f"SNAKEMAKE_STORAGE_S3_{key}": value for key, value in keys.items()}
+
+
+@pytest.fixture
+def versioned(root):  # noqa: F811
+    """A root under git, since only what git lists travels to a pod."""
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=root.folder, check=True)
+    return root
+
+
+def fetched(bucket: str, folder: Path) -> Path:
+    """Everything in the bucket, in `folder`."""
+    s3 = boto3.resource("s3", endpoint_url=bucket, aws_access_key_id="key", aws_secret_access_key="-")
+    for entry in s3.Bucket(BUCKET).objects.all():
+        path = folder / entry.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entry.Object().download_file(path)
+    return folder
+
+
+def evict_a_training(cluster: StandIn) -> Pod | None:
+    """Kill the first pod that has a whole checkpoint; None while there is none."""
+    whole = f".snakemake/storage/s3/{BUCKET}/results/tiny/store/*/finetune-*.checkpoints/checkpoint-*/done.json"
+    for pod in list(cluster.pods.values()):
+        with contextlib.suppress(FileNotFoundError):  # a training that ends removes them
+            if pod.exit_code is None and any(pod.folder.glob(whole)):
+                pod.evict()
+                return pod
+    return None
+
+
+@pytest.mark.slow
+def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitting, bucket, tmp_path):  # noqa: F811
+    log = tmp_path / "snakemake.log"
+    with StandIn(tmp_path, submitting["PATH"]) as cluster, log.open("w") as told:
+        environment = {**submitting, "KUBECONFIG": str(cluster.config)}
+        command = [*COMMAND, "--config", "experiment=tiny"]
+        process = subprocess.Popen(
+            command, cwd=versioned.folder, env=environment, stdout=told, stderr=subprocess.STDOUT
+        )
+        evicted, end = None, time.monotonic() + PATIENCE
+        try:
+            while process.poll() is None:
+                assert time.monotonic() < end, log.read_text()[-6000:]
+                evicted = evicted or evict_a_training(cluster)
+                time.sleep(0.2)
+        finally:
+            process.kill()
+        logs = "\n".join((pod.folder / "pod.log").read_text()[-3000:] for pod in cluster.pods.values() if pod.exit_code)
+        assert process.returncode == 0, log.read_text()[-6000:] + logs
+        assert not cluster.invalid
+        assert evicted and [pod for pod in cluster.pods.values() if pod.exit_code] == [evicted]
+        again = subprocess.run(
+            command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False
+        )
+    assert "Nothing to be done" in again.stdout + again.stderr
+    assert not (versioned.folder / "results").exists()
+    found = fetched(bucket, tmp_path / "fetched")
+    assert results_of(found) == results_of(reproduction.folder)
+    assert reproduction.bench("verify", str(found / "results" / "tiny")).returncode == 0
+    for path in [log, *found.rglob("*.log"), *found.rglob("*.json")]:
+        assert "canary-secret" not in path.read_text(), path
+
+
+def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, tmp_path):
+    with StandIn(tmp_path, submitting["PATH"], run=False) as cluster:
+        environment = {**submitting, "KUBECONFIG": str(cluster.config)}
+        command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1", "--config", "experiment=tiny"]
+        done = subprocess.run(
+            command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        told = done.stdout + done.stderr
+    assert done.returncode == 1 and cluster.pods, told[-6000:]
+    assert not cluster.invalid
+    assert cluster.secrets and "canary-secret" not in told
+    pods = [pod.manifest["spec"]["template"]["spec"] for pod in cluster.pods.values()]
+    assert {pod["containers"][0]["image"] for pod in pods} == {IMAGE}
+    asked = [pod["containers"][0]["resources"] for pod in pods]
+    assert all(each["limits"].get("nvidia.com/gpu") == each["requests"].get("nvidia.com/gpu") for each in asked)
+    assert "1" in [each["limits"].get("nvidia.com/gpu") for each in asked], asked
+    assert all("canary-secret" not in str(pod) for pod in pods)
+
+
+def test_failed_runs_in_a_bucket_are_not_taken_for_none(versioned, submitting):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--default-storage-provider", "s3"]
+    command += ["--default-storage-prefix", f"s3://{BUCKET}", "--config", "experiment=tiny", "retry_failed=true"]
+    done = subprocess.run(command, cwd=versioned.folder, env=submitting, capture_output=True, text=True, check=False)
+    told = done.stdout + done.stderr
+    assert done.returncode == 2 and "retry_failed: failed runs in a storage are not looked for" in told, told
