@@ -27,7 +27,7 @@ IMAGE = "registry.invalid/sbora"
 COMMAND = [
     *(sys.executable, "-m", "snakemake", "--profile", "profiles/kubernetes", "--jobs", "2"),
     *("--container-image", IMAGE, "--default-storage-prefix", f"s3://{BUCKET}"),
-    *("--seconds-between-status-checks", "1", "--resources", "gpu=8"),
+    *("--seconds-between-status-checks", "1"),
 ]
 PATIENCE = 900  # seconds
 

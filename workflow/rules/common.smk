@@ -49,9 +49,11 @@ if workflow.is_main_process:
 # rules call `sbora-bench` by name: the one beside this Python comes first
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
-# as many jobs that want a GPU side by side as there are GPUs, unless `--resources gpu=N` says otherwise
+# as many jobs that want a GPU side by side as there are GPUs here, unless `--resources gpu=N` says otherwise or it's a
+# cluster, to which `--jobs` belongs, that runs them
 GPUS = gpus.pool()
-if GPUS and "gpu" not in workflow.global_resources:
+ON_CLUSTER = workflow.resource_settings.nodes is not None
+if GPUS and not ON_CLUSTER and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(GPUS))
 
 EXPERIMENT = PLAN.experiment
