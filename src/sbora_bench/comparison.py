@@ -15,7 +15,7 @@ import numpy as np
 from sbora_bench.collect import samples_of
 from sbora_bench.experiment import Run
 from sbora_bench.outputs import Row
-from sbora_bench.statistics import LEVEL, bootstrap_average, holm, over_seeds, p_over_seeds, paired, seeds_needed
+from sbora_bench.statistics import LEVEL, bootstrap_averages, holm, over_seeds, p_over_seeds, paired, seeds_needed
 
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 POINT = 0.01
@@ -45,9 +45,8 @@ def by_seed(a: dict, b: dict, base: bool = False) -> list[tuple[list[bool], list
     return found
 
 
-def pooled(a: dict, b: dict, base: bool = False) -> tuple[list[bool], list[bool]]:
-    """The same of all seeds together: a pair is one item under one seed."""
-    rows = by_seed(a, b, base)
+def pooled(rows: list[tuple[list[bool], list[bool]]]) -> tuple[list[bool], list[bool]]:
+    """What `by_seed` gives, of all seeds together: a pair is one item under one seed."""
     return [right for row, _ in rows for right in row], [right for _, row in rows for right in row]
 
 
@@ -73,16 +72,16 @@ def pairs(cells: list[Row], counts: dict[Row, int]) -> list[tuple[Row, Row, dict
 
 def task_rows(cells: Cells, counts: dict[Row, int]) -> list[dict[str, Any]]:
     """A row for every pair of one task."""
-    rows = []
+    rows, differences = [], []
     for a, b, names in pairs(list(cells), counts):
-        ours, theirs = pooled(cells[a], cells[b])
-        if ours:
-            test = paired(ours, theirs)
+        seeds = by_seed(cells[a], cells[b])
+        if seeds:
+            test = paired(*pooled(seeds))
             counted = {"pairs": test.n, "score_a": test.a_right / test.n, "score_b": test.b_right / test.n}
             counted |= {"difference": test.difference, "only_a": test.only_a, "only_b": test.only_b, "p": test.p}
-            differences = [float(np.mean(x) - np.mean(y)) for x, y in by_seed(cells[a], cells[b])]
-            rows.append({**names, **counted, **seed_columns(differences)})
-    return rows
+            rows.append(names | counted)
+            differences.append([sum(x) / len(x) - sum(y) / len(y) for x, y in seeds])
+    return _with_seeds(rows, differences)
 
 
 def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2) -> list[dict[str, Any]]:
@@ -90,21 +89,21 @@ def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2
 
     Pairs with fewer than `least` such tasks have none. Items may have any value, a log-likelihood say.
     """
-    rows = []
+    rows, differences, items = [], [], []
     for a, b, names in pairs(list(dict.fromkeys(cell for cells in tasks.values() for cell in cells)), counts):
         both = [(cells[a], cells[b]) for cells in tasks.values() if a in cells and b in cells]
         seeds = [seed for seed in (both[0][0] if both else ()) if all(seed in x and seed in y for x, y in both)]
         if len(both) < least or not seeds:
             continue
         rights = [_common(x, y, seeds) for x, y in both]
-        items = [(x - y).mean(axis=0) for x, y in rights]  # how much oftener a is right than b, over the seeds
         score = [float(np.mean([cell[side].mean() for cell in rights])) for side in (0, 1)]
-        differences = [float(np.mean([(x[k] - y[k]).mean() for x, y in rights])) for k in range(len(seeds))]
-        found = bootstrap_average(items)
-        counted = {"tasks": len(both), "items": sum(map(len, items)), "score_a": score[0], "score_b": score[1]}
-        counted |= {"difference": found.mean, "items_low": found.low, "items_high": found.high, "p": found.p}
-        rows.append({**names, **counted, **seed_columns(differences)})
-    return rows
+        counted = {"tasks": len(both), "items": sum(x.shape[1] for x, _ in rights)}
+        rows.append(names | counted | {"score_a": score[0], "score_b": score[1]})
+        differences.append([float(np.mean([(x[k] - y[k]).mean() for x, y in rights])) for k in range(len(seeds))])
+        items.append([(x - y).mean(axis=0) for x, y in rights])  # how much oftener a is right than b, over the seeds
+    for row, found in zip(rows, bootstrap_averages(items), strict=True):
+        row |= {"difference": found.mean, "items_low": found.low, "items_high": found.high, "p": found.p}
+    return _with_seeds(rows, differences)
 
 
 def _common(a: dict, b: dict, seeds: list[int | None]) -> list[np.ndarray]:
@@ -114,12 +113,16 @@ def _common(a: dict, b: dict, seeds: list[int | None]) -> list[np.ndarray]:
     return [np.array([[cell[seed][item] for item in items] for seed in seeds], dtype=float) for cell in (a, b)]
 
 
-def seed_columns(differences: list[float]) -> dict[str, Any]:
-    """What the seeds say: how many, their spread, the 95 % t interval, p, and the seeds that one point would take."""
-    summary = over_seeds(differences)
-    needed = None if summary.sd is None else seeds_needed(round(summary.sd, 6), POINT)
-    columns = {"seeds": summary.n, "sd": summary.sd, "low": summary.low, "high": summary.high}
-    return {**columns, "p_seeds": p_over_seeds(differences), "seeds_for_1_point": needed}
+def _with_seeds(rows: list[dict[str, Any]], differences: list[list[float]]) -> list[dict[str, Any]]:
+    """The rows with what the seeds say: how many, their spread, the 95 % t interval, p, and the seeds that one point
+    would take. `differences`: of each row, one a seed.
+    """
+    found = [over_seeds(each) for each in differences]
+    needed = iter(seeds_needed([round(each.sd, 6) for each in found if each.sd is not None], POINT))
+    for row, summary, p in zip(rows, found, p_over_seeds(differences), strict=True):
+        row |= {"seeds": summary.n, "sd": summary.sd, "low": summary.low, "high": summary.high, "p_seeds": p}
+        row["seeds_for_1_point"] = None if summary.sd is None else next(needed)
+    return rows
 
 
 def corrected(rows: list[dict[str, Any]], level: float, flag: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sbora_bench import comparison
 from sbora_bench.collect import footprint_rows, samples_of, scores_of
-from sbora_bench.comparison import Cells, cells_of, corrected, pooled
+from sbora_bench.comparison import Cells, by_seed, cells_of, corrected, pooled
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.learning_rates import picked
 from sbora_bench.outputs import Row
@@ -113,10 +113,10 @@ def _gains(cells: Cells) -> list[dict[str, Any]]:
     tuned = {cell: seeds for cell, seeds in cells.items() if cell.method != "base"}
     rows = []
     for cell, seeds in tuned.items() if base else ():
-        ours, theirs = pooled(seeds, base, base=True)
-        if ours:
+        both = by_seed(seeds, base, base=True)
+        if both:
             named = {"method": cell.method, "rank": cell.rank, "seeds": len(seeds)}
-            rows.append(named | _gain(paired(ours, theirs)))
+            rows.append(named | _gain(paired(*pooled(both))))
     return rows
 
 

@@ -3,10 +3,10 @@
 Two kinds of uncertainty, never mixed: over the items of one run (binomial), and over the seeds of one cell.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -43,31 +43,49 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Summary:
     sd = float(np.std(values, ddof=1))
     if sd == 0:
         return Summary(len(values), mean, 0.0, mean, mean)
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=mean, scale=sd / np.sqrt(len(values)))
-    return Summary(len(values), mean, sd, float(low), float(high))
-
-
-def p_over_seeds(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t test: one difference a seed against none. None for a single seed."""
-    if len(differences) < 2:
-        return None
-    if np.ptp(differences) < 1e-12:  # alike but for rounding
-        return 1.0 if abs(differences[0]) < 1e-12 else 0.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
+    ends = _t_interval(confidence, len(values) - 1) * (sd / np.sqrt(len(values))) + mean
+    return Summary(len(values), mean, sd, *map(float, ends))
 
 
 @cache
-def seeds_needed(sd: float, difference: float) -> int:
-    """Seeds with which the paired t test finds `difference` at LEVEL with POWER, where one seed's differs by `sd`.
+def _t_interval(confidence: float, degrees: int) -> np.ndarray:
+    """The ends of Student's interval of mean 0 and scale 1: the same for all with as many seeds."""
+    return np.array(stats.t.interval(confidence, degrees))
+
+
+def p_over_seeds(rows: Sequence[Sequence[float]]) -> list[float | None]:
+    """Two-sided p of each row's paired t test: one difference a seed against none. None for a single seed."""
+    found: list[float | None] = [None] * len(rows)
+    for seeds, places in _places(map(len, rows)).items():
+        if seeds > 1:
+            values = np.array([rows[place] for place in places], dtype=float)
+            alike = np.ptp(values, axis=1) < 1e-12  # but for rounding
+            p = np.where(abs(values[:, 0]) < 1e-12, 1.0, 0.0)
+            if not alike.all():
+                p[~alike] = stats.ttest_1samp(values[~alike], 0, axis=1).pvalue
+            for place, each in zip(places, p, strict=True):
+                found[place] = float(each)
+    return found
+
+
+def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
+    """Key -> where it stands."""
+    found: dict[Any, list[int]] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, []).append(place)
+    return found
+
+
+def seeds_needed(sds: Sequence[float], difference: float) -> list[int]:
+    """Seeds with which the paired t test finds `difference` at LEVEL with POWER, where one seed's differs by each sd.
 
     Of this one test alone, without a correction for others beside it. At least two.
     """
-    if sd < difference / 100:
-        return 2
-    seeds = max(2, math.ceil(normal_sample_size_one_tail(difference, POWER, LEVEL / 2, std_null=sd)))
-    while TTestPower().power(difference / sd, seeds, LEVEL) < POWER:  # the t test takes a few more
-        seeds += 1
-    return seeds
+    spread = np.maximum(sds, difference / 100)  # less takes two seeds too
+    seeds = np.maximum(2, np.ceil(normal_sample_size_one_tail(difference, POWER, LEVEL / 2, std_null=spread)))
+    while (few := TTestPower().power(difference / spread, seeds, LEVEL) < POWER).any():  # the t test takes a few more
+        seeds[few] += 1
+    return [int(each) for each in seeds]
 
 
 @dataclass(frozen=True)
@@ -80,22 +98,36 @@ class Bootstrapped:
     p: float
 
 
-def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Bootstrapped:
-    """The unweighted mean of the means of some rows (a task's items each), each row resampled by itself.
+def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 0) -> list[Bootstrapped]:
+    """Of each group the unweighted mean of the means of some rows (a task's items each), each row resampled by itself.
 
-    By scipy; the p value is two-sided and normal, with the bootstrap's standard error.
+    By scipy, groups of equally long rows on the same draws; the p value is two-sided and normal, with the bootstrap's
+    standard error.
     """
+    rows = [[np.asarray(row, dtype=float) for row in samples] for samples in groups]
+    means = [float(np.mean([row.mean() for row in each])) for each in rows]
+    found = [Bootstrapped(mean, mean, mean, float(mean == 0)) for mean in means]
+    for lengths, places in _places(tuple(map(len, each)) for each in rows).items():
+        uneven = [place for place in places if any(np.ptp(row) for row in rows[place])]
+        if not uneven:
+            continue
 
-    def average(*rows, axis=-1):
-        return np.mean([np.mean(row, axis=axis) for row in rows], axis=0)
+        def averages(*drawn, axis=-1, uneven=uneven):  # of each row the places drawn, resamples x items
+            told = [[row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven]
+            return np.mean(told, axis=1)
 
-    rows = [np.asarray(row, dtype=float) for row in samples]
-    mean = float(average(*rows))
-    if all(np.ptp(row) == 0 for row in rows):
-        return Bootstrapped(mean, mean, mean, float(mean == 0))
-    found = stats.bootstrap(rows, average, n_resamples=RESAMPLES, method="percentile", rng=seed)
-    p = 2 * stats.norm.sf(abs(mean) / found.standard_error)
-    return Bootstrapped(mean, *map(float, found.confidence_interval), float(p))
+        numbers = [np.arange(length) for length in lengths]
+        told = stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
+        ends = told.confidence_interval
+        for place, error, low, high in zip(uneven, told.standard_error, ends.low, ends.high, strict=True):
+            p = 2 * stats.norm.sf(abs(means[place]) / error)
+            found[place] = Bootstrapped(means[place], float(low), float(high), float(p))
+    return found
+
+
+def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Bootstrapped:
+    """`bootstrap_averages` of one group."""
+    return bootstrap_averages([samples], seed)[0]
 
 
 def binomial_stderr(correct: float, n: int) -> float:
