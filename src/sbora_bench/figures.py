@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from sbora_bench.collect import read_budget, read_footprint, read_scores, training_of
+from sbora_bench.collect import by_place, read_budget, read_footprint, read_scores, training_of
 from sbora_bench.drawing import STYLE, look, panels, short, short_ticks, untuned
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
@@ -25,7 +25,7 @@ from sbora_bench.outputs import DRAWS, FIGURE_FORMATS, Layout, Row, also_name, d
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.pareto import COSTS, pareto_data
 from sbora_bench.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
-from sbora_bench.tables import budget_of, entries, read_paper_footprint, row_titles, trainable
+from sbora_bench.tables import entries, read_paper_footprint, row_titles, trainable
 
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
@@ -78,7 +78,7 @@ def score_data(
     For the average, or else every column.
     """
     names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
-    rows = []
+    rows, counted, given = [], by_place(footprint), by_place(budget)
     for row, cells in entries(plan, layout, scores).items():
         for name, cell in zip(names, cells[-1:] if layout.averaged else cells, strict=True):
             if cell.summary is None:
@@ -88,9 +88,9 @@ def score_data(
                     "panel": f"{row_titles(plan, row)[0]}: {name}",
                     "method": row.method,
                     "rank": row.rank,
-                    "parameters": trainable(layout, row, footprint),
-                    "peak": foretold_peak(layout, row, footprint),
-                    "seconds": training_seconds(layout, row, budget),
+                    "parameters": trainable(layout, row, counted),
+                    "peak": foretold_peak(layout, row, counted),
+                    "seconds": training_seconds(layout, row, given),
                     "mean": cell.summary.mean,
                     "low": cell.summary.low,
                     "high": cell.summary.high,
@@ -99,18 +99,21 @@ def score_data(
     return rows
 
 
-def foretold_peak(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
+def foretold_peak(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
     """Bytes at the peak of a row's training step: the highest of its tables'; None for an untuned base."""
-    mine = footprint[footprint.table.isin(layout.tables) & (footprint.model == row.model)]
-    mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank).fillna(False)]
-    peak = mine.peak_bytes.max()
-    return None if pd.isna(peak) else int(peak)
+    known = [line.peak_bytes for line in _lines_of(layout, row, footprint) if line.peak_bytes is not None]
+    return None if row.method == "base" else max(known, default=None)
 
 
-def training_seconds(layout: Layout, row: Row, budget: pd.DataFrame) -> float | None:
+def training_seconds(layout: Layout, row: Row, budget: dict[tuple, Any]) -> float | None:
     """Of a row's training, a mean over the seeds: the longest of its tables'; None for an untuned base."""
-    known = [budget_of(budget, row, table) for table in layout.tables]
-    return max((float(each.seconds) for each in known if each and not pd.isna(each.seconds)), default=None)
+    return max((line.seconds for line in _lines_of(layout, row, budget) if line.seconds is not None), default=None)
+
+
+def _lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
+    """A row's lines in the files that `by_place` reads, a line a table."""
+    places = [(table, row.model, row.method, row.rank) for table in sorted(layout.tables)]
+    return [found[place] for place in places if place in found]
 
 
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
@@ -142,24 +145,23 @@ def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]
 
 def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of panel, label, parameters, the predicted bytes of each part and the measured peak (None: not known)."""
-    rows = []
+    rows, counted = [], by_place(footprint)
     for row in layout.rows:
-        mine = footprint[footprint.table.isin(layout.tables) & (footprint.model == row.model)]
-        mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank).fillna(False)]
-        if row.method == "base" or mine.empty:
+        mine = _lines_of(layout, row, counted)
+        if row.method == "base" or not mine:
             continue
-        first, (model, method) = mine.iloc[0], row_titles(plan, row)
-        known = {key: None if pd.isna(first[key]) else int(first[key]) for key in first.index if key.endswith("_bytes")}
+        first, (model, method) = mine[0], row_titles(plan, row)
+        known = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}
         parts = [known[f"{part}_bytes"] for part in PARTS if part != "other"]
         known["other_bytes"] = None if known["peak_bytes"] is None else known["peak_bytes"] - sum(filter(None, parts))
-        measured = mine.measured_peak_bytes.max()
+        measured = [line.measured_peak_bytes for line in mine if line.measured_peak_bytes is not None]
         rows.append(
             {
                 "panel": model,
                 "label": f"{method} r = {row.rank}",
-                "parameters": int(first.trainable_parameters),
+                "parameters": first.trainable_parameters,
                 **known,
-                "measured_peak_bytes": None if pd.isna(measured) else int(measured),
+                "measured_peak_bytes": max(measured, default=None),
             }
         )
     return rows

@@ -5,12 +5,20 @@ from typing import Any
 
 import pandas as pd
 
-from sbora_bench.collect import contamination_of, read_budget, read_footprint, read_scores, task_scores, training_of
+from sbora_bench.collect import (
+    by_place,
+    contamination_of,
+    read_budget,
+    read_footprint,
+    read_scores,
+    task_scores,
+    training_of,
+)
 from sbora_bench.experiment import Plan, Run
 from sbora_bench.outputs import Layout, layouts
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.render import Cell, View
-from sbora_bench.tables import Entry, budget_of, entries, row_titles, trainable
+from sbora_bench.tables import Entry, entries, row_titles, trainable
 
 
 def budget_views(plan: Plan, results: Path) -> list[View]:
@@ -35,17 +43,18 @@ def _budget_view(
     plan: Plan, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame, budget: pd.DataFrame
 ) -> View:
     names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
+    counted, given = by_place(footprint), by_place(budget)
     groups: dict[tuple, list[list[Cell]]] = {}
     for row, cells in entries(plan, layout, scores).items():
         if row.method == "base":
             continue
         for table in layout.tables:
-            mine = budget_of(budget, row, table)
+            mine = given.get((table, row.model, row.method, row.rank))
             if mine is None:
                 continue
             shown = cells[-1:] if layout.averaged else _in_table(cells, layout, table)
             names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, row), _whole(row.rank)]
-            names_of += [f"{mine.trained}", _whole(trainable(layout, row, footprint))]
+            names_of += [f"{mine.trained}", _whole(trainable(layout, row, counted))]
             costs = [_sized(getattr(mine, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]
             told = [Cell(text) for text in names_of]
             told += [Cell(c.text, interval=c.interval) if c else Cell("–") for c in shown]

@@ -7,11 +7,12 @@ mean ± standard deviation over the seeds, in per cent. Where a cell is the pape
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sbora_bench.cells import write_cells
-from sbora_bench.collect import contamination_of, read_footprint, read_scores, task_scores
+from sbora_bench.collect import by_place, contamination_of, lines, read_footprint, read_scores, task_scores
 from sbora_bench.draws import draws_view
 from sbora_bench.errors import UserError
 from sbora_bench.experiment import Plan
@@ -91,66 +92,71 @@ BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name ->
 
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
-    mine = scores[scores.table.isin(layout.tables)]
-    cells = dict(iter(mine.groupby([mine.table, mine.task, mine.model, mine.method, mine["rank"].fillna(0)])))
+    by_column: dict[tuple, list[Any]] = {}
+    for line in lines(scores[scores.table.isin(layout.tables)]):
+        by_column.setdefault((line.table, line.task, line.model, line.method, line.rank), []).append(line)
     values = {
-        row: [cells.get((c.table, c.task, row.model, row.method, row.rank or 0), mine[:0]) for c in layout.columns]
+        row: [by_column.get((c.table, c.task, row.model, row.method, row.rank), []) for c in layout.columns]
         for row in layout.rows
     }
-    columns = [pd.concat([frames[index] for frames in values.values()]) for index in range(len(layout.columns))]
-    available = [bool((frame.status != "not available").any()) for frame in columns]
-    named = [_named(frame) for frame in columns]
+    columns = [[line for cells in values.values() for line in cells[index]] for index in range(len(layout.columns))]
+    available = [any(line.status != "not available" for line in column) for column in columns]
+    named = [_named(column) for column in columns]
     leaks = any("clean" in names for names in named)
     found = {}
-    for row, frames in values.items():
+    for row, scored in values.items():
         printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
         cells = [
-            _entry(frame, printed[column], names)
-            for frame, column, names in zip(frames, layout.columns, named, strict=True)
+            _entry(mine, printed[column], names)
+            for mine, column, names in zip(scored, layout.columns, named, strict=True)
         ]
         if layout.averaged:
-            kept = [frame for frame, there in zip(frames, available, strict=True) if there]
+            kept = [line for mine, there in zip(scored, available, strict=True) if there for line in mine]
             cells.append(_average(kept, printed[None], leaks))
         found[row] = cells
     return found
 
 
-def _named(frame: pd.DataFrame) -> list[str]:
+def _named(column: list[Any]) -> list[str]:
     """What stands beside the scores of a column: `clean` where not all items are, and the average that isn't scored."""
-    done = frame[frame.status == "ok"]
-    names = ["clean"] if (done.clean_n < done.n).any() else []
-    if done.micro.notna().any():
-        names.append("micro" if done.metric.str.endswith("_macro").all() else "macro")
+    done = [line for line in column if line.status == "ok"]
+    names = ["clean"] if any(line.clean_n is not None and line.clean_n < line.n for line in done) else []
+    if any(line.micro is not None for line in done):
+        names.append("micro" if all(line.metric.endswith("_macro") for line in done) else "macro")
     return names
 
 
-def _summary(values: pd.Series) -> Summary | None:
-    known = [100 * float(value) for value in values.dropna()]
+def _summary(values: list[float | None]) -> Summary | None:
+    known = [100 * value for value in values if value is not None]
     return over_seeds(known) if known else None
 
 
-def _entry(frame: pd.DataFrame, reported: Reported | None, names: list[str]) -> Entry:
-    if frame.empty:
+def _entry(scored: list[Any], reported: Reported | None, names: list[str]) -> Entry:
+    if not scored:
         return ABSENT
-    done = frame[frame.status == "ok"]
-    summary = _summary(done.value)
-    beside = {name: _summary(done[BESIDE[name]]) for name in names} if summary else {}
-    return Entry(summary, len(frame), "" if summary else str(frame.status.iloc[0]), reported, beside)
+    done = [line for line in scored if line.status == "ok"]
+    summary = _summary([line.value for line in done])
+    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done]) for name in names} if summary else {}
+    return Entry(summary, len(scored), "" if summary else scored[0].status, reported, beside)
 
 
-def _average(frames: list[pd.DataFrame], reported: Reported | None, leaks: bool) -> Entry:
+def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry:
     """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
-    if not frames or all(frame.empty for frame in frames):
+    if not scored:
         return ABSENT
-    rows = pd.concat(frames).assign(seed=lambda frame: frame.seed.fillna(-1))
+    tasks = len({line.task for line in scored})
+    by_seed: dict[int, list[Any]] = {}
+    for line in scored:
+        by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
 
     def over_tasks(value: str) -> Summary | None:
-        by_seed = rows.pivot(index="seed", columns=["table", "task"], values=value).astype("float64")
-        return _summary(by_seed.dropna().mean(axis="columns"))
+        seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
+        whole = [values for values in seeds if len(values) == tasks and None not in values]
+        return _summary([sum(values) / tasks for values in whole])
 
     summary = over_tasks("value")
     beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
-    return Entry(summary, rows.seed.nunique(), "" if summary else "–", reported, beside)
+    return Entry(summary, len(by_seed), "" if summary else "–", reported, beside)
 
 
 def _reported(plan: Plan, layout: Layout, row: Row, column: Column | None) -> Reported | None:
@@ -170,7 +176,7 @@ def row_titles(plan: Plan, row: Row) -> tuple[str, str]:
 
 def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> View:
     """One layout as data."""
-    found = entries(plan, layout, scores)
+    found, counted = entries(plan, layout, scores), by_place(footprint)
     titles = [column.title for column in layout.columns] + ([AVERAGE] if layout.averaged else [])
     best = _best(found, len(titles))
     printed = any(entry.reported for cells in found.values() for entry in cells)
@@ -186,12 +192,12 @@ def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, 
     numbers = [[*header, "status"]]
     footnotes: dict[str, str] = {}
     for row, cells in found.items():
-        count = trainable(layout, row, footprint)
-        counted = next((cell.reported for cell in cells if cell.reported), None)
-        millions = counted.params_millions if counted else None
+        count = trainable(layout, row, counted)
+        reported = next((cell.reported for cell in cells if cell.reported), None)
+        millions = reported.params_millions if reported else None
         model, method = row_titles(plan, row)
         line = [Cell(model), Cell(method), Cell("–" if row.rank is None else str(row.rank))]
-        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(counted, 'parameters'))}",)
+        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
         line.append(Cell("–" if count is None else f"{count:,}", below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
         groups.setdefault((row.method == "base" or row.model, row.rank), []).append(line)
@@ -236,20 +242,12 @@ def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int 
     return numbers + [number for name in names for number in spread(entry.beside.get(name))]
 
 
-def trainable(layout: Layout, row: Row, footprint: pd.DataFrame) -> int | None:
-    """Trainable parameters of a row as counted; None for the base and where nothing was counted."""
+def trainable(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
+    """Trainable parameters of a row as counted (`by_place`); None for the base and where nothing was counted."""
     if row.method == "base":
         return None
-    mine = footprint[footprint.table.isin(layout.tables) & (footprint.model == row.model)]
-    mine = mine[(mine.method == row.method) & (mine["rank"] == row.rank)].trainable_parameters.dropna()
-    return int(mine.iloc[0]) if len(mine) else None
-
-
-def budget_of(budget: pd.DataFrame, row: Row, table: str):
-    """The line of `budget.csv` of a row in one of its tables, as a named tuple; None where nothing was trained."""
-    mine = budget[(budget.table == table) & (budget.model == row.model) & (budget.method == row.method)]
-    mine = mine[mine["rank"].isna() if row.rank is None else (mine["rank"] == row.rank).fillna(False)]
-    return next(mine.itertuples(index=False), None)
+    mine = [footprint.get((table, row.model, row.method, row.rank)) for table in sorted(layout.tables)]
+    return next((line.trainable_parameters for line in mine if line and line.trainable_parameters is not None), None)
 
 
 def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
