@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> 
     wrong decides. At most MOST a task, and `room` bytes.
     """
     rows = {task: samples_of(results, run, task) for task in tasks}
-    drawn = {task: sorted(mine, key=lambda row, t=task: hash_of([t, row["id"]]))[:MOST] for task, mine in rows.items()}
+    drawn = {task: sorted(mine, key=lambda row, t=task: _lot(t, row["id"]))[:MOST] for task, mine in rows.items()}
     found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     for place in range(MOST):
         for task in tasks:
@@ -150,6 +151,12 @@ def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> 
                     return [each for mine in found.values() for each in mine], sum(map(len, rows.values()))
                 found[task].append(sample)
     return [each for mine in found.values() for each in mine], sum(map(len, rows.values()))
+
+
+@cache
+def _lot(task: str, item: int | str) -> str:
+    """What decides whether an item is shown: the same in every run, so hashed once."""
+    return hash_of([task, item])
 
 
 def shown(title: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_an_average_is_over_tasks_and_paired_by_item_and_seed():
     assert row["difference"] == pytest.approx(sum(by_seed) / 2)
     assert row["score_a"] - row["score_b"] == pytest.approx(row["difference"])
     assert row["low"] + row["high"] == pytest.approx(sum(by_seed))
-    assert row["p_seeds"] == pytest.approx(statistics.p_over_seeds(by_seed))
+    assert row["p_seeds"] == pytest.approx(statistics.p_over_seeds([by_seed])[0])
     assert row["items_low"] < row["difference"] < row["items_high"]
 
 

@@ -112,22 +112,42 @@ def test_false_words_in_a_table_stay_at_five_per_cent():
 
 @pytest.mark.parametrize(("sd", "difference"), [(0.03, 0.02), (0.06, 0.05), (0.01, 0.01)])
 def test_a_planted_difference_is_found_at_the_power_foretold(sd, difference):
-    needed, draws = statistics.seeds_needed(sd, difference), 1500
+    (needed,), draws = statistics.seeds_needed([sd], difference), 1500
     values = np.random.default_rng(7).normal(difference, sd, (draws, needed))
-    found = np.mean([statistics.p_over_seeds(row) < 0.05 for row in values])
+    found = np.mean(np.array(statistics.p_over_seeds(values)) < 0.05)
     exact = 1 - stats.nct.cdf(stats.t.ppf(0.975, needed - 1), needed - 1, difference / sd * np.sqrt(needed))
     assert 0.8 <= exact < 0.87 or needed == 2
     assert agrees(round(found * draws), draws, exact)
 
 
 def test_seeds_needed_at_its_ends():
-    assert statistics.seeds_needed(0.0, 0.01) == statistics.seeds_needed(1e-9, 0.01) == 2
-    assert statistics.seeds_needed(0.1, 0.01) > 100 * statistics.seeds_needed(0.005, 0.01) / 10
+    none, hardly, small, large = statistics.seeds_needed([0.0, 1e-9, 0.005, 0.1], 0.01)
+    assert none == hardly == 2
+    assert large > 100 * small / 10
+    assert statistics.seeds_needed([], 0.01) == []
 
 
 def test_no_spread_over_the_seeds():
-    assert statistics.p_over_seeds([0.1]) is None
-    assert statistics.p_over_seeds([0.0, 0.0, 0.0]) == 1
-    assert statistics.p_over_seeds([0.1, 0.1, 0.1]) == 0
+    assert statistics.p_over_seeds([[0.1], [0.0, 0.0, 0.0], [0.1, 0.1, 0.1]]) == [None, 1, 0]
     assert statistics.bootstrap_average([[1.0, 1.0], [0.0, 0.0]]) == statistics.Bootstrapped(0.5, 0.5, 0.5, 0.0)
     assert statistics.bootstrap_average([[0.0], [0.0]]).p == 1
+
+
+def test_tested_together_is_tested_alone():
+    """Pairs of one table share their resamples and their searches; each has the numbers that it has by itself."""
+    rng = np.random.default_rng(8)
+    rows = [list(rng.normal(0.01, 0.02, seeds)) for seeds in (3, 2, 3, 5, 1, 2)]
+    expected = [stats.ttest_1samp(row, 0).pvalue if len(row) > 1 else None for row in rows]
+    assert statistics.p_over_seeds(rows) == pytest.approx(expected)
+    spread = [0.004, 0.02, 0.02, 0.11]
+    assert statistics.seeds_needed(spread, 0.01) == [statistics.seeds_needed([sd], 0.01)[0] for sd in spread]
+    shapes = [(30, 20), (20, 30), (30, 20), (30,), (30, 20)]
+    groups = [[rng.choice([-1, 0, 1], n, p=[0.2, 0.4, 0.4]) for n in shape] for shape in shapes]
+    groups.append([np.ones(30), np.ones(20)])
+    together = statistics.bootstrap_averages(groups)
+    assert together == [statistics.bootstrap_average(group) for group in groups]
+    for group, found in zip(groups[:-1], together, strict=False):
+        average = lambda *rows, axis=-1: np.mean([np.mean(row, axis=axis) for row in rows], axis=0)  # noqa: E731
+        alone = stats.bootstrap(group, average, n_resamples=statistics.RESAMPLES, method="percentile", rng=0)
+        assert (found.low, found.high) == tuple(alone.confidence_interval)
+        assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.mean) / alone.standard_error))
