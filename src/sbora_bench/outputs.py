@@ -59,11 +59,11 @@ def layouts(plan: "Plan") -> list[Layout]:
     for name, table in tables.items():
         single = len(plan.tasks(name)) == 1
         groups.setdefault(f"suite {table.suite}" if single else f"table {name}", []).append(name)
-    found = []
+    found, taken = [], {*RESERVED, *side_tables(plan)}
     for members in groups.values():
         first = tables[members[0]]
         name = members[0] if len(members) == 1 else first.suite
-        if name in RESERVED or name in side_tables(plan) or (len(members) > 1 and name in set(tables) - set(members)):
+        if name in taken or (len(members) > 1 and name in set(tables) - set(members)):
             raise UserError(f"{plan.path}: tables.{name}: this name is taken by a file of results; choose another")
         if len(members) == 1:
             tasks = plan.catalog.tasks

@@ -47,6 +47,7 @@ def report(plan: Plan, results: Path) -> None:
         "runs": runs_view(plan, results),
     }
     shown = [view for part in parts.values() for view in (part if isinstance(part, list) else [part])]
+    printed = {layout.name for layout in layouts(plan)}
     page = environment().get_template("report.html")
     text = page.render(
         title=plan.experiment.title,
@@ -58,7 +59,7 @@ def report(plan: Plan, results: Path) -> None:
         sections=told,
         sampled=sampled(told),
         anchors={section.name: section.anchor for section in told},
-        recompute={view.name: recompute(plan, view.name) for view in shown},
+        recompute={view.name: recompute(plan, view.name, printed) for view in shown},
         style=inline("report.css"),
         script=inline("report.js"),
         **parts,
@@ -80,15 +81,15 @@ def inline(name: str) -> Inline:
     return Inline(Markup(text), f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}")
 
 
-def recompute(plan: Plan, view: str) -> list[tuple[str, str]]:
-    """What to type to get at the numbers of a view again: what it does, and the command."""
+def recompute(plan: Plan, view: str, printed: set[str]) -> list[tuple[str, str]]:
+    """What to type to get at the numbers of a view again: what it does, and the command; `printed`: the layouts."""
     words, results = f"--experiment {Path(plan.path).stem}", f"results/{plan.name}"
     again = [("Every table from the samples alone, byte for byte", f"sbora-bench verify {results} {words}")]
     cells = ("From a cell to its runs", f"grep -E '^(table|TABLE,MODEL,METHOD,RANK,)' {results}/tables/cells.csv")
     run = ("From a run to its scores", f"sbora-bench show {words} RUN")
     samples = ("From a score to what the model said", f"less {results}/runs/RUN/samples/TASK.jsonl")
     pair = ("Two runs on the same items", f"sbora-bench compare {words} RUN RUN")
-    if view in {layout.name for layout in layouts(plan)}:
+    if view in printed:
         return [*again, cells, run, samples]
     if view in ("separation", "differences") or view.startswith(("gains-", "methods-")):
         return [*again, pair, ("The numbers", f"less {results}/tables/{_numbers_of(view)}.csv")]
