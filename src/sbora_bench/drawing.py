@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sbora_bench.experiment import Plan
@@ -49,6 +50,17 @@ def short_ticks(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
+class LaidOut(Figure):
+    """A figure that is laid out before it is saved, and not drawn whole for that, as Matplotlib does."""
+
+    def draw(self, renderer) -> None:
+        engine = self.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):  # while it is saved another stands in its place
+            engine.execute(self)
+        else:
+            super().draw(renderer)
+
+
 def panels(
     rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
 ) -> Figure:
@@ -56,7 +68,7 @@ def panels(
     names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
-    figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
+    figure = LaidOut(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
     if not names:
         figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
         return figure
