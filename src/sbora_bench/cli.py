@@ -232,7 +232,7 @@ def _draw(name: str, experiment: str, results: Path | None, **part: str) -> None
 
     loaded = load(experiment, **part)
     stage = import_module(f"sbora_bench.{name}")
-    gc.freeze()  # what is imported stays: it is no garbage to be looked for, which statsmodels does at each Holm
+    gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
     getattr(stage, name)(loaded, results or Path("results") / loaded.name)
 
 

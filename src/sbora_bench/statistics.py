@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower, normal_sample_size_one_tail
 from statsmodels.stats.proportion import proportion_confint
 
@@ -169,10 +168,14 @@ def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given; an empty family stays empty."""
-    if len(p_values) == 0:
-        return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    """Holm's adjusted p values, in the order given; an empty family stays empty.
+
+    The same as statsmodels' `multipletests`, which searches the whole process for garbage at each call: 0.1 s and more.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order, adjusted = np.argsort(p), np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted.tolist()
 
 
 def effective_items(value: float, stderr: float) -> float:

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 from made_results import RIGHT, experiment, make_plan, make_results, make_run
+from statsmodels.stats.multitest import multipletests
 
 from sbora_bench import statistics
 from sbora_bench.errors import UserError
@@ -51,6 +53,8 @@ def test_unpaired_rows_are_an_error(b):
 def test_holm():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
+    p = np.round(np.random.default_rng(0).random(40) ** 3, 2)  # with ties, zeros and what ends above 1
+    assert statistics.holm(p) == multipletests(p, method="holm")[1].tolist()
 
 
 def test_most_frequent_answer_takes_numbers_as_numbers():
