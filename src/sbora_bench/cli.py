@@ -226,50 +226,30 @@ def audit(
         click.echo(stage.as_json(found) if as_json else stage.as_text(found))
 
 
-def _draw(name: str, experiment: str, results: Path | None, **part: str) -> None:
-    """Run the stage `name` of those that only read what runs left: module and function have its name."""
-    from importlib import import_module
+def _reading(stage: str, does: str) -> click.Command:
+    """The command of a stage that only reads what runs left: module and function have its name."""
 
-    loaded = load(experiment, **part)
-    stage = import_module(f"sbora_bench.{name}")
-    gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
-    getattr(stage, name)(loaded, results or Path("results") / loaded.name)
+    @click.command(stage, help=does)
+    @experiment_option
+    @narrowing_options
+    @results_option
+    def command(experiment: str, results: Path | None, **part: str) -> None:
+        from importlib import import_module
 
+        loaded, made = load(experiment, **part), import_module(f"sbora_bench.{stage}")
+        gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
+        getattr(made, stage)(loaded, results or Path("results") / loaded.name)
 
-@cli.command()
-@experiment_option
-@narrowing_options
-@results_option
-def collect(experiment: str, results: Path | None, **part: str) -> None:
-    """Gather every record into scores.csv, footprint.csv and budget.csv."""
-    _draw("collect", experiment, results, **part)
+    return command
 
 
-@cli.command()
-@experiment_option
-@narrowing_options
-@results_option
-def tables(experiment: str, results: Path | None, **part: str) -> None:
-    """Draw the paper's tables and the separation from what was collected."""
-    _draw("tables", experiment, results, **part)
-
-
-@cli.command()
-@experiment_option
-@narrowing_options
-@results_option
-def figures(experiment: str, results: Path | None, **part: str) -> None:
-    """Draw the figures, PNG and SVG, from what was collected."""
-    _draw("figures", experiment, results, **part)
-
-
-@cli.command()
-@experiment_option
-@narrowing_options
-@results_option
-def report(experiment: str, results: Path | None, **part: str) -> None:
-    """Write report.html, one page that holds it all."""
-    _draw("report", experiment, results, **part)
+for stage, does in {
+    "collect": "Gather every record into scores.csv, footprint.csv and budget.csv.",
+    "tables": "Draw the paper's tables and the separation from what was collected.",
+    "figures": "Draw the figures, PNG and SVG, from what was collected.",
+    "report": "Write report.html, one page that holds it all.",
+}.items():
+    cli.add_command(_reading(stage, does))
 
 
 @cli.command()
