@@ -106,6 +106,40 @@ def _sharpen(model: LlamaForCausalLM, recipe: Recipe) -> None:
         layer.self_attn.k_proj.weight *= recipe.attention_scale
 
 
+def _built(architecture: dict[str, Any], recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The model before its first step. Raises UserError where it has fewer tokens than the tokenizer."""
+    special = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")}
+    if architecture.get("vocab_size", len(tokenizer)) < len(tokenizer):
+        raise UserError(
+            f"architecture: vocab_size: found {architecture['vocab_size']}, allowed {len(tokenizer)} or more"
+            " (the ladder's tokenizer)"
+        )
+    model = LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer), **special, **architecture}))
+    _sharpen(model, recipe)
+    return model
+
+
+def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay, "initial_lr": recipe.learning_rate},
+        {"params": others, "weight_decay": 0.0, "initial_lr": recipe.learning_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(optimizer: torch.optim.AdamW, recipe: Recipe, begun: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm-up, then linear decay to nought; as it is after `begun` steps."""
+
+    def rate(step: int) -> float:
+        if step < recipe.warmup:
+            return (step + 1) / recipe.warmup
+        return (recipe.steps - step) / max(1, recipe.steps - recipe.warmup)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate, last_epoch=begun - 1)
+
+
 def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> None:
     """Train the catalog's `model` into `output`; `base.json`, written last, has its summary and the files' SHA-256.
 
@@ -176,33 +210,14 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     torch.manual_seed(asked.seed)
     started = time.perf_counter()
     tokenizer = corpus.tokenizer()
-    special = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")}
-    if architecture.get("vocab_size", len(tokenizer)) < len(tokenizer):
-        raise UserError(
-            f"architecture: vocab_size: found {architecture['vocab_size']}, allowed {len(tokenizer)} or more"
-            " (the ladder's tokenizer)"
-        )
-    model = LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer), **special, **architecture}))
-    _sharpen(model, asked)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    groups = [
-        {"params": decayed, "weight_decay": asked.weight_decay, "initial_lr": asked.learning_rate},
-        {"params": others, "weight_decay": 0.0, "initial_lr": asked.learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=asked.learning_rate, betas=(0.9, 0.98), fused=True)
-
-    def rate(step: int) -> float:
-        if step < asked.warmup:
-            return (step + 1) / asked.warmup
-        return (asked.steps - step) / max(1, asked.steps - asked.warmup)
-
+    model = _built(architecture, asked, tokenizer)
+    optimizer = _optimizer(model, asked)
     folder = store.checkpoints_of(output) / identity(architecture, asked, threads)[:16]
     resumed = newest(folder)
     counts = _restore(resumed, model, optimizer) if resumed else {"loss": [], "tokens": 0, "seconds": 0.0}
     begun = step_of(resumed) if resumed else 0
     started -= counts["seconds"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate, last_epoch=begun - 1)
+    schedule = _schedule(optimizer, asked, begun)
     model.train()
     watching = Watching(len(tokenizer), scaled=False)
     shown = tqdm(batches(asked, tokenizer, begun), "pre-training", asked.steps, initial=begun, mininterval=5)
