@@ -2,7 +2,7 @@
 # make test        set up .venv and run every check but the long ones
 # make test-slow   the long ones: kills, full disks, a cluster of one machine (docs/faults.md)
 # make rehearse    the paper's three experiments on tiny random models, in minutes; the numbers mean nothing
-# make bench       speed and memory into results/benchmarks (benchmarks/evaluate.py wants a model: see there)
+# make bench       speed, memory and a reproduction's overhead into results/benchmarks (evaluate.py there wants a model)
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -27,6 +27,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/adapters.py
 	$(BIN)/python benchmarks/whole_model.py
 	$(BIN)/python benchmarks/footprint.py --quick --output results/benchmarks/footprint.json
+	$(BIN)/python benchmarks/overhead.py --experiment ladder
 
 # what README.md and the notebooks show: make publish EXPERIMENT=smollm2
 EXPERIMENT ?= ladder

@@ -117,15 +117,16 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
 
 def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, tmp_path):
     with StandIn(tmp_path, submitting["PATH"], run=False) as cluster:
-        environment = {**submitting, "KUBECONFIG": str(cluster.config)}
-        command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1", "--config", "experiment=tiny"]
+        environment = {**submitting, "KUBECONFIG": str(cluster.config), "HF_TOKEN": "canary-secret-token"}
+        command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1"]
+        command += ["--envvars", "HF_TOKEN", "--config", "experiment=tiny"]
         done = subprocess.run(
             command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False
         )
         told = done.stdout + done.stderr
     assert done.returncode == 1 and cluster.pods, told[-6000:]
     assert not cluster.invalid
-    assert cluster.secrets and "canary-secret" not in told
+    assert any("hf_token" in secret["data"] for secret in cluster.secrets.values()) and "canary-secret" not in told
     pods = [pod.manifest["spec"]["template"]["spec"] for pod in cluster.pods.values()]
     assert {pod["containers"][0]["image"] for pod in pods} == {IMAGE}
     asked = [pod["containers"][0]["resources"] for pod in pods]
