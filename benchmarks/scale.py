@@ -1,7 +1,8 @@
 """How planning, the DAG, tables and report grow from ten to a thousand runs: `python benchmarks/scale.py`.
 
 Records are made up, written by the harness's own writers, with 100 items a task. Processor seconds (a shared machine's
-clock says little) and peak memory of each command, from outside. Markdown on the screen, JSON into --output.
+clock says little) and peak memory of each command, from outside. Markdown on the screen, JSON into --output; with
+--figure a drawing too, of what --output holds where --sizes is empty.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from sbora_bench.experiment import Plan, Run, load_plan
-from sbora_bench.files import sha256, write_json, write_jsonl
+from sbora_bench.files import read_json, sha256, whole_file, write_json, write_jsonl
 from sbora_bench.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -160,20 +161,49 @@ def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
         place = ("--tables", "results/scale/tables", "--own", "--output", "results/scale")
         arguments = place if stage == "audit" else ("--experiment", "scale")
         found[stage] = measured(folder, *bench, stage, *arguments)
+    found["report"]["page_bytes"] = (folder / "results" / "scale" / "report.html").stat().st_size
     found["status"] = measured(folder, *bench, "status", "scale")
     return found
 
 
+def draw(found: dict[str, dict], path: Path) -> None:
+    """Processor seconds of each command by runs, both axes logarithmic."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    from sbora_bench.drawing import DASHES, MARKERS, STYLE
+
+    sizes = sorted(map(int, found))
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(5.2, 2.8))
+        axis = figure.subplots()
+        for place, stage in enumerate(found[str(sizes[0])]):
+            seconds = [found[str(size)][stage]["cpu_seconds"] for size in sizes]
+            axis.plot(sizes, seconds, marker=MARKERS[place], linestyle=DASHES[place], label=stage)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("Runs")
+        axis.set_ylabel("Processor seconds")
+        figure.legend(loc="outside right center")
+        with whole_file(path) as beside:
+            figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", type=int, nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/scale.json"))
+    parser.add_argument("--figure", type=Path, help="SVG file of the growth.")
     arguments = parser.parse_args()
-    found = {}
+    found = {} if arguments.sizes else read_json(arguments.output)["runs"]
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
             found[str(size)] = measure(size, Path(folder))
     write_json(arguments.output, {"items": ITEMS, "runs": found})
+    if arguments.figure:
+        draw(found, arguments.figure)
     print("\n| Processor seconds | " + " | ".join(f"{int(size):,} runs" for size in found) + " | Peak memory |")
     print("| --- |" + " ---: |" * (len(found) + 1))
     for stage in next(iter(found.values())):

@@ -7,6 +7,7 @@ of, has its rows too, with an empty value and a status that says so. Where a tab
 has the runs at that rate alone.
 """
 
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,9 @@ def read_budget(results: Path) -> pd.DataFrame:
 
 def lines(frame: pd.DataFrame) -> list[Any]:
     """The rows as named tuples, None for what is missing: one by one they are read many times faster than a frame's."""
-    return list(frame.astype(object).where(frame.notna(), None).itertuples(index=False))
+    line = namedtuple("Line", frame.columns)
+    columns = [[None if value is pd.NA else value for value in frame[name].tolist()] for name in frame]
+    return [line(*values) for values in zip(*columns, strict=True)]
 
 
 def by_place(frame: pd.DataFrame) -> dict[tuple[str, str, str, int | None], Any]:

@@ -162,9 +162,13 @@ def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"paired rows of equal length needed, found {a.shape} and {b.shape}")
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    p = float(mcnemar(table, exact=True).pvalue)
-    return Paired(len(a), int(a.sum()), int(b.sum()), table[0][1], table[1][0], p)
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    return Paired(len(a), int(a.sum()), int(b.sum()), only_a, only_b, _mcnemar(only_a, only_b))
+
+
+@cache
+def _mcnemar(only_a: int, only_b: int) -> float:
+    return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
