@@ -29,12 +29,12 @@ def write_cells(plan: Plan, found: dict[Layout, dict[Row, list["Entry"]]], folde
 def _rows(plan: Plan, layout: Layout, entries: dict[Row, list["Entry"]]) -> list[list]:
     places = [(column.table, column.task) for column in layout.columns]
     places += [(layout.tables[0], AVERAGE.lower())] if layout.averaged else []
-    rows = []
+    rows, runs_of = [], {table: plan.runs_of(table) for table in layout.tables}
     for row, cells in entries.items():
         for (table, task), cell in zip(places, cells, strict=True):
             if cell.summary is None:
                 continue
-            runs = [run.name for run in plan.runs_of(table) if (run.model, run.method, run.rank) == _names(row)]
+            runs = [run.name for run in runs_of[table] if (run.model, run.method, run.rank) == _names(row)]
             summary = cell.summary
             interval = ONE_SEED if summary.low is None else f"t, {summary.n - 1} degrees of freedom"
             numbers = [summary.n, summary.mean, summary.sd, summary.low, summary.high]

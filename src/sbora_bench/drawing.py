@@ -55,10 +55,10 @@ class LaidOut(Figure):
 
     def draw(self, renderer) -> None:
         engine = self.get_layout_engine()
-        if isinstance(engine, ConstrainedLayoutEngine):  # while it is saved another stands in its place
-            engine.execute(self)
-        else:
+        if not isinstance(engine, ConstrainedLayoutEngine):  # another stands in its place while it is saved
             super().draw(renderer)
+        elif self.axes:
+            engine.execute(self)
 
 
 def panels(

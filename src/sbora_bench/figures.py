@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from sbora_bench.collect import by_place, read_budget, read_footprint, read_scores, training_of
 from sbora_bench.drawing import STYLE, look, panels, short, short_ticks, untuned
 from sbora_bench.errors import UserError
-from sbora_bench.experiment import Plan
+from sbora_bench.experiment import Plan, by_cell
 from sbora_bench.files import whole_file
 from sbora_bench.learning_rate_tables import curve, rate_rows
 from sbora_bench.learning_rates import picked
@@ -119,15 +119,14 @@ def _lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation."""
     rows = []
-    for cell in plan.cells_of(table):
+    for cell, runs in by_cell(run for run in plan.runs_of(table) if not run.is_base).items():
+        records = [record for run in runs if (record := training_of(results, run)) is not None]
+        points = [point for record in records for point in record.happened.get("loss_curve") or []]
         for kind, key in (("training", "loss"), ("validation", "validation_loss")):
             by_step: dict[int, list[float]] = {}
-            for run in plan.runs_of(table):
-                if (run.model, run.method, run.rank) == (cell.model, cell.method, cell.rank):
-                    record = training_of(results, run)
-                    for point in (record.happened.get("loss_curve") or []) if record else []:
-                        if point.get(key) is not None:
-                            by_step.setdefault(point["step"], []).append(point[key])
+            for point in points:
+                if point.get(key) is not None:
+                    by_step.setdefault(point["step"], []).append(point[key])
             for step, losses in sorted(by_step.items()):
                 rows.append(
                     {

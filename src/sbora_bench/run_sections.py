@@ -52,7 +52,7 @@ def section(plan: Plan, results: Path, run: Run, words: str, room: int) -> Secti
         f"{score.status}: {score.reason}" if score else "not run" for task, score in scores.items() if task not in done
     )
     config = f" --config experiment={plan.name}"
-    samples, answered = chosen(plan, results, run, list(done), room)
+    samples = chosen(plan, results, run, list(done), room)
     return Section(
         run.name,
         f"{100 * sum(values) / len(values):.1f} % on average" if values else "no score",
@@ -63,7 +63,7 @@ def section(plan: Plan, results: Path, run: Run, words: str, room: int) -> Secti
         loss_curve(training),
         facts(plan, run, training),
         samples,
-        answered,
+        sum(score.n for score in done.values()),
     )
 
 
@@ -133,24 +133,25 @@ def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
     }
 
 
-def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> tuple[list[dict[str, Any]], int]:
-    """Samples to show and how many there are: of each task in turn an item, the same ones in every run of a table.
+def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
+    """Samples to show: of each task in turn an item, the same ones in every run of a table.
 
     Which items: those whose id and task have the smallest hashes, so that neither the file's order nor being right or
-    wrong decides. At most MOST a task, and `room` bytes.
+    wrong decides. At most MOST a task, and `room` bytes; tasks for which there is no room aren't read.
     """
-    rows = {task: samples_of(results, run, task) for task in tasks}
-    drawn = {task: sorted(mine, key=lambda row, t=task: _lot(t, row["id"]))[:MOST] for task, mine in rows.items()}
+    drawn: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     for place in range(MOST):
         for task in tasks:
+            if task not in drawn:
+                drawn[task] = sorted(samples_of(results, run, task), key=lambda row, t=task: _lot(t, row["id"]))[:MOST]
             if place < len(drawn[task]):
                 sample = shown(plan.catalog.tasks[task].title, drawn[task][place])
                 room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
                 if room < 0:
-                    return [each for mine in found.values() for each in mine], sum(map(len, rows.values()))
+                    return [each for mine in found.values() for each in mine]
                 found[task].append(sample)
-    return [each for mine in found.values() for each in mine], sum(map(len, rows.values()))
+    return [each for mine in found.values() for each in mine]
 
 
 @cache

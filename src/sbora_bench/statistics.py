@@ -129,11 +129,13 @@ def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Boot
     return bootstrap_averages([samples], seed)[0]
 
 
+@cache  # few scores differ among many runs of as many items
 def binomial_stderr(correct: float, n: int) -> float:
     """Standard error of a share of n items."""
     return float(stats.binom.std(n, correct / n) / n)
 
 
+@cache
 def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share of n items."""
     low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")

@@ -3,7 +3,7 @@
 import pytest
 from made_results import GOLDEN, experiment, make_plan, make_results, make_run
 
-from sbora_bench.collect import FOOTPRINT, SCORES, collect, read_footprint, read_scores
+from sbora_bench.collect import FOOTPRINT, SCORES, by_place, collect, lines, read_footprint, read_scores
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.records import SEAL
@@ -73,6 +73,16 @@ def test_a_failed_training_without_scores_is_a_failure(made):
     collect(plan, results)
     scores = read_scores(results)
     assert set(scores[scores.run == run.name].status) == {"failed"}
+
+
+def test_lines_have_none_for_what_is_missing(made):
+    plan, results = made
+    collect(plan, results)
+    scores, found = read_scores(results), by_place(read_footprint(results))
+    lora, base = found["arithmetic", "llama-7b", "lora", 32], found["arithmetic", "llama-7b", "base", None]
+    assert type(lora.trainable_parameters) is int and lora.flops_per_step is None and base.rank is None
+    assert [line.run for line in lines(scores)] == list(scores.run)
+    assert lines(scores[:0]) == []
 
 
 def test_measured_peak_is_the_highest_of_the_seeds(made):
