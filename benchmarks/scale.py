@@ -177,11 +177,12 @@ def draw(found: dict[str, dict], path: Path) -> None:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(5.2, 2.8))
         axis = figure.subplots()
-        for place, stage in enumerate(found[str(sizes[0])]):
-            seconds = [found[str(size)][stage]["cpu_seconds"] for size in sizes]
+        times = {stage: [found[str(size)][stage]["cpu_seconds"] for size in sizes] for stage in found[str(sizes[0])]}
+        for place, (stage, seconds) in enumerate(sorted(times.items(), key=lambda pair: -pair[1][-1])):
             axis.plot(sizes, seconds, marker=MARKERS[place], linestyle=DASHES[place], label=stage)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.set_xticks([], minor=True)
         axis.set_xlabel("Runs")
@@ -197,7 +198,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/scale.json"))
     parser.add_argument("--figure", type=Path, help="SVG file of the growth.")
     arguments = parser.parse_args()
-    found = {} if arguments.sizes else read_json(arguments.output)["runs"]
+    kept = {} if arguments.sizes else read_json(arguments.output)["runs"]
+    found = {size: kept[size] for size in sorted(kept, key=int)}
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
             found[str(size)] = measure(size, Path(folder))
