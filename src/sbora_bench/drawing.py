@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sbora_bench.experiment import Plan
@@ -50,17 +49,6 @@ def short_ticks(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
-class LaidOut(Figure):
-    """A figure that is laid out before it is saved, and not drawn whole for that, as Matplotlib does."""
-
-    def draw(self, renderer) -> None:
-        engine = self.get_layout_engine()
-        if not isinstance(engine, ConstrainedLayoutEngine):  # another stands in its place while it is saved
-            super().draw(renderer)
-        elif self.axes:
-            engine.execute(self)
-
-
 def panels(
     rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
 ) -> Figure:
@@ -68,7 +56,7 @@ def panels(
     names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
-    figure = LaidOut(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
+    figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
     if not names:
         figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
         return figure

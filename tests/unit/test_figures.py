@@ -1,27 +1,13 @@
 """What is plotted, and that the same records give the same bytes."""
 
 import matplotlib
-import matplotlib.style
 import pytest
 from made_results import TRAINABLE, experiment, make_plan, make_results
-from matplotlib.figure import Figure
 
-from sbora_bench import drawing
 from sbora_bench.collect import collect, read_budget, read_footprint, read_scores
-from sbora_bench.drawing import STYLE
-from sbora_bench.figures import (
-    METADATA,
-    clusters,
-    figures,
-    footprint_data,
-    look,
-    score_data,
-    score_figure,
-    short,
-    training_data,
-)
+from sbora_bench.figures import clusters, figures, footprint_data, look, score_data, score_figure, short, training_data
 from sbora_bench.files import write_text
-from sbora_bench.outputs import FIGURE_FORMATS, figure_captions, figure_files, layouts
+from sbora_bench.outputs import figure_captions, figure_files, layouts
 from sbora_bench.pareto import front, pareto_data
 
 
@@ -60,21 +46,6 @@ def test_svg_holds_no_date_and_png_no_version(drawn):
         text = (one / f"figures/{name}.svg").read_text()
         assert "<dc:date>" not in text and text.rstrip().endswith("</svg>")
         assert b"matplotlib" not in (one / f"figures/{name}.png").read_bytes().lower()
-
-
-@pytest.mark.parametrize("suffix", FIGURE_FORMATS)
-def test_laid_out_alone_is_drawn_as_matplotlib_draws(drawn, tmp_path, monkeypatch, suffix):
-    """The drawing before each saving, of which only the layout counts, is left out: the bytes must not tell."""
-    plan, results, _ = drawn
-    rows, found = plotted(plan, results), []
-    with matplotlib.style.context(["default", STYLE]):
-        for kind in (drawing.LaidOut, Figure):
-            monkeypatch.setattr(drawing, "LaidOut", kind)
-            score_figure(plan, rows).savefig(tmp_path / "drawn", format=suffix, metadata=METADATA[suffix])
-            found.append((tmp_path / "drawn").read_bytes())
-    assert found[0] == found[1]
-    if suffix == "png":  # and it is as it was made before
-        assert found[0] == (results / f"figures/score-{layouts(plan)[0].name}.png").read_bytes()
 
 
 def plotted(plan, results):
