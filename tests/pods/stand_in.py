@@ -1,7 +1,7 @@
 """What Snakemake asks of Kubernetes' API, answered on this machine: a pod is a process in an empty folder of its own.
 
 Every manifest must pass Kubernetes' own schema. No image is pulled: a pod finds this Python on its path, and of the
-submitting side no more than what the manifest, the secret and the bucket give it.
+submitting side no more than what the manifest, the secret, the bucket and volume claims (folders here) give it.
 """
 
 import base64
@@ -85,6 +85,12 @@ class StandIn:
         """Run a job's one pod."""
         container = manifest["spec"]["template"]["spec"]["containers"][0]
         folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="pod-"))
+        for mount in container["volumeMounts"]:
+            if mount["name"] != "workdir":
+                claim, place = self.folder / mount["name"], folder / Path(mount["mountPath"]).relative_to("/workdir")
+                claim.mkdir(exist_ok=True)
+                place.parent.mkdir(parents=True)
+                place.symlink_to(claim)
         environment = {"PATH": self.path, "HOME": str(folder), "HF_HUB_OFFLINE": "1", "PIP_NO_DEPS": "1"}
         for entry in container["env"]:
             asked = entry["valueFrom"]["secretKeyRef"]

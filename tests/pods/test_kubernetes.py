@@ -5,7 +5,6 @@
 No cluster and no image take part: `stand_in.py` answers for the API, moto for S3.
 """
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from sbora_bench.files import read_json
 from workflow.conftest import reproduction, results_of, root, shared_folder  # noqa: F401  (fixtures)
 
 from .stand_in import Pod, StandIn
@@ -29,6 +29,7 @@ COMMAND = [
     *("--container-image", IMAGE, "--default-storage-prefix", f"s3://{BUCKET}"),
     *("--seconds-between-status-checks", "1"),
 ]
+STORE = f"/workdir/.snakemake/storage/s3/{BUCKET}/results/tiny/store"
 PATIENCE = 900  # seconds
 
 
@@ -72,11 +73,10 @@ def fetched(bucket: str, folder: Path) -> Path:
 
 
 def evict_a_training(cluster: StandIn) -> Pod | None:
-    """Kill the first pod that has a whole checkpoint; None while there is none."""
-    whole = f".snakemake/storage/s3/{BUCKET}/results/tiny/store/*/finetune-*.checkpoints/checkpoint-*/done.json"
-    for pod in list(cluster.pods.values()):
-        with contextlib.suppress(FileNotFoundError):  # a training that ends removes them
-            if pod.exit_code is None and any(pod.folder.glob(whole)):
+    """Kill the pod that trains for the arithmetic table once it has a whole checkpoint; None before."""
+    if any((cluster.folder / "store").glob("arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json")):
+        for pod in list(cluster.pods.values()):
+            if "finetune_arithmetic" in str(pod.manifest) and pod.exit_code is None:
                 pod.evict()
                 return pod
     return None
@@ -87,7 +87,7 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
     log = tmp_path / "snakemake.log"
     with StandIn(tmp_path, submitting["PATH"]) as cluster, log.open("w") as told:
         environment = {**submitting, "KUBECONFIG": str(cluster.config)}
-        command = [*COMMAND, "--config", "experiment=tiny"]
+        command = [*COMMAND, "--kubernetes-persistent-volumes", f"store:{STORE}", "--config", "experiment=tiny"]
         process = subprocess.Popen(
             command, cwd=versioned.folder, env=environment, stdout=told, stderr=subprocess.STDOUT
         )
@@ -110,6 +110,8 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
     assert not (versioned.folder / "results").exists()
     found = fetched(bucket, tmp_path / "fetched")
     assert results_of(found) == results_of(reproduction.folder)
+    records = (found / "results" / "tiny" / "runs").glob("arithmetic-*/train.json")
+    assert any(read_json(path)["happened"]["resumed_from_step"] > 0 for path in records)
     assert reproduction.bench("verify", str(found / "results" / "tiny")).returncode == 0
     for path in [log, *found.rglob("*.log"), *found.rglob("*.json")]:
         assert "canary-secret" not in path.read_text(), path
