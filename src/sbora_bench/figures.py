@@ -25,7 +25,7 @@ from sbora_bench.outputs import DRAWS, FIGURE_FORMATS, Layout, Row, also_name, d
 from sbora_bench.paper.reported import AVERAGE
 from sbora_bench.pareto import COSTS, pareto_data
 from sbora_bench.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
-from sbora_bench.tables import entries, read_paper_footprint, row_titles, trainable
+from sbora_bench.tables import entries, lines_of, read_paper_footprint, row_titles, trainable
 
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
@@ -101,19 +101,13 @@ def score_data(
 
 def foretold_peak(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
     """Bytes at the peak of a row's training step: the highest of its tables'; None for an untuned base."""
-    known = [line.peak_bytes for line in _lines_of(layout, row, footprint) if line.peak_bytes is not None]
+    known = [line.peak_bytes for line in lines_of(layout, row, footprint) if line.peak_bytes is not None]
     return None if row.method == "base" else max(known, default=None)
 
 
 def training_seconds(layout: Layout, row: Row, budget: dict[tuple, Any]) -> float | None:
     """Of a row's training, a mean over the seeds: the longest of its tables'; None for an untuned base."""
-    return max((line.seconds for line in _lines_of(layout, row, budget) if line.seconds is not None), default=None)
-
-
-def _lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
-    """A row's lines in the files that `by_place` reads, a line a table."""
-    places = [(table, row.model, row.method, row.rank) for table in sorted(layout.tables)]
-    return [found[place] for place in places if place in found]
+    return max((line.seconds for line in lines_of(layout, row, budget) if line.seconds is not None), default=None)
 
 
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
@@ -146,7 +140,7 @@ def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[
     """Rows of panel, label, parameters, the predicted bytes of each part and the measured peak (None: not known)."""
     rows, counted = [], by_place(footprint)
     for row in layout.rows:
-        mine = _lines_of(layout, row, counted)
+        mine = lines_of(layout, row, counted)
         if row.method == "base" or not mine:
             continue
         first, (model, method) = mine[0], row_titles(plan, row)

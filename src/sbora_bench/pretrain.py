@@ -230,14 +230,15 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             schedule.step()
             optimizer.zero_grad()
             counts["tokens"] += ids.numel()
-            stop, kept = watching.stop, step % LOGGED == 1 or step == asked.steps
-            if stop or kept or step % asked.checkpoint_every == 0:
+            kept, stop = step % LOGGED == 1 or step == asked.steps, watching.stop
+            saved = stop or step % asked.checkpoint_every == 0
+            if kept or saved:
                 told = round(loss.item(), 4)
                 progress.tell("pretrain", output.name, "step", step=step, steps=asked.steps, loss=told)
                 watching.check(step, told, norm.item())
                 if kept:
                     counts["loss"].append(told)
-            if stop or step % asked.checkpoint_every == 0:
+            if saved:
                 counts["seconds"] = time.perf_counter() - started
                 _save(folder, step, model, optimizer, counts)
             if stop:

@@ -246,8 +246,14 @@ def trainable(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | No
     """Trainable parameters of a row as counted (`by_place`); None for the base and where nothing was counted."""
     if row.method == "base":
         return None
-    mine = [footprint.get((table, row.model, row.method, row.rank)) for table in sorted(layout.tables)]
-    return next((line.trainable_parameters for line in mine if line and line.trainable_parameters is not None), None)
+    counts = (line.trainable_parameters for line in lines_of(layout, row, footprint))
+    return next((count for count in counts if count is not None), None)
+
+
+def lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
+    """A row's lines in what `by_place` gives, one a table of the layout that has it."""
+    places = [(table, row.model, row.method, row.rank) for table in sorted(layout.tables)]
+    return [found[place] for place in places if place in found]
 
 
 def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:

@@ -9,7 +9,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
@@ -18,7 +17,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from sbora_bench.files import read_json
-from workflow.conftest import reproduction, results_of, root, shared_folder  # noqa: F401  (fixtures)
+from workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .stand_in import Pod, StandIn
 
@@ -30,7 +29,6 @@ COMMAND = [
     *("--seconds-between-status-checks", "1"),
 ]
 STORE = f"/workdir/.snakemake/storage/s3/{BUCKET}/results/tiny/store"
-PATIENCE = 900  # seconds
 
 
 @pytest.fixture
@@ -62,6 +60,12 @@ def versioned(root):  # noqa: F811
     return root
 
 
+def told_by(command: list[str], versioned, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit status and all that it said."""
+    done = subprocess.run(command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
 def fetched(bucket: str, folder: Path) -> Path:
     """Everything in the bucket, in `folder`."""
     s3 = boto3.resource("s3", endpoint_url=bucket, aws_access_key_id="key", aws_secret_access_key="-")
@@ -91,22 +95,17 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
         process = subprocess.Popen(
             command, cwd=versioned.folder, env=environment, stdout=told, stderr=subprocess.STDOUT
         )
-        evicted, end = None, time.monotonic() + PATIENCE
         try:
-            while process.poll() is None:
-                assert time.monotonic() < end, log.read_text()[-6000:]
-                evicted = evicted or evict_a_training(cluster)
-                time.sleep(0.2)
+            evicted = wait_for("a checkpoint", process, lambda: evict_a_training(cluster))
+            process.wait(PATIENCE)
         finally:
             process.kill()
         logs = "\n".join((pod.folder / "pod.log").read_text()[-3000:] for pod in cluster.pods.values() if pod.exit_code)
         assert process.returncode == 0, log.read_text()[-6000:] + logs
         assert not cluster.invalid
-        assert evicted and [pod for pod in cluster.pods.values() if pod.exit_code] == [evicted]
-        again = subprocess.run(
-            command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False
-        )
-    assert "Nothing to be done" in again.stdout + again.stderr
+        assert [pod for pod in cluster.pods.values() if pod.exit_code] == [evicted]
+        status, again = told_by(command, versioned, environment)
+    assert status == 0 and "Nothing to be done" in again
     assert not (versioned.folder / "results").exists()
     found = fetched(bucket, tmp_path / "fetched")
     assert results_of(found) == results_of(reproduction.folder)
@@ -122,11 +121,8 @@ def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, t
         environment = {**submitting, "KUBECONFIG": str(cluster.config), "HF_TOKEN": "canary-secret-token"}
         command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1"]
         command += ["--envvars", "HF_TOKEN", "--config", "experiment=tiny"]
-        done = subprocess.run(
-            command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        told = done.stdout + done.stderr
-    assert done.returncode == 1 and cluster.pods, told[-6000:]
+        status, told = told_by(command, versioned, environment)
+    assert status == 1 and cluster.pods, told[-6000:]
     assert not cluster.invalid
     assert any("hf_token" in secret["data"] for secret in cluster.secrets.values()) and "canary-secret" not in told
     pods = [pod.manifest["spec"]["template"]["spec"] for pod in cluster.pods.values()]
@@ -140,6 +136,5 @@ def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, t
 def test_failed_runs_in_a_bucket_are_not_taken_for_none(versioned, submitting):
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--default-storage-provider", "s3"]
     command += ["--default-storage-prefix", f"s3://{BUCKET}", "--config", "experiment=tiny", "retry_failed=true"]
-    done = subprocess.run(command, cwd=versioned.folder, env=submitting, capture_output=True, text=True, check=False)
-    told = done.stdout + done.stderr
-    assert done.returncode == 2 and "retry_failed: failed runs in a storage are not looked for" in told, told
+    status, told = told_by(command, versioned, submitting)
+    assert status == 2 and "retry_failed: failed runs in a storage are not looked for" in told, told

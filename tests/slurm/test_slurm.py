@@ -13,18 +13,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from sbora_bench.files import read_json
-from workflow.conftest import reproduction, results_of, root, shared_folder  # noqa: F401  (fixtures)
+from workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .cluster import Cluster, missing
 
-PATIENCE = 900  # seconds
 OPTIONS = [
     *("--profile", "profiles/slurm", "--jobs", "2", "--default-resources", "mem_mb=1000", "runtime=10"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
@@ -71,16 +69,6 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
         words = process.info["cmdline"] or []
         if process.info["cwd"] == str(folder) and words[2:3] == [stage]:  # python sbora-bench STAGE
             found.append(process)
-    return found
-
-
-def wait_for(what: str, process: subprocess.Popen, look):
-    """The first true value of `look()`; an error where the reproduction ends or time is up before."""
-    end = time.monotonic() + PATIENCE
-    while not (found := look()):
-        assert process.poll() is None, f"the reproduction ended before: {what}"
-        assert time.monotonic() < end, f"waited in vain for: {what}"
-        time.sleep(0.05)
     return found
 
 

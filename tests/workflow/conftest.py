@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from sbora_bench.files import sha256
 
 ROOT = Path(__file__).parents[2]
 CANARY = "hf_canary0123456789abcdef0123456789abcdef"  # a token that no file may hold
+PATIENCE = 900  # seconds for a reproduction that is interfered with
 COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles"]
 
 
@@ -60,6 +62,16 @@ def results_of(folder: Path) -> dict[str, str]:
     results = folder / "results" / "tiny"
     paths = [results / "scores.csv", *results.glob("runs/*/adapter/*"), *results.glob("runs/*/samples/*")]
     return {str(path.relative_to(results)): sha256(path) for path in paths}
+
+
+def wait_for(what: str, process: subprocess.Popen, look):
+    """The first true value of `look()`; an error where the reproduction ends or time is up before."""
+    end = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert process.poll() is None, f"the reproduction ended before: {what}"
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        time.sleep(0.05)
+    return found
 
 
 @pytest.fixture(scope="session")

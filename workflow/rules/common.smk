@@ -12,6 +12,7 @@ from sbora_bench.narrowing import OPTIONS, narrowed, words
 from sbora_bench.records import check_results
 
 DRY = {"-n", "--dry-run", "--dryrun"} & set(sys.argv)  # the workflow can't tell yet
+STORED = workflow.storage_settings.default_storage_provider  # None: outputs lie here
 PART = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
 
 try:
@@ -24,7 +25,7 @@ try:
         raise UserError(
             f"--config: retry_failed: found {AGAIN!r}, allowed true or false"
         )
-    if AGAIN == "true" and workflow.storage_settings.default_storage_provider:
+    if AGAIN == "true" and STORED:
         raise UserError(
             "--config: retry_failed: failed runs in a storage are not looked for; delete their train.json there,"
             " or name them with --forcerun"
@@ -110,8 +111,7 @@ def code_of(stage):
 
 def kept_here(files):
     """Files that come with the workflow; none where outputs are in a storage, for all inputs are taken from there then."""
-    stored = workflow.storage_settings.default_storage_provider
-    return [] if stored else list(files)
+    return [] if STORED else list(files)
 
 
 def jobs(table, stage):
