@@ -2,8 +2,8 @@
 
 from ._peft import register
 from .config import SboraConfig
+from .exporting import export
 from .layer import SboraLayer, SboraLinear
-from .merging import export
 from .model import SboraModel
 
 __all__ = ["SboraConfig", "SboraLayer", "SboraLinear", "SboraModel", "export"]

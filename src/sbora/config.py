@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from peft.config import PeftConfig
 
-from ._peft import peft_type
+from ._peft import get_pattern_key, peft_type
 
 VARIANTS = ("fa", "fb")
 BIASES = ("none", "all", "sbora_only")
@@ -31,6 +32,9 @@ class SboraConfig(PeftConfig):
             The rank: how many inputs (FA) or outputs (FB) of each layer are chosen.
         sbora_alpha (`float`):
             The update is scaled by `sbora_alpha / r`, as in LoRA.
+        use_rslora (`bool`):
+            Scale the update by `sbora_alpha / sqrt(r)` instead, so that its size does not fall with the rank
+            (arXiv 2312.03732).
         sbora_dropout (`float`):
             Probability, in [0, 1), of dropping an input of the adapter during training.
         random_seed (`int`):
@@ -53,6 +57,11 @@ class SboraConfig(PeftConfig):
             Which biases to train: `"none"`, `"all"` or `"sbora_only"`.
         modules_to_save (`list[str]`, *optional*):
             Further modules to train in full and save with the adapter.
+        trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):
+            Tokens whose embeddings are trained too, or a dictionary of such lists by the embedding's name.
+        ensure_weight_tying (`bool`):
+            Keep tied embeddings tied when they are trained through `modules_to_save` or
+            `trainable_token_indices`. An embedding itself has no columns or rows that SBoRA could adapt.
         layers_to_transform (`Union[list[int], int]`, *optional*):
             Only adapt layers with these numbers.
         layers_pattern (`Union[list[str], str]`, *optional*):
@@ -72,6 +81,7 @@ class SboraConfig(PeftConfig):
     )
     r: int = field(default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."})
     sbora_alpha: float = field(default=8, metadata={"help": "The update is scaled by sbora_alpha / r."})
+    use_rslora: bool = field(default=False, metadata={"help": "Scale the update by sbora_alpha / sqrt(r)."})
     sbora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input, in [0, 1)."})
     random_seed: int = field(default=0, metadata={"help": "Determines, with the name of each module, its index set."})
     region: tuple[int, int] | None = field(
@@ -91,6 +101,12 @@ class SboraConfig(PeftConfig):
     bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'sbora_only'."})
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None, metadata={"help": "Tokens whose embeddings are trained too; a dictionary names the layers."}
+    )
+    ensure_weight_tying: bool = field(
+        default=False, metadata={"help": "Keep tied embeddings tied when they are trained."}
     )
     layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Only adapt layers with these numbers."}
@@ -144,6 +160,15 @@ class SboraConfig(PeftConfig):
         for name in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` cannot be used when `target_modules` is a str.")
+
+    def rank_and_alpha(self, module: str) -> tuple[int, float]:
+        """The rank and alpha of the module of this name: `r` and `sbora_alpha`, unless a pattern matches."""
+        r = self.rank_pattern.get(get_pattern_key(self.rank_pattern.keys(), module), self.r)
+        return r, self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), module), self.sbora_alpha)
+
+    def scaling(self, r: int, alpha: float) -> float:
+        """What the update of a module of this rank and alpha is multiplied with."""
+        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, sets as sorted lists: the same bytes on every save."""

@@ -54,7 +54,7 @@ class SboraLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("sbora_weight",)
-    other_param_names = ("sbora_index", "sbora_dropout", "variant", "r", "sbora_alpha", "scaling")
+    other_param_names = ("sbora_index", "sbora_dropout", "variant", "r", "sbora_alpha", "sbora_scaling", "scaling")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -64,6 +64,7 @@ class SboraLayer(BaseTunerLayer):
         self.variant: dict[str, str] = {}
         self.r: dict[str, int] = {}
         self.sbora_alpha: dict[str, float] = {}
+        self.sbora_scaling: dict[str, float] = {}  # as configured
         self.scaling: dict[str, float] = {}
         # what the merged adapters replaced; buffers, so that they follow the layer when it is moved or cast
         self.sbora_replaced = BufferDict(persistent=False)
@@ -98,14 +99,14 @@ class SboraLayer(BaseTunerLayer):
         self.variant[adapter_name] = config.variant
         self.r[adapter_name] = r
         self.sbora_alpha[adapter_name] = alpha
-        self.scaling[adapter_name] = alpha / r
+        self.scaling[adapter_name] = self.sbora_scaling[adapter_name] = config.scaling(r, alpha)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times that of its configuration."""
         if adapter in self.scaling:
-            self.scaling[adapter] = scale * self.sbora_alpha[adapter] / self.r[adapter]
+            self.scaling[adapter] = scale * self.sbora_scaling[adapter]
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the scaling of the active adapters by `scale`."""

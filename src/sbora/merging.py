@@ -1,46 +1,83 @@
-"""Adapters joined, and adapters taken elsewhere: the exact union, export as LoRA or as a merged model."""
+"""Adapters joined in one: the exact union."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
-from peft.utils.save_and_load import load_peft_weights
-from safetensors.torch import save_file
+from peft.utils import merge_utils
 from torch import Tensor, nn
 
-from ._peft import _get_in_out_features
 from .config import SboraConfig
 from .layer import SboraLayer
 
-AUTO_CLASSES = {  # of transformers, by PEFT's task type
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
+PRUNING = {  # by PEFT's name: what is pruned, and whether the signs of what is left are elected
+    "magnitude_prune": ("magnitude", False),
+    "ties": ("magnitude", True),
+    "dare_linear": ("random", False),
+    "dare_ties": ("random", True),
 }
 
 
+@dataclass(frozen=True)
+class Combination:
+    """How updates become one: their exact sum, or PEFT's ways of leaving a part of each out.
+
+    Raises:
+        ValueError: the name is unknown, or what it needs is missing or out of range.
+    """
+
+    name: str = "sum"
+    density: float | None = None
+    majority_sign: str = "total"
+
+    def __post_init__(self) -> None:
+        if self.name in ("sum", "linear", "cat"):
+            return
+        if self.name not in PRUNING:
+            why = "SBoRA's sum needs no SVD" if "svd" in self.name else "that is unknown"
+            raise ValueError(
+                f"combination_type is {self.name!r}, but {why}: take 'sum' or one of {', '.join(map(repr, PRUNING))}."
+            )
+        if self.density is None or not 0 < self.density <= 1:
+            raise ValueError(f"combination_type {self.name!r} needs a density in (0, 1], but it is {self.density!r}.")
+        if self.majority_sign not in ("total", "frequency"):
+            raise ValueError(f"majority_sign_method is {self.majority_sign!r}, but must be 'total' or 'frequency'.")
+
+    def prune(self, update: Tensor) -> Tensor:
+        """An update within its own region, with a part of it left out."""
+        if self.name not in PRUNING or self.density == 1:
+            return update
+        method, _ = PRUNING[self.name]
+        return merge_utils.prune(update, self.density, method, rescale=method == "random")
+
+    def join(self, updates: list[Tensor], weights: list[float]) -> Tensor:
+        """One update of several of one shape."""
+        stacked = torch.stack(updates)
+        weighted = torch.stack([u if w == 1 else u * w for u, w in zip(updates, weights, strict=True)])
+        if not PRUNING.get(self.name, (None, False))[1]:
+            return weighted.sum(0)
+        mask = merge_utils.calculate_majority_sign_mask(stacked, method=self.majority_sign)
+        return merge_utils.disjoint_merge(weighted, mask)
+
+
+SUM = Combination()
+
+
 def union(
-    parts: list[tuple[Tensor, Tensor, float]], weights: list[float], variant: str
+    parts: list[tuple[Tensor, Tensor, float]], weights: list[float], variant: str, combination: Combination = SUM
 ) -> tuple[Tensor, Tensor, float]:
     """Join adapters of one layer: the index sets unite, and where they overlap the updates add up.
 
-    The result is as exact as the adapters: no update is approximated, and disjoint ones of the same scaling
-    and weight 1 keep their bits.
+    The sum is as exact as the adapters: no update is approximated, and disjoint ones of the same scaling and
+    weight 1 keep their bits.
 
     Args:
         parts: weight, index and scaling of each adapter.
         weights: what to multiply each adapter's update with.
         variant: of all of them.
+        combination: what to do instead of adding up.
 
     Returns:
         weight, index and scaling of the union. Its rank is the number of different indices.
@@ -52,27 +89,31 @@ def union(
     first = parts[0][0]
     shape = list(first.shape)
     shape[dim] = len(index)
-    joined = first.new_zeros(shape)
-    for (weight, own_index, own_scaling), factor in zip(parts, weights, strict=True):
-        factor = factor * own_scaling / scaling
-        weight = weight.to(joined) if factor == 1 else weight.to(joined) * factor
-        joined.index_add_(dim, torch.searchsorted(index, own_index), weight)
-    return joined, index, scaling
+    updates = []
+    for weight, own_index, own_scaling in parts:
+        weight = weight.to(first) if own_scaling == scaling else weight.to(first) * (own_scaling / scaling)
+        place = torch.searchsorted(index, own_index)
+        updates.append(first.new_zeros(shape).index_copy(dim, place, combination.prune(weight)))
+    return combination.join(updates, weights), index, scaling
 
 
-def add_union(tuner, adapters: list[str], adapter_name: str, weights: list[float] | None = None) -> None:
+def add_union(
+    tuner, adapters: list[str], adapter_name: str, weights: list[float] | None, combination: Combination
+) -> None:
     """See [`SboraModel.add_weighted_adapter`]."""
     weights = [1.0] * len(adapters) if weights is None else list(weights)
     variant = _check_union(tuner, adapters, adapter_name, weights)
     joined, ranks, alphas = {}, {}, {}
-    for name, layer in tuner.model.named_modules():
-        present = [a for a in adapters if isinstance(layer, SboraLayer) and a in layer.sbora_weight]
-        if present:
-            parts = [(layer.sbora_weight[a].detach(), layer.sbora_index[a], layer.scaling[a]) for a in present]
-            joined[name] = union(parts, [weights[adapters.index(a)] for a in present], variant)
-            pattern = "^" + re.escape(name)  # PEFT matches the end of a name, unless it is told not to
-            ranks[pattern] = len(joined[name][1])
-            alphas[pattern] = joined[name][2] * ranks[pattern]
+    with torch.random.fork_rng():
+        torch.manual_seed(tuner.peft_config[adapters[0]].random_seed)
+        for name, layer in tuner.model.named_modules():
+            present = [a for a in adapters if isinstance(layer, SboraLayer) and a in layer.sbora_weight]
+            if present:
+                parts = [(layer.sbora_weight[a].detach(), layer.sbora_index[a], layer.scaling[a]) for a in present]
+                joined[name] = union(parts, [weights[adapters.index(a)] for a in present], variant, combination)
+                pattern = "^" + re.escape(name)  # PEFT matches the end of a name, unless it is told not to
+                ranks[pattern] = len(joined[name][1])
+                alphas[pattern] = joined[name][2] * ranks[pattern]
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     tuner.peft_config[adapter_name] = SboraConfig(
         variant=variant,
@@ -110,134 +151,6 @@ def _check_union(tuner, adapters: list[str], adapter_name: str, weights: list[fl
             f"other with set_adapter({adapters})."
         )
     for name, config in zip(adapters, configs, strict=True):
-        if config.modules_to_save or config.bias != "none":
-            raise ValueError(f"Adapter {name!r} trains modules or biases in full, which have no union.")
+        if config.modules_to_save or config.trainable_token_indices or config.bias != "none":
+            raise ValueError(f"Adapter {name!r} trains modules, tokens or biases in full, which have no union.")
     return variants.pop()
-
-
-def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """An SBoRA adapter as a LoRA adapter of the same function, with the index set as a one-hot matrix.
-
-    Args:
-        model: the base model, on any device (`meta` too): the widths of its layers are needed.
-        config: the adapter's configuration.
-        tensors: the adapter's tensors, under the names that they are saved by.
-
-    Returns:
-        the LoRA adapter's configuration, and its tensors under their names.
-
-    Raises:
-        ValueError: the adapter does not belong to the model.
-    """
-    converted = {}
-    for name, tensor in tensors.items():
-        module, _, kind = name.rpartition(".")
-        if kind == "sbora_weight":
-            inside = module.removeprefix("base_model.model.")
-            try:
-                width = _get_in_out_features(model.get_submodule(inside))[0 if config.variant == "fa" else 1]
-            except AttributeError as error:
-                raise ValueError(f"The adapter does not belong to this base model: it has no {inside!r}.") from error
-            one_hot = torch.nn.functional.one_hot(tensors[f"{module}.sbora_index"], width).to(tensor.dtype)
-            a, b = (one_hot, tensor) if config.variant == "fa" else (tensor, one_hot.t())
-            converted[f"{module}.lora_A.weight"] = a.contiguous()
-            converted[f"{module}.lora_B.weight"] = b.contiguous()
-        elif kind != "sbora_index":
-            converted[name] = tensor
-    same = (
-        "task_type auto_mapping base_model_name_or_path revision inference_mode r exclude_modules modules_to_save "
-        "layers_to_transform layers_pattern rank_pattern alpha_pattern"
-    )
-    lora = LoraConfig(
-        lora_alpha=config.sbora_alpha,
-        lora_dropout=config.sbora_dropout,
-        bias=config.bias.replace("sbora", "lora"),
-        target_modules=config.target_modules,
-        **{name: getattr(config, name) for name in same.split()},
-    )
-    for name in ("target_modules", "exclude_modules"):  # a set would be written in another order every time
-        if isinstance(getattr(lora, name), set):
-            setattr(lora, name, sorted(getattr(lora, name)))
-    return lora, converted
-
-
-def export(
-    adapter: str | Path, to: Literal["lora", "merged"], output: str | Path, base: str | Path | None = None
-) -> Path:
-    """Write a saved SBoRA adapter as a plain LoRA adapter, or as a whole model with the adapter merged in.
-
-    The output appears whole or not at all. For `"lora"` the base's configuration is read, not its weights.
-
-    Args:
-        adapter: the folder of the saved adapter.
-        to: `"lora"` or `"merged"`.
-        output: the folder to write; it must not exist.
-        base: the base model, a folder or a name on the hub; by default the one that the adapter names.
-
-    Returns:
-        `output`.
-
-    Raises:
-        ValueError: the folder holds no SBoRA adapter, the base is not known or does not fit, `to` is neither.
-        FileExistsError: `output` exists.
-    """
-    adapter, output = Path(adapter), Path(output)
-    if to not in ("lora", "merged"):
-        raise ValueError(f"An adapter can be exported to 'lora' or 'merged', but not to {to!r}.")
-    if output.exists():
-        raise FileExistsError(f"{output} exists: name a folder that does not.")
-    if not (adapter / "adapter_config.json").is_file():
-        raise ValueError(f"{adapter} holds no saved adapter: there is no adapter_config.json.")
-    config = PeftConfig.from_pretrained(str(adapter))
-    if not isinstance(config, SboraConfig):
-        raise ValueError(f"{adapter} holds an adapter of type {config.peft_type.value}, but SBORA is needed.")
-    base = base or config.base_model_name_or_path
-    if not base:
-        raise ValueError(f"{adapter} does not say which base model it belongs to: name it (base).")
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        if to == "lora":
-            tensors = load_peft_weights(str(adapter), device="cpu")
-            lora, tensors = to_lora(_base_model(config, base, weights=False), config, tensors)
-            lora.save_pretrained(str(unfinished))
-            save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
-        else:
-            model = PeftModel.from_pretrained(_base_model(config, base, weights=True), str(adapter))
-            model.merge_and_unload(safe_merge=True).save_pretrained(str(unfinished))
-            _copy_tokenizer((adapter, Path(base)), unfinished)
-        unfinished.chmod(0o777 & ~_umask())
-        os.replace(unfinished, output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return output
-
-
-def _base_model(config: SboraConfig, base: str | Path, weights: bool) -> nn.Module:
-    import transformers
-
-    settings = transformers.AutoConfig.from_pretrained(base)
-    name = AUTO_CLASSES.get(config.task_type)
-    if weights:
-        cls = getattr(transformers, name or settings.architectures[0])
-        return cls.from_pretrained(base, dtype="auto")
-    with torch.device("meta"):
-        if name is None:
-            return getattr(transformers, settings.architectures[0])(settings)
-        return getattr(transformers, name).from_config(settings)
-
-
-def _copy_tokenizer(sources: tuple[Path, ...], target: Path) -> None:
-    for source in sources:
-        found = [*source.glob("tokenizer*"), *source.glob("special_tokens_map.json"), *source.glob("vocab.*")]
-        if found:
-            for file in [*found, *source.glob("merges.txt"), *source.glob("chat_template*")]:
-                shutil.copy(file, target)
-            return
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

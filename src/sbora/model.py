@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,13 +20,12 @@ from ._peft import (
     _get_encoder,
     _get_in_out_features,
     _maybe_include_all_linear_layers,
-    get_pattern_key,
     get_quantization_kwargs,
     resolve_quantization_backend,
 )
 from .config import SboraConfig
 from .layer import SboraLayer, SboraLinear
-from .merging import add_union
+from .merging import Combination, add_union
 
 
 class SboraModel(BaseTuner):
@@ -82,7 +82,7 @@ class SboraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         key = current_key.replace("_orig_mod.", "")  # a compiled model gets the index sets of the plain one
-        r, alpha = _rank_and_alpha(peft_config, key)
+        r, alpha = peft_config.rank_and_alpha(key)
         if isinstance(target, SboraLayer):
             target.update_layer(adapter_name, key, r, alpha, peft_config)
             return
@@ -92,7 +92,34 @@ class SboraModel(BaseTuner):
             layer.requires_grad_(False)  # an adapter that is added does not train before it is chosen
         self._replace_module(parent, target_name, layer, target)
 
-    def add_weighted_adapter(self, adapters: list[str], adapter_name: str, weights: list[float] | None = None) -> None:
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Put a module in another's place. PEFT's own wants a `weight` of both, which a head of layers lacks."""
+        setattr(parent, child_name, new_module)
+
+    def _add_modules_to_save_to_tie(self, peft_config: SboraConfig, tied_weight_keys: list[str]) -> None:
+        """Train one copy of tied embeddings, the input's, which the others follow (`ensure_weight_tying`)."""
+        embedding = self.model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embedding)
+        tied = (name, *tied_weight_keys)
+        others = [m for m in peft_config.modules_to_save if not any(re.match(rf"(^|.*\.){m}($|\..*)", t) for t in tied)]
+        peft_config.modules_to_save = [*others, name]
+        peft_config.modules_to_tie = set(tied_weight_keys)
+
+    def _add_targets_to_tie(self, peft_config: SboraConfig, tied_weight_keys: list[str]) -> None:
+        raise ValueError(
+            "SboraConfig: ensure_weight_tying is True, but target_modules names a tied embedding or its head, and "
+            "SBoRA adapts linear layers, not embeddings: name it in modules_to_save instead."
+        )
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        adapter_name: str,
+        weights: list[float] | None = None,
+        combination_type: str = "sum",
+        density: float | None = None,
+        majority_sign_method: Literal["total", "frequency"] = "total",
+    ) -> None:
         """Join adapters in a new one whose update is the (weighted) sum of theirs, exactly and without an SVD.
 
         In every layer the index sets unite. Where they are disjoint (see `SboraConfig.region`) the new rank
@@ -103,11 +130,19 @@ class SboraModel(BaseTuner):
             adapters: names of adapters, of one variant.
             adapter_name: the name of the new one.
             weights: what to multiply each update with; 1 by default.
+            combination_type: `"sum"`; or `"ties"` (arXiv 2306.01708), `"dare_linear"`, `"dare_ties"` (arXiv
+                2311.03099) or `"magnitude_prune"`, which PEFT applies to LoRA's factors and SBoRA to the
+                updates themselves. DARE draws from the first adapter's `random_seed`. LoRA's `"linear"` and
+                `"cat"` both mean the sum here.
+            density: the part of each update, in (0, 1], that the other types keep.
+            majority_sign_method: how `"ties"` and `"dare_ties"` elect a sign, `"total"` or `"frequency"`.
 
         Raises:
-            ValueError: a name is unknown or taken, the variants differ, or an adapter trains modules in full.
+            ValueError: a name is unknown or taken, the variants differ, an adapter trains modules in full, or
+                the type is none of these, or lacks its density.
         """
-        add_union(self, adapters, adapter_name, weights)
+        how = Combination(combination_type, density, majority_sign_method)
+        add_union(self, adapters, adapter_name, weights, how)
 
     def train_merged(self, enabled: bool = True) -> None:
         """Train with the adapter merged into the base weight, the fastest way, or go back to the usual one.
@@ -169,11 +204,6 @@ def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_na
     return args, kwargs | {"adapter_names": adapter_names}
 
 
-def _rank_and_alpha(config: SboraConfig, key: str) -> tuple[int, float]:
-    r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), key), config.r)
-    return r, config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), key), config.sbora_alpha)
-
-
 def _check_target(key: str, target: nn.Module, config: SboraConfig) -> None:
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     backend = None if isinstance(base, (nn.Linear, Conv1D)) else resolve_quantization_backend(base)
@@ -184,7 +214,7 @@ def _check_target(key: str, target: nn.Module, config: SboraConfig) -> None:
             "target_modules, or put it into exclude_modules."
         )
     in_features, out_features = _get_in_out_features(base)
-    r, _ = _rank_and_alpha(config, key)
+    r, _ = config.rank_and_alpha(key)
     what, size = ("inputs", in_features) if config.variant == "fa" else ("outputs", out_features)
     k, n = config.region or (0, 1)
     if r > size // n:

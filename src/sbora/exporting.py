@@ -1,0 +1,169 @@
+"""Adapters taken elsewhere: written as a plain LoRA adapter, or as a whole model with the adapter merged in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.utils.save_and_load import load_peft_weights
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ._peft import _get_in_out_features
+from .base_model import find_base
+from .config import SboraConfig
+
+PREFIX = "base_model.model."
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """An SBoRA adapter as a LoRA adapter of the same function, with the index set as a one-hot matrix.
+
+    All modules get one rank and one alpha, the highest rank and the most common scaling, because not every
+    program that reads LoRA knows rank and alpha patterns (vLLM divides the one alpha by the one rank, llama.cpp
+    the one alpha by each matrix's own rank): smaller matrices are padded with zeros, and a matrix of another
+    scaling is multiplied by the ratio of the two.
+
+    Args:
+        model: the base model, on any device (`meta` too): the widths of its layers are needed.
+        config: the adapter's configuration.
+        tensors: the adapter's tensors, under the names that they are saved by.
+
+    Returns:
+        the LoRA adapter's configuration, and its tensors under their names.
+
+    Raises:
+        ValueError: the adapter does not belong to the model.
+    """
+    modules = [name.removesuffix(".sbora_weight") for name in tensors if name.endswith(".sbora_weight")]
+    ranks = {module: tensors[f"{module}.sbora_index"].shape[-1] for module in modules}
+    scalings = {
+        module: config.scaling(ranks[module], config.rank_and_alpha(module.removeprefix(PREFIX))[1])
+        for module in modules
+    }
+    rank, scaling = max(ranks.values()), Counter(scalings.values()).most_common(1)[0][0]
+    converted = {
+        name: t for name, t in tensors.items() if name.rpartition(".")[2] not in ("sbora_weight", "sbora_index")
+    }
+    for module in modules:
+        weight, index = tensors[f"{module}.sbora_weight"], tensors[f"{module}.sbora_index"]
+        if scalings[module] != scaling:
+            weight = (weight.float() * (scalings[module] / scaling)).to(weight.dtype)
+        a, b = _matrices(_width(model, module.removeprefix(PREFIX), config.variant), config.variant, weight, index)
+        missing = rank - ranks[module]
+        converted[f"{module}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, missing)).contiguous()
+        converted[f"{module}.lora_B.weight"] = nn.functional.pad(b, (0, missing)).contiguous()
+    same = (
+        "task_type auto_mapping base_model_name_or_path revision inference_mode exclude_modules modules_to_save "
+        "layers_to_transform layers_pattern trainable_token_indices ensure_weight_tying"
+    )
+    alpha = scaling * rank
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=round(alpha) if abs(alpha - round(alpha)) < 1e-9 * abs(alpha) else alpha,
+        lora_dropout=config.sbora_dropout,
+        bias=config.bias.replace("sbora", "lora"),
+        target_modules=config.target_modules,
+        **{name: getattr(config, name) for name in same.split()},
+    )
+    for name in ("target_modules", "exclude_modules"):  # a set would be written in another order every time
+        if isinstance(getattr(lora, name), set):
+            setattr(lora, name, sorted(getattr(lora, name)))
+    return lora, converted
+
+
+def _width(model: nn.Module, module: str, variant: str) -> int:
+    """How many inputs (FA) or outputs (FB) the layer has that the index set points into."""
+    try:
+        return _get_in_out_features(model.get_submodule(module))[0 if variant == "fa" else 1]
+    except AttributeError as error:
+        raise ValueError(f"The adapter does not belong to this base model: it has no {module!r}.") from error
+
+
+def _matrices(width: int, variant: str, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """LoRA's A, (r, in_features), and B, (out_features, r)."""
+    one_hot = nn.functional.one_hot(index, width).to(weight.dtype)
+    return (one_hot, weight) if variant == "fa" else (weight, one_hot.t())
+
+
+def export(
+    adapter: str | Path, to: Literal["lora", "merged"], output: str | Path, base: str | Path | None = None
+) -> Path:
+    """Write a saved SBoRA adapter as a plain LoRA adapter, or as a whole model with the adapter merged in.
+
+    The output appears whole or not at all. The base model is built as the adapter was trained on it: its
+    class, revision, number of labels and vocabulary follow from the adapter (see `base_model.find_base`), and
+    an adapter that does not fit, name by name and shape by shape, is refused, so that the base is never
+    written without it. For `"lora"` the base's configuration is read, not its weights.
+
+    Args:
+        adapter: the folder of the saved adapter.
+        to: `"lora"` or `"merged"`.
+        output: the folder to write; it must not exist.
+        base: the base model, a folder or a name on the hub; by default the one that the adapter names.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ValueError: the folder holds no SBoRA adapter, the base is not known or does not fit, `to` is neither.
+        FileExistsError: `output` exists.
+    """
+    adapter, output = Path(adapter), Path(output)
+    if to not in ("lora", "merged"):
+        raise ValueError(f"An adapter can be exported to 'lora' or 'merged', but not to {to!r}.")
+    if output.exists():
+        raise FileExistsError(f"{output} exists: name a folder that does not.")
+    if not (adapter / "adapter_config.json").is_file():
+        raise ValueError(f"{adapter} holds no saved adapter: there is no adapter_config.json.")
+    config = PeftConfig.from_pretrained(str(adapter))
+    if not isinstance(config, SboraConfig):
+        raise ValueError(f"{adapter} holds an adapter of type {config.peft_type.value}, but SBORA is needed.")
+    base = base or config.base_model_name_or_path
+    if not base:
+        raise ValueError(f"{adapter} does not say which base model it belongs to: name it (base).")
+    config.base_model_name_or_path = config.base_model_name_or_path or str(base)
+    tensors = load_peft_weights(str(adapter), device="cpu")
+    found = find_base(base, adapter, config, tensors)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        if to == "lora":
+            lora, tensors = to_lora(found.skeleton(), config, tensors)
+            lora.save_pretrained(str(unfinished))
+            save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
+            _copy_first((adapter,), TOKENIZER_FILES, unfinished)
+        else:
+            model = PeftModel.from_pretrained(found.load(), str(adapter))
+            model.merge_and_unload(safe_merge=True).save_pretrained(str(unfinished))
+            _copy_first((adapter, Path(base)), TOKENIZER_FILES, unfinished)
+            _copy_first((adapter, Path(base)), PROCESSOR_FILES, unfinished)
+        unfinished.chmod(0o777 & ~_umask())
+        os.replace(unfinished, output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return output
+
+
+def _copy_first(sources: tuple[Path, ...], patterns: tuple[str, ...], target: Path) -> None:
+    """Copy the files of these patterns from the first of the folders that has any."""
+    for source in sources:
+        files = [file for pattern in patterns for file in source.glob(pattern)]
+        if files:
+            for file in files:
+                shutil.copy(file, target)
+            return
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
