@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ._peft import _get_in_out_features
-from .base_model import find_base
+from .base_model import PREFIX, find_base
 from .config import SboraConfig
 
-PREFIX = "base_model.model."
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 

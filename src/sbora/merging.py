@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 import torch
-from peft.utils import merge_utils
 from torch import Tensor, nn
 
+from ._peft import merge_utils
 from .config import SboraConfig
 from .layer import SboraLayer
 

@@ -60,6 +60,15 @@ def test_buffer_dict_saves_its_integers_and_never_casts_them():
     assert "a" not in holder.index
 
 
+def test_merge_utils_prunes_elects_signs_and_averages_what_agrees():
+    update = torch.tensor([1.0, -4.0, 2.0, 3.0])
+    pruned = _peft.merge_utils.prune(update, 0.5, "magnitude")
+    assert pruned.tolist() == [0, -4, 0, 3]
+    updates = torch.stack([pruned, torch.tensor([0.0, 2.0, 1.0, 1.0])])
+    mask = _peft.merge_utils.calculate_majority_sign_mask(updates, method="total")
+    assert _peft.merge_utils.disjoint_merge(updates, mask).tolist() == [0, -4, 1, 2]
+
+
 def test_get_in_out_features_of_both_layouts():
     assert _peft._get_in_out_features(nn.Linear(3, 5)) == (3, 5)
     assert _peft._get_in_out_features(Conv1D(5, 3)) == (3, 5)
