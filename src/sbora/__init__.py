@@ -1,11 +1,12 @@
 """SBoRA (arXiv 2407.05413) as a PEFT method. Importing this package registers it with PEFT."""
 
-from ._peft import register
+from ._peft import register, rename_when_transformers_loads
 from .config import SboraConfig
 from .exporting import export
 from .layer import SboraLayer, SboraLinear
-from .model import SboraModel
+from .model import SAVED_NAMES, SboraModel
 
 __all__ = ["SboraConfig", "SboraLayer", "SboraLinear", "SboraModel", "export"]
 
 register("sbora", config_cls=SboraConfig, model_cls=SboraModel)
+rename_when_transformers_loads("SBORA", {saved: ("sbora_weight", name) for name, saved in SAVED_NAMES.items()})

@@ -7,6 +7,9 @@ of PEFT is pinned in `pyproject.toml`, and a test names each of them.
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.model import _get_encoder
@@ -25,8 +28,10 @@ from peft.utils import (
     quantization_extra_repr,
     register_peft_method,
     resolve_quantization_backend,
+    transformers_weight_conversion,
 )
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from transformers.core_model_loading import WeightRenaming
 
 __all__ = [
     "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
@@ -45,6 +50,7 @@ __all__ = [
     "peft_type",
     "quantization_extra_repr",
     "register",
+    "rename_when_transformers_loads",
     "resolve_quantization_backend",
 ]
 
@@ -86,3 +92,26 @@ def register(name: str, config_cls: type, model_cls: type) -> None:
             f"two packages cannot both provide it in one process, import only one of them."
         )
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+
+
+def rename_when_transformers_loads(name: str, names: dict[str, tuple[str, str]]) -> None:
+    """Make transformers' `load_adapter`, which takes no word from the tuner, find a method's tensors.
+
+    Args:
+        name: the method.
+        names: a tensor's name in a saved adapter -> its names in the model before and behind the adapter's.
+    """
+    build = transformers_weight_conversion.build_peft_weight_mapping
+    if name in getattr(build, "renamed_methods", ()):
+        return
+
+    @wraps(build)
+    def build_and_rename(weight_conversions: list | None, adapter_name: str, peft_config: Any = None) -> list:
+        built = build(weight_conversions, adapter_name, peft_config=peft_config)
+        if built and getattr(peft_config, "peft_type", None) == name:
+            for saved, (container, tensor) in names.items():
+                built.append(WeightRenaming(rf"{saved}\.{adapter_name}$", f"{container}.{adapter_name}.{tensor}"))
+        return built
+
+    build_and_rename.renamed_methods = (*getattr(build, "renamed_methods", ()), name)
+    transformers_weight_conversion.build_peft_weight_mapping = build_and_rename

@@ -158,6 +158,17 @@ class _Learn(Function):
         return grad_y, None, grad_weight.to(weight.dtype) * ctx.scaling, None, None
 
 
+def _plain() -> bool:
+    """Whether whoever runs the pass takes plain operations alone: a compiler, a tracer, a transform of torch.func,
+    forward-mode differentiation."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
 def _may_overwrite(grad: Tensor) -> bool:
     """Whether a gradient that autograd handed us can take a sum in place.
 
@@ -181,7 +192,7 @@ def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: floa
     Returns:
         x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
     """
-    plain = torch.compiler.is_compiling() or not (x.requires_grad and torch.is_grad_enabled())
+    plain = _plain() or not (x.requires_grad and torch.is_grad_enabled())
     if variant == "fa":
         x, z = (x, _take(x, index)) if plain else _Gather.apply(x, index)
         return x, F.dropout(z, dropout) if dropout else z
@@ -205,7 +216,7 @@ def join(
         (..., out_features), of the dtype of y.
     """
     z = z.to(y.dtype)
-    in_place = in_place and not torch.compiler.is_compiling() and _owned(y)
+    in_place = in_place and not _plain() and _owned(y)
     if variant == "fa":
         if in_place:
             return _AddProduct.apply(y, z, weight, scaling)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,35 +22,16 @@ from ._peft import (
     resolve_quantization_backend,
 )
 from .config import SboraConfig
-
-
-def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int] | None = None) -> Tensor:
-    """The index set of a module: r different numbers below `size`, ascending, int64, on the CPU.
-
-    `seed` and the name of the module determine an order of all of them; without a region the first r of
-    it are taken, with `region=(k, n)` the first r of its k-th of n equal parts. So every module has a set
-    of its own (the paper draws them independently too), and the same one on every machine.
-
-    Raises:
-        ValueError: r is above the number that there is to draw from.
-    """
-    k, n = region or (0, 1)
-    part = size // n
-    if not 1 <= r <= part:
-        raise ValueError(f"cannot choose {r} of {part} (part {k} of {n} of {size})")
-    digest = hashlib.sha256(f"{seed} {module}".encode()).digest()
-    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    order = torch.randperm(size, generator=generator, device="cpu")
-    return order[k * part : k * part + r].sort().values
+from .region import IndexSets, Region, Weights, draw_index
 
 
 class SboraLayer(BaseTunerLayer):
     """What SBoRA keeps beside a linear layer, by name of adapter.
 
     Attributes:
-        sbora_weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
-        sbora_index: which inputs (FA) or outputs (FB) were chosen, int64 (r,), ascending. A buffer: it is
-            saved with the adapter, and neither trained nor cast.
+        sbora_weight: the regions; an item is the trained matrix, (out_features, r) for FA, (r, in_features)
+            for FB.
+        sbora_index: the regions' index sets.
     """
 
     adapter_layer_names = ("sbora_weight",)
@@ -58,8 +39,7 @@ class SboraLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
-        self.sbora_weight = nn.ParameterDict({})
-        self.sbora_index = BufferDict(persistent=True)
+        self.sbora_weight = Weights()
         self.sbora_dropout: dict[str, float] = {}
         self.variant: dict[str, str] = {}
         self.r: dict[str, int] = {}
@@ -90,18 +70,32 @@ class SboraLayer(BaseTunerLayer):
         Raises:
             ValueError: r is above the number of inputs (FA) or outputs (FB), or of those in the region.
         """
-        chosen_from = self.in_features if config.variant == "fa" else self.out_features
-        shape = (self.out_features, r) if config.variant == "fa" else (r, self.in_features)
-        self.sbora_index[adapter_name] = draw_index(chosen_from, r, config.random_seed, module, config.region)
-        weight = torch.zeros(shape) if config.init_weights else torch.randn(shape) / math.sqrt(r)
-        self.sbora_weight[adapter_name] = nn.Parameter(weight)
         self.sbora_dropout[adapter_name] = config.sbora_dropout
         self.variant[adapter_name] = config.variant
         self.r[adapter_name] = r
         self.sbora_alpha[adapter_name] = alpha
         self.scaling[adapter_name] = self.sbora_scaling[adapter_name] = config.scaling(r, alpha)
+        shape = (self.out_features, r) if config.variant == "fa" else (r, self.in_features)
+        weight = torch.zeros(shape) if config.init_weights else torch.randn(shape) / math.sqrt(r)
+        drawn_by = (config.variant, r, config.random_seed, config.region)
+        index = self._index_drawn_by(drawn_by, module)
+        self.sbora_weight[adapter_name] = Region(self, adapter_name, weight, index, drawn_by)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def sbora_index(self) -> IndexSets:
+        return IndexSets(self.sbora_weight)
+
+    def _index_drawn_by(self, drawn_by: tuple, module: str) -> Tensor:
+        # TRL copies an adapter into another of the same configuration, parameter by parameter: an index set that
+        # was loaded must come along
+        for name in self.sbora_weight:
+            region = self.sbora_weight.region(name)
+            if region.drawn_by == drawn_by:
+                return region.index.clone()
+        variant, r, seed, part = drawn_by
+        return draw_index(self.in_features if variant == "fa" else self.out_features, r, seed, module, part)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times that of its configuration."""
@@ -162,6 +156,7 @@ class SboraLinear(nn.Module, SboraLayer):
         SboraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, module, r, alpha, config)
+        self.register_load_state_dict_pre_hook(_rename_old_keys)
         self.register_load_state_dict_post_hook(_check_loaded_index)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -278,19 +273,13 @@ class SboraLinear(nn.Module, SboraLayer):
         if self.merged_adapters:
             return self.base_layer(x, *args, **kwargs)
 
-        weights, base_layer = self.sbora_weight, self.base_layer
-        adapters = []
-        for name in self.active_adapters:
-            if name in weights:
-                variant, weight, index = self.variant[name], weights[name], self.sbora_index[name]
-                dropout = self.sbora_dropout[name] if self.training else 0.0
-                x, z = functional.branch(variant, x, weight, index, dropout)
-                adapters.append((variant, z, weight, index, self.scaling[name]))
-        y = base_layer(x, *args, **kwargs)
-        in_place = not base_layer._forward_hooks  # a hook may hold on to the output
-        for variant, z, weight, index, scaling in adapters:
-            y = functional.join(variant, y, z, weight, index, scaling, in_place)
-        return y
+        def y_of(x: Tensor) -> Tensor:
+            return self.base_layer(x, *args, **kwargs)
+
+        in_place = not self.base_layer._forward_hooks  # a hook may hold on to the output
+        for name in self._present_adapters():
+            y_of = partial(self.sbora_weight.region(name), below=y_of, in_place=in_place)
+        return y_of(x)
 
     def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         if len(x) != len(adapter_names):
@@ -307,9 +296,7 @@ class SboraLinear(nn.Module, SboraLayer):
         y = self.base_layer(x, *args, **kwargs)
         for name in sorted(set(adapter_names) & set(self.sbora_weight.keys())):
             rows = torch.tensor([i for i, other in enumerate(adapter_names) if other == name], device=x.device)
-            variant, weight, index = self.variant[name], self.sbora_weight[name], self.sbora_index[name]
-            _, z = functional.branch(variant, x[rows], weight, index)
-            part = functional.join(variant, y[rows], z, weight, index, self.scaling[name], in_place=False)
+            part = self.sbora_weight.region(name)(x[rows], below=lambda _, part=y[rows]: part)
             y = y.index_copy(0, rows, part)
         return y
 
@@ -318,6 +305,13 @@ class SboraLinear(nn.Module, SboraLayer):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
+
+
+def _rename_old_keys(layer: SboraLinear, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    for name in layer.sbora_weight:
+        for old, new in (("sbora_weight", "weight"), ("sbora_index", "index")):
+            if f"{prefix}{old}.{name}" in state:
+                state[f"{prefix}sbora_weight.{name}.{new}"] = state.pop(f"{prefix}{old}.{name}")
 
 
 def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:

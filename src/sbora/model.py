@@ -27,6 +27,8 @@ from .config import SboraConfig
 from .layer import SboraLayer, SboraLinear
 from .merging import Combination, add_union
 
+SAVED_NAMES = {"weight": "sbora_weight", "index": "sbora_index"}  # of a region's tensors, in a saved adapter
+
 
 class SboraModel(BaseTuner):
     """
@@ -53,6 +55,14 @@ class SboraModel(BaseTuner):
     prefix: str = "sbora_"
     tuner_layer_cls = SboraLayer
     target_module_mapping = dict(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """A tensor's name in a saved adapter: `sbora_weight` and `sbora_index` of the layer."""
+        owner, dot, tensor = key.rpartition(f".sbora_weight.{adapter_name}.")
+        if dot and tensor in SAVED_NAMES:
+            return f"{owner}.{SAVED_NAMES[tensor]}"
+        return super()._remove_adapter_name_from_key(key, adapter_name)
 
     def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
         """Check every module that the configuration targets, before the first of them is changed.

@@ -15,6 +15,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.integrations import peft as peft_integration
 from transformers.pytorch_utils import Conv1D
 
 import sbora
@@ -151,3 +153,16 @@ def test_registering_again_is_harmless_and_a_stranger_is_refused():
     with pytest.raises(ImportError, match="already knows a method 'SBORA'"):
         _peft.register("sbora", Stranger, SboraModel)
     assert _peft.PEFT_TYPE_TO_CONFIG_MAPPING["SBORA"] is SboraConfig
+
+
+def test_transformers_loader_is_given_names_through_peft_s_mapping():
+    """`_peft.transformers_weight_conversion` is where transformers looks the mapping up, at each call."""
+    module = _peft.transformers_weight_conversion
+    assert "SBORA" in module.build_peft_weight_mapping.renamed_methods
+    source = inspect.getsource(peft_integration.PeftAdapterMixin.load_adapter)
+    assert "from peft.utils.transformers_weight_conversion import build_peft_weight_mapping" in source
+    built = module.build_peft_weight_mapping([WeightRenaming("a", "b")], "one", peft_config=SboraConfig())
+    keys = {"q.sbora_weight": "q.sbora_weight.one.weight", "q.sbora_index": "q.sbora_weight.one.index"}
+    assert {key: rename_source_key(key, built, [])[0] for key in keys} == keys
+    others = module.build_peft_weight_mapping([WeightRenaming("a", "b")], "one", peft_config=LoraConfig())
+    assert rename_source_key("q.lora_A.weight", others, [])[0] == "q.lora_A.one.weight"

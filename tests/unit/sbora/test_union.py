@@ -102,13 +102,13 @@ def test_many_regions_of_many_tasks(toy, adapt, layers):
         ([], "both", None, "at least one"),
         (["default", "other"], "both", [1.0], "2 adapters, but 1 weights"),
         (["default", "rows"], "both", None, "both variants"),
-        (["default", "head"], "both", None, "'head' trains modules"),
+        (["default", "whole"], "both", None, "'whole' trains modules"),
     ],
 )
 def test_what_cannot_be_joined(toy, adapt, adapters, name, weights, message):
     toy.head = torch.nn.Linear(10, 5)
     head = {"target_modules": ["lin"], "modules_to_save": ["head"]}
-    model = _with_adapters(toy, adapt, "fa", other={}, rows={"variant": "fb"}, head=head)
+    model = _with_adapters(toy, adapt, "fa", other={}, rows={"variant": "fb"}, whole=head)
     with pytest.raises(ValueError, match=message):
         model.add_weighted_adapter(adapters, name, weights)
-    assert list(model.peft_config) == ["default", "other", "rows", "head"]
+    assert list(model.peft_config) == ["default", "other", "rows", "whole"]

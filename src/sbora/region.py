@@ -1,0 +1,119 @@
+"""The region that an adapter trains in a layer: its matrix, and the index set that says where it acts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, MutableMapping
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+
+
+def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int] | None = None) -> Tensor:
+    """The index set of a module: r different numbers below `size`, ascending, int64, on the CPU.
+
+    `seed` and the name of the module determine an order of all of them; without a region the first r of
+    it are taken, with `region=(k, n)` the first r of its k-th of n equal parts. So every module has a set
+    of its own (the paper draws them independently too), and the same one on every machine.
+
+    Raises:
+        ValueError: r is above the number that there is to draw from.
+    """
+    k, n = region or (0, 1)
+    part = size // n
+    if not 1 <= r <= part:
+        raise ValueError(f"cannot choose {r} of {part} (part {k} of {n} of {size})")
+    digest = hashlib.sha256(f"{seed} {module}".encode()).digest()
+    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    order = torch.randperm(size, generator=generator, device="cpu")
+    return order[k * part : k * part + r].sort().values
+
+
+class Region(nn.Module):
+    """One adapter of one layer.
+
+    Hosts reach a parameter through the forward of the module that owns it: they load, gather, cast or watch it
+    there (accelerate's offload, FSDP, gradients per sample). So the whole pass of the adapter, with the layer
+    below it, is this module's forward.
+
+    Attributes:
+        weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
+        index: which inputs (FA) or outputs (FB) were chosen, int64 (r,), ascending. A buffer: it is saved
+            with the adapter, and neither trained nor cast.
+        drawn_by: what determined the index set when it was drawn.
+    """
+
+    def __init__(self, layer: nn.Module, adapter: str, weight: Tensor, index: Tensor, drawn_by: tuple) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("index", index)
+        self.adapter = adapter
+        self.variant = layer.variant[adapter]
+        self.out_features = layer.out_features
+        self.drawn_by = drawn_by
+        self._scalings, self._dropouts = layer.scaling, layer.sbora_dropout  # the layer's own, which PEFT changes
+
+    def forward(self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None, in_place: bool = True) -> Tensor:
+        """(..., in_features) -> (..., out_features).
+
+        Args:
+            below: computes the output of the layer below, which the adapter's contribution is added to;
+                without it the contribution alone is returned.
+            in_place: whether the output of the layer below may be overwritten.
+        """
+        scaling = self._scalings[self.adapter]
+        dropout = self._dropouts[self.adapter] if self.training else 0.0
+        x, z = functional.branch(self.variant, x, self.weight, self.index, dropout)
+        y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
+        return functional.join(self.variant, y, z, self.weight, self.index, scaling, in_place)
+
+    def extra_repr(self) -> str:
+        return f"{self.variant}, weight={tuple(self.weight.shape)}"
+
+
+class Weights(nn.ParameterDict):
+    """The regions of a layer by name of adapter. Items read and write as the trained matrices."""
+
+    def region(self, adapter: str) -> Region:
+        return getattr(self, self._key_to_attr(adapter))
+
+    def __getitem__(self, adapter: str) -> nn.Parameter:
+        return super().__getitem__(adapter).weight
+
+    def __setitem__(self, adapter: str, value: Region | Tensor) -> None:
+        if isinstance(value, nn.Module):
+            super().__setitem__(adapter, value)
+            return
+        region = self.region(adapter)
+        region.weight = value if isinstance(value, nn.Parameter) else nn.Parameter(value, region.weight.requires_grad)
+        region.index = region.index.to(value.device)
+
+    def extra_repr(self) -> str:
+        return ""  # the regions are shown as modules
+
+
+class IndexSets(MutableMapping):
+    """The index sets of a layer's regions, by name of adapter."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def __getitem__(self, adapter: str) -> Tensor:
+        return self._weights.region(adapter).index
+
+    def __setitem__(self, adapter: str, index: Tensor) -> None:
+        self._weights.region(adapter).index = index
+
+    def __delitem__(self, adapter: str) -> None:
+        del self._weights[adapter]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights.keys())
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __contains__(self, adapter: object) -> bool:
+        return adapter in self._weights
