@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sbora import SboraConfig
-from sbora_bench.tracer import Kernels
+from sbora_bench.cost.tracer import Kernels
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 LLAMA_7B = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)

@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora_bench import provenance
-from sbora_bench.data.prompts import render
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
-from sbora_bench.scorer import Scorer
+from sbora_bench.inputs.data.prompts import render
+from sbora_bench.score.lm_eval_model import Scorer
 
 CLOSE = 1e-4
 

@@ -1,4 +1,4 @@
-"""Memory foretold by `sbora_bench.foretell` against what the CPU's allocator did in two real steps of the Trainer.
+"""Memory estimated by `sbora_bench.cost.traced_step` against the CPU's allocator in two real steps of the Trainer.
 
     python benchmarks/footprint.py --output results/published/footprint-cpu.json [--only REGEX] [--quick]
 
@@ -25,11 +25,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from sbora_bench import finetune, footprint, foretell, measure, meta
-from sbora_bench.catalog import ModelEntry, load_catalog
-from sbora_bench.experiment import Run
+from sbora_bench.cost import footprint
+from sbora_bench.cost import meta_model as meta
+from sbora_bench.cost import real_step as measure
+from sbora_bench.cost import traced_step as foretell
 from sbora_bench.files import read_json, write_json, write_text
-from sbora_bench.render import Cell, View, markdown
+from sbora_bench.plan.catalog import ModelEntry, load_catalog
+from sbora_bench.plan.experiment import Run
+from sbora_bench.report.render import Cell, View, markdown
+from sbora_bench.train import finetune
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": False}

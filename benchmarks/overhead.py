@@ -76,7 +76,7 @@ def main() -> None:
         results = folder / "results" / arguments.experiment
         logs = [*results.glob("logs/*/*.log"), *folder.glob("resources/logs/*.log")]
         inside, before = loops(logs, since)
-    asked, _, _ = spent([sys.executable, "-m", "sbora_bench.cli", "--help"], ROOT)
+    asked, _, _ = spent([sys.executable, "-m", "sbora_bench.cli.main", "--help"], ROOT)
     share = sum(inside.values()) / total
     found = {
         "experiment": arguments.experiment,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from sbora_bench.experiment import Plan, Run, load_plan
 from sbora_bench.files import read_json, sha256, whole_file, write_json, write_jsonl
-from sbora_bench.records import (
+from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
     ScoresRecord,
@@ -152,7 +152,7 @@ def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
     (folder / "experiments" / "scale.yaml").write_text(yaml.safe_dump(experiment(*SIZES[size]), sort_keys=False))
     plan = load_plan(str(folder / "experiments" / "scale.yaml"))
     assert len(plan.runs) == size, len(plan.runs)
-    bench = (sys.executable, "-m", "sbora_bench.cli")
+    bench = (sys.executable, "-m", "sbora_bench.cli.main")
     snakemake = (sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--quiet", "all")
     found = {"plan": measured(folder, *bench, "plan", "scale")}
     found["DAG (dry run)"] = measured(folder, *snakemake, "--config", "experiment=scale")
@@ -171,7 +171,7 @@ def draw(found: dict[str, dict], path: Path) -> None:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    from sbora_bench.drawing import DASHES, MARKERS, STYLE
+    from sbora_bench.report.plotting import DASHES, MARKERS, STYLE
 
     sizes = sorted(map(int, found))
     with matplotlib.style.context(["default", STYLE]):

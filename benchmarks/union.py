@@ -19,13 +19,14 @@ from peft import PeftModel
 from tqdm import tqdm
 
 import sbora  # noqa: F401  (registers SBORA with PEFT)
-from sbora_bench import evaluate, provenance
-from sbora_bench.experiment import Plan, Run, load_plan
+from sbora_bench import provenance
 from sbora_bench.files import write_json, write_text
-from sbora_bench.models.load import load_base, load_tokenizer
-from sbora_bench.records import ContaminationRecord, ScoresRecord, read_record
-from sbora_bench.scorer import Scorer
-from sbora_bench.tasks.templates import task_config
+from sbora_bench.inputs.models.load import load_base, load_tokenizer
+from sbora_bench.inputs.tasks.templates import task_config
+from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.results.records import ContaminationRecord, ScoresRecord, read_record
+from sbora_bench.score import evaluate
+from sbora_bench.score.lm_eval_model import Scorer
 
 SUITES = ("commonsense", "arithmetic")  # the tables of the experiment, in the order of the parts
 RANK = 16

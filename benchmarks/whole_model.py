@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layers import METHODS, summarise
-from sbora_bench.catalog import load_catalog
+from sbora_bench.plan.catalog import load_catalog
 
 SMOLLM2 = LlamaConfig(**load_catalog().models["smollm2-135m"].architecture)
 TARGETS = {"q_proj", "k_proj", "v_proj", "up_proj", "down_proj"}

@@ -12,11 +12,11 @@ from typing import Any
 SOURCE = Path(__file__).resolve().parent.parent
 # Data files of the package that a module reads: part of the code of every stage that imports the module.
 READS = {
-    "tasks/templates.py": ("tasks/*.yaml",),
-    "render.py": ("*.html", "*.css"),
-    "report.py": ("*.js",),
-    "drawing.py": ("*.mplstyle",),
-    "paper/reported.py": ("paper/*.csv", "paper/*.yaml"),
+    "inputs/tasks/templates.py": ("inputs/tasks/*.yaml",),
+    "report/render.py": ("report/*.html", "report/*.css"),
+    "report/page.py": ("report/*.js",),
+    "report/plotting.py": ("report/*.mplstyle",),
+    "results/paper/reported.py": ("results/paper/*.csv", "results/paper/*.yaml"),
 }
 PACKAGES = (
     "torch",

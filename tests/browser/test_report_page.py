@@ -4,20 +4,17 @@ With another page: `REPORT=results/ladder/report.html pytest tests/browser`; `SH
 """
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))  # the results made by hand
-from made_results import catalog, experiment, make_plan, make_results
-
-from sbora_bench import audit
-from sbora_bench.collect import collect
-from sbora_bench.figures import figures
+from sbora_bench.analysis.collect import collect
 from sbora_bench.files import read_jsonl, write_jsonl
-from sbora_bench.report import report
-from sbora_bench.tables import tables
+from sbora_bench.report import audit
+from sbora_bench.report.figures import figures
+from sbora_bench.report.page import report
+from sbora_bench.report.tables import tables
+from tests.made_results import catalog, experiment, make_plan, make_results
 
 SCRIPT = "<script>document.title = 'broken into'; alert(1)</script>"
 IMAGE = '"><img src=x onerror="document.title = \'broken into\'">'

@@ -84,7 +84,7 @@ FAULT = """
 import os, sys
 
 if os.environ.get("FAULT_RUN") and "finetune" in sys.argv:
-    from sbora_bench import checkpoints
+    from sbora_bench.train import checkpoints
 
     real = checkpoints.Watching.on_step_end
 

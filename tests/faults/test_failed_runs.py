@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sbora_bench.files import read_json
-from sbora_bench.records import TrainRecord, write_record
+from sbora_bench.results.records import TrainRecord, write_record
 
 BAD = "wild-ladder-xs-lora-r4-s0"
 

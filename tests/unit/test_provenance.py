@@ -10,8 +10,15 @@ import pytest
 
 from sbora_bench import provenance
 
-STAGES = ["prepare", "pretrain", "finetune", "evaluate", "footprint", "collect", "tables", "figures", "report"]
-STAGES += ["models.fetch", "audit", "failures"]
+STAGES = [
+    "inputs.prepare",
+    "inputs.models.fetch",
+    "train.pretrain",
+    "train.finetune",
+    "score.evaluate",
+    "cost.footprint",
+]
+STAGES += ["analysis.collect", "report.tables", "report.figures", "report.audit", "report.page", "results.failures"]
 IMPORTED = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])
@@ -33,9 +40,9 @@ def test_the_static_list_holds_what_is_imported(stage):
 RUN = """
 import json, pathlib, sys
 from importlib import import_module
-from sbora_bench.experiment import load_plan
+from sbora_bench.plan.experiment import load_plan
 plan = load_plan("experiments/toy.yaml")
-stage = getattr(import_module("sbora_bench." + sys.argv[1]), sys.argv[1])
+stage = getattr(import_module("sbora_bench." + sys.argv[1]), sys.argv[1].split(".")[-1])
 stage(plan, [plan.run(sys.argv[2])], pathlib.Path("resources"), pathlib.Path("results"))
 names = [name for name in sys.modules if name.split(".")[0] in ("sbora", "sbora_bench")]
 print(json.dumps([sys.modules[name].__file__ for name in names]))
@@ -44,10 +51,10 @@ print(json.dumps([sys.modules[name].__file__ for name in names]))
 
 @pytest.mark.slow
 def test_what_training_and_scoring_import_while_they_work_is_in_their_lists(tmp_path):
-    from toy_training import house
+    from tests.toy_training import house
 
     house(tmp_path)
-    for stage, late in (("finetune", "tracking.py"), ("evaluate", "scorer.py")):
+    for stage, late in (("train.finetune", "wandb_log.py"), ("score.evaluate", "lm_eval_model.py")):
         command = [sys.executable, "-c", RUN, stage, "toy-tiny-sbora-fa-r4-s0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -57,13 +64,13 @@ def test_what_training_and_scoring_import_while_they_work_is_in_their_lists(tmp_
 
 
 def test_imports_inside_functions_count():
-    files = {path.name for path in provenance.source_files("sbora_bench.finetune")}
+    files = {path.name for path in provenance.source_files("sbora_bench.train.finetune")}
     assert {"finetune.py", "load.py", "adapters.py", "layer.py", "encoding.py"} <= files
-    assert not {"cli.py", "tables.py", "report.py", "outputs.py", "extraction.py"} & files
+    assert not {"main.py", "tables.py", "page.py", "file_names.py", "extraction.py"} & files
 
 
 def test_templates_belong_to_scoring():
-    files = {path.name for path in provenance.source_files("sbora_bench.evaluate")}
+    files = {path.name for path in provenance.source_files("sbora_bench.score.evaluate")}
     assert {"choice.yaml", "number.yaml", "extraction.py"} <= files
 
 
@@ -127,9 +134,8 @@ def test_deterministic_algorithms_are_taken_and_told(torch_as_it_was, monkeypatc
 @pytest.mark.parametrize("gpu", [False, True])
 def test_training_asks_for_them_on_a_gpu_before_anything_is_loaded(torch_as_it_was, monkeypatch, tmp_path, gpu):
     """The GPU is a stub: what is loaded first ends the run."""
-    import toy_runs
-
-    from sbora_bench import finetune
+    from sbora_bench.train import finetune
+    from tests import toy_runs
 
     def loads(*_):
         raise InterruptedError(provenance.algorithms())

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sbora_bench import evaluate, finetune, prepare
-from sbora_bench.experiment import load_plan
 from sbora_bench.files import read_json
-from sbora_bench.outputs import layouts
+from sbora_bench.inputs import prepare
+from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.file_names import layouts
+from sbora_bench.score import evaluate
+from sbora_bench.train import finetune
 
 ROOT = Path(__file__).parents[2]
 MARK = "rehearsal-"

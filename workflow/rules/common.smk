@@ -4,12 +4,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from sbora_bench import failures, gpus, locks, outputs, provenance
-from sbora_bench.check import checked_plan
+from sbora_bench import gpus, locks, provenance
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import check_writable
-from sbora_bench.narrowing import OPTIONS, narrowed, words
-from sbora_bench.records import check_results
+from sbora_bench.plan import file_names as outputs
+from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
+from sbora_bench.results import failures
+from sbora_bench.results.records import check_results
+from sbora_bench.workflow import checked_plan
 
 DRY = {"-n", "--dry-run", "--dryrun"} & set(sys.argv)  # the workflow can't tell yet
 STORED = workflow.storage_settings.default_storage_provider  # None: outputs lie here

@@ -9,7 +9,7 @@ for table in EXPERIMENT.tables:
                 trained(runs),
                 data=f"{RESULTS}/data/{table}",
                 base=f"resources/models/{runs[0].model}",
-                code=code_of("evaluate"),
+                code=code_of("score.evaluate"),
             output:
                 of(runs, scored_files(table)),
                 of(tuned(runs), [CARD]),

@@ -9,7 +9,7 @@ for table in EXPERIMENT.tables:
             input:
                 data=f"{RESULTS}/data/{table}",
                 base=f"resources/models/{runs[0].model}",
-                code=code_of("finetune"),
+                code=code_of("train.finetune"),
             output:
                 trained(runs),
             log:

@@ -8,7 +8,7 @@ for table in EXPERIMENT.tables:
         name:
             rule_name("footprint", table)
         input:
-            code=code_of("footprint"),
+            code=code_of("cost.footprint"),
         output:
             [f"{RUNS}/{run.name}/footprint.json" for run in PLAN.runs_of(table)],
         log:
@@ -27,7 +27,7 @@ for table in EXPERIMENT.tables:
 rule paper_memory:
     """Memory by kind of each method at each scale of the paper, foretold; needs no weights and no GPU."""
     input:
-        code=code_of("footprint"),
+        code=code_of("cost.footprint"),
         catalog=PAPER_CATALOG,
     output:
         f"{RESULTS}/paper_memory.csv",
@@ -42,7 +42,7 @@ rule paper_memory:
 rule paper_footprint:
     """Parameters of the paper's cells at true LLaMA scale; needs no weights."""
     input:
-        code=code_of("footprint"),
+        code=code_of("cost.footprint"),
         catalog=PAPER_CATALOG,
     output:
         f"{RESULTS}/paper_footprint.csv",

@@ -8,7 +8,7 @@ PRETRAINED = [
 rule prepare_table:
     """Fetch, check and render what a table is trained and scored on; note which test items were in training."""
     input:
-        code=code_of("prepare"),
+        code=code_of("inputs.prepare"),
     output:
         directory(f"{RESULTS}/data/{{table}}"),
     log:
@@ -25,7 +25,7 @@ rule prepare_table:
 rule prepare_model:
     """Fetch a model's weights and check them."""
     input:
-        code=code_of("models.fetch"),
+        code=code_of("inputs.models.fetch"),
     output:
         directory("resources/models/{model}"),
     log:
@@ -44,7 +44,7 @@ rule prepare_model:
 rule pretrain:
     """Train a small base from the synthetic corpus."""
     input:
-        code=code_of("pretrain"),
+        code=code_of("train.pretrain"),
     output:
         directory("resources/models/{model}"),
     log:

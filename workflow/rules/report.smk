@@ -24,7 +24,7 @@ rule collect:
     input:
         SCORES,
         TRAINED,
-        code=code_of("collect"),
+        code=code_of("analysis.collect"),
     output:
         CSV,
     log:
@@ -47,7 +47,7 @@ rule tables:
         DATA,
         PAPER,
         CSV,
-        code=code_of("tables"),
+        code=code_of("report.tables"),
     output:
         [in_report(name) for name in TABLES],
     log:
@@ -69,7 +69,7 @@ rule figures:
         PAPER,
         MEMORY,
         CSV,
-        code=code_of("figures"),
+        code=code_of("report.figures"),
     output:
         [in_report(name) for name in FIGURES],
     log:
@@ -86,7 +86,7 @@ rule figures:
 rule paper_audit:
     """The reported numbers and claims, recomputed; needs nothing of ours."""
     input:
-        code=code_of("audit") + code_of("footprint"),
+        code=code_of("report.audit") + code_of("cost.footprint"),
         catalog=PAPER_CATALOG,
     output:
         f"{RESULTS}/paper_audit.json",
@@ -103,7 +103,7 @@ rule audit:
     input:
         TABLES,
         reported=REPORTED,
-        code=code_of("audit"),
+        code=code_of("report.audit"),
     output:
         [in_report(name) for name in AUDIT],
     log:
@@ -129,7 +129,7 @@ rule report:
         TABLES,
         FIGURES,
         AUDIT,
-        code=code_of("report"),
+        code=code_of("report.page"),
     output:
         in_report(f"{RESULTS}/report.html"),
     log:
@@ -149,7 +149,7 @@ rule failures:
         SCORES,
         TRAINED,
         f"{RESULTS}/report.html",
-        code=code_of("failures"),
+        code=code_of("results.failures"),
     output:
         touch(CHECKED),
     log:

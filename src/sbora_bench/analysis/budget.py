@@ -1,0 +1,60 @@
+"""What each cell was given to train with: updates, tokens, seconds, operations, memory; the rows of `budget.csv`.
+
+Equal budgets make scores comparable; where they differ, the table says by how much.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.plan.experiment import Plan, Run, by_cell
+from sbora_bench.results.records import FootprintRecord, TrainRecord, record_at
+
+
+def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """A row a trained cell, in plan order, of a plan with one learning rate a cell: means over the `trained` runs, the
+    seeds that trained to the end.
+
+    `flops`: counted, of the whole training. `peak_bytes`: foretold. `measured_peak_bytes`: the most that an allocator
+    held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
+    run has is None. Raises UserError for a damaged record.
+    """
+    cells = by_cell(run for run in plan.runs if not run.is_base)
+    return [row for cell, runs in cells.items() if (row := _row(cell, runs, results))["trained"]]
+
+
+def _row(cell: Run, runs: list[Run], results: Path) -> dict[str, Any]:
+    records = [record_at(results / "runs" / run.name / "train.json", TrainRecord) for run in runs]
+    trained = [record for record in records if record is not None and record.status == "ok"]
+    footprints = (record_at(results / "runs" / run.name / "footprint.json", FootprintRecord) for run in runs)
+    counted = next(filter(None, footprints), None)
+    steps = _mean([record.happened.get("steps") for record in trained])
+    known = counted is not None and counted.flops_per_step is not None and steps is not None
+    on_gpu = [record for record in trained if record.on.get("hardware", {}).get("gpu")]
+    on_cpu = [record for record in trained if record not in on_gpu]
+    measured = [record.happened.get("peak_memory_bytes") for record in on_gpu]
+    measured += [counted.measured_peak_bytes] if counted else []
+    return {
+        **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
+        "trained": len(trained),
+        "steps": steps,
+        "examples": _mean([record.happened.get("examples") for record in trained]),
+        "tokens": _mean([record.happened.get("tokens") for record in trained]),
+        "seconds": _mean([seconds(record) for record in trained]),
+        "flops": counted.flops_per_step * steps if known else None,
+        "peak_bytes": counted.memory.get("peak") if counted else None,
+        "measured_peak_bytes": max(filter(None, measured), default=None),
+        "process_peak_bytes": max(filter(None, [r.happened.get("peak_memory_bytes") for r in on_cpu]), default=None),
+    }
+
+
+def seconds(record: TrainRecord) -> float | None:
+    """Of the whole training; where it went on from a checkpoint, all tokens at the speed since then."""
+    happened = record.happened
+    if happened.get("resumed_from_step") and happened.get("tokens_per_second"):
+        return happened["tokens"] / happened["tokens_per_second"]
+    return happened.get("seconds")
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

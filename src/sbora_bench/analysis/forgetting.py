@@ -1,0 +1,182 @@
+"""What tuning forgets: the suites that a table names beside its own, against the base and between methods.
+
+Table `also-<table>`: each cell on each suite, and its loss where a task is scored by likelihood. Table
+`forgetting-<table>`: which of two methods keeps more, by the tests of comparison.py. For a loss, higher is less loss.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbora_bench.analysis import pairs as comparison
+from sbora_bench.analysis.collect import footprint_rows, samples_of, task_scores
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.pairs import Cells
+from sbora_bench.analysis.statistics import LEVEL, Summary, over_seeds
+from sbora_bench.plan.experiment import Plan, Run, by_cell
+from sbora_bench.plan.file_names import Row, also_name, forgetting_name
+from sbora_bench.report.render import Cell, View
+from sbora_bench.report.separation_tables import AVERAGE_COLUMNS, difference_text, method_title, p_text
+
+LOSS = " loss"  # ends the name of a measure in nats a token; others are shares
+COLUMNS = ["table", "model", "method", "rank", "trainable_parameters", "measure", "seeds", "mean", "sd", "low", "high"]
+
+
+def measured(plan: Plan, results: Path, run: Run) -> dict[str, float]:
+    """Measure -> value of a run: the average of each suite's tasks, own suite first, and the loss of those that have
+    one. What failed or could not be had is left out.
+    """
+    scores, suites, found = task_scores(plan, results, run), plan.scored(run.table), {}
+    done = {task: score for task, score in scores.items() if score is not None and score.status == "ok"}
+    for suite in dict.fromkeys(suites.values()):
+        mine = [done[task] for task in done if suites[task] == suite]
+        if len(mine) == sum(of == suite for of in suites.values()):
+            found[suite] = float(np.mean([score.value for score in mine]))
+            losses = [score.extra["loss"] for score in mine if "loss" in score.extra]
+            found |= {suite + LOSS: float(np.mean(losses))} if losses else {}
+    return found
+
+
+def also_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+    """A row a cell and measure, bases last: over the seeds, shares and nats a token."""
+    plan, counts = picked(plan, results), parameters(plan, results, table)
+    rows = []
+    for cell, mine in by_cell(sorted(plan.runs_of(table), key=lambda run: run.is_base)).items():
+        values = [measured(plan, results, run) for run in mine]
+        for measure in dict.fromkeys(name for each in values for name in each):
+            found = over_seeds([each[measure] for each in values if measure in each])
+            names = {key: getattr(cell, key) for key in ("table", "model", "method", "rank")}
+            names["trainable_parameters"] = counts.get(Row(cell.model, cell.method, cell.rank))
+            rows.append(names | {"measure": measure, "seeds": found.n, **_summary(found)})
+    return rows
+
+
+def _summary(found: Summary) -> dict[str, float | None]:
+    return {key: getattr(found, key) for key in ("mean", "sd", "low", "high")}
+
+
+def parameters(plan: Plan, results: Path, table: str) -> dict[Row, int]:
+    """Trainable parameters of a table's cells."""
+    rows = [row for row in footprint_rows(plan, results) if row["table"] == table]
+    return {Row(row["model"], row["method"], row["rank"]): row["trainable_parameters"] for row in rows}
+
+
+def pair_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+    """A row a pair of cells and measure beside the table's own suite; Holm's family is a measure's pairs."""
+    plan, counts, suites = picked(plan, results), parameters(plan, results, table), plan.scored(table)
+    rows = []
+    for suite in plan.experiment.tables[table].also:
+        tasks = [task for task, of in suites.items() if of == suite]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
+            runs = [run for run in plan.runs_of(table) if run.model == model and suite in measured(plan, results, run)]
+            cells = {task: comparison.cells_of(results, runs, task) for task in tasks}
+            losses = {task: kept for task in tasks if (kept := likelihoods(results, runs, task))}
+            tested = {suite: comparison.average_rows(cells, counts, 1)}
+            if len(tasks) == 1:
+                tested = {suite: comparison.task_rows(cells[tasks[0]], counts)}
+            tested |= {suite + LOSS: comparison.average_rows(losses, counts, 1)} if losses else {}
+            for measure, pairs in tested.items():
+                where = {"table": table, "model": model, "measure": measure}
+                found.setdefault(measure, []).extend(where | row for row in pairs)
+        for pairs in found.values():
+            comparison.corrected(pairs, LEVEL, "differs")
+            comparison.judged(pairs)
+            rows += pairs
+    return rows
+
+
+def likelihoods(results: Path, runs: list[Run], task: str) -> Cells:
+    """Cell -> seed -> item -> log-likelihood of its continuation over the mean length of all: their mean is that of a
+    token. Empty for a task that is not scored by likelihood.
+    """
+    cells: Cells = {}
+    for run in runs:
+        rows = samples_of(results, run, task)
+        if rows and "loss" in rows[0]:
+            length = float(np.mean([row["tokens"] for row in rows]))
+            cell = cells.setdefault(Row(run.model, run.method, run.rank), {})
+            cell[run.seed] = {row["id"]: -row["loss"] / length for row in rows}
+    return cells
+
+
+def measure_title(plan: Plan, measure: str) -> str:
+    suite = measure.removesuffix(LOSS)
+    title = plan.catalog.suites[suite].title
+    return f"{title}, loss" if measure.endswith(LOSS) else title
+
+
+def also_view(plan: Plan, results: Path, table: str) -> View:
+    """A row a cell: every suite's average, and the change over the base."""
+    rows = also_rows(plan, results, table)
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["model"], row["method"], row["rank"]), {})[row["measure"]] = row
+    groups: dict[str, list[list[Cell]]] = {}
+    for (model, method, rank), mine in cells.items():
+        base = cells.get((model, "base", None), {})
+        count = next(iter(mine.values()))["trainable_parameters"]
+        name = "Base, untuned" if method == "base" else method_title(plan, method, rank)
+        line = [Cell(plan.catalog.models[model].title), Cell(name), Cell(f"{count:,}" if count else "–")]
+        line += [_also_cell(mine.get(each), base.get(each) if method != "base" else None) for each in measures]
+        groups.setdefault(model, []).append(line)
+    trained = plan.experiment.tables[table].train
+    notes = [
+        f"All tuned on {trained}; the first column of scores is the suite that this is for, the others are what the"
+        " models were not tuned for. Scores are averages of a suite's tasks in per cent, a loss is in nats a token;"
+        " mean ± standard deviation over the seeds. Below: the change over the untuned base.",
+        f"Which of two methods keeps more: {forgetting_name(table)}.",
+    ]
+    header = ["Model", "Method", "Trainable parameters", *(measure_title(plan, each) for each in measures)]
+    numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
+    title = f"What tuning forgets: {plan.experiment.tables[table].title or table}"
+    return View(also_name(table), title, header, list(groups.values()), notes, numbers, text_columns=2)
+
+
+def _also_cell(row: dict[str, Any] | None, base: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
+    spread = "" if row["sd"] is None else f" ± {scale * row['sd']:.{digits}f}"
+    below = () if base is None else (f"{scale * (row['mean'] - base['mean']):+.{digits}f}".replace("-", "−"),)
+    return Cell(f"{scale * row['mean']:.{digits}f}{spread}", below=below)
+
+
+def forgetting_view(plan: Plan, results: Path, table: str) -> View:
+    """A row a pair of methods at equal rank or equal parameters: which keeps more, measure by measure."""
+    rows = pair_rows(plan, results, table)
+    shown = [row for row in rows if row["equal"] != "method"]
+    measures = list(dict.fromkeys(row["measure"] for row in shown))
+    pairs: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for row in shown:
+        names = tuple(row[key] for key in ("model", "method_a", "rank_a", "method_b", "rank_b", "equal"))
+        pairs.setdefault(names, {})[row["measure"]] = row
+    groups: dict[str, list[list[Cell]]] = {}
+    for (model, method_a, rank_a, method_b, rank_b, equal), mine in pairs.items():
+        line = [Cell(plan.catalog.models[model].title), Cell(method_title(plan, method_a, rank_a))]
+        line += [Cell(method_title(plan, method_b, rank_b)), Cell(equal)]
+        groups.setdefault(model, []).append([*line, *(_pair_cell(mine.get(each)) for each in measures)])
+    notes = [
+        "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"
+        " or nats a token by which its loss is lower, with the 95 % t interval over the seeds; p: the larger of that"
+        " over the items (exact McNemar test of a task, bootstrap of an average or a loss) and that over the seeds"
+        f" (paired t test), Holm over a column's pairs, ranks of one method among them; better or worse below {LEVEL}.",
+        "The same items for all; one seed gives no interval and no word.",
+    ]
+    header = ["Model", "Method", "Against", "Equal", *(measure_title(plan, each) for each in measures)]
+    columns = ["measure" if column == "task" else column for column in AVERAGE_COLUMNS if column != "tasks"]
+    columns = [column for column in columns if column not in ("items", "items_low", "items_high")]
+    numbers = [columns, *([row.get(column) for column in columns] for row in rows)]
+    title = f"Which method forgets less: {plan.experiment.tables[table].title or table}"
+    return View(forgetting_name(table), title, header, list(groups.values()), notes, numbers, text_columns=4)
+
+
+def _pair_cell(row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell("–")
+    scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
+    word = row["word"] if row["word"] in ("better", "worse") else "no difference shown"
+    p = () if row["p_both_holm"] is None else (f"p {p_text(row['p_both_holm'])}",)
+    return Cell(word, word != "no difference shown", (difference_text(row, scale, digits), *p))

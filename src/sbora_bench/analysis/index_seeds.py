@@ -1,0 +1,129 @@
+"""How much the draw of columns or rows decides, and how much the order of the data: a two-way analysis of variance.
+
+A factorial is a table whose methods are one but for a fixed `random_seed` (outputs.draw_groups), each with the same
+seeds of data order and dropout. Both factors are random, one run a cell: score = mean + draw + order + rest.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.statistics import LEVEL
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.file_names import DRAWS, DrawGroup, draw_groups
+from sbora_bench.report.learning_rate_tables import own_average
+from sbora_bench.report.render import Cell, View
+from sbora_bench.report.separation_tables import p_text
+
+SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "rest": "the rest"}
+COLUMNS = ["table", "model", "method", "rank", "source", "degrees", "mean_square", "variance", "low", "high"]
+COLUMNS += ["share", "f", "p", "index_seeds", "seeds", "mean"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the variance, with its 95 % interval; `f`, `p`: of its being none (not of the rest)."""
+
+    source: str
+    degrees: int
+    mean_square: float
+    variance: float
+    low: float
+    high: float
+    f: float | None = None
+    p: float | None = None
+
+
+def components(scores: np.ndarray) -> list[Component]:
+    """The parts of the variance of `scores` (draws, orders), at least 2 x 2.
+
+    Mean squares by statsmodels' two-way analysis of variance, the parts by its expected mean squares, none below 0.
+    Intervals: exact for the rest (chi-square), for the others those of Williams and Tukey, which cover 95 % or more.
+    """
+    scores = np.asarray(scores, dtype=float)
+    draws, orders = scores.shape
+    frame = pd.DataFrame(
+        {
+            "score": scores.ravel(),
+            "draw": np.repeat(np.arange(draws), orders),
+            "order": np.tile(np.arange(orders), draws),
+        }
+    )
+    table = anova_lm(ols("score ~ C(draw) + C(order)", frame).fit(), typ=2)
+    rest_squares, rest_degrees = table.loc["Residual", ["sum_sq", "df"]]
+    rest = rest_squares / rest_degrees
+    found = []
+    for source, times in (("draw", orders), ("order", draws)):
+        squares, degrees, f, p = table.loc[f"C({source})", ["sum_sq", "df", "F", "PR(>F)"]]
+        variance = max(0.0, (squares / degrees - rest) / times)
+        low, high = (
+            max(0.0, (squares - degrees * rest * stats.f.ppf(q, degrees, rest_degrees)))
+            / (times * stats.chi2.ppf(q, degrees))
+            for q in (1 - LEVEL / 2, LEVEL / 2)
+        )
+        found.append(Component(source, int(degrees), squares / degrees, variance, low, high, float(f), float(p)))
+    low, high = (rest_squares / stats.chi2.ppf(q, rest_degrees) for q in (1 - LEVEL / 2, LEVEL / 2))
+    return [*found, Component("rest", int(rest_degrees), rest, rest, low, high)]
+
+
+def scores_of_group(plan: Plan, results: Path, group: DrawGroup) -> np.ndarray | None:
+    """Averages of the table's tasks in per cent, (index seeds, seeds); None where a run has none."""
+    seeds = plan.experiment.tables[group.table].seeds
+    runs = {(run.model, run.rank, run.method, run.seed): run for run in picked(plan, results).runs_of(group.table)}
+    values = [
+        [own_average(plan, results, runs[group.model, group.rank, method, seed]) for seed in seeds]
+        for method in group.methods
+    ]
+    return None if any(value is None for row in values for value in row) else 100 * np.array(values, dtype=float)
+
+
+def draw_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+    """A row a factorial and part of its variance, in points squared; `share`: of the sum of the parts."""
+    rows = []
+    for group in draw_groups(plan):
+        scores = scores_of_group(plan, results, group)
+        if scores is None:
+            continue
+        parts = components(scores)
+        whole = sum(part.variance for part in parts)
+        names = {key: getattr(group, key) for key in ("table", "model", "rank")} | {"method": group.title}
+        for part in parts:
+            told = {**names, **part.__dict__, "share": part.variance / whole if whole else None}
+            rows.append(told | {"index_seeds": scores.shape[0], "seeds": scores.shape[1], "mean": float(scores.mean())})
+    return rows
+
+
+def draws_view(plan: Plan, results: Path) -> View:
+    """A row a part of a factorial's variance."""
+    rows, groups = draw_rows(plan, results), {}
+    for row in rows:
+        low, high = (np.sqrt(row[end]) for end in ("low", "high"))
+        groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
+            [
+                Cell(plan.catalog.models[row["model"]].title),
+                Cell(f"{row['method']} r = {row['rank']}"),
+                Cell(f"{row['index_seeds']} x {row['seeds']}"),
+                Cell(SOURCES[row["source"]]),
+                Cell(f"{np.sqrt(row['variance']):.2f} [{low:.2f}, {high:.2f}]"),
+                Cell("–" if row["share"] is None else f"{100 * row['share']:.0f}"),
+                Cell("–" if row["f"] is None else f"{row['f']:.2f}"),
+                Cell("–" if row["p"] is None else p_text(row["p"]), row["p"] is not None and row["p"] < LEVEL),
+            ]
+        )
+    notes = [
+        "Two-way analysis of variance with random factors, one run a cell: the average score of the table's tasks over"
+        " index seeds x seeds. Points: the standard deviation that a factor brings, with its 95 % interval (Williams"
+        " and Tukey; exact for the rest). p: of a factor's bringing none (F test), not corrected. The rest holds what"
+        " draw and order do together.",
+    ]
+    header = ["Model", "Method", "Runs", "Source", "Points", "Share, %", "F", "p"]
+    numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
+    title = "What decides: the columns or rows drawn, or the order of the data"
+    return View(DRAWS, title, header, list(groups.values()), notes, numbers, text_columns=4)

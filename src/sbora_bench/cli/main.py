@@ -1,0 +1,334 @@
+"""`sbora-bench`: one subcommand a stage.
+
+Exit status 0 done, 2 the user's mistake (one line), 143 stopped by SIGTERM and 130 by Ctrl-C (the same command goes on
+from there), 1 anything else.
+"""
+
+import gc
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from sbora_bench import gpus
+from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_option
+from sbora_bench.cli.results import READING
+from sbora_bench.errors import Terminated, UserError, one_of
+from sbora_bench.files import disk_error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
+
+
+resources_option = click.option(
+    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
+)
+
+for command in (*PLANNING, *READING):
+    cli.add_command(command)
+
+
+@cli.command()
+@click.option("--into", type=click.Path(path_type=Path, exists=True), help="Put them between this file's markers.")
+def protocols(into: Path | None) -> None:
+    """Print protocols `official` and `clean` side by side, with sources and reasons."""
+    from sbora_bench.plan import protocol_table
+    from sbora_bench.plan.catalog import load_catalog
+
+    catalog = load_catalog()
+    if into is None:
+        click.echo(protocol_table.drawn(catalog))
+    else:
+        protocol_table.write_into(catalog, into)
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@click.option("--table", help="Prepare this table's training set and items.")
+@click.option("--model", help="Prepare this model's weights.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def prepare(experiment: str, table: str | None, model: str | None, output: Path, **part: str) -> None:
+    """Fetch and check what a table or a model needs."""
+    from sbora_bench.inputs import prepare as stage
+
+    if (table is None) == (model is None):
+        raise UserError("prepare: give either --table or --model")
+    loaded = load(experiment, **part)
+    if table is not None:
+        stage.prepare_table(loaded, table, output)
+    else:
+        stage.prepare_model(loaded.catalog, model, output)
+
+
+@cli.command()
+@experiment_option
+@click.argument("model")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--threads", default=1, show_default=True)
+def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
+    """Train MODEL, a small base of the ladder, from nothing."""
+    from sbora_bench.plan.experiment import load_plan
+
+    catalog = load_plan(experiment).catalog
+    catalog.find("models", model, "pretrain")
+    from sbora_bench.train import pretrain as stage
+
+    stage.pretrain_model(catalog, model, output, threads)
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@click.argument("runs", nargs=-1, required=True)
+@resources_option
+@results_option
+def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
+    """Train the adapters of RUNS; leaves adapter/ and train.json."""
+    loaded = load(experiment, **part)
+    chosen = [loaded.run(run) for run in runs]
+    gpus.take()
+    from sbora_bench.train import finetune as stage
+
+    stage.finetune(loaded, chosen, resources, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@click.argument("runs", nargs=-1, required=True)
+@resources_option
+@results_option
+def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
+    """Score RUNS on their suite; leaves samples/ and scores.json."""
+    loaded = load(experiment, **part)
+    chosen = [loaded.run(run) for run in runs]
+    gpus.take()
+    from sbora_bench.score import evaluate as stage
+
+    stage.evaluate(loaded, chosen, resources, results or Path("results") / loaded.name)
+
+
+@cli.command()
+@click.argument("adapter")
+@click.option("--model", required=True, help="Its base: a model of the catalog, or a local folder.")
+@click.option("--suite", required=True, help="commonsense, arithmetic, mmlu, or one of your own.")
+@click.option("--protocol", default="official", show_default=True, help="How it is prompted, decoded and read.")
+@click.option("--items", default="paper", show_default=True, help="Which items of each task.")
+@click.option("--limit", type=int, help="Score so many items of a task at most.")
+@click.option("--train", help="The training set, to mark the items whose question it holds.")
+@click.option("--quantization", type=click.Choice(["nf4"]), help="Of the base.")
+@click.option("--revision", default="main", show_default=True, help="Of an adapter on the hub.")
+@resources_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+def score(resources: Path, output: Path, **asked) -> None:
+    """Score a PEFT ADAPTER from anywhere: a folder, or a hub id; safetensors only."""
+    from sbora_bench.plan.catalog import load_catalog
+
+    catalog = load_catalog()
+    from sbora_bench.score import any_adapter as stage
+
+    gpus.take()
+    record = stage.score(catalog, stage.Asked(**asked), resources, output)
+    for task, found in record.tasks.items():
+        value = found.reason if found.value is None else f"{100 * found.value:5.1f} %  ({found.metric}, n {found.n})"
+        click.echo(f"{catalog.tasks[task].title:12} {value}")
+    click.echo(f"{output}: written")
+
+
+@cli.command()
+@click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
+@click.option("--table", help="... of this one.")
+@narrowing_options
+@results_option
+@click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
+@click.option("--paper-memory", is_flag=True, help="Foretell the memory of each method at each of the paper's scales.")
+@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper or --paper-memory.")
+@click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json ...")
+@click.option("--method", default="base", show_default=True, help="... a method of the catalog ...")
+@click.option("--rank", type=int, help="... and its rank.")
+@click.option("--protocol", default="official", show_default=True, help="How the cell is trained.")
+@click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]")
+@click.option("--micro-batch", type=int, help="Rows of a forward pass  [default: the protocol's]")
+@click.option("--length", type=int, help="Tokens of a row  [default: the protocol's]")
+@click.option("--checkpointing/--no-checkpointing", default=None, help="Of activations  [default: the protocol's]")
+@click.option("--optimizer", help="adamw_torch, paged_adamw_32bit, adamw_8bit ...  [default: the protocol's]")
+@click.option("--device", help="A card of the catalog: does it fit? (cpu: the kernels of a CPU)")
+@click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths.")
+@click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams.")
+@click.option("--json", "as_json", is_flag=True)
+def footprint(experiment, table, results, paper, paper_memory, output, as_json, only, seeds, limit, **asked) -> None:
+    """Foretell parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
+    whole = (paper != paper_memory) and output is not None
+    if [bool(experiment and table), whole, bool(asked["model"])].count(True) != 1:
+        raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
+    if experiment is not None:
+        loaded = load(experiment, only, seeds, limit)
+        if table not in loaded.experiment.tables:
+            raise UserError(f"{loaded.path}: {one_of(table, loaded.experiment.tables, 'table')}")
+        from sbora_bench.cost import footprint as stage
+
+        stage.run_footprints(loaded, table, results or Path("results") / loaded.name)
+        return
+    from sbora_bench.plan.catalog import load_catalog
+
+    catalog = load_catalog()
+    if whole:
+        from sbora_bench.cost import footprint as stage
+
+        (stage.paper_footprint if paper else stage.paper_memory)(catalog, output)
+        return
+    from sbora_bench.cost import one_cell as fitting
+
+    found = fitting.report(catalog, fitting.Asked(**asked))
+    click.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
+
+
+@cli.command()
+@click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Check the averages of these tables too.")
+@click.option("--own", is_flag=True, help="Those of --tables alone.")
+@click.option(
+    "--reported", type=click.Path(path_type=Path, exists=True), help="The rest as it was found before, with --json."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for audit.json and audit.{md,csv,tex,html}.")
+@click.option("--json", "as_json", is_flag=True, help="Every finding, those that agree too.")
+@click.option("--summary", is_flag=True, help="One line a claim, as a Markdown table.")
+def audit(
+    tables: Path | None, own: bool, reported: Path | None, output: Path | None, as_json: bool, summary: bool
+) -> None:
+    """Recompute the reported numbers and claims, and list what doesn't agree."""
+    from sbora_bench.report import audit as stage
+
+    if own and tables is None:
+        raise UserError("audit: --own needs --tables")
+    found = list(stage.own_tables(tables)) if tables else []
+    if reported is not None:
+        found = stage.read_findings(reported) + found
+    elif not own:
+        from sbora_bench.cost import footprint as truth
+        from sbora_bench.plan.catalog import load_catalog
+
+        catalog = load_catalog()
+        count, memory = truth.true_counts(catalog), lambda claim: truth.memory_ratio(catalog, claim)
+        found = stage.audit(stage.read_rows(), count, memory) + found
+    if output is not None:
+        stage.write(found, output)
+    if summary:
+        from sbora_bench.report.render import markdown
+
+        click.echo(markdown(stage.summary(found)), nl=False)
+    else:
+        click.echo(stage.as_json(found) if as_json else stage.as_text(found))
+
+
+def _reading(stage: str, module: str, does: str) -> click.Command:
+    """The command of a stage that only reads what runs left; the module's function has the command's name."""
+
+    @click.command(stage, help=does)
+    @experiment_option
+    @narrowing_options
+    @results_option
+    def command(experiment: str, results: Path | None, **part: str) -> None:
+        from importlib import import_module
+
+        loaded, made = load(experiment, **part), import_module(f"sbora_bench.{module}")
+        gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
+        getattr(made, stage)(loaded, results or Path("results") / loaded.name)
+
+    return command
+
+
+for stage, module, does in (
+    ("collect", "analysis.collect", "Gather every record into scores.csv, footprint.csv and budget.csv."),
+    ("tables", "report.tables", "Draw the paper's tables and the separation from what was collected."),
+    ("figures", "report.figures", "Draw the figures, PNG and SVG, from what was collected."),
+    ("report", "report.page", "Write report.html, one page that holds it all."),
+):
+    cli.add_command(_reading(stage, module, does))
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@results_option
+def failures(experiment: str, results: Path | None, **part: str) -> None:
+    """Name the runs that failed, with the reasons; exit status 1 if there are any."""
+    from sbora_bench.results.failures import failed_runs
+
+    loaded = load(experiment, **part)
+    found = failed_runs(loaded, results or Path("results") / loaded.name)
+    for run, reason in found.items():
+        click.echo(f"{run}: failed: {reason}")
+    click.echo(f"{len(found)} of {len(loaded.runs)} runs failed")
+    if found:
+        click.echo("run them again with: snakemake --cores all --config retry_failed=true (and the experiment)")
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(["lora", "merged"]), required=True, help="A plain LoRA adapter, or a whole model."
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
+@click.option("--base", help="Folder or hub id of the base.  [default: the prepared model that the adapter names]")
+@resources_option
+def export(adapter: Path, to: str, output: Path, base: str | None, resources: Path) -> None:
+    """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
+    from sbora_bench.files import read_json
+
+    if base is None:
+        named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
+        if named and (resources / "models" / named / "base.json").is_file():
+            from sbora_bench.inputs.models.load import prepared_folder
+
+            base, _ = prepared_folder(resources, named)
+    import sbora
+
+    try:
+        sbora.export(adapter, to, output, base)
+    except (ValueError, FileExistsError) as error:
+        raise UserError(f"export: {error}") from None
+    click.echo(f"{output}: written")
+
+
+def _terminate(*_) -> None:
+    raise Terminated
+
+
+def main() -> None:
+    """Entry point: turns mistakes into one line and exit status 2."""
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # of its own names, as PEFT uses them
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli(prog_name="sbora-bench", standalone_mode=False)
+    except UserError as error:
+        click.echo(f"sbora-bench: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except Terminated:
+        click.echo("sbora-bench: terminated; the same command goes on from here", err=True)
+        sys.exit(128 + signal.SIGTERM)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "sbora-bench"
+        click.echo(UserError(f"{place}: {error.format_message()} See {place} --help"), err=True)
+        sys.exit(2)
+    except OSError as error:
+        told = disk_error(error, Path(error.filename or "."))
+        if told is error:
+            raise
+        click.echo(f"sbora-bench: {told}", err=True)
+        sys.exit(2)

@@ -1,0 +1,110 @@
+"""The commands of `sbora-bench` that plan and check (cli.py holds the others), and how a command is told its runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from sbora_bench.errors import UserError
+
+experiment_option = click.option(
+    "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
+)
+
+results_option = click.option(
+    "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
+)
+
+
+def narrowing_options(command: Callable) -> Callable:
+    """`--only`, `--seeds` and `--limit`: of the experiment a part, whose results stand in a folder of their own."""
+    for name, shape, told in (
+        ("--limit", "N", "Score N items of a task at most."),
+        ("--seeds", "0,1,...", "These seeds alone."),
+        ("--only", "KEY=VALUE,...", "A part: table, model, method, rank, seed; the same as in planning and running."),
+    ):
+        command = click.option(name, default="", metavar=shape, help=told)(command)
+    return command
+
+
+def load(experiment: str, only: str, seeds: str, limit: str):
+    """The Plan that a command's options stand for."""
+    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.narrowing import narrowed
+
+    return narrowed(load_plan(experiment), only, seeds, limit)
+
+
+@click.command()
+@click.argument("experiment", default="ladder")
+@narrowing_options
+@click.option("--cost", is_flag=True, help="Steps, tokens, GPU-hours, disk, memory and batch split of every run.")
+@click.option("--device", default="a100-80gb", show_default=True, help="For --cost: a card of the catalog, or cpu.")
+@click.option("--calibrate", is_flag=True, help="For --cost: time training steps on this machine, and go by them.")
+@click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
+def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: bool, **part: str) -> None:
+    """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
+    from sbora_bench.plan.experiment import rate_text
+    from sbora_bench.plan.narrowing import narrowed
+    from sbora_bench.workflow import checked_plan
+
+    loaded = narrowed(checked_plan(experiment), **part)
+    if cost:
+        _print_cost(loaded, device, calibrate, as_json)
+        return
+    if calibrate:
+        raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
+    if as_json:
+        click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
+        return
+    for name, table in loaded.experiment.tables.items():
+        bases = [run for run in loaded.runs_of(name) if run.is_base]
+        cells = loaded.cells_of(name)
+        seeds = ",".join(map(str, table.seeds))
+        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
+        rates = ",".join(map(rate_text, table.learning_rates))
+        varied = (f"-lr{{{rates}}}" if rates else "") + f"-s{{{seeds}}}"
+        for run in bases + cells:
+            click.echo(f"  {run.cell}" + ("" if run.is_base else varied))
+    click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
+
+
+def _print_cost(loaded, device: str, calibrate: bool, as_json: bool) -> None:
+    from sbora_bench import gpus
+    from sbora_bench.cost import calibrate as speeds
+    from sbora_bench.cost import estimate as cost
+    from sbora_bench.cost import estimate_text as cost_text
+
+    card = None if device == "cpu" else loaded.catalog.find("devices", device, "--device")
+    if calibrate:
+        gpus.take()
+        speeds.calibrate(loaded, device)
+    cells = cost.costs(loaded, card, speeds.known_rates(device))
+    found = cost_text.summary(loaded, device, card, cells)
+    if as_json:
+        click.echo(cost_text.as_json(found))
+    else:
+        cost_text.show(loaded, found, cells, "this machine's CPU" if card is None else card.title)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True)
+def validate(files: tuple[str, ...]) -> None:
+    """Check experiment FILES with their catalog."""
+    from sbora_bench.workflow import checked_plan
+
+    for file in files:
+        loaded = checked_plan(file)
+        click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file."""
+    from sbora_bench.plan.experiment import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
+
+
+PLANNING = (plan, validate, schema)

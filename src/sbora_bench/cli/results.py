@@ -1,0 +1,128 @@
+"""The commands of `sbora-bench` that check and read what runs left (cli.py holds the others)."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_option
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--experiment", "-e", help="Whose results they are.  [default: the folder's name]")
+@narrowing_options
+def verify(results: Path, experiment: str | None, **part: str) -> None:
+    """Recompute the tables of RESULTS from the samples alone; a line a finding, exit status 2 if any."""
+    plan = load(experiment or results.resolve().name, **part)
+    from sbora_bench.report import verify as stage
+
+    findings, notes = stage.verify(plan, results)
+    for line in findings:
+        click.echo(line)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if findings:
+        click.echo(f"sbora-bench: {results}: {len(findings)} findings", err=True)
+        sys.exit(2)
+    click.echo(f"{results}: {len(plan.runs)} runs; every table is what the samples give, byte for byte")
+
+
+@click.command()
+@click.argument("run")
+@experiment_option
+@results_option
+def show(run: str, experiment: str, results: Path | None) -> None:
+    """Print RUN, a name or a folder, on one screen."""
+    from sbora_bench.report import terminal as paired_runs
+
+    click.echo(paired_runs.show(paired_runs.run_at(run, results or Path("results") / experiment)))
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@experiment_option
+@results_option
+def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
+    """Compare runs A and B, names or folders, on the items that both answered."""
+    from sbora_bench.report import terminal as paired_runs
+
+    place = results or Path("results") / experiment
+    click.echo(paired_runs.compare(paired_runs.run_at(a, place), paired_runs.run_at(b, place)))
+
+
+@click.command()
+@click.argument("experiment", default="ladder")
+@narrowing_options
+@results_option
+@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@click.option("--prune", is_flag=True, help="Delete what no table needs, and say what was deleted.")
+@click.option("--json", "as_json", is_flag=True, help="All of it, and every run.")
+def status(experiment: str, results: Path | None, resources: Path, prune: bool, as_json: bool, **part: str) -> None:
+    """How far EXPERIMENT is, from its files: done, running, failed, waiting; and the disk that it takes."""
+    plan = load(experiment, **part)
+    from sbora_bench.results import disk
+    from sbora_bench.results import status as stage
+
+    place = results or Path("results") / plan.name
+    found, used = stage.status(plan, place, resources), disk.usage(place)
+    needless = disk.needless(plan, place, resources)
+    room = disk.freed(list(needless))
+    if prune:
+        disk.prune(list(needless), Path(".snakemake"))
+    if as_json:
+        told = {"runs": found, "bytes": used, "needless": {str(path): why for path, why in needless.items()}}
+        click.echo(json.dumps(told | {"needless_bytes": room, "deleted": prune}, indent=1))
+        return
+    click.echo(f"{plan.name}: {stage.told(found)}")
+    shown = ", ".join(f"{part} {megabytes(size)}" for part, size in used.items() if size)
+    click.echo(f"disk: {place} {megabytes(sum(used.values()))}" + (f" ({shown})" if shown else ""))
+    for path, why in needless.items():
+        click.echo(f"  {'deleted' if prune else 'needless'} {path}: {why}")
+    if needless:
+        click.echo(f"{megabytes(room)} {'deleted' if prune else 'may be deleted: --prune'}")
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+@click.command()
+@click.argument("a", metavar="RUN")
+@click.argument("b", metavar="[RUN]", required=False)
+@experiment_option
+@results_option
+@click.option(
+    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file to write the first run's regions to.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Heat maps of the first run's, .svg or .png.")
+def regions(
+    a: str,
+    b: str | None,
+    experiment: str,
+    results: Path | None,
+    resources: Path,
+    output: Path | None,
+    figure: Path | None,
+) -> None:
+    """Which rows and columns of which layers RUN changed; with a second run, what both changed."""
+    from sbora_bench.report import terminal as paired_runs
+    from sbora_bench.score import regions as stage
+
+    place = results or Path("results") / experiment
+    folders = [paired_runs.run_at(run, place) for run in (a, b) if run is not None]
+    found = [stage.regions_of(folder, resources) for folder in folders]
+    for folder, mine in zip(folders, found, strict=True):
+        click.echo(stage.as_text(folder.name, mine))
+    if len(found) == 2:
+        click.echo(stage.overlap_text(*found))
+    if output is not None:
+        stage.write(folders[0].name, found[0], output)
+    if figure is not None:
+        stage.write_figure(found[0], figure)
+
+
+READING = (verify, show, compare, status, regions)

@@ -1,0 +1,154 @@
+"""How fast this machine trains: `sbora-bench plan NAME --cost --calibrate` times a micro-batch of each kind of update.
+
+A kind is a model and method under a protocol. Its model has the true layers with random weights, but two of them, and
+is loaded, quantised and adapted as `finetune` does it; what is kept is FLOP/s, which the layers have in common.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import provenance
+from sbora_bench.cost import roofline as compute
+from sbora_bench.cost.estimate import CACHE, rate_key
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, sha256, write_json
+from sbora_bench.plan.catalog import Catalog, FolderSource
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results.records import BaseRecord, write_record
+
+LAYERS = 2
+TIMED = 3  # micro-batches, after one that warms up
+
+
+def speeds_file(device: str, kept: Path = CACHE) -> Path:
+    """Where the measured speeds of a device are."""
+    return Path(kept) / f"speed-{device}.json"
+
+
+def known_rates(device: str, kept: Path = CACHE) -> dict[str, float]:
+    """FLOP/s by `cost.rate_key`; empty where nothing was measured, or by other packages than are here."""
+    path = speeds_file(device, kept)
+    found = read_json(path) if path.is_file() else {}
+    if found.get("versions") != provenance.versions():
+        return {}
+    return {key: entry["flops_per_second"] for key, entry in found["speeds"].items()}
+
+
+def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
+    """Measure each kind of update of `plan` on this machine and note it as the speed of `device`; the file.
+
+    Raises UserError where `device` is a card and there is no GPU here.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    if (device == "cpu") == torch.cuda.is_available():
+        found = f"a GPU ({torch.cuda.get_device_name(0)})" if device == "cpu" else "no GPU"
+        raise UserError(
+            f"--calibrate: {found} is here, so the speed of {device} can't be measured; name the right device"
+        )
+    kinds: dict[str, Run] = {}
+    for table in plan.experiment.tables:
+        for cell in plan.cells_of(table):
+            kinds.setdefault(rate_key(plan.catalog, cell, plan.protocol(table)), cell)
+    path = speeds_file(device, kept)
+    speeds = read_json(path)["speeds"] if known_rates(device, kept) else {}
+    for key, cell in track(kinds.items(), "measuring", console=Console(stderr=True)):
+        speeds[key] = {"cell": cell.cell, **measure(plan, cell, kept)}
+        told = {"device": device, "hardware": provenance.hardware(), "versions": provenance.versions()}
+        write_json(path, {**told, "speeds": speeds})
+    return path
+
+
+def measure(plan: Plan, cell: Run, kept: Path) -> dict[str, Any]:
+    """Seconds of a micro-batch of a kind of update, and the FLOP/s that they make."""
+    import torch
+
+    protocol = plan.protocol(cell.table)
+    protocol = protocol.model_copy(update={"batch_size": protocol.micro_batch})
+    catalog, name = shallow(plan.catalog, cell.model)
+    kernels = "cuda" if torch.cuda.is_available() else "cpu"
+    work = compute.update_work(catalog, name, cell.method, cell.rank, protocol, kept, kernels)
+    torch.set_num_threads(protocol.threads)
+    model = random_model(catalog, name, cell, protocol)
+    step = training_step(model, protocol)
+    step()
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        step()
+    seconds = (time.perf_counter() - began) / TIMED
+    tokens = protocol.micro_batch * protocol.max_length
+    return {"flops_per_second": work.flops / seconds, "seconds": seconds, "tokens": tokens, "layers": LAYERS}
+
+
+def shallow(catalog: Catalog, model: str) -> tuple[Catalog, str]:
+    """(catalog with the model cut to its first layers, its name there)."""
+    entry = catalog.models[model]
+    layers = min(LAYERS, entry.architecture["num_hidden_layers"])
+    source = FolderSource(kind="folder", path="")
+    cut = {"architecture": entry.architecture | {"num_hidden_layers": layers}, "source": source}
+    name = f"{model}.shallow"
+    return catalog.model_copy(update={"models": catalog.models | {name: entry.model_copy(update=cut)}}), name
+
+
+def random_model(catalog: Catalog, name: str, cell: Run, protocol):
+    """The adapted model as `finetune` makes it, of random weights."""
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM
+
+    from sbora_bench.cost.meta_model import read_config
+    from sbora_bench.inputs.adapters import adapt, adapter_config
+    from sbora_bench.inputs.models.load import load_base
+
+    method = catalog.methods[cell.method]
+    with tempfile.TemporaryDirectory() as resources:
+        folder = Path(resources) / "models" / name
+        torch.manual_seed(0)
+        made = AutoModelForCausalLM.from_config(
+            read_config(catalog, name), dtype=getattr(torch, protocol.weights_dtype)
+        )
+        made.save_pretrained(folder)
+        files = {path.name: sha256(path) for path in folder.iterdir()}
+        write_record(folder / "base.json", BaseRecord(model=name, source={"kind": "folder"}, files=files))
+        del made
+        base = load_base(Path(resources), name, protocol, method)
+    if method.quantization:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
+    elif protocol.gradient_checkpointing:
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        base.enable_input_require_grads()
+    return adapt(base, adapter_config(method, cell.rank, 0, protocol)).train()
+
+
+def training_step(model, protocol):
+    """A function that takes one micro-batch through forward, backward and the optimizer, and waits for the device."""
+    import contextlib
+
+    import torch
+
+    from sbora_bench.cost.traced_step import OPTIMIZERS
+
+    device = next(model.parameters()).device
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OPTIMIZERS[protocol.optimizer](trained, lr=protocol.learning_rate)
+    ids = torch.randint(model.config.vocab_size, (protocol.micro_batch, protocol.max_length), device=device)
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0  # a batch with padding, as most are
+
+    def step() -> None:
+        low = torch.autocast(device.type, getattr(torch, protocol.autocast)) if protocol.autocast else None
+        with low or contextlib.nullcontext():
+            loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
+        loss.backward()
+        if protocol.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step

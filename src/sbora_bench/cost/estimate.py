@@ -1,0 +1,288 @@
+"""What an experiment costs on a card before anyone pays: `sbora-bench plan NAME --cost --device a100-80gb`.
+
+Steps and parameters are exact; memory is traced on `meta` (compute.py keeps the traces, in `resources/plan`); tokens,
+samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing heavy unless something must be traced.
+"""
+
+import multiprocessing
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.cost import roofline as compute
+from sbora_bench.files import hash_of
+from sbora_bench.inputs.adapters import merged
+from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.plan.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
+from sbora_bench.plan.experiment import Plan, Run, cell_of
+from sbora_bench.plan.steps import update_steps
+from sbora_bench.results.store import CHECKPOINTS
+
+CACHE = Path("resources/plan")
+SAMPLE_BYTES = 4  # of a token of English text in the samples, about
+STORED_BITS = {"hub": 16, "folder": 16, "wheel": 32, "pretrain": 32}  # of a base's parameter on disk
+MANY = 8  # cells to trace that are worth the start of further processes
+ADAM_BYTES = 8  # of two float32 moments a trainable parameter
+BASIS = {
+    "steps": "exact, from the row counts of the catalog",
+    "tokens": "at most: every example as long as the protocol allows",
+    "peak": "traced: exact for a micro-batch of the longest examples; scoring: a batch of the longest prompts",
+    "adapter": "exact, to the byte",
+    "samples": f"at most: {SAMPLE_BYTES} bytes a token of the longest prompts and answers",
+    "base": "16 bits a parameter as the hub has them, 32 where the weights are made here",
+    "score": "estimate: all answers as long as allowed, each operator at the card's peak or bandwidth (roofline)",
+    "roofline": "estimate, not measured: each operator at the card's peak or bandwidth (roofline), so real runs take"
+    " longer; `--calibrate` measures the machine at hand",
+    "none": "not known: no speed is measured for this device yet; `--calibrate` measures the machine at hand",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, its seeds folded: figures of one run, but for `seeds`. None: doesn't apply or isn't known.
+
+    `micro_batch` x `accumulation` is the protocol's batch, split so that it fits; 0 x 0 where one example is too much.
+    """
+
+    table: str
+    model: str
+    method: str
+    rank: int | None
+    run: str
+    seeds: int
+    steps: int | None
+    tokens: int | None
+    micro_batch: int | None
+    accumulation: int | None
+    tokens_per_second: float | None
+    speed: str
+    train_hours: float | None
+    score_hours: float | None
+    train_peak_bytes: int | None
+    score_peak_bytes: int
+    adapter_bytes: int
+    checkpoint_bytes: int
+    samples_bytes: int
+    base_bytes: int
+    trains: bool
+    scores: bool
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of all seeds, of training alone where the speed of scoring isn't known; None where nothing is."""
+        if self.steps is not None and self.train_hours is None:
+            return None
+        parts = [part for part in (self.train_hours, self.score_hours) if part is not None]
+        return self.seeds * sum(parts) if parts else None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cells of a table have in common. `questions`: see the function of that name."""
+
+    protocol: Protocol
+    steps: int
+    questions: list[tuple[int, int, int]]
+
+
+def setting_of(plan: Plan, table: str) -> Setting:
+    """The setting of a table."""
+    protocol = plan.protocol(table)
+    steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
+    return Setting(protocol, steps, questions(plan, table))
+
+
+def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
+    """Updates of a run on the training set `train`."""
+    if protocol.steps is not None:
+        return protocol.steps
+    return update_steps(rows_of(catalog, train) - protocol.validation_rows, protocol)
+
+
+def rows_of(catalog: Catalog, data: str) -> int:
+    """Rows of a data entry; those of a set that is made here are counted by making it."""
+    entry = catalog.data[data]
+    if isinstance(entry, HubData) and entry.sampler:
+        from sbora_bench.inputs.data import flan
+
+        return sum(flan.BUCKETS.values())
+    if entry.rows is not None:
+        return entry.rows
+    return _counted(data, entry)
+
+
+@cache
+def _counted(data: str, entry: SyntheticData) -> int:
+    from sbora_bench.inputs.data.sources import read_examples
+
+    return len(read_examples(data, entry))
+
+
+def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
+    """(items, tokens of the longest prompt, new tokens at most) of each task that a table scores."""
+    entry, suites, found = plan.experiment.tables[table], plan.scored(table), []
+    for task, data in plan.items(table).items():
+        protocol = plan.protocol(table, suites[task])
+        config = config_in(plan, table, task)
+        items = rows_of(plan.catalog, data)
+        items = min(items, entry.limit.get(task, items))
+        if config.get("output_type") == "generate_until":
+            new = config["generation_kwargs"]["max_gen_toks"]
+            found.append((items, min(protocol.max_length, protocol.score_max_length - new), new))
+        else:
+            found.append((items, protocol.score_max_length, 1))
+    return found
+
+
+def cell_cost(
+    plan: Plan, cell: Run, setting: Setting, card: DeviceEntry | None, rates: dict[str, float], kept: Path
+) -> Cell:
+    """The cost of a cell on `card`; on this machine's CPU where that is None.
+
+    `rates`: measured FLOP/s by `rate_key`; where one is missing the card's roofline serves.
+    """
+    protocol, catalog = setting.protocol, plan.catalog
+    room, kernels = compute.room(card), "cpu" if card is None else "cuda"
+    counts = compute.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
+    found: dict[str, Any] = dict.fromkeys(("steps", "tokens", "tokens_per_second", "train_hours"))
+    found |= {"micro_batch": None, "accumulation": None, "train_peak_bytes": None, "trains": True, "speed": ""}
+    if not cell.is_base:
+        split, work = fitting_split(catalog, cell, protocol, room, kernels, kept)
+        steps, examples = setting.steps, protocol.batch_size * protocol.max_length
+        seconds, speed = update_seconds(catalog, cell, split, work, card, rates) if split else (None, "")
+        found |= {"steps": steps, "tokens": steps * examples, "train_peak_bytes": work.peak, "speed": speed}
+        found |= {"trains": split is not None, "micro_batch": split.micro_batch if split else 0}
+        found["accumulation"] = protocol.batch_size // split.micro_batch if split else 0
+        if seconds:
+            found |= {"tokens_per_second": examples / seconds, "train_hours": steps * seconds / 3600}
+    seconds, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
+    trained = counts["trainable_parameters"]
+    adapter = counts["adapter_bytes"] or 0
+    saves = protocol.keep_best or protocol.checkpoint_every
+    length = sum(items * (prompt + new) for items, prompt, new in setting.questions)
+    bits = STORED_BITS[catalog.models[cell.model].source.kind]
+    return Cell(
+        **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
+        **found,
+        run=cell.cell,
+        seeds=1 if cell.is_base else sum(cell_of(run) == cell for run in plan.runs_of(cell.table)),
+        score_hours=None if seconds is None else seconds / 3600,
+        score_peak_bytes=peak,
+        scores=peak <= room,
+        adapter_bytes=adapter,
+        checkpoint_bytes=CHECKPOINTS * (adapter + ADAM_BYTES * trained) if saves and not cell.is_base else 0,
+        samples_bytes=SAMPLE_BYTES * length,
+        base_bytes=untuned(catalog, cell, protocol, kept) * bits // 8,
+    )
+
+
+def untuned(catalog: Catalog, cell: Run, protocol: Protocol, kept: Path) -> int:
+    """Parameters of a cell's base."""
+    return compute.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
+
+
+def fitting_split(catalog: Catalog, cell: Run, protocol: Protocol, room: int, kernels: str, kept: Path):
+    """(the protocol with the largest micro-batch that fits, its own at most; or None, the work of an update).
+
+    The micro-batches tried divide the batch, so that the batch stays the protocol's.
+    """
+    sizes = [n for n in range(protocol.micro_batch, 0, -1) if protocol.batch_size % n == 0]
+    for size in sizes:
+        split = protocol.model_copy(update={"micro_batch": size})
+        work = compute.update_work(catalog, cell.model, cell.method, cell.rank, split, kept, kernels)
+        if work.peak <= room:
+            return split, work
+    return None, work
+
+
+def update_seconds(catalog: Catalog, cell: Run, protocol: Protocol, work, card, rates) -> tuple[float | None, str]:
+    """(seconds of an update, `measured`, `roofline` or `none`)."""
+    rate = rates.get(rate_key(catalog, cell, protocol))
+    if rate is not None:
+        return work.flops / rate, "measured"
+    return (None, "none") if card is None else (work.seconds(card, protocol.tf32), "roofline")
+
+
+def rate_key(catalog: Catalog, cell: Run, protocol: Protocol) -> str:
+    """What a measured speed holds for: a model and method under a protocol, whatever rank and micro-batch."""
+    free = {"batch_size": 1, "micro_batch": 1}
+    about = compute.described(catalog, cell.model, cell.method, None, protocol.model_copy(update=free), compute.TRACED)
+    return hash_of(about)
+
+
+def scoring_cost(
+    catalog: Catalog, cell: Run, setting: Setting, card: DeviceEntry | None, kernels: str, kept: Path
+) -> tuple[float | None, int]:
+    """(seconds of scoring all tasks or None, bytes at the peak). A merged adapter costs what the base does."""
+    protocol, method = setting.protocol, catalog.methods.get(cell.method)
+    alone = method is None or merged(method, protocol)
+    name, rank = ("base", None) if alone else (cell.method, cell.rank)
+    positions = catalog.models[cell.model].architecture.get("max_position_embeddings")
+    batches: Counter[tuple[int, int]] = Counter()
+    for items, prompt, new in setting.questions:
+        batches[min(prompt, positions - new) if positions else prompt, new] += -(-items // protocol.score_batch)
+    seconds, peaks = 0.0, []
+    for (prompt, new), times in batches.items():
+        work = compute.scoring_work(catalog, cell.model, name, rank, protocol, prompt, new, kept, kernels)
+        peaks.append(work.peak)
+        if card is not None:
+            seconds += work.seconds(card, protocol.tf32) * times
+    return None if card is None else seconds, max(peaks)
+
+
+def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[Cell]:
+    """The cost of every cell of a plan, bases first within a table. What isn't kept yet is traced."""
+    cells = [cell for table in plan.experiment.tables for cell in [*bases(plan, table), *plan.cells_of(table)]]
+    settings = {table: setting_of(plan, table) for table in plan.experiment.tables}
+    known: dict[Run, Cell] = {}
+    with compute.only_kept():
+        for cell in cells:
+            try:
+                known[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
+            except compute.NotKept:
+                continue
+    missing = [cell for cell in cells if cell not in known]
+    if missing:
+        known |= traced(plan, missing, settings, card, rates, kept)
+    return [known[cell] for cell in cells]
+
+
+def bases(plan: Plan, table: str) -> list[Run]:
+    """The untuned bases of a table."""
+    return [run for run in plan.runs_of(table) if run.is_base]
+
+
+def traced(plan: Plan, cells: list[Run], settings: dict[str, Setting], card, rates, kept: Path) -> dict[Run, Cell]:
+    """The costs of `cells` from fresh traces, many of them by as many processes as there are cores; a progress bar."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    workers = min(os.cpu_count() or 1, len(cells)) if len(cells) >= MANY else 1
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("tracing", total=len(cells))
+        if workers == 1:
+            found = {}
+            for cell in cells:
+                found[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
+                progress.advance(bar)
+            return found
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
+            jobs = {pool.submit(cell_cost, plan, cell, settings[cell.table], card, rates, kept): cell for cell in cells}
+            found = {}
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                progress.advance(bar)
+            return found
+
+
+def _quiet() -> None:
+    """Libraries' warnings don't concern what is traced on `meta`, and would break the progress bar."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,0 +1,140 @@
+"""The costs of an experiment (cost.py) for people and for programs."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from sbora_bench.cost.estimate import BASIS, Cell
+from sbora_bench.cost.roofline import GIB, room
+from sbora_bench.plan.catalog import DeviceEntry
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.results.store import CHECKPOINTS
+
+WIDTH = 170  # of the table where the terminal doesn't tell
+
+
+def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[Cell]) -> dict[str, Any]:
+    """Everything as JSON: the cells, the sums, and what each figure rests on."""
+    known = [cell.hours for cell in cells if cell.hours is not None]
+    bases = {cell.model: cell.base_bytes for cell in cells}
+    return {
+        "experiment": plan.name,
+        "runs": sum(cell.seeds for cell in cells),
+        "device": device,
+        "room_bytes": room(card),
+        "cells": [asdict(cell) | {"hours": cell.hours} for cell in cells],
+        "hours": sum(known),
+        "cells_without_hours": len(cells) - len(known),
+        "adapter_bytes": sum(cell.seeds * cell.adapter_bytes for cell in cells),
+        "samples_bytes": sum(cell.seeds * cell.samples_bytes for cell in cells),
+        "base_bytes": bases,
+        "checkpoint_bytes": max((cell.checkpoint_bytes for cell in cells), default=0),
+        "does_not_fit": [cell.run for cell in cells if not (cell.trains and cell.scores)],
+        "basis": basis(cells),
+    }
+
+
+def basis(cells: list[Cell]) -> dict[str, str]:
+    """What each kind of figure rests on, speeds by how many cells."""
+    told = {key: BASIS[key] for key in ("steps", "tokens", "peak", "adapter", "samples", "base", "score")}
+    if all(cell.score_hours is None for cell in cells):
+        told["score"] = "not known: only cards have the peaks that an estimate takes"
+    trained = [cell for cell in cells if cell.speed]
+    kinds = {kind: sum(cell.speed == kind for cell in trained) for kind in ("measured", "roofline", "none")}
+    words = BASIS | {"measured": "measured here: FLOP/s of a micro-batch on two layers of random weights"}
+    if trained:
+        told["train"] = "; ".join(
+            f"{count} of {len(trained)} cells {words[kind]}" for kind, count in kinds.items() if count
+        )
+    return told
+
+
+def as_json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=1, sort_keys=True)
+
+
+def show(plan: Plan, found: dict[str, Any], cells: list[Cell], title: str) -> None:
+    """Print a table for each of the experiment's tables, the sums, what doesn't fit and what the figures rest on."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    for name, entry in plan.experiment.tables.items():
+        mine = [cell for cell in cells if cell.table == name]
+        protocol = plan.protocol(name)
+        console.print(
+            f"\n[bold]{name}[/]: {entry.suite}, trained on {entry.train}, protocol {entry.protocol},"
+            f" batch {protocol.batch_size}, at most {protocol.max_length} tokens"
+        )
+        console.print(_table(mine))
+    disk = [found["adapter_bytes"], found["samples_bytes"], sum(found["base_bytes"].values())]
+    spare = f"; at most {_size(found['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
+    unknown = f" ({found['cells_without_hours']} cells not known)" if found["cells_without_hours"] else ""
+    console.print(
+        f"\n{found['runs']} runs on {title}: {_hours(found['hours'])} hours{unknown}; disk {_size(sum(disk))}:"
+        f" adapters {_size(disk[0])}, samples {_size(disk[1])}, bases {_size(disk[2])}"
+        + (spare if found["checkpoint_bytes"] else "")
+    )
+    for line in _unfit(cells, found["room_bytes"]):
+        console.print(line)
+    for key, told in found["basis"].items():
+        console.print(f"[dim]{key:8} {told}[/]")
+
+
+def _table(cells: Iterable[Cell]):
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("Run", no_wrap=True)
+    heads = ("Seeds", "Updates", "M tokens", "Split", "Tokens/s", "Train h", "Score h", "All seeds h")
+    for head in (*heads, "Train GiB", "Score GiB", "Adapter"):
+        made.add_column(head, justify="right", no_wrap=head == "Split")
+    for cell in cells:
+        split = "too large" if not cell.trains else f"{cell.micro_batch} x {cell.accumulation}"
+        made.add_row(
+            cell.run,
+            str(cell.seeds),
+            _number(cell.steps),
+            "–" if cell.tokens is None else f"{cell.tokens / 1e6:,.1f}",
+            "–" if cell.steps is None else split,
+            _number(cell.tokens_per_second),
+            _hours(cell.train_hours),
+            _hours(cell.score_hours),
+            _hours(cell.hours),
+            "–" if cell.train_peak_bytes is None else f"{cell.train_peak_bytes / GIB:.1f}",
+            f"{cell.score_peak_bytes / GIB:.1f}",
+            _size(cell.adapter_bytes) if cell.adapter_bytes else "–",
+        )
+    return made
+
+
+def _unfit(cells: list[Cell], most: int) -> list[str]:
+    """A line for each cell that is too large for the device."""
+    lines = []
+    for cell in cells:
+        if not cell.trains:
+            lines.append(f"[red]{cell.run}: even one example takes {_gib(cell.train_peak_bytes)} of {_gib(most)}[/]")
+        if not cell.scores:
+            lines.append(f"[red]{cell.run}: scoring a batch takes {_gib(cell.score_peak_bytes)} of {_gib(most)}[/]")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _hours(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}"
+
+
+def _size(size: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(size)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:,.2f} GiB"

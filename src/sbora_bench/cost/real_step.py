@@ -1,0 +1,78 @@
+"""Real training steps on this CPU, with random weights, watched through the allocator's own events.
+
+What `foretell` says is checked against this: by the tests, by `benchmarks/footprint.py`, and by stage `footprint` for
+cells that are small enough to be run on the side.
+"""
+
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM
+
+from sbora_bench.cost import meta_model as meta
+from sbora_bench.inputs.adapters import adapter_config
+from sbora_bench.inputs.models.load import nf4_config
+from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+
+FUSED = {"adamw_torch": False, "adamw_torch_fused": True}  # optimizers that are measured: what `fused` is for them
+
+
+def real_model(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
+    """A cell with random weights in memory, quantised and adapted through the very steps of `finetune`."""
+    config, dtype = meta.read_config(catalog, model), getattr(torch, protocol.weights_dtype)
+    base = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if method is not None and method.quantization:
+        with tempfile.TemporaryDirectory() as folder:
+            base.save_pretrained(folder)
+            base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=nf4_config(protocol))
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
+    return base if method is None else peft.get_peft_model(base, adapter_config(method, rank, 0, protocol))
+
+
+def highest(work: Callable[[], object]) -> int:
+    """Bytes at the highest while `work` runs: allocations and releases that `torch.profiler` saw, added up."""
+    quiet = logging.getLogger("torch.profiler")
+    quiet.setLevel(logging.ERROR)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def step_peak(model, protocol: Protocol, rows: int, length: int) -> int:
+    """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
+    end in padding.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fused=FUSED[protocol.optimizer])
+    model.config.use_cache = False
+    model.train()
+    if protocol.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    ids = torch.ones(rows, length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[1:, -5:] = 0
+    low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
+
+    def steps() -> None:
+        for _ in range(2):
+            with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
+                loss = model(input_ids=ids, labels=ids, attention_mask=mask).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return highest(steps)
+
+
+def cell_peak(catalog: Catalog, model: str, method: MethodEntry, rank: int, protocol: Protocol) -> int:
+    """Bytes at the highest of a training step of a cell, the model's own among them; at the protocol's longest."""
+    torch.set_num_threads(1)
+    made = real_model(catalog, model, method, rank, protocol)
+    over = step_peak(made, protocol, protocol.micro_batch, protocol.max_length)
+    return meta.storage_bytes(meta.weight_tensors(made)) + over

@@ -1,0 +1,198 @@
+"""Seconds on a card, at least: every traced operator as fast as the card's arithmetic or its memory allows (roofline).
+
+A trace takes seconds and knows no card, so what it found is kept in a file that is named by all that it depends on.
+"""
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache as once
+from pathlib import Path
+
+from sbora_bench import provenance
+from sbora_bench.files import hash_of, read_json, write_json
+from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol
+
+GIB = 2**30
+# What a process holds on a card besides tensors: the CUDA context and its kernels, some 0.5 GiB on recent cards.
+CONTEXT_GIB = 0.5
+
+# All of a protocol that the work of an update depends on, and that of scoring.
+TRACED = {
+    "autocast",
+    "batch_size",
+    "compute_dtype",
+    "double_quantization",
+    "dropout",
+    "gradient_checkpointing",
+    "max_grad_norm",
+    "max_length",
+    "micro_batch",
+    "optimizer",
+    "pad",
+    "target_modules",
+    "weights_dtype",
+}
+SCORED = {"compute_dtype", "double_quantization", "gradient_checkpointing", "merge", "num_beams", "pad"}
+SCORED |= {"score_batch", "target_modules", "weights_dtype"}
+
+
+class NotKept(Exception):
+    """What was asked for is not in the cache, and must not be traced now."""
+
+
+def room(card: DeviceEntry | None) -> int:
+    """Bytes that tensors may take on `card`; without one, this machine's memory."""
+    if card is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int((card.memory_gib - CONTEXT_GIB) * GIB)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a computation needs: bytes at its peak, and its operators as (dtype, FLOPs, bytes moved, times)."""
+
+    peak: int
+    operations: list[tuple[str, int, int, int]]
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of matrix products, 2 a multiply-add."""
+        return sum(flops * times for _, flops, _, times in self.operations)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that operators read and write."""
+        return sum(moved * times for _, _, moved, times in self.operations)
+
+    def seconds(self, card: DeviceEntry, tf32: bool = False) -> float:
+        """The roofline's lower bound; a dtype that the card's entry lacks runs at its slowest peak.
+
+        `tf32`: float32 products go through TF32, where the card has it: at half of bfloat16's peak, as tensor cores do.
+        """
+        peaks = dict(card.tflops)
+        if tf32 and "bfloat16" in peaks:
+            peaks["float32"] = max(peaks["float32"], peaks["bfloat16"] / 2)
+        slowest = min(peaks.values())
+        return sum(
+            times * max(flops / (peaks.get(dtype, slowest) * 1e12), moved / (card.bandwidth_gb_s * 1e9))
+            for dtype, flops, moved, times in self.operations
+        )
+
+
+def work_of(tracer) -> Work:
+    """What a `tracer.Tracer` found."""
+    operations = [(o.dtype, o.flops, o.moved, times) for o, times in sorted(tracer.operations.items())]
+    return Work(tracer.peak()["peak"], operations)
+
+
+def update_work(
+    catalog: Catalog, model: str, method: str, rank: int, protocol: Protocol, cache: Path, kernels: str = "cuda"
+) -> Work:
+    """The work of an update of a cell, each of its examples `protocol.max_length` tokens long.
+
+    `peak` is a micro-batch's, the rest is the whole update's. Kept in the folder `cache`. Raises UserError where the
+    cell can't be: an optimizer that can't be traced, a rank above a layer's width.
+    """
+
+    def trace() -> Work:
+        from sbora_bench.cost import footprint
+
+        built = footprint.build(catalog, model, catalog.methods[method], rank, protocol)
+        return repeated(work_of(footprint.trace(built, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
+
+    return kept(cache, "update", [*described(catalog, model, method, rank, protocol, TRACED), kernels], trace)
+
+
+def scoring_work(
+    catalog: Catalog,
+    model: str,
+    method: str,
+    rank: int | None,
+    protocol: Protocol,
+    prompt: int,
+    new_tokens: int,
+    cache: Path,
+    kernels: str = "cuda",
+) -> Work:
+    """The work of scoring `protocol.score_batch` prompts of `prompt` tokens, with `new_tokens` made for each.
+
+    All of them are made: no answer ends early. Every step costs what the middle one does, for the cache grows evenly.
+    With one new token (a letter's logits) there is the prompt alone. Method `base`: the untuned model.
+    """
+
+    def trace() -> Work:
+        from sbora_bench.cost import footprint
+        from sbora_bench.cost import traced_step as foretell
+
+        built = footprint.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
+        rows, beams = protocol.score_batch, protocol.num_beams
+        peak = foretell.trace_generation(built, rows, prompt, new_tokens, beams, kernels)["peak"]
+        first = work_of(foretell.decoding_step(built, rows, beams, prompt, 0, kernels)[0])
+        middle = foretell.decoding_step(built, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]
+        return Work(peak, first.operations + repeated(work_of(middle), new_tokens - 1).operations)
+
+    about = [*described(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
+    return kept(cache, "scoring", about, trace)
+
+
+def described(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, keys: set[str]) -> list:
+    """All that the work of a cell depends on, but the code, as JSON."""
+    entries = [catalog.models[model], *(catalog.methods[name] for name in [method] if name != "base")]
+    return [*(e.model_dump(mode="json") for e in entries), rank, protocol.model_dump(mode="json", include=keys)]
+
+
+def repeated(work: Work, times: int) -> Work:
+    """The same work `times` times, one after the other."""
+    return Work(work.peak, [(*operation[:3], operation[3] * times) for operation in work.operations])
+
+
+def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
+    """`footprint.counts` of a cell: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
+
+    def count() -> dict:
+        from sbora_bench.cost import footprint
+
+        return footprint.counts(footprint.build(catalog, model, catalog.methods.get(method), rank, protocol))
+
+    return remembered(cache, "counts", described(catalog, model, method, rank, protocol, TRACED), count)
+
+
+def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
+    """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none."""
+    found = remembered(cache, kind, about, lambda: asdict(trace()))
+    return Work(found["peak"], [tuple(operation) for operation in found["operations"]])
+
+
+def remembered(cache: Path, kind: str, about: list, make: Callable[[], dict]) -> dict:
+    """JSON of the file of `cache` that is named by `about` and the code; made and written where there is none.
+
+    Raises NotKept instead within `only_kept`.
+    """
+    path = Path(cache) / f"{kind}-{hash_of([*about, *_made_by()])[:32]}.json"
+    if path.is_file():
+        return read_json(path)
+    if _only_kept.get():
+        raise NotKept(path.name)
+    write_json(path, made := make())
+    return made
+
+
+_only_kept = contextvars.ContextVar("only_kept", default=False)
+
+
+@contextlib.contextmanager
+def only_kept():
+    """In this block nothing is traced: what isn't in the cache raises NotKept."""
+    token = _only_kept.set(True)
+    try:
+        yield
+    finally:
+        _only_kept.reset(token)
+
+
+@once
+def _made_by() -> tuple:
+    return provenance.code_hash("sbora_bench.cost.roofline"), provenance.versions()

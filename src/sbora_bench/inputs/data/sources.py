@@ -1,0 +1,236 @@
+"""Where examples come from: files checked by git blob id, sets of the Hugging Face hub, the ladder's synthetic rows.
+
+Whatever the source, an example is a dictionary of strings: instruction, input, output, answer, and for MMLU subject.
+
+`SBORA_DATA_ROOT` takes the place of every download of a file, and of a hub set where it has a folder of the set's
+name; `HF_HUB_OFFLINE=1` forbids the network.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import disk_error, git_blob_id
+from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
+from sbora_bench.inputs.data import flan, standins
+from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
+from sbora_bench.plan.catalog import FileData, HubData, SyntheticData
+
+DOWNLOADS = Path("resources/downloads")
+CONNECT_SECONDS, READ_SECONDS = 5, 60
+
+
+def read_examples(name: str, entry: FileData | HubData | SyntheticData) -> list[dict[str, str]]:
+    """All examples of a catalog entry, in the order of the source.
+
+    Raises Unreachable, naming the address and the place, where they can't be had; UserError where they are not
+    what the catalog says (blob id, number of rows, keys).
+    """
+    if isinstance(entry, SyntheticData):
+        return [_example(row, f"data {name}", i) for i, row in enumerate(_synthetic(entry))]
+    if isinstance(entry, HubData):
+        where, rows = f"data {name}: {entry.id}", _hub_rows(name, entry)
+    else:
+        path = fetch(name, entry)
+        where, rows = str(path), _json_rows(path)
+        _expect_rows(where, len(rows), entry.rows)
+        _expect_columns(where, rows[0] if rows and isinstance(rows[0], dict) else entry.columns, entry.columns)
+    return [_example(row, where, i) for i, row in enumerate(rows)]
+
+
+def fetch(name: str, entry: FileData) -> Path:
+    """The file of an entry with the bytes that the catalog names, downloaded (a stand-in: made) if need be.
+
+    Raises Unreachable or, naming both ids, UserError for other bytes (a download of such bytes is removed).
+    """
+    root = os.environ.get("SBORA_DATA_ROOT")
+    if entry.stand_in:
+        path = DOWNLOADS / entry.path
+        if not path.is_file():
+            standins.write_file(_synthetic(entry.stand_in.rows), entry.stand_in.form, path)
+    elif root:
+        path = Path(root) / entry.path
+        if not path.is_file():
+            raise Unreachable(
+                f"data {name}: {path}: no such file; fetch {entry.url} and put it there, or unset SBORA_DATA_ROOT"
+                " to have it downloaded",
+                entry.url,
+            )
+    else:
+        path = DOWNLOADS / entry.path
+        if not path.is_file():
+            _download(name, entry, path)
+    found = git_blob_id(path.read_bytes())
+    if found != entry.blob:
+        raise UserError(f"data {name}: {path}: git blob id {found}, expected {entry.blob}; replace it by {entry.url}")
+    return path
+
+
+def _download(name: str, entry: FileData, path: Path) -> None:
+    """Download to `path`, going on from what an interrupted download left."""
+    import requests
+    from filelock import FileLock
+
+    missing = f"data {name}: {entry.url}"
+    help = f"fetch it elsewhere and put it at {path}, or below SBORA_DATA_ROOT as {entry.path}"
+    if offline():
+        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}", entry.url)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.is_file():
+                return
+            resumed = part.is_file()
+            found = _append(entry.url, part)
+            if found != entry.blob and resumed:
+                part.unlink()
+                found = _append(entry.url, part)
+            if found != entry.blob:
+                part.unlink()
+                raise UserError(f"{missing}: git blob id {found}, expected {entry.blob}; nothing was kept; {help}")
+            os.replace(part, path)
+    except requests.exceptions.RequestException as error:
+        status = getattr(error.response, "status_code", None)
+        reason = f"HTTP {status}" if status else type(error).__name__
+        raise Unreachable(f"{missing} can't be had ({reason}); {help}", entry.url) from None
+    except OSError as error:
+        if disk_error(error, path) is not error:
+            part.unlink(missing_ok=True)  # the line that tells may need the room
+        raise disk_error(error, path, _size(entry.url)) from error
+
+
+def _size(url: str) -> str:
+    """How many bytes a server says that a file has; empty where it doesn't say."""
+    import requests
+
+    try:
+        answer = requests.head(url, allow_redirects=True, timeout=CONNECT_SECONDS)
+    except requests.exceptions.RequestException:
+        return ""
+    size = answer.headers.get("Content-Length", "") if answer.ok else ""
+    return f"{int(size):,}" if size.isdecimal() else ""
+
+
+def _append(url: str, part: Path) -> str:
+    """Fetch what `part` lacks (uncompressed, so that its size tells where to go on); the git blob id of the whole."""
+    import pooch
+    import requests
+
+    headers = {"Accept-Encoding": "identity"}
+    if part.is_file():
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+    fetcher = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(), headers=headers, timeout=(CONNECT_SECONDS, READ_SECONDS)
+    )
+    try:
+        with open(part, "ab") as file:
+            fetcher(url, file, None)
+    except requests.exceptions.HTTPError as error:
+        if error.response.status_code != 416:  # nothing lacks
+            raise
+    finally:
+        if not part.stat().st_size:
+            part.unlink()
+    return git_blob_id(part.read_bytes())
+
+
+def _json_rows(path: Path) -> list:
+    """The rows of a JSON list (LLM-Adapters) or of JSON lines (MMLU)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.split("\n") if x]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: neither a JSON list nor JSON lines ({error}); fetch it again") from None
+    return rows
+
+
+def _hub_rows(name: str, entry: HubData):
+    """The rows of a hub set, sampled or put as questions by lm-eval where the entry says so."""
+    import datasets
+
+    root = os.environ.get("SBORA_DATA_ROOT")
+    folder = Path(root or "$SBORA_DATA_ROOT") / entry.id
+    if entry.stand_in:
+        folder = DOWNLOADS / entry.id
+        if not folder.is_dir():
+            standins.write_set(_synthetic(entry.stand_in.rows), entry.stand_in.form, entry.split, folder)
+    elif not folder.is_dir():
+        instead = (
+            f"where it is reachable, run `hf download {entry.id} --repo-type dataset --revision {entry.revision}"
+            f" --local-dir {folder}`"
+        )
+        folder = snapshot(entry.id, entry.revision, "dataset", DATASET_FILES, instead)
+    if entry.lm_eval_task:
+        rows = lm_eval_rows(name, entry.lm_eval_task, entry.shots, folder)
+        _expect_rows(f"data {name}: {folder}", len(rows), entry.rows)
+        return rows
+    try:
+        found = datasets.load_dataset(str(folder), split=entry.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
+    _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
+    _expect_columns(f"data {name}: {folder}", found.column_names, entry.columns)
+    return found.select(flan.sample(_each(found))) if entry.sampler == "flan-v2" else found
+
+
+def _each(found):
+    """The rows of a `datasets.Dataset`, read in batches: millions of them one by one take ten times as long."""
+    for batch in found.iter(batch_size=10_000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
+    from sbora_bench.inputs.data import synthetic
+
+    if entry.maker == "training_set":
+        return synthetic.training_set(entry.name, entry.seed)[: entry.rows]
+    if entry.maker == "mmlu_items":
+        return synthetic.mmlu_items(entry.rows, entry.seed)
+    if entry.maker == "corpus":
+        from sbora_bench.inputs.data import corpus
+
+        return corpus.items(entry.rows, entry.seed)
+    return synthetic.items(entry.name, entry.rows, entry.seed)
+
+
+def _expect_rows(where: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise UserError(f"{where}: found {found:,} rows, expected {expected:,}; fetch it again")
+
+
+def _expect_columns(where: str, found: Iterable[str], expected: tuple[str, ...]) -> None:
+    if not set(expected) <= set(found):
+        raise UserError(f"{where}: found columns {', '.join(found)}, expected {', '.join(expected)}; fetch it again")
+
+
+FIELDS = ("instruction", "input", "output", "answer")
+# The keys of each kind of file, in the order of FIELDS; "" stands for an empty string.
+SCHEMAS = (
+    ("instruction", "input", "output", "answer"),  # LLM-Adapters, protocol section 6
+    ("instruction", "input", "output", "output"),  # Alpaca
+    ("", "inputs", "targets", "targets"),  # Flan v2
+    ("", "input", "output", "output"),  # MMLU, protocol section 4
+)
+
+
+def _example(row, where: str, index: int) -> dict[str, str]:
+    """A row of any of the schemas as an example. Raises UserError naming the row and what was found."""
+    keys = next((keys for keys in SCHEMAS if isinstance(row, dict) and row.keys() >= set(keys) - {""}), None)
+    if keys is None:
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        allowed = "; or ".join(", ".join(dict.fromkeys(filter(None, keys))) for keys in SCHEMAS)
+        raise UserError(f"{where}: row {index}: found {found}; allowed are the keys {allowed}")
+    example = {}
+    for name, key in zip((*FIELDS, "subject"), (*keys, "subject" if "subject" in row else ""), strict=True):
+        value = row[key] if key else ""
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{where}: row {index}: {key}: found {type(value).__name__}, allowed are text and numbers")
+        example[name] = str(value)
+    if "subject" not in row:
+        del example["subject"]
+    return example

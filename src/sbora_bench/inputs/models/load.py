@@ -1,0 +1,104 @@
+"""Load a prepared base (and an adapter on it) for training or scoring: safetensors only, dtype by the protocol."""
+
+import os
+from pathlib import Path
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import sha256
+from sbora_bench.inputs.models.host import host_config
+from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.results.records import BaseRecord, read_record
+
+
+def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
+    """Where the prepared weights are: (path or hub id, keyword arguments for from_pretrained).
+
+    Every file that base.json names is checked by SHA-256 first. Raises UserError naming the file that is missing or
+    differs.
+    """
+    folder = Path(resources) / "models" / model
+    record = read_record(folder / "base.json", BaseRecord)
+    for name, expected in record.files.items():
+        path = folder / name
+        found = sha256(path) if path.is_file() else "no file"
+        if found != expected:
+            raise UserError(f"{path}: SHA-256 {found}, expected {expected}; delete {folder} and prepare it again")
+    if record.files:
+        return str(folder), {}
+    return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
+
+
+def prepared_files(resources: Path, model: str) -> dict:
+    """What tells one prepared base from another: its source and the SHA-256 of its files."""
+    record = read_record(Path(resources) / "models" / model / "base.json", BaseRecord)
+    return {"source": record.source, "files": record.files}
+
+
+def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: str = ""):
+    """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD].
+
+    A tokenizer without a pad token of its own takes `pad_token`, the catalog's for the model, or its EOS where that is
+    empty. Raises UserError where it doesn't know that token.
+    """
+    from transformers import AutoTokenizer
+
+    where, arguments = prepared_folder(resources, model)
+    tokenizer = AutoTokenizer.from_pretrained(where, padding_side=protocol.padding_side, **arguments)
+    if protocol.pad == "zero":
+        tokenizer.pad_token_id = 0
+    elif protocol.pad == "add":
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    elif tokenizer.pad_token_id is None:
+        if pad_token and pad_token not in tokenizer.get_vocab():
+            raise UserError(f"catalog: models.{model}.pad_token: its tokenizer has no token {pad_token!r}")
+        tokenizer.pad_token = pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def nf4_config(protocol: Protocol):
+    """How bitsandbytes quantises a base to NF4, as the protocol has it."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=protocol.double_quantization,
+        bnb_4bit_compute_dtype=getattr(torch, protocol.compute_dtype),
+    )
+
+
+def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEntry | None, tokenizer=None):
+    """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
+
+    With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.backends.cuda.matmul.allow_tf32 = protocol.tf32
+    where, arguments = prepared_folder(resources, model)
+    arguments["config"] = host_config(AutoConfig.from_pretrained(where, **arguments), protocol)
+    if method is not None and method.quantization == "nf4":
+        arguments["quantization_config"] = nf4_config(protocol)
+    if torch.cuda.is_available():
+        arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # of several processes, its own
+    base = AutoModelForCausalLM.from_pretrained(
+        where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
+    )
+    new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
+    if new > 0:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean
+        for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
+            layer.weight.data[-new:] = layer.weight.data[:-new].mean(dim=0)
+    return base.eval()
+
+
+def load_adapter(base, adapter: Path, merge: bool):
+    """`base` with the adapter of a run on it, merged into the weights where the protocol says so; eval mode."""
+    from peft import PeftModel
+
+    import sbora  # noqa: F401  (registers SBORA with PEFT)
+
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    return (model.merge_and_unload() if merge else model).eval()

@@ -1,0 +1,178 @@
+"""`sbora-bench prepare`: what a table trains on and is scored on, and a model's weights, checked and in one form.
+
+    sbora-bench prepare --experiment ladder --table arithmetic --output results/ladder/data/arithmetic
+    sbora-bench prepare --experiment smollm2 --model smollm2-135m --output resources/models/smollm2-135m
+
+Environment: SBORA_DATA_ROOT (data/sources.py), SBORA_MODEL_<ID> (models/fetch.py), HF_HUB_OFFLINE, HF_TOKEN, HF_HOME.
+"""
+
+import random
+from pathlib import Path
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import sha256, whole_folder, write_jsonl
+from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.data.contamination import contaminated
+from sbora_bench.inputs.data.prompts import render
+from sbora_bench.inputs.data.sources import read_examples
+from sbora_bench.inputs.held_out import VALIDATION, held_out
+from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.experiment import Plan, Table
+from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
+
+Example = dict[str, str]
+
+
+def prepare_table(plan: Plan, table: str, output: Path) -> None:
+    """Write the folder of a table: `train.jsonl`, one `<task>.jsonl` a task and `contamination.json`.
+
+    Where the table picks a learning rate, `validation/` holds the same of training rows that are held out for it.
+    Rows of training: prompt, response. Rows of a task: id (index in the source), prompt, answer, contaminated, and
+    for MMLU subject. Raises UserError where data are missing (unless the table skips such tasks) or not what the
+    catalog says; nothing is written then.
+    """
+    if table not in plan.experiment.tables:
+        raise UserError(f"{plan.path}: tables: {one_of(table, plan.experiment.tables, 'table')}")
+    entry, protocol = plan.experiment.tables[table], plan.protocol(table)
+    training = read_examples(entry.train, plan.catalog.data[entry.train])
+    prompts = {task: plan.protocol(table, suite).score_prompt for task, suite in plan.scored(table).items()}
+    with whole_folder(output) as folder:
+        train = folder / "train.jsonl"
+        held = _hold_out(plan, table, training) if entry.learning_rates else {}
+        out = {index for indices in held.values() for index in indices}
+        kept = [example for index, example in enumerate(training) if index not in out]
+        write_jsonl(train, [_training_row(example, protocol.train_prompt) for example in kept])
+        tasks = {
+            task: _prepare_task(plan, entry, task, name, prompts[task], training, folder)
+            for task, name in plan.items(table).items()
+        }
+        if all(task.status != "ok" for task in tasks.values()):
+            raise UserError(
+                f"{plan.path}: tables.{table}: no task's items can be had; {next(iter(tasks.values())).reason}"
+            )
+        record = ContaminationRecord(
+            experiment=plan.name,
+            table=table,
+            train=entry.train,
+            train_rows=len(kept),
+            train_sha256=sha256(train),
+            policy=entry.contaminated,
+            tasks=tasks,
+        )
+        write_record(folder / "contamination.json", record)
+        if held:
+            beside = folder / VALIDATION
+            own = {
+                task: _write_held(training, held[task], entry.train, prompts[task], beside / f"{task}.jsonl")
+                for task in held
+            }
+            write_record(beside / "contamination.json", record.model_copy(update={"policy": "keep", "tasks": own}))
+
+
+def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
+    """Write the folder of a base model: config, safetensors, tokenizer and `base.json` (models/fetch.py).
+
+    Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be had.
+    """
+    entry = catalog.find("models", model, "prepare")
+    if entry.source.kind == "pretrain":
+        raise UserError(f"model {model} is trained here: run `sbora-bench pretrain {model} --output {output}`")
+    from sbora_bench.inputs.models.fetch import fetch_model
+
+    fetch_model(model, entry, output)
+
+
+def _prepare_task(
+    plan: Plan, table: Table, task: str, name: str, template: str, training: list[Example], folder: Path
+) -> TaskData:
+    """Write the items of one task that the table scores."""
+    path = folder / f"{task}.jsonl"
+    try:
+        return prepare_items(
+            plan.catalog, name, template, training, path, table.limit.get(task), table.limit_seed, table.contaminated
+        )
+    except Unreachable as error:
+        if table.missing == "fail":
+            raise
+        return TaskData(status="not available", reason=f"{error.address} is not at hand", source=name)
+
+
+def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list[int]]:
+    """Task -> the training rows that are held out for it."""
+    entry = plan.experiment.tables[table]
+    configs = {task: config_in(plan, table, task) for task in plan.tasks(table)}
+    return held_out(configs, training, entry.validation_items, entry.limit_seed)
+
+
+def _write_held(training: list[Example], held: list[int], train: str, template: str, path: Path) -> TaskData:
+    """Write held-out training rows as a task's items; an id is the row's place in the training set."""
+    if not held:
+        return TaskData(status="not available", reason="no held-out row is of this task", source=train)
+    write_jsonl(path, [_task_row(i, training[i], template, False) for i in held])
+    return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
+
+
+def prepare_items(
+    catalog: Catalog,
+    name: str,
+    template: str,
+    training: list[Example] | None,
+    path: Path,
+    limit: int | None = None,
+    seed: int = 0,
+    policy: str = "keep",
+) -> TaskData:
+    """Write the items of the data entry `name` that are scored to `path`, JSON lines, and tell of them.
+
+    Without a training set, `contaminated` is null: nobody knows.
+    """
+    name, items = read_reachable(catalog, name)
+    known = [] if training is None else contaminated(items, training)
+    chosen = choose(len(items), known, policy, limit, seed)
+    held = set(known)
+    rows = [_task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
+    write_jsonl(path, rows)
+    return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
+
+
+def read_reachable(catalog: Catalog, name: str) -> tuple[str, list[Example]]:
+    """Whose examples, and they: a data entry's or, where that can't be had, those of the one it names in its place.
+
+    Raises Unreachable, naming both, where neither can be had.
+    """
+    entry = catalog.data[name]
+    try:
+        return name, read_examples(name, entry)
+    except Unreachable as missing:
+        other = getattr(entry, "otherwise", None)
+        if other is None:
+            raise
+        try:
+            return other, read_examples(other, catalog.data[other])
+        except Unreachable as error:
+            raise Unreachable(f"{missing}; nor {error}", missing.address) from None
+
+
+def choose(available: int, known: list[int], policy: str, limit: int | None, seed: int) -> list[int]:
+    """Which of `available` items are scored, in the order of the source: contaminated ones go first (policy drop),
+    then a seeded draw takes `limit` of the rest."""
+    dropped = set(known) if policy == "drop" else set()
+    chosen = [index for index in range(available) if index not in dropped]
+    if limit is not None and limit < len(chosen):
+        chosen = sorted(random.Random(seed).sample(chosen, limit))
+    return chosen
+
+
+def _training_row(example: Example, template: str) -> Example:
+    return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
+
+
+def _task_row(index: int, example: Example, template: str, known: bool | None) -> dict:
+    row = {
+        "id": index,
+        "prompt": render(template, example["instruction"], example["input"]),
+        "answer": example["answer"],
+        "contaminated": known,
+    }
+    return row | ({"subject": example["subject"]} if "subject" in example else {})

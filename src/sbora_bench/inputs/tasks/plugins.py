@@ -1,0 +1,35 @@
+"""What our task templates need of lm-eval beyond its own: two filters and a metric, registered by importing this."""
+
+from lm_eval.api.filter import Filter
+from lm_eval.api.registry import register_filter, register_metric
+
+from sbora_bench.inputs.tasks import extraction
+
+
+@register_filter("response")
+class Response(Filter):
+    """Cuts at the prompt's header, where the model wrote it again."""
+
+    def __init__(self, keep: str) -> None:
+        self.keep = keep
+
+    def apply(self, resps, docs):
+        return [[extraction.response(text, self.keep) for text in texts] for texts in resps]
+
+
+@register_filter("extract")
+class Extract(Filter):
+    """Reads the answer out by a rule of `extraction.py`."""
+
+    def __init__(self, rule: extraction.Rule) -> None:
+        self.rule = rule
+
+    def apply(self, resps, docs):
+        return [[extraction.extract(text, self.rule) for text in texts] for texts in resps]
+
+
+@register_metric(metric="within_tolerance", higher_is_better=True, output_type="generate_until", aggregation="mean")
+def within_tolerance(references: list[str], predictions: list[str], tolerance: float) -> float:
+    """1.0 if the predicted number is at most `tolerance` from the reference, else 0.0."""
+    difference = extraction.number(references[0]) - extraction.number(predictions[0])
+    return float(abs(difference) <= tolerance)

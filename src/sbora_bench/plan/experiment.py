@@ -1,0 +1,336 @@
+"""An experiment file, typed, and the runs that it stands for.
+
+A table is a union of grids (models x methods x ranks), times its seeds; a run is one cell with one seed. The untuned
+base of every model of a table is scored once, as method `base`.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import hash_of
+from sbora_bench.plan.catalog import NAME, SCORING, Catalog, Protocol, Strict, explain, load_catalog
+from sbora_bench.strict_yaml import read_yaml
+
+TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
+
+Rank = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Grid(Strict):
+    models: list[str] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+    ranks: list[Rank] = Field(min_length=1)
+
+
+class Table(Strict):
+    title: str = ""
+    suite: str
+    train: str = Field(description="a training set of the catalog")
+    protocol: str
+    seeds: list[Seed] = Field(min_length=1)
+    grids: list[Grid] = Field(min_length=1)
+    items: str | None = Field(default=None, description="which items of each task: paper, ladder, ...")
+    limit: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="task: how many of its items to score, drawn by limit_seed"
+    )
+    limit_seed: Seed = 0
+    contaminated: Literal["keep", "drop"] = Field(
+        default="keep", description="what becomes of test items whose question is in the training set"
+    )
+    missing: Literal["fail", "skip"] = Field(
+        default="fail", description="skip: a task whose file can't be had shows as not available"
+    )
+    also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
+    learning_rates: list[Rate] = Field(
+        default_factory=list, description="train at each, show the best on held-out training rows"
+    )
+    validation_items: Annotated[int, Field(ge=1)] = Field(
+        default=200, description="training rows held out, at most, to pick a learning rate by"
+    )
+    overrides: dict[str, Any] = Field(default_factory=dict, description="protocol fields that differ here")
+
+    @field_validator("seeds", "also", "learning_rates")
+    @classmethod
+    def _once(cls, values, info):
+        if len(set(values)) < len(values):
+            one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[info.field_name]
+            raise ValueError(f"a {one} stands twice")
+        return values
+
+
+class Experiment(Strict):
+    title: str
+    description: str = ""
+    note: str = Field(default="", description="what every table's title says of its numbers")
+    items: str = Field(description="which items the tasks are scored on: paper, ladder, ...")
+    runs_per_job: int = Field(default=1, ge=1, description="runs of a table and model that one job carries")
+    gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")
+    paper_footprint: bool = Field(default=False, description="count the paper's cells at true scale too")
+    tables: dict[Annotated[str, Field(pattern=TABLE_NAME)], Table] = Field(min_length=1)
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One cell of a table with one seed; method `base` has neither rank nor seed.
+
+    `learning_rate`: where the table varies it, else the protocol's holds.
+    """
+
+    table: str
+    model: str
+    method: str
+    rank: int | None = None
+    seed: int | None = None
+    learning_rate: float | None = None
+
+    @property
+    def cell(self) -> str:
+        """The run's name without its seed."""
+        rank = "" if self.rank is None else f"-r{self.rank}"
+        rate = "" if self.learning_rate is None else f"-lr{rate_text(self.learning_rate)}"
+        return f"{self.table}-{self.model}-{self.method}{rank}{rate}"
+
+    @property
+    def name(self) -> str:
+        return self.cell if self.seed is None else f"{self.cell}-s{self.seed}"
+
+    @property
+    def is_base(self) -> bool:
+        return self.method == "base"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as names of runs have it: 0.0003 -> 3e-4."""
+    return f"{Decimal(repr(rate)).normalize():e}".replace("+", "")
+
+
+class Plan:
+    """A validated experiment with its catalog: the runs, and what each of them resolves to.
+
+    `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them.
+    """
+
+    def __init__(
+        self, name: str, experiment: Experiment, catalog: Catalog, path: str, rates: dict[Run, float] | None = None
+    ) -> None:
+        self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
+        self.rates = rates or {}
+        self._check()
+
+    def at(self, rates: dict[Run, float]) -> "Plan":
+        """The same with the runs of one learning rate alone for each of these cells (of `cells_of`)."""
+        return Plan(self.name, self.experiment, self.catalog, self.path, rates) if rates else self
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every run, bases first within a table, in the order of the file."""
+        return [run for table in self.experiment.tables for run in self.runs_of(table)]
+
+    def runs_of(self, table: str) -> list[Run]:
+        entry = self.experiment.tables[table]
+        grids, rates = entry.grids, entry.learning_rates or [None]
+        models = dict.fromkeys(model for grid in grids for model in grid.models)
+        bases = [Run(table, model, "base") for model in models]
+        cells = [Run(table, *cell) for g in grids for cell in itertools.product(g.models, g.methods, g.ranks)]
+        at = {cell: [self.rates[cell]] if cell in self.rates else rates for cell in cells}
+        return bases + [
+            replace(cell, seed=seed, learning_rate=rate) for cell in cells for rate in at[cell] for seed in entry.seeds
+        ]
+
+    def cells_of(self, table: str) -> list[Run]:
+        """The tuned cells of a table, as runs with neither seed nor learning rate."""
+        return list(dict.fromkeys(cell_of(run) for run in self.runs_of(table) if not run.is_base))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Run]:
+        return {run.name: run for run in self.runs}
+
+    def run(self, name: str) -> Run:
+        """The run of that name. Raises UserError naming near ones."""
+        if name not in self._by_name:
+            raise UserError(f"{self.path}: {one_of(name, self._by_name, 'run')}")
+        return self._by_name[name]
+
+    def protocol(self, table: str, suite: str | None = None) -> Protocol:
+        """The protocol of a table, or as it holds for a suite that the table scores beside its own."""
+        entry = self.experiment.tables[table]
+        where = f"{self.path}: tables.{table}.protocol"
+        return self.catalog.protocol(entry.protocol, suite or entry.suite, entry.overrides, where)
+
+    def protocol_of(self, run: Run) -> Protocol:
+        """The protocol of a run: its table's, at the run's own learning rate where the table varies that."""
+        protocol, rate = self.protocol(run.table), run.learning_rate
+        return protocol if rate is None else protocol.model_copy(update={"learning_rate": rate})
+
+    def tasks(self, table: str) -> list[str]:
+        return self.catalog.suites[self.experiment.tables[table].suite].tasks
+
+    def scored(self, table: str) -> dict[str, str]:
+        """Task -> its suite, of all that a table scores: its own tasks, then those of the suites beside."""
+        entry, suites = self.experiment.tables[table], self.catalog.suites
+        return {task: suite for suite in (entry.suite, *entry.also) for task in suites[suite].tasks}
+
+    def items(self, table: str) -> dict[str, str]:
+        """Task -> data entry of the items that this table scores."""
+        which = self.experiment.tables[table].items or self.experiment.items
+        return {task: self.catalog.tasks[task].items[which] for task in self.scored(table)}
+
+    def data_settings(self, table: str) -> dict[str, Any]:
+        """All that a table's prepared data depend on, as JSON."""
+        entry, protocol = self.experiment.tables[table], self.protocol(table)
+        data = self.catalog.data
+        more: dict[str, Any] = {"validation_items": entry.validation_items} if entry.learning_rates else {}
+        if entry.also:
+            more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}
+        return more | {
+            "suite": entry.suite,
+            "train": {entry.train: data[entry.train].model_dump(mode="json")},
+            "items": {task: data[name].model_dump(mode="json") for task, name in self.items(table).items()},
+            "train_prompt": protocol.train_prompt,
+            "score_prompt": protocol.score_prompt,
+            **entry.model_dump(mode="json", include={"limit", "limit_seed", "contaminated", "missing"}),
+        }
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """All that a run depends on but its inputs' bytes and the code, as JSON: what a record says was asked."""
+        entry = self.experiment.tables[run.table]
+        method = None if run.is_base else self.catalog.methods[run.method].model_dump(mode="json")
+        also = {suite: self.protocol(run.table, suite).model_dump(mode="json") for suite in entry.also}
+        return ({"also": also} if also else {}) | {
+            "experiment": self.name,
+            "table": run.table,
+            "run": run.name,
+            "model": run.model,
+            "method": run.method,
+            "rank": run.rank,
+            "seed": run.seed,
+            "suite": entry.suite,
+            "train": None if run.is_base else entry.train,
+            "protocol_name": entry.protocol,
+            "protocol": self.protocol_of(run).model_dump(mode="json"),
+            "model_entry": self.catalog.models[run.model].model_dump(mode="json"),
+            "method_entry": method,
+            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.scored(run.table)},
+        }
+
+    def settings_hash(self, run: Run) -> str:
+        return hash_of(self.settings(run))
+
+    def training_settings(self, run: Run) -> dict[str, Any]:
+        """The settings less those of scoring: another number of beams, say, doesn't train anew."""
+        settings = {key: value for key, value in self.settings(run).items() if key not in ("tasks", "also")}
+        protocol = {key: value for key, value in settings["protocol"].items() if key not in SCORING}
+        return settings | {"protocol": protocol}
+
+    def training_hash(self, run: Run) -> str:
+        return hash_of(self.training_settings(run))
+
+    def _check(self) -> None:
+        find, seen = self.catalog.find, set()
+        for name, table in self.experiment.tables.items():
+            where = f"{self.path}: tables.{name}"
+            suites = [find("suites", table.suite, f"{where}.suite")]
+            suites += [find("suites", suite, f"{where}.also") for suite in table.also]
+            which, scored = table.items or self.experiment.items, [task for suite in suites for task in suite.tasks]
+            for task in scored:
+                if scored.count(task) > 1:
+                    raise UserError(f"{where}.also: task {task} stands in two of the suites; name each suite once")
+                items = self.catalog.tasks[task].items
+                if which not in items:
+                    raise UserError(f"{where}.items: task {task}: {one_of(which, items, 'set of items')}")
+            for task in table.limit:
+                if task not in scored:
+                    raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")
+            find("data", table.train, f"{where}.train")
+            default = self.protocol(name).learning_rate
+            if table.learning_rates and default not in table.learning_rates:
+                raise UserError(
+                    f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
+                    f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
+                )
+            for index, grid in enumerate(table.grids):
+                self._check_grid(grid, f"{where}.grids.{index}")
+            for run in self.runs_of(name):
+                if run.name in seen:
+                    raise UserError(f"{where}.grids: run {run.name} stands twice; each run once")
+                seen.add(run.name)
+
+    def _check_grid(self, grid: Grid, where: str) -> None:
+        for method in grid.methods:
+            self.catalog.find("methods", method, f"{where}.methods")
+        for model in grid.models:
+            width = layer_width(self.catalog.find("models", model, f"{where}.models").architecture)
+            for rank in grid.ranks:
+                if width and rank > width:
+                    raise UserError(
+                        f"{where}.ranks: found rank {rank}, allowed 1 to {width} (the narrowest layer of {model});"
+                        " lower the rank"
+                    )
+
+
+def cell_of(run: Run) -> Run:
+    """A run's cell in its table, whatever the seed and the learning rate."""
+    return replace(run, seed=None, learning_rate=None)
+
+
+def by_cell(runs: Iterable[Run]) -> dict[Run, list[Run]]:
+    """Cell -> its runs, both in the order of the runs."""
+    found: dict[Run, list[Run]] = {}
+    for run in runs:
+        found.setdefault(cell_of(run), []).append(run)
+    return found
+
+
+def layer_width(architecture: dict[str, Any]) -> int | None:
+    """The narrowest dimension of a LLaMA-like model's linear layers, or None where the entry doesn't tell."""
+    if "hidden_size" not in architecture:
+        return None
+    hidden, heads = architecture["hidden_size"], architecture.get("num_attention_heads", 1)
+    head_dim = architecture.get("head_dim") or hidden // heads
+    key_value = head_dim * (architecture.get("num_key_value_heads") or heads)
+    return min(hidden, key_value, architecture.get("intermediate_size", hidden))
+
+
+def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
+    """Read experiment `name` (`experiments/NAME.yaml`) or a path to a YAML file, and check all of it.
+
+    Raises UserError with file, key, what was found and what is allowed.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    else:
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"experiment {name!r}: a name has lower-case letters, digits, '.' and '-' only")
+        path = Path("experiments") / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in Path("experiments").glob("*.yaml"))
+            raise UserError(f"{path}: {one_of(name, known, 'experiment')}")
+    stem = path.stem
+    if stem == "published":
+        raise UserError(f"{path}: results/published/ is for published results; choose another name")
+    if not re.fullmatch(NAME, stem):
+        raise UserError(f"{path}: an experiment's file is named in lower-case letters, digits, '.' and '-' only")
+    try:
+        experiment = Experiment.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Experiment)}") from None
+    folder = catalog_folder or str(path.parent / "catalog")
+    return Plan(stem, experiment, load_catalog(folder), str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment file (workflow/schemas/experiment.schema.json)."""
+    schema = Experiment.model_json_schema()
+    schema["properties"]["tables"]["additionalProperties"] = False  # pydantic lets names of other patterns pass
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

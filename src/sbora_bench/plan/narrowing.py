@@ -1,0 +1,112 @@
+"""A part of an experiment, as an experiment under a name of its own, so that its results never mix with the whole's.
+
+    sbora-bench plan paper --only table=arithmetic,method=sbora-fa,dora --seeds 0 --limit 8
+    snakemake --cores all --config experiment=paper only=table=arithmetic,method=sbora-fa,dora seeds=0 limit=8
+
+Stands apart from experiment.py so that no training depends on this code.
+"""
+
+from typing import Any
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import hash_of
+from sbora_bench.plan.experiment import Grid, Plan, Table
+
+OPTIONS = ("only", "seeds", "limit")  # of the commands, and keys of `snakemake --config`
+LONGEST = 80  # signs of a results folder's name
+
+
+def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Plan:
+    """The part of `plan` that is asked for; `plan` itself where nothing is. The untuned bases of its models stay.
+
+    `only`: values of the experiment by key, `table=arithmetic,method=lora,dora`, a value without a key belonging to the
+    key before it; `seeds`: `0,1`; `limit`: how many items of a task are scored at most, drawn as a table's own limit.
+    Raises UserError for an unknown key or value, and where no run is left.
+    """
+    chosen, most = _chosen(plan, only, seeds), _limit(limit)
+    told = _told(chosen) + ([f"limit={most}"] if most else [])
+    if not told:
+        return plan
+    parts = {name: _part(plan, name, chosen, most) for name in plan.experiment.tables}
+    tables = {name: table for name, table in parts.items() if table is not None}
+    if not tables:
+        raise UserError(f"{plan.path}: no run is left with {', '.join(told)}; these values don't go together")
+    changes = {"title": f"{plan.experiment.title} (only {', '.join(told)})", "tables": tables}
+    return Plan(_name(plan.name, told), plan.experiment.model_copy(update=changes), plan.catalog, plan.path)
+
+
+def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:
+    """The options that a command takes for a part of `plan`, the same whatever the order in which it was asked for."""
+    chosen, most = _chosen(plan, only, seeds), _limit(limit)
+    return ["--only", ",".join(_told(chosen))] * bool(chosen) + ["--limit", str(most)] * bool(most)
+
+
+def _told(chosen: dict[str, list[str]]) -> list[str]:
+    return [f"{key}={','.join(values)}" for key, values in chosen.items()]
+
+
+def _chosen(plan: Plan, only: str, seeds: str) -> dict[str, list[str]]:
+    """Key -> the chosen values, both in the order of the experiment, whatever the order they were given in."""
+    tables = plan.experiment.tables.values()
+    grids = [grid for table in tables for grid in table.grids]
+    known: dict[str, Any] = {
+        "table": plan.experiment.tables,
+        "model": [model for grid in grids for model in grid.models],
+        "method": [method for grid in grids for method in grid.methods],
+        "rank": [rank for grid in grids for rank in grid.ranks],
+        "seed": [seed for table in tables for seed in table.seeds],
+    }
+    known = {key: list(dict.fromkeys(map(str, values))) for key, values in known.items()}
+    asked: dict[str, set[str]] = {}
+    for key, value in [*_pairs(only), *(("seed", seed) for seed in _words(seeds))]:
+        if key not in known:
+            raise UserError(f"only: {one_of(key, known, 'key')}; write table=arithmetic,method=lora,dora")
+        if value not in known[key]:
+            raise UserError(f"{plan.path}: only: {one_of(value, known[key], key)}")
+        asked.setdefault(key, set()).add(value)
+    return {key: [value for value in values if value in asked[key]] for key, values in known.items() if key in asked}
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text else []
+
+
+def _pairs(only: str) -> list[tuple[str, str]]:
+    pairs, key = [], ""
+    for word in _words(only):
+        before, sign, value = word.partition("=")
+        key, value = (before, value) if sign else (key, before)
+        pairs.append((key, value))
+    return pairs
+
+
+def _limit(limit: str) -> int | None:
+    if limit and (not limit.isascii() or not limit.isdigit() or int(limit) < 1):
+        raise UserError(f"limit: found {limit!r}, allowed a whole number of at least 1: the items of a task to score")
+    return int(limit) if limit else None
+
+
+def _part(plan: Plan, name: str, chosen: dict[str, list[str]], most: int | None) -> Table | None:
+    """What is left of a table; None if nothing is."""
+
+    def left(key: str, values: list) -> list:
+        return [value for value in values if str(value) in chosen.get(key, map(str, values))]
+
+    table = plan.experiment.tables[name]
+    grids = [
+        Grid.model_construct(models=left("model", g.models), methods=left("method", g.methods), ranks=ranks)
+        for g in table.grids
+        if (ranks := left("rank", g.ranks))
+    ]
+    grids = [grid for grid in grids if grid.models and grid.methods]
+    seeds = left("seed", table.seeds)
+    if not (left("table", [name]) and grids and seeds):
+        return None
+    limits = {task: min(most, table.limit.get(task, most)) for task in plan.scored(name)} if most else table.limit
+    return table.model_copy(update={"grids": grids, "seeds": seeds, "limit": limits})
+
+
+def _name(name: str, told: list[str]) -> str:
+    """`paper_table-arithmetic_method-lora+dora_limit-8`: no experiment's own name has a `_` or a `+` in it."""
+    found = "_".join([name, *(part.replace("=", "-").replace(",", "+") for part in told)])
+    return found if len(found) <= LONGEST else f"{name}_{hash_of(told)[:16]}"

@@ -1,0 +1,321 @@
+"""Recompute what can be recomputed of the reported numbers and claims: `sbora-bench audit [--json]`.
+
+Every average from its cells, every parameter count from the true architecture, the rank behind the 4-bit counts, who
+leads at equal rank, the gains claimed in words. No expected value stands here: what is claimed is data
+(`paper/reported.csv`, `paper/claims.yaml`), what is true is computed.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
+
+AVERAGES = ("Average", "Mean")
+SLACK = 1e-9
+VERDICTS = ("disagrees", "halved", "open", "rounding", "agrees")
+Count = Callable[[str, str, str, int], int]  # (table, model, method, rank) -> trained parameters
+
+
+@dataclass(frozen=True)
+class Row:
+    """A reported number as printed: `value` and `millions` are text, for their decimals count."""
+
+    table: str
+    model: str
+    method: str
+    rank: int | None
+    millions: str
+    metric: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        rank = "" if self.rank is None else f" r={self.rank}"
+        return f"{self.table}, {self.model}, {self.method}{rank}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, what came out, how, and the verdict (one of VERDICTS; `rounding`: only rounding can excuse it)."""
+
+    about: str
+    claim: str
+    recomputed: str
+    how: str
+    verdict: str
+
+
+def read_rows(path: Path = HERE / "reported.csv") -> list[Row]:
+    """The reported numbers, as printed."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            Row(
+                table=row["table"],
+                model=row["model"],
+                method=row["method"],
+                rank=int(row["rank"]) if row["rank"] else None,
+                millions=row["params_millions"],
+                metric=row["metric"],
+                value=row["value"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def audit(rows: list[Row], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
+    """All findings. `count` gives true parameter counts; `memory` the ratio of a memory claim, None: not traced."""
+    claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
+    groups: list[Iterable[Finding]] = [averages(rows), parameters(rows, count), ranks(rows, count)]
+    groups += [about(claim, rows, count, memory) for claim in claims]
+    return list(itertools.chain.from_iterable(groups))
+
+
+def half_unit(text: str) -> float:
+    """Half of the last printed decimal: how far rounding can take a number."""
+    return 0.5 * 10.0 ** -len(text.partition(".")[2])
+
+
+def cells_of(rows: list[Row]) -> dict[tuple, list[Row]]:
+    """The rows of each printed line, by (table, model, method, rank)."""
+    lines: dict[tuple, list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row.table, row.model, row.method, row.rank), []).append(row)
+    return lines
+
+
+def averages(rows: list[Row]) -> Iterable[Finding]:
+    """Each printed average against the mean of its line. A table has one precision, trailing zeros or not."""
+    unit: dict[str, float] = {}
+    for row in rows:
+        unit[row.table] = min(unit.get(row.table, 1.0), half_unit(row.value))
+    for line in cells_of(rows).values():
+        parts = [row for row in line if row.metric not in AVERAGES]
+        for row in (row for row in line if row.metric in AVERAGES):
+            mean = sum(float(part.value) for part in parts) / len(parts)
+            off = abs(float(row.value) - mean)
+            half = unit[row.table]
+            verdict = "agrees" if off <= half + SLACK else "rounding" if off <= 2 * half + SLACK else "disagrees"
+            how = f"mean of the {len(parts)} printed cells"
+            yield Finding(f"{row.name}: {row.metric}", row.value, f"{mean:.4f}".rstrip("0").rstrip("."), how, verdict)
+
+
+def parameters(rows: list[Row], count: Count) -> Iterable[Finding]:
+    """Each printed number of trained parameters against the count, and against half of it."""
+    true = {}
+    for key, line in cells_of(rows).items():
+        if key[0] in SUITE_OF and line[0].millions:
+            true[key] = count(*key[:3], key[3] or UNSTATED_RANK)
+    for key, counted in true.items():
+        row = cells_of(rows)[key][0]
+        slack = half_unit(row.millions) + SLACK
+        fits = {divisor: abs(counted / divisor / 1e6 - float(row.millions)) <= slack for divisor in (1, 2)}
+        verdict = "agrees" if fits[1] else "halved" if fits[2] else "disagrees"
+        how = "built on the true architecture"
+        others = [other for other, n in true.items() if abs(n / 1e6 - float(row.millions)) <= slack]
+        if verdict == "disagrees" and others:
+            how += f"; the printed count is that of {' '.join(map(str, others[0]))}"
+        if verdict == "halved":
+            how += f" at r={key[3] or UNSTATED_RANK}; the printed count is half of it"
+        yield Finding(f"{row.name}: parameters", f"{row.millions}M", f"{counted:,}", how, verdict)
+
+
+def ranks(rows: list[Row], count: Count) -> Iterable[Finding]:
+    """Which rank, and which divisor of the count, fits the lines that are printed without one."""
+    stated = sorted({row.rank for row in rows if row.rank is not None})
+    unstated = {key: line[0] for key, line in cells_of(rows).items() if key[3] is None and line[0].millions}
+    if not unstated:
+        return
+    fitting = {}
+    for rank, divisor in itertools.product(stated, (1, 2)):
+        fitting[rank, divisor] = sum(
+            abs(count(*key[:3], rank) / divisor / 1e6 - float(row.millions)) <= half_unit(row.millions) + SLACK
+            for key, row in unstated.items()
+        )
+    (rank, divisor), most = max(fitting.items(), key=lambda item: item[1])
+    told = ", ".join(f"r={r}{' halved' if d == 2 else ''}: {n}" for (r, d), n in fitting.items())
+    how = f"of {len(unstated)} printed counts fit {told}"
+    result = f"r={rank}{', counts halved' if divisor == 2 else ''}"
+    verdict = "open" if most < len(unstated) else "halved" if divisor == 2 else "agrees"
+    yield Finding("rank of the 4-bit table", "not stated", result, how, verdict)
+
+
+def about(claim: dict[str, Any], rows: list[Row], count: Count, memory) -> Iterable[Finding]:
+    """Findings about one claim in words."""
+    if claim["kind"] == "open":
+        return [Finding(claim["id"], claim["text"], "–", claim["why"], "open")]
+    if claim["kind"] == "memory":
+        if memory is None:
+            return [Finding(claim["id"], claim["text"], "–", "not traced", "open")]
+        ratio = memory(claim)
+        verdict = "agrees" if ratio <= claim["claimed"] else "disagrees"
+        how = "peak of a training step, traced, as a part of the other's"
+        return [Finding(claim["id"], claim["text"], f"{ratio:.3f}", how, verdict)]
+    return {"gain": gain, "ratio": ratios, "leads": leads}[claim["kind"]](claim, rows, count)
+
+
+def mean_of(rows: list[Row], key: tuple, metric: str) -> float | None:
+    """A line's number in `metric`; an average is recomputed."""
+    line = cells_of(rows).get(key, [])
+    parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
+    return sum(float(part.value) for part in parts) / len(parts) if parts else None
+
+
+def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+    """The pair of lines whose difference is nearest to a claimed gain; and, if it isn't it, a pair that gives it."""
+    lines = [k for k in cells_of(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
+    pairs = [
+        (mean_of(rows, of, claim["metric"]) - mean_of(rows, over, claim["metric"]), of, over)
+        for of, over in itertools.product(lines, lines)
+        if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
+    ]
+
+    def told(pair) -> str:
+        points, of, over = pair
+        ranks_ = ["" if key[3] is None else f" r={key[3]}" for key in (of, over)]
+        return f"{points:+.2f} ({of[1]}, {of[2]}{ranks_[0]} over {over[2]}{ranks_[1]})"
+
+    mine = [pair for pair in pairs if pair[2][2] == claim["over"]]
+    nearest = min(mine, key=lambda pair: abs(pair[0] - claim["claimed"]))
+    off = abs(nearest[0] - claim["claimed"])
+    verdict = "agrees" if off <= 0.05 + SLACK else "disagrees"
+    how = f"{len(mine)} pairs of printed lines"
+    elsewhere = min(pairs, key=lambda pair: abs(pair[0] - claim["claimed"]))
+    if verdict == "disagrees" and abs(elsewhere[0] - claim["claimed"]) <= 0.05 + SLACK:
+        how += f"; what gives it: {told(elsewhere)}"
+    yield Finding(claim["id"], claim["text"], told(nearest), how, verdict)
+
+
+def ratios(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+    """The ratio of trained parameters in every model where both methods stand."""
+    lines = cells_of(rows)
+    both = [{key[:2] for key in lines if key[2] == claim[side]} for side in ("of", "over")]
+    models = {model: table for table, model in sorted(both[0] & both[1])}
+    rank = UNSTATED_RANK // max(claim["ranks"])
+    by_model = {
+        model: count(table, model, claim["of"], rank * claim["ranks"][0])
+        / count(table, model, claim["over"], rank * claim["ranks"][1])
+        for model, table in models.items()
+    }
+    for model, ratio in by_model.items():
+        verdict = "agrees" if abs(ratio - claim["claimed"]) <= claim["within"] + SLACK else "disagrees"
+        yield Finding(f"{claim['id']}: {model}", claim["text"], f"{ratio:.3f}", "ratio of counts", verdict)
+
+
+def leads(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+    """Equal-rank comparisons of the averages, recomputed from the cells; who is best of the group, too."""
+    lines = cells_of(rows)
+    for key in lines:
+        other = (key[0], key[1], claim["over"], key[3])
+        if key[2] != claim["of"] or other not in lines or not any(r.metric in AVERAGES for r in lines[key]):
+            continue
+        group = {k[2]: mean_of(rows, k, AVERAGES[0]) for k in lines if (k[0], k[1], k[3]) == (key[0], key[1], key[3])}
+        ahead = group[claim["of"]] - group[claim["over"]]
+        best = max(group, key=group.get)
+        how = f"averages recomputed; best of the group: {best} {group[best]:.2f}"
+        verdict = "agrees" if ahead > 0 else "disagrees"
+        yield Finding(f"{claim['id']}: {lines[key][0].name}", claim["text"], f"{ahead:+.2f}", how, verdict)
+
+
+def own_tables(folder: Path) -> Iterable[Finding]:
+    """Our own printed averages (`tables/*.csv`) against the mean of their cells, where all seeds have all of them."""
+    for path in sorted(Path(folder).glob("*.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        titles = [name.removesuffix(" seeds") for name in (lines[0] if lines else {}) if name.endswith(" seeds")]
+        tasks = [title for title in titles if title not in AVERAGES]
+        if len(tasks) == len(titles):
+            continue
+        for line in lines:
+            about_ = f"{path.name}: {' '.join(line[k] for k in ('model', 'method', 'rank') if line.get(k))}"
+            scored = [task for task in tasks if line[task]]
+            if not line["Average"] or len({line[f"{task} seeds"] for task in [*scored, "Average"]}) != 1:
+                continue
+            mean = sum(float(line[task]) for task in scored) / len(scored)
+            slack = half_unit(line["Average"]) + max(half_unit(line[task]) for task in scored)
+            verdict = "agrees" if abs(mean - float(line["Average"])) <= slack + SLACK else "disagrees"
+            yield Finding(about_, line["Average"], f"{mean:.6f}", f"mean of {len(scored)} columns", verdict)
+
+
+def as_json(findings: list[Finding]) -> str:
+    return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
+
+
+def as_text(findings: list[Finding]) -> str:
+    """What doesn't agree, worst first, and how many do."""
+    lines = []
+    for verdict in VERDICTS[:-1]:
+        chosen = [finding for finding in findings if finding.verdict == verdict]
+        if chosen:
+            lines.append(f"{verdict} ({len(chosen)})")
+        lines += [f"  {f.about}: claimed {f.claim}; found {f.recomputed}; {f.how}" for f in chosen]
+    agreeing = sum(finding.verdict == "agrees" for finding in findings)
+    return "\n".join([*lines, f"agrees: {agreeing} of {len(findings)}"])
+
+
+def view(findings: list[Finding]):
+    """What doesn't agree as a table (`render.View`), worst first."""
+    from sbora_bench.report.render import Cell, View
+
+    header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
+    groups = [
+        [[Cell(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
+        for verdict in VERDICTS[:-1]
+    ]
+    agreeing = sum(finding.verdict == "agrees" for finding in findings)
+    notes = [f"{agreeing} of {len(findings)} claims agree and are not shown; all are in audit.json."]
+    numbers = [[name.lower() for name in header], *(list(asdict(f).values()) for f in findings)]
+    return View("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
+
+
+def summary(findings: list[Finding]):
+    """One line a claim (`render.View`): how often it was checked, how often it holds, and where it doesn't."""
+    from sbora_bench.report.render import Cell, View
+
+    claims: dict[str, list[Finding]] = {}
+    for finding in findings:
+        where, _, kind = finding.about.rpartition(": ")
+        title = "Averages" if kind in AVERAGES else "Trained parameters" if kind == "parameters" else finding.claim
+        claims.setdefault(f"{finding.about}: {title}" if title == "not stated" else title, []).append(finding)
+    rows = []
+    for title, mine in claims.items():
+        told = [_told(f, printed=title in ("Averages", "Trained parameters")) for f in mine if f.verdict == "disagrees"]
+        told += [f.how for f in mine if f.verdict == "open"]
+        halved = [f for f in mine if f.verdict == "halved"]
+        told += [f"{len(halved)} are half of the count"] if len(halved) > 1 else [f.recomputed for f in halved]
+        agreeing = sum(f.verdict in ("agrees", "rounding") for f in mine)
+        numbers = [str(len(mine)), "–" if mine[0].verdict == "open" else str(agreeing)]
+        first, *below = told or [""]
+        rows.append([Cell(title), Cell(first, below=tuple(below)), *map(Cell, numbers)])
+    header = ["Claim", "What does not agree", "Checked", "Agree"]
+    return View("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
+
+
+def _told(finding: Finding, printed: bool) -> str:
+    """Where it disagrees and what was found; beside what is claimed where that is a printed number."""
+    if printed:
+        return f"{finding.about.rpartition(': ')[0]}: {finding.claim}, found {finding.recomputed}"
+    where = finding.about.partition(": ")[2]
+    return f"{where}: {finding.recomputed}" if where else finding.recomputed
+
+
+def write(findings: list[Finding], folder: Path) -> None:
+    """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
+    from sbora_bench.files import write_text
+    from sbora_bench.report.render import write_views
+
+    write_views(view(findings), Path(folder))
+    write_text(Path(folder) / "audit.json", as_json(findings) + "\n")
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """The findings of an `audit.json`. Raises UserError if it's missing or damaged."""
+    from sbora_bench.files import read_json
+
+    return [Finding(**finding) for finding in read_json(path)]

@@ -1,0 +1,182 @@
+"""What the report tells of each run: scores, loss curve, settings, provenance, and some samples of what it said."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.analysis.collect import over_items, samples_of, task_scores, training_of
+from sbora_bench.files import hash_of
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results.records import TaskScore, TrainRecord
+
+SAMPLES_BYTES = 2_500_000  # of all runs together, so that a page of 200 runs stays small and opens at once
+MOST = 5  # samples a task
+LONGEST = 1500  # signs of a prompt or of a model's text
+OVERHEAD = 450  # bytes of mark-up a sample
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run of the report; all of it text, but for the curve's coordinates."""
+
+    name: str
+    told: str
+    reason: str
+    again: str
+    show: str
+    scores: list[list[str]] = field(default_factory=list)
+    loss: dict[str, Any] | None = None
+    facts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    answered: int = 0
+
+    @property
+    def anchor(self) -> str:
+        return f"run-{self.name}"
+
+
+def sections(plan: Plan, results: Path, words: str) -> list[Section]:
+    """A section a run, in the order of the experiment; `words`: how a command names the experiment."""
+    room = SAMPLES_BYTES // len(plan.runs)
+    return [section(plan, results, run, words, room) for run in plan.runs]
+
+
+def section(plan: Plan, results: Path, run: Run, words: str, room: int) -> Section:
+    """One run, with samples of at most `room` bytes of HTML. Raises UserError for a damaged record or sample."""
+    scores, training = task_scores(plan, results, run), training_of(results, run)
+    done = {task: score for task, score in scores.items() if score is not None and score.status == "ok"}
+    values = [score.value for score in done.values() if score.value is not None]
+    reasons = dict.fromkeys(
+        f"{score.status}: {score.reason}" if score else "not run" for task, score in scores.items() if task not in done
+    )
+    config = f" --config experiment={plan.name}"
+    samples = chosen(plan, results, run, list(done), room)
+    return Section(
+        run.name,
+        f"{100 * sum(values) / len(values):.1f} % on average" if values else "no score",
+        "; ".join(reasons),
+        f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
+        f"sbora-bench show {words} {run.name}",
+        [score_line(plan.catalog.tasks[task].title, score) for task, score in done.items() if score.value is not None],
+        loss_curve(training),
+        facts(plan, run, training),
+        samples,
+        sum(score.n for score in done.values()),
+    )
+
+
+def score_line(title: str, score: TaskScore) -> list[str]:
+    stderr, low, high = over_items(score)
+    error = "–" if stderr is None else f"{100 * stderr:.1f}"
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return [title, f"{100 * score.value:.1f}", interval, error, f"{score.n:,}", score.metric]
+
+
+def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:
+    """Heading -> key and value: what was asked, what happened, on what."""
+    asked = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
+    found = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **asked})}
+    if training is not None:
+        happened = {key: value for key, value in training.happened.items() if key != "loss_curve"}
+        found |= {"What happened": _pairs(happened), "Provenance": _pairs(training.on)}
+    return {title: pairs for title, pairs in found.items() if pairs}
+
+
+def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Key and value as text; the keys of a dictionary in a dictionary after a full stop; what is None left out."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += [(f"{key}.{inner}", text) for inner, text in _pairs(value)]
+        elif value is not None:
+            found.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return found
+
+
+def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
+    """Training and validation loss by update as points of a small drawing; None for fewer than two points."""
+    curve = (training.happened.get("loss_curve") or []) if training else []
+    lines = {
+        kind: [(point["step"], point[key]) for point in curve if point.get(key) is not None]
+        for kind, key in (("training", "loss"), ("validation", "validation_loss"))
+    }
+    lines = {kind: points for kind, points in lines.items() if len(points) > 1}
+    if not lines:
+        return None
+    left, right, top, bottom = 34.0, 318.0, 8.0, 96.0
+    steps = [step for points in lines.values() for step, _ in points]
+    most = max(loss for points in lines.values() for _, loss in points) or 1.0
+    first, last = min(steps), max(steps)
+
+    def place(step: int, loss: float) -> str:
+        x = left + (right - left) * (step - first) / max(1, last - first)
+        return f"{x:.1f},{bottom - (bottom - top) * loss / most:.1f}"
+
+    ends = next(iter(lines.values()))
+    return {
+        "width": 330,
+        "height": 114,
+        "left": left,
+        "right": right,
+        "top": top,
+        "bottom": bottom,
+        "ticks": [
+            (left - 4, top + 6, "end", f"{most:.3g}"),
+            (left - 4, bottom, "end", "0"),
+            (left, bottom + 13, "middle", f"{first:,}"),
+            (right, bottom + 13, "end", f"{last:,}"),
+        ],
+        "label": f"Loss from {ends[0][1]:.3f} at update {ends[0][0]} to {ends[-1][1]:.3f} at update {ends[-1][0]}",
+        "lines": {kind: " ".join(place(*point) for point in points) for kind, points in lines.items()},
+    }
+
+
+def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
+    """Samples to show: of each task in turn an item, the same ones in every run of a table.
+
+    Which items: those whose id and task have the smallest hashes, so that neither the file's order nor being right or
+    wrong decides. At most MOST a task, and `room` bytes; tasks for which there is no room aren't read.
+    """
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
+    for place in range(MOST):
+        for task in tasks:
+            if task not in drawn:
+                drawn[task] = sorted(samples_of(results, run, task), key=lambda row, t=task: _lot(t, row["id"]))[:MOST]
+            if place < len(drawn[task]):
+                sample = shown(plan.catalog.tasks[task].title, drawn[task][place])
+                room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
+                if room < 0:
+                    return [each for mine in found.values() for each in mine]
+                found[task].append(sample)
+    return [each for mine in found.values() for each in mine]
+
+
+@cache
+def _lot(task: str, item: int | str) -> str:
+    """What decides whether an item is shown: the same in every run, so hashed once."""
+    return hash_of([task, item])
+
+
+def shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A sample as the page tells it: of a long prompt the end, where the question is; of a long text the beginning."""
+    prompt, response = str(row.get("prompt", "")), str(row.get("response", ""))
+    if len(prompt) > LONGEST:
+        prompt = f"[{len(prompt) - LONGEST:,} signs left out] {prompt[-LONGEST:]}"
+    if len(response) > LONGEST:
+        response = f"{response[:LONGEST]} [{len(response) - LONGEST:,} signs left out]"
+    known = {"task": title, "id": row["id"], "prompt": prompt, "response": response}
+    known |= {"extracted": row.get("extracted") or "none", "answer": row.get("answer", "")}
+    return known | {"correct": bool(row["correct"]), "contaminated": bool(row.get("contaminated"))}
+
+
+def sampled(told: list[Section]) -> str:
+    """How many of all samples the page holds, in a sentence."""
+    some, of = sum(len(each.samples) for each in told), sum(each.answered for each in told)
+    return (
+        f"{some:,} of {of:,} samples are on this page: of every run the same items of a task, drawn by a hash of their"
+        f" number, at most {MOST} a task, and fewer where many runs share the page; texts of over {LONGEST:,} signs are"
+        " cut. All of them, whole, are in runs/RUN/samples/."
+    )

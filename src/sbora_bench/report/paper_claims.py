@@ -1,0 +1,151 @@
+"""The paper's claims (`paper/claims.yaml`), each with a verdict on the reported numbers and on this experiment's.
+
+On the reported numbers by the audit's findings; on ours by the tests of pairs at equal rank or equal parameters, and by
+counts. A claimed gain holds where the difference is shown and its interval over the seeds reaches the size claimed; it
+does not where the opposite is shown, or the interval stays below.
+"""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sbora_bench.analysis.collect import footprint_rows
+from sbora_bench.analysis.separation import Separation
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.report.audit import Finding, gain, leads, read_rows
+from sbora_bench.report.render import Cell, View
+from sbora_bench.report.separation_tables import method_rows, method_title
+from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
+
+HOLDS, NOT, UNTOLD, NEVER = "holds", "does not", "can't be told", "never run"
+NO_COUNTS = {"gain": gain, "leads": leads}  # kinds that the printed scores alone decide
+Judged = tuple[str, str]  # a verdict, and what it rests on
+
+
+def view(plan: Plan, results: Path, found: Separation, findings: list[Finding]) -> View:
+    """A row a claim."""
+    claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
+    footprints = footprint_rows(plan, results)
+    lines = []
+    for claim in claims:
+        mine, evidence = ours(plan, claim, found, footprints)
+        printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
+        texts = [claim["text"], claim["source"], printed, mine, evidence]
+        lines.append([Cell(text) for text in texts])
+    notes = [
+        "On the reported numbers: as the audit recomputes them. On ours: on this experiment's models and items, which"
+        " may be others than the paper's; points with 95 % t intervals over the seeds. Never run: no cell of this"
+        " experiment compares the two."
+    ]
+    header = ["Claim", "Source", "On the reported numbers", "On ours", "What ours rests on"]
+    return View("claims", "What is claimed", header, [lines], notes, text_columns=5)
+
+
+def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
+    """The verdict of the audit's findings about a claim; with how many agree where they don't all."""
+    mine = [f for f in findings if f.about == claim["id"] or f.about.startswith(claim["id"] + ":")]
+    if not mine and claim["kind"] in NO_COUNTS:  # not every experiment's audit is of the paper
+        mine = list(NO_COUNTS[claim["kind"]](claim, read_rows(), lambda *_: 0))
+    verdicts = [finding.verdict for finding in mine]
+    agreeing = verdicts.count("agrees")
+    if "disagrees" in verdicts:
+        return NOT if not agreeing else f"{NOT} (agrees in {agreeing} of {len(verdicts)})"
+    return HOLDS if verdicts and agreeing == len(verdicts) else UNTOLD
+
+
+def ours(plan: Plan, claim: dict[str, Any], found: Separation, footprints: list[dict[str, Any]]) -> Judged:
+    """The verdict of this experiment, and what it rests on."""
+    if claim["kind"] in ("gain", "leads"):
+        return together([_difference(plan, claim, row) for row in _pairs(plan, claim, found)])
+    if claim["kind"] == "ratio":
+        return together(list(_ratios(plan, claim, footprints)))
+    if claim["kind"] == "memory":
+        return together(list(_memory(plan, claim, footprints)))
+    return UNTOLD, "–"
+
+
+def together(parts: list[Judged]) -> Judged:
+    """One verdict of several: a claim holds where it does everywhere, and does not where it fails anywhere."""
+    verdicts = [verdict for verdict, _ in parts]
+    evidence = "; ".join(dict.fromkeys(text for _, text in parts)) or "–"
+    if not verdicts:
+        return NEVER, evidence
+    return (NOT if NOT in verdicts else UNTOLD if UNTOLD in verdicts else HOLDS), evidence
+
+
+def _is(title: str, name: str) -> bool:
+    return plain(title) == plain(name)
+
+
+def _pairs(plan: Plan, claim: dict[str, Any], found: Separation) -> Iterable[dict[str, Any]]:
+    """The tested pairs that a claim is about, the one that it favours first."""
+    for name, table in plan.experiment.tables.items():
+        if "table" in claim and table.suite != SUITE_OF[claim["table"]]:
+            continue
+        columns = (AVERAGE, table.title, table.train) if len(plan.tasks(name)) > 1 else (table.title, table.train)
+        if "metric" in claim and not any(_is(column, claim["metric"]) for column in columns):
+            continue
+        for row in method_rows(found, name):
+            titles = [plan.catalog.methods[row[f"method_{side}"]].title for side in "ab"]
+            model = plan.catalog.models[row["model"]].title
+            if "rank" not in row["equal"] and claim["kind"] == "leads":
+                continue
+            if not _is(claim.get("model", model), model):
+                continue
+            if _is(titles[0], claim["of"]) and _is(titles[1], claim["over"]):
+                yield row
+            elif _is(titles[1], claim["of"]) and _is(titles[0], claim["over"]):
+                yield _turned(row)
+
+
+def _turned(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair seen from its second cell."""
+    words = {"better": "worse", "worse": "better"}
+    other = {f"{key}_{side}": row[f"{key}_{away}"] for key in ("method", "rank") for side, away in ("ab", "ba")}
+    low, high = (None, None) if row["low"] is None else (-row["high"], -row["low"])
+    other |= {"difference": -row["difference"], "low": low, "high": high}
+    return row | other | {"word": words.get(row["word"], row["word"])}
+
+
+def _difference(plan: Plan, claim: dict[str, Any], row: dict[str, Any]) -> Judged:
+    due, high = claim.get("claimed", 0.0) / 100, row["high"]
+    names = [method_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
+    text = f"{row['table']}, {plan.catalog.models[row['model']].title}: {' over '.join(names)}"
+    text += f" {100 * row['difference']:+.1f}"
+    text += "" if high is None else f" [{100 * row['low']:.1f}, {100 * high:.1f}]"
+    if row["word"] == "worse" or (high is not None and high < due):
+        return NOT, text
+    return (HOLDS if row["word"] == "better" else UNTOLD), text
+
+
+def _counted(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]]) -> Iterable[tuple[dict, dict]]:
+    """Footprints of the claim's two methods in one table and model."""
+
+    def by(name: str) -> list[dict[str, Any]]:
+        methods = plan.catalog.methods
+        return [row for row in footprints if row["method"] in methods and _is(methods[row["method"]].title, name)]
+
+    for of, over in itertools.product(by(claim["of"]), by(claim["over"])):
+        if (of["table"], of["model"]) == (over["table"], over["model"]):
+            yield of, over
+
+
+def _ratios(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]]) -> Iterable[Judged]:
+    for of, over in _counted(plan, claim, footprints):
+        if of["rank"] * claim["ranks"][1] == over["rank"] * claim["ranks"][0]:
+            ratio = of["trainable_parameters"] / over["trainable_parameters"]
+            holds = abs(ratio - claim["claimed"]) <= claim["within"] + 1e-9
+            title = plan.catalog.models[of["model"]].title
+            yield (HOLDS if holds else NOT), f"{title}: {ratio:.3f} at ranks {of['rank']} and {over['rank']}"
+
+
+def _memory(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]]) -> Iterable[Judged]:
+    for of, over in _counted(plan, claim, footprints):
+        title = plan.catalog.models[of["model"]].title
+        peaks = of.get("peak_bytes"), over.get("peak_bytes")
+        if _is(title, claim["model"]) and of["rank"] == over["rank"] == claim["rank"] and None not in peaks:
+            ratio = peaks[0] / peaks[1]
+            yield (HOLDS if ratio <= claim["claimed"] else NOT), f"{title}: {ratio:.3f}, foretold"

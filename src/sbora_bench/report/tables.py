@@ -1,0 +1,427 @@
+"""Collected files to the experiment's tables, in the paper's layout: `tables/<name>.{md,csv,tex,html}`.
+
+`sbora-bench tables -e EXPERIMENT`. Rows are model x rank x method; columns are the suite's tasks and their average:
+mean ± standard deviation over the seeds, in per cent. Where a cell is the paper's, its number stands beside ours.
+"""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sbora_bench.analysis.collect import by_place, contamination_of, lines, read_footprint, read_scores, task_scores
+from sbora_bench.analysis.forgetting import also_view, forgetting_view
+from sbora_bench.analysis.index_seeds import draws_view
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.separation import separation
+from sbora_bench.analysis.statistics import Summary, over_seeds
+from sbora_bench.errors import UserError
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.file_names import Column, Layout, Row, draw_groups, layouts
+from sbora_bench.report.cells import write_cells
+from sbora_bench.report.learning_rate_tables import rates_view
+from sbora_bench.report.render import MARKS, Cell, View, write_views
+from sbora_bench.report.separation_tables import write_separation
+from sbora_bench.results.paper.reported import AVERAGE, Reported, anomaly_of, plain, reported_cell
+
+
+def tables(plan: Plan, results: Path) -> None:
+    """Write every file of `outputs.table_files`. Raises UserError where `collect` has not run."""
+    for view in views(plan, results):
+        write_views(view, results / "tables")
+    plan = picked(plan, results)
+    scores = read_scores(results)
+    write_cells(plan, {layout: entries(plan, layout, scores) for layout in layouts(plan)}, results / "tables")
+    write_separation(plan, separation(plan, results), results / "tables")
+
+
+def views(plan: Plan, results: Path) -> list[View]:
+    """All tables of the experiment but the separation's, as data; where the rate is picked, at that rate."""
+    scores, footprint, shown = read_scores(results), read_footprint(results), picked(plan, results)
+    found = [score_view(shown, results, layout, scores, footprint) for layout in layouts(plan)]
+    varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates]
+    found += [rates_view(plan, results, table) for table in varied]
+    beside = [name for name, table in plan.experiment.tables.items() if table.also]
+    found += [view(plan, results, table) for table in beside for view in (also_view, forgetting_view)]
+    found += [draws_view(plan, results)] if draw_groups(plan) else []
+    return found + ([paper_footprint_view(plan, results)] if plan.experiment.paper_footprint else [])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell before it is spelt: over the seeds, in per cent; `asked` seeds; `status` where none has a value.
+
+    `beside` has what stands beside the score by name: that of the clean items, where some are not; micro or macro.
+    """
+
+    summary: Summary | None
+    asked: int
+    status: str
+    reported: Reported | None = None
+    beside: dict[str, Summary | None] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return self.spell(self.summary) if self.summary else self.status
+
+    @property
+    def interval(self) -> str:
+        """The 95 % t interval over the seeds, not cut at 0 and 100; empty for one seed."""
+        if self.summary is None or self.summary.low is None:
+            return ""
+        return f"[{self.summary.low:.1f}, {self.summary.high:.1f}]".replace("-", "−")
+
+    def spell(self, summary: Summary) -> str:
+        """Mean and standard deviation; the number of seeds too where some are lost or a reported number stands by."""
+        spread = "" if summary.sd is None else f" ± {summary.sd:.1f}"
+        lost = summary.n < self.asked
+        seeds = f" ({summary.n} of {self.asked} seeds)" if lost else f" ({summary.n})" if self.reported else ""
+        return f"{summary.mean:.1f}{spread}{seeds}"
+
+
+ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
+BESIDE_NOTES = {
+    "clean": "clean: the score without the items whose question is in the training set.",
+    "micro": "The score is the mean over subjects; micro: the mean over items.",
+    "macro": "The score is the mean over items; macro: the mean over subjects.",
+}
+BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name -> column of scores.csv
+
+
+def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
+    """Row -> its entries in the layout's columns, the average last where the layout has one."""
+    by_column: dict[tuple, list[Any]] = {}
+    for line in lines(scores[scores.table.isin(layout.tables)]):
+        by_column.setdefault((line.table, line.task, line.model, line.method, line.rank), []).append(line)
+    values = {
+        row: [by_column.get((c.table, c.task, row.model, row.method, row.rank), []) for c in layout.columns]
+        for row in layout.rows
+    }
+    columns = [[line for cells in values.values() for line in cells[index]] for index in range(len(layout.columns))]
+    available = [any(line.status != "not available" for line in column) for column in columns]
+    named = [_named(column) for column in columns]
+    leaks = any("clean" in names for names in named)
+    found = {}
+    for row, scored in values.items():
+        printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
+        cells = [
+            _entry(mine, printed[column], names)
+            for mine, column, names in zip(scored, layout.columns, named, strict=True)
+        ]
+        if layout.averaged:
+            kept = [line for mine, there in zip(scored, available, strict=True) if there for line in mine]
+            cells.append(_average(kept, printed[None], leaks))
+        found[row] = cells
+    return found
+
+
+def _named(column: list[Any]) -> list[str]:
+    """What stands beside the scores of a column: `clean` where not all items are, and the average that isn't scored."""
+    done = [line for line in column if line.status == "ok"]
+    names = ["clean"] if any(line.clean_n is not None and line.clean_n < line.n for line in done) else []
+    if any(line.micro is not None for line in done):
+        names.append("micro" if all(line.metric.endswith("_macro") for line in done) else "macro")
+    return names
+
+
+def _summary(values: list[float | None]) -> Summary | None:
+    known = [100 * value for value in values if value is not None]
+    return over_seeds(known) if known else None
+
+
+def _entry(scored: list[Any], reported: Reported | None, names: list[str]) -> Entry:
+    if not scored:
+        return ABSENT
+    done = [line for line in scored if line.status == "ok"]
+    summary = _summary([line.value for line in done])
+    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done]) for name in names} if summary else {}
+    return Entry(summary, len(scored), "" if summary else scored[0].status, reported, beside)
+
+
+def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry:
+    """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
+    if not scored:
+        return ABSENT
+    tasks = len({line.task for line in scored})
+    by_seed: dict[int, list[Any]] = {}
+    for line in scored:
+        by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
+
+    def over_tasks(value: str) -> Summary | None:
+        seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
+        whole = [values for values in seeds if len(values) == tasks and None not in values]
+        return _summary([sum(values) / tasks for values in whole])
+
+    summary = over_tasks("value")
+    beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
+    return Entry(summary, len(by_seed), "" if summary else "–", reported, beside)
+
+
+def _reported(plan: Plan, layout: Layout, row: Row, column: Column | None) -> Reported | None:
+    """What the paper prints of this row in this column (None: the average), where the items scored are the paper's."""
+    table = plan.experiment.tables[column.table if column else layout.tables[0]]
+    if row.method == "base" or (table.items or plan.experiment.items) != "paper":
+        return None
+    names = {plain(plan.catalog.tasks[column.task].title), plain(table.train)} if column else {plain(AVERAGE)}
+    printed = reported_cell(layout.suite, *row_titles(plan, row), row.rank)
+    return next((number for number in printed if plain(number.metric) in names), None)
+
+
+def row_titles(plan: Plan, row: Row) -> tuple[str, str]:
+    method = "Base, untuned" if row.method == "base" else plan.catalog.methods[row.method].title
+    return plan.catalog.models[row.model].title, method
+
+
+def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> View:
+    """One layout as data."""
+    found, counted = entries(plan, layout, scores), by_place(footprint)
+    titles = [column.title for column in layout.columns] + ([AVERAGE] if layout.averaged else [])
+    best = _best(found, len(titles))
+    printed = any(entry.reported for cells in found.values() for entry in cells)
+    named = [
+        list(dict.fromkeys(name for cells in found.values() for name in cells[i].beside)) for i in range(len(titles))
+    ]
+    groups: dict[tuple, list[list[Cell]]] = {}
+    header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if printed else [])
+    for title, names in zip(titles, named, strict=True):
+        header += [title, f"{title} sd", f"{title} seeds"]
+        header += [f"{title} reported", f"{title} difference"] if printed else []
+        header += [f"{title} {name}{end}" for name in names for end in ("", " sd")]
+    numbers = [[*header, "status"]]
+    footnotes: dict[str, str] = {}
+    for row, cells in found.items():
+        count = trainable(layout, row, counted)
+        reported = next((cell.reported for cell in cells if cell.reported), None)
+        millions = reported.params_millions if reported else None
+        model, method = row_titles(plan, row)
+        line = [Cell(model), Cell(method), Cell("–" if row.rank is None else str(row.rank))]
+        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
+        line.append(Cell("–" if count is None else f"{count:,}", below=below))
+        line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
+        groups.setdefault((row.method == "base" or row.model, row.rank), []).append(line)
+        numbers.append(
+            [row.model, row.method, row.rank, count]
+            + ([millions] if printed else [])
+            + [x for cell, names in zip(cells, named, strict=True) for x in _numbers(cell, printed, names)]
+            + ["; ".join(f"{t}: {c.status}" for t, c in zip(titles, cells, strict=True) if c.status not in ("", "–"))]
+        )
+    notes = _notes(plan, results, layout, scores, found, [f"{mark} {note}" for note, mark in footnotes.items()])
+    columns = ["Model", "Method", "Rank", "Trainable parameters", *titles]
+    return View(layout.name, layout.title, columns, list(groups.values()), notes, numbers, text_columns=2)
+
+
+def _mark(footnotes: dict[str, str], note: str) -> str:
+    """The mark of a footnote, new if the note is; empty for no note."""
+    return footnotes.setdefault(note, MARKS[len(footnotes)]) if note else ""
+
+
+def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Cell:
+    below = []
+    if entry.reported:
+        mark = _mark(footnotes, anomaly_of(entry.reported, entry.reported.metric))
+        difference = _difference(entry)
+        less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
+        below.append(f"{entry.reported.value:.1f}{mark}{less}")
+    below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
+    return Cell(entry.text, bold, tuple(below), entry.interval)
+
+
+def _difference(entry: Entry) -> float | None:
+    return entry.summary.mean - entry.reported.value if entry.summary and entry.reported else None
+
+
+def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int | None]:
+    def spread(summary: Summary | None) -> list[float | None]:
+        return [summary.mean, summary.sd] if summary else [None, None]
+
+    numbers = [*spread(entry.summary), entry.summary.n if entry.summary else 0]
+    if printed:
+        numbers += [entry.reported.value if entry.reported else None, _difference(entry)]
+    return numbers + [number for name in names for number in spread(entry.beside.get(name))]
+
+
+def trainable(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
+    """Trainable parameters of a row as counted (`by_place`); None for the base and where nothing was counted."""
+    if row.method == "base":
+        return None
+    counts = (line.trainable_parameters for line in lines_of(layout, row, footprint))
+    return next((count for count in counts if count is not None), None)
+
+
+def lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
+    """A row's lines in what `by_place` gives, one a table of the layout that has it."""
+    places = [(table, row.model, row.method, row.rank) for table in sorted(layout.tables)]
+    return [found[place] for place in places if place in found]
+
+
+def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
+    """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
+    where all do there is no best.
+    """
+    best = set()
+    groups: dict[tuple, list[Row]] = {}
+    for row in found:
+        if row.method != "base":
+            groups.setdefault((row.model, row.rank), []).append(row)
+    for rows in groups.values():
+        for column in range(columns):
+            means = {row: round(found[row][column].summary.mean, 1) for row in rows if found[row][column].summary}
+            if len(set(means.values())) > 1:
+                best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+def _notes(
+    plan: Plan,
+    results: Path,
+    layout: Layout,
+    scores: pd.DataFrame,
+    found: dict[Row, list[Entry]],
+    footnotes: list[str],
+) -> list[str]:
+    seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
+    counts = sorted({len(each) for each in seeds.values()})
+    many = max(counts) > 1
+    over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
+    notes = [
+        f"Score in per cent: {over}; the untuned base is scored once. Bold: the highest of the methods with one model"
+        " and rank, whether or not a test shows the difference."
+    ]
+    cells = [entry for entries_ in found.values() for entry in entries_]
+    if any(entry.reported for entry in cells):
+        notes.append(
+            "In parentheses: the number of seeds. Below: the number that the paper reports (one run, no seed), and ours"
+            " less that."
+        )
+    names = {name for entry in cells for name in entry.beside}
+    notes += [note for name, note in BESIDE_NOTES.items() if name in names]
+    notes += footnotes
+    mine = scores[scores.table.isin(layout.tables)]
+    scored = {column: mine[(mine.table == column.table) & (mine.task == column.task)] for column in layout.columns}
+    sizes = [f"{c.title} {int(frame.n.max()):,}" for c, frame in scored.items() if frame.n.notna().any()]
+    if sizes:
+        notes.append(f"Items scored: {', '.join(sizes)}.")
+    missing = [c.title for c, frame in scored.items() if (frame.status == "not available").all()]
+    if missing and layout.averaged:
+        notes.append(f"The average is over the tasks that could be had, without {', '.join(missing)}.")
+    for table in layout.tables:
+        notes += _data_notes(plan, results, table)
+    return notes + _failures(plan, results, mine)
+
+
+def _data_notes(plan: Plan, results: Path, table: str) -> list[str]:
+    """What was found of the table's test items in its training set, and which tasks could not be had."""
+    record = contamination_of(results, table)
+    train = plan.experiment.tables[table].train
+    if record is None:
+        return [f"Not checked: whether test items of {table} stand in {train}."]
+    title = {task: plan.catalog.tasks[task].title for task in plan.scored(table)}
+    told = {title[task]: data for task, data in record.tasks.items() if task in title}
+    leaks = [
+        f"{name} {len(data.contaminated):,} of {data.available:,}" for name, data in told.items() if data.contaminated
+    ]
+    fate = "left out of the score" if record.policy == "drop" else "scored with the rest"
+    notes = [
+        f"Test items whose question is in {train}, {fate}: {', '.join(leaks)}."
+        if leaks
+        else f"No test item's question is in {train}."
+    ]
+    asked = {title[task]: name for task, name in plan.items(table).items()}
+    notes += [
+        f"{name}: the items are {data.source}, for {asked[name]} could not be had."
+        for name, data in told.items()
+        if data.status == "ok" and data.source and data.source != asked[name]
+    ]
+    return notes + [
+        f"Not available: {name} ({data.reason})." for name, data in told.items() if data.status == "not available"
+    ]
+
+
+def _failures(plan: Plan, results: Path, scores: pd.DataFrame) -> list[str]:
+    """One note for every run that failed, with its reason, and one that counts the runs never made."""
+    notes = []
+    for name in scores[scores.status == "failed"].run.unique():
+        told = task_scores(plan, results, plan.run(name)).values()
+        reasons = dict.fromkeys(score.reason for score in told if score is not None and score.status == "failed")
+        notes.append(f"Failed: {name} ({'; '.join(reasons)}).")
+    missing = scores[scores.status == "not run"].run.unique()
+    if len(missing):
+        notes.append(f"Not run: {', '.join(missing)}.")
+    return notes
+
+
+def paper_footprint_view(plan: Plan, results: Path) -> View:
+    """The paper's cells at true scale: parameters as counted here beside those reported."""
+    lines = read_paper_footprint(results)
+    groups: dict[tuple[str, str], list[list[Cell]]] = {}
+    header = ["table", "model", "method", "rank", "trainable_parameters", "total_parameters", "adapter_bytes"]
+    header += ["reported_millions", "agrees"]
+    numbers = [header]
+    for line in lines:
+        count, reported = line["trainable_parameters"], line["reported_millions"]
+        agrees = agreement(int(count), float(reported)) if count and reported else ""
+        total, size = line["total_parameters"], line["adapter_bytes"]
+        groups.setdefault((line["table"], line["model"]), []).append(
+            [
+                Cell(line["table"]),
+                Cell(_title(plan.catalog.models, line["model"])),
+                Cell(_title(plan.catalog.methods, line["method"])),
+                Cell(line["rank"] or "–"),
+                Cell(f"{int(count):,}" if count else "not available"),
+                Cell(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
+                Cell(f"{int(size) / 2**20:,.1f}" if size else "–"),
+                Cell(f"{float(reported):.1f}" if reported else "–"),
+                Cell(agrees or "–"),
+            ]
+        )
+        numbers.append([line[key] for key in header[:-1]] + [agrees])
+    columns = ["Table", "Model", "Method", "Rank", "Trainable parameters", "of all, %", "Adapter, MiB"]
+    columns += ["Reported, millions", "Agrees"]
+    notes = [
+        "Counted by building each model without weights. Agrees: the count rounds to the one reported; half: the"
+        " reported one is half of it; other: neither."
+    ]
+    title = "Trainable parameters of the paper's cells, counted at true scale"
+    return View("paper_footprint", title, columns, list(groups.values()), notes, numbers, text_columns=3)
+
+
+PAPER_FOOTPRINT = [
+    "table",
+    "model",
+    "method",
+    "rank",
+    "trainable_parameters",
+    "total_parameters",
+    "adapter_bytes",
+    "reported_millions",
+]
+
+
+def read_paper_footprint(results: Path) -> list[dict[str, str]]:
+    """Rows of `paper_footprint.csv`, as text. Raises UserError if it's missing or has other columns."""
+    path = results / "paper_footprint.csv"
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `sbora-bench footprint` for the paper's cells first") from None
+    if reader.fieldnames != PAPER_FOOTPRINT:
+        raise UserError(
+            f"{path}: columns: found {reader.fieldnames}, allowed {PAPER_FOOTPRINT}; delete it and count again"
+        )
+    return rows
+
+
+def agreement(count: int, reported_millions: float) -> str:
+    """Whether a count rounds to the one printed in millions with one decimal (`yes`), twice that (`half`), or not."""
+    slack = 0.05 + 1e-9
+    if abs(count / 1e6 - reported_millions) <= slack:
+        return "yes"
+    return "half" if abs(count / 2e6 - reported_millions) <= slack else "other"
+
+
+def _title(section: dict, name: str) -> str:
+    return section[name].title if name in section else name

@@ -1,0 +1,120 @@
+"""One run on one screen, and two runs side by side on the same items; from their files alone.
+
+`sbora-bench show RUN`, `sbora-bench compare RUN RUN`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.analysis.collect import over_items
+from sbora_bench.analysis.statistics import LEVEL, bootstrap_average, holm, paired
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import read_jsonl
+from sbora_bench.results.records import FootprintRecord, ScoresRecord, TrainRecord, read_record, record_at
+
+
+def run_at(name: str, results: Path) -> Path:
+    """The folder of a run: a path, or a name below `results`. Raises UserError that names near ones."""
+    folder = Path(name) if (Path(name) / "scores.json").is_file() else results / "runs" / name
+    if not (folder / "scores.json").is_file():
+        known = [path.parent.name for path in (results / "runs").glob("*/scores.json")]
+        raise UserError(f"{results / 'runs'}: {one_of(name, known, 'scored run')}")
+    return folder
+
+
+def show(folder: Path) -> str:
+    """What was asked, how training went, what it cost, and every score with its 95 % Wilson interval."""
+    scores = read_record(folder / "scores.json", ScoresRecord)
+    training, footprint = (
+        record_at(folder / "train.json", TrainRecord),
+        record_at(folder / "footprint.json", FootprintRecord),
+    )
+    rank = "" if scores.rank is None else f", rank {scores.rank}, seed {scores.seed}"
+    lines = [f"{scores.run}: {scores.status}{f' ({scores.reason})' if scores.reason else ''}"]
+    lines.append(f"{scores.method} on {scores.model}{rank}; {scores.suite}, protocol {scores.protocol}")
+    if training is not None:
+        lines += _training(training, scores.train)
+    if footprint is not None:
+        share = f"{100 * footprint.trainable_parameters / footprint.total_parameters:.3f} % of all"
+        lines.append(
+            f"parameters: {footprint.trainable_parameters:,} trained, {share}; adapter {_size(footprint.adapter_bytes)}"
+        )
+    titles = max(map(len, scores.tasks), default=0)
+    for task, score in scores.tasks.items():
+        if score.status != "ok" or score.value is None:
+            lines.append(f"  {task:{titles}}  {score.status} ({score.reason})")
+            continue
+        _, low, high = over_items(score)
+        told = f"{100 * score.value:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  n {score.n:,}  {score.metric}"
+        lines.append(f"  {task:{titles}}  {told}")
+    return "\n".join([*lines, f"samples: {folder / 'samples'}"])
+
+
+def _training(record: TrainRecord, data: str | None) -> list[str]:
+    happened, protocol = record.happened, record.asked.get("protocol", {})
+    losses = [point["loss"] for point in happened.get("loss_curve") or [] if "loss" in point]
+    if record.status == "failed" or not losses:
+        return [f"training: {record.status} {record.reason}".rstrip()]
+    updates = f"{happened['steps']:,} updates of {protocol.get('batch_size')} at {protocol.get('learning_rate')}"
+    cost = f"{happened['seconds']:,.1f} s, {happened['tokens']:,} tokens"
+    cost += f", peak {_size(happened.get('peak_memory_bytes'))}"
+    versions = record.on.get("versions", {})
+    on = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions)
+    commit = record.on.get("git", {}).get("commit", "")[:12]
+    on += f", commit {commit}" if commit else ""
+    return [f"trained on {data}: {updates}", f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; {cost}", f"on {on}"]
+
+
+def _size(count: int | None) -> str:
+    return "–" if count is None else f"{count / 2**20:,.2f} MiB"
+
+
+def compare(a: Path, b: Path) -> str:
+    """Task by task: both scores on the items that both answered, exact McNemar test, Holm over the tasks; then the
+    average, with a bootstrap of the items. Raises UserError where they have no task in common.
+    """
+    records = [read_record(folder / "scores.json", ScoresRecord) for folder in (a, b)]
+    tasks = [task for task in records[0].tasks if all(_scored(record, task) for record in records)]
+    rights = {task: _common(a, b, task) for task in tasks}
+    rights = {task: pair for task, pair in rights.items() if pair[0]}
+    if not rights:
+        raise UserError(f"{a} and {b}: no task in common that both have scored; compare two runs of one suite")
+    tests = {task: paired(*pair) for task, pair in rights.items()}
+    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    width = max(map(len, [*tests, "average"]))
+    lines = [f"a: {records[0].run}", f"b: {records[1].run}"]
+    lines.append(f"{'':{width}}      a      b    a - b   items  only a  only b  p, Holm  a is")
+    for task, test in tests.items():
+        shares = f"{100 * test.a_right / test.n:6.1f} {100 * test.b_right / test.n:6.1f} {100 * test.difference:+8.1f}"
+        counts = f"{test.n:7,} {test.only_a:7,} {test.only_b:7,} {adjusted[task]:8.2g}"
+        lines.append(f"{task:{width}} {shares} {counts}  {_word(test.difference, adjusted[task])}")
+    if len(rights) > 1:
+        found = bootstrap_average([[float(x) - y for x, y in zip(*pair, strict=True)] for pair in rights.values()])
+        means = [sum(sum(pair[side]) / len(pair[side]) for pair in rights.values()) / len(rights) for side in (0, 1)]
+        shares = f"{100 * means[0]:6.1f} {100 * means[1]:6.1f} {100 * found.mean:+8.1f}"
+        interval = f"95 % of items: [{100 * found.low:+.1f}, {100 * found.high:+.1f}], p {found.p:.2g}"
+        lines.append(f"{'average':{width}} {shares}  {_word(found.mean, found.p)}; {interval}")
+    lines.append("Of these two runs on these kinds of items; other seeds are not in it (tables/averages.csv).")
+    return "\n".join(lines)
+
+
+def _scored(record: ScoresRecord, task: str) -> bool:
+    return task in record.tasks and record.tasks[task].status == "ok"
+
+
+def _common(a: Path, b: Path, task: str) -> tuple[list[bool], list[bool]]:
+    """Right and wrong on the items that both have. Raises UserError where one item has two prompts or answers."""
+    rows: list[dict[Any, dict]] = []
+    for folder in (a, b):
+        rows.append({row["id"]: row for row in read_jsonl(folder / "samples" / f"{task}.jsonl")})
+    both = [item for item in rows[0] if item in rows[1]]
+    for item in both:
+        if rows[0][item]["answer"] != rows[1][item]["answer"]:
+            path = b / "samples" / f"{task}.jsonl"
+            raise UserError(f"{path}: item {item}: another right answer than in {a}: these are not the same items")
+    left, right = ([bool(each[item]["correct"]) for item in both] for each in rows)
+    return left, right
+
+
+def _word(difference: float, p: float) -> str:
+    return "no difference shown" if p >= LEVEL else "better" if difference > 0 else "worse"

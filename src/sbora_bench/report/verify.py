@@ -1,0 +1,179 @@
+"""Recompute an experiment's tables from its samples alone, and look for what was edited, mixed or left out.
+
+`sbora-bench verify results/ladder`: a line a finding. What it can't see: an edit of a sample together with every hash
+of it (in `scores.json` and in the store), and footprints, which are taken as they are recorded.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.analysis.collect import collect, run_folder, training_of
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, read_jsonl, sha256
+from sbora_bench.inputs.held_out import VALIDATION
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.file_names import table_files
+from sbora_bench.report.tables import tables
+from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
+from sbora_bench.results.store import DONE
+from sbora_bench.score.evaluate import clean_share, macro_average, mean_loss, share_of
+
+CLOSE = 1e-9
+
+
+def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
+    """(findings, notes on what could not be checked); no finding where all is as the samples say."""
+    if not (results / "runs").is_dir():
+        raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
+    findings, records, held = [], {}, {}
+    for run in plan.runs:
+        varied = plan.experiment.tables[run.table].learning_rates
+        for part, those in [("", records)] + [(VALIDATION, held)] * bool(varied):
+            try:
+                record = _record(plan, results, run, part)
+                training_of(results, run)
+                found, told = recomputed(run_folder(results, run) / part, record)
+                those[run] = found
+                findings += told
+            except UserError as error:
+                findings.append(str(error))
+    stored = {run: list((results / "store" / run.name).glob(f"*/{DONE}")) for run in records}
+    for run, entries in stored.items():
+        findings += changed(results, run, entries) if entries else []
+    findings += mixed(results, records)
+    findings += differing(plan, results, records, held)
+    without = [run.name for run, entries in stored.items() if not entries]
+    told = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
+    notes = [told] if without else []
+    return [_within(results, line) for line in findings], notes
+
+
+def _within(results: Path, line: str) -> str:
+    return line.replace(f"{results}/", "")
+
+
+def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
+    path = run_folder(results, run) / part / "scores.json"
+    if not path.exists():
+        cell = [each for each in plan.runs_of(run.table) if each.cell == run.cell]
+        there = [str(each.seed) for each in cell if (run_folder(results, each) / part / "scores.json").exists()]
+        missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.cell}"
+        raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
+    record = read_record(path, ScoresRecord)
+    if record.settings_sha256 != plan.settings_hash(run):
+        told = f"found {record.settings_sha256[:12]}, the experiment file gives {plan.settings_hash(run)[:12]}"
+        raise UserError(f"{path}: settings_sha256: {told}: made under other settings, or by another version")
+    return record
+
+
+def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[str]]:
+    """The record of a folder with every number taken from the samples, and where those that it holds are others."""
+    path, tasks, findings = folder / "scores.json", {}, []
+    for task, told in record.tasks.items():
+        samples = folder / "samples" / f"{task}.jsonl"
+        rows = read_jsonl(samples)
+        if sha256(samples) != told.samples_sha256:
+            findings.append(f"{samples}: not the samples that scores.json was made of (SHA-256 {sha256(samples)[:12]})")
+        found = tasks[task] = from_samples(samples, told, rows) if told.status == "ok" else told
+        for key, value in found.model_dump().items():
+            if not _same(value, getattr(told, key)):
+                findings.append(f"{path}: {task}: {key}: found {getattr(told, key)}, the samples give {value}")
+    return record.model_copy(update={"tasks": tasks}), findings
+
+
+def from_samples(path: Path, told: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
+    """A score counted again: the share right, or the mean of the subjects' shares where the metric says so."""
+    try:
+        values = [float(row["correct"]) for row in rows]
+        value, stderr = share_of(values)
+        extra = clean_share(values, rows) | (mean_loss(rows) if "loss" in rows[0] else {})
+        if rows and "subject" in rows[0]:
+            average, spread = macro_average(values, [row["subject"] for row in rows])
+            extra |= {"micro": value, "macro": average}
+            if told.metric.endswith("_macro"):
+                value, stderr = average, spread
+        elif told.metric.endswith("_macro"):
+            raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: not samples of a scored task ({error!r}); score the run again") from None
+    return told.model_copy(update={"value": value, "stderr": stderr, "n": len(rows), "extra": extra})
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return abs(a - b) <= CLOSE if isinstance(a, float) and isinstance(b, float) else a == b
+
+
+def changed(results: Path, run: Run, entries: list[Path]) -> Iterator[str]:
+    """Files of a run that are none of those that the store's entries were committed with."""
+    committed: dict[str, set[str]] = {}
+    for entry in entries:
+        for name, digest in read_json(entry).items():
+            committed.setdefault(name, set()).add(digest)
+    for name, digests in sorted(committed.items()):
+        path = run_folder(results, run) / name
+        if not path.is_file():
+            yield f"{path}: missing: the store has it"
+        elif sha256(path) not in digests:
+            yield f"{path}: changed since it was made (SHA-256 {sha256(path)[:12]} is not in the store's {DONE})"
+
+
+def mixed(results: Path, records: dict[Run, ScoresRecord]) -> Iterator[str]:
+    """What should be one for all runs and isn't: package versions, code, and the task as lm-eval ran it."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for run, record in records.items():
+        training = training_of(results, run)
+        on = training.on if training else {}
+        made = {f"{name} (training)": version for name, version in on.get("versions", {}).items()}
+        made |= {"sbora_bench (training)": on["code_sha256"][:12]} if on.get("code_sha256") else {}
+        made |= {
+            f"{run.table}: task {task}": score.task_hash[:12] for task, score in record.tasks.items() if score.task_hash
+        }
+        for what, version in made.items():
+            seen.setdefault(what, {}).setdefault(version, []).append(run.name)
+    for what, versions in seen.items():
+        if len(versions) > 1:
+            told = [f"{version} ({len(runs)} runs, {runs[0]} say)" for version, runs in versions.items()]
+            yield f"mixed version: {what}: {', '.join(told)}"
+
+
+def differing(
+    plan: Plan, results: Path, records: dict[Run, ScoresRecord], held: dict[Run, ScoresRecord]
+) -> Iterator[str]:
+    """Collected files and tables that are not, byte for byte, what the recomputed records give; `held`: of the held-out
+    training rows.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder)
+        for name in ("data", "paper_footprint.csv"):
+            _link(results / name, again / name)
+        for run in plan.runs:
+            for name in ("train.json", "footprint.json", "samples"):
+                _link(run_folder(results, run) / name, run_folder(again, run) / name)
+            for part, those in (("", records), (VALIDATION, held)):
+                if run in those:
+                    write_record(run_folder(again, run) / part / "scores.json", those[run])
+        try:
+            collect(plan, again)
+            tables(plan, again)
+        except UserError as error:
+            yield f"the tables can't be drawn again: {_within(again, str(error))}"
+            return
+        for name in ["scores.csv", "footprint.csv", "budget.csv", *table_files(plan)]:
+            if not (results / name).is_file():
+                yield f"{name}: missing"
+                continue
+            found, due = ((place / name).read_bytes().splitlines(True) for place in (results, again))
+            if found != due:
+                first = next(i for i in range(max(len(found), len(due))) if found[i : i + 1] != due[i : i + 1])
+                yield f"{name}: line {first + 1}: not what the samples give"
+
+
+def _link(source: Path, target: Path) -> None:
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(source.resolve(), target)

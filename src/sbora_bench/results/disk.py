@@ -1,0 +1,100 @@
+"""What a results folder takes on the disk, and what of it no table needs: `sbora-bench status EXPERIMENT --prune`.
+
+Kept: records, samples, adapters, data, tables, and the store's entries that the records come from. Not needed:
+checkpoints of runs and bases whose training ended well, entries of the store that another one has replaced, and what a
+killed process left half written.
+"""
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+from sbora_bench import locks
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, sha256
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.results import store
+from sbora_bench.results.failures import RECORDS
+from sbora_bench.results.records import read_record
+
+ABANDONED = 86400  # seconds after which a half-written file is held to be left behind
+
+
+def size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
+    """Bytes of the files below `path`; of one with several names once, and not at all where `seen` has it."""
+    seen, total = set() if seen is None else seen, 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # work goes on beside
+            found = file.lstat()
+            if not file.is_dir() and (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                total += found.st_size
+    return total
+
+
+def usage(results: Path) -> dict[str, int]:
+    """Part of the results folder -> bytes; a file that stands in `runs` and in `store` counts for `runs`."""
+    seen: set[tuple[int, int]] = set()
+    parts = sorted(results.iterdir(), key=lambda path: (path.name == "store", path.name)) if results.is_dir() else []
+    return {path.name: size(path, seen) for path in parts}
+
+
+def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
+    """Path -> why no table needs it."""
+    found: dict[Path, str] = {}
+    bases = resources / "models"
+    for model in {run.model for run in plan.runs}:
+        checkpoints = store.checkpoints_of(bases / model)
+        if checkpoints.is_dir() and (bases / model / "base.json").is_file():
+            found[checkpoints] = "training ended well"
+    for run in plan.runs:
+        kept = results / "store" / run.name
+        for stage, (name, kind) in RECORDS.items():
+            record = results / "runs" / run.name / name
+            try:
+                ended = read_record(record, kind).status == "ok"
+            except UserError:
+                continue
+            entries = {entry: _digest(entry, name) for entry in kept.glob(f"{stage}-????????????????")}
+            if sha256(record) not in entries.values():
+                continue
+            for entry, digest in entries.items():
+                if digest != sha256(record):
+                    found[entry] = "replaced by another"
+            if ended:
+                found |= dict.fromkeys(kept.glob(f"{stage}-*.checkpoints"), "training ended well")
+    for part in [*results.rglob(".*.part"), *bases.rglob(".*.part")]:
+        if time.time() - part.lstat().st_mtime > ABANDONED and not found.keys() & set(part.parents):
+            found[part] = "half written, long ago"
+    return dict(sorted(found.items()))
+
+
+def _digest(entry: Path, name: str) -> str | None:
+    try:
+        return read_json(entry / store.DONE).get(name)
+    except UserError:
+        return None
+
+
+def freed(paths: list[Path]) -> int:
+    """Bytes that deleting them gives back: a file that has a name elsewhere stays."""
+    names: dict[tuple[int, int], int] = {}
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    total = 0
+    for file in files:
+        found = file.lstat()
+        key = (found.st_dev, found.st_ino)
+        names[key] = names.get(key, 0) + 1
+        total += found.st_size if names[key] == found.st_nlink else 0
+    return total
+
+
+def prune(paths: list[Path], snakemake: Path) -> None:
+    """Delete them. Raises UserError while a Snakemake is at work in this folder (`snakemake`: its `.snakemake`)."""
+    with locks.alone(snakemake):
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

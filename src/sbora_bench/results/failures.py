@@ -1,0 +1,80 @@
+"""Runs that failed for good: named at the end of a reproduction, and forgotten to be run again.
+
+snakemake --cores all --config retry_failed=true
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from sbora_bench.errors import UserError
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
+
+LAST = 40  # lines of a log
+RECORDS = {"finetune": ("train.json", TrainRecord), "evaluate": ("scores.json", ScoresRecord)}
+
+
+def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
+    """Run -> why it failed, as its records tell; in the order of the experiment."""
+    found = {}
+    for run in plan.runs:
+        reasons = [_reason(Path(results) / "runs" / run.name, stage) for stage in RECORDS]
+        if any(reasons):
+            found[run.name] = next(filter(None, reasons))
+    return found
+
+
+class Failure(NamedTuple):
+    run: str
+    reason: str
+    log: str  # the last lines before the failure; empty where the job's log holds none any more
+
+
+def told_failures(plan: Plan, results: Path) -> list[Failure]:
+    """The failed runs, each with the last lines that the log of its job has up to its failure."""
+    return [Failure(run, reason, last_lines(results, run)) for run, reason in failed_runs(plan, results).items()]
+
+
+def last_lines(results: Path, run: str) -> str:
+    """At most LAST lines, where the packages' files are named without this machine's folders."""
+    for log in sorted((Path(results) / "logs").glob("*/*.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        ends = [number for number, line in enumerate(lines) if line.startswith(f"{run}: failed: ")]
+        if ends:
+            return "\n".join(_without_folders(line) for line in lines[max(0, ends[-1] + 1 - LAST) : ends[-1] + 1])
+    return ""
+
+
+def _without_folders(line: str) -> str:
+    return re.sub(r'File "[^"]*/(?:site-packages|src|python3\.\d+)/', 'File "', line)
+
+
+def forget(plan: Plan, results: Path) -> list[str]:
+    """Delete the records of failed runs, in their folders and in the store; checkpoints stay, to be gone on from.
+
+    Returns the runs' names.
+    """
+    names = list(failed_runs(plan, results))
+    for name in names:
+        for stage, (record, _) in RECORDS.items():
+            run = Path(results) / "runs" / name
+            if _reason(run, stage):
+                (run / record).unlink()
+            for entry in (Path(results) / "store" / name).glob(f"{stage}-*"):
+                if _reason(entry, stage):
+                    shutil.rmtree(entry)
+    return names
+
+
+def _reason(folder: Path, stage: str) -> str:
+    """Why the run failed whose record of a stage lies in `folder`; empty where it did not, or where no record can be
+    read, which is for the stage itself to tell.
+    """
+    name, kind = RECORDS[stage]
+    try:
+        record = read_record(folder / name, kind)
+    except UserError:
+        return ""
+    return (record.reason or "no reason was left") if record.status == "failed" else ""

@@ -1,0 +1,174 @@
+"""What the stages leave behind, typed and versioned: enough to draw every table without the stage's other files.
+
+`train.json` holds times and memory; `scores.json` and `footprint.json` hold nothing that differs between two
+reproductions on one machine.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of, read_json, write_json
+from sbora_bench.plan.catalog import Strict, explain
+
+VERSION = 1
+SEAL = "record_sha256"  # a record's own checksum, of all its other keys
+
+
+class Record(Strict):
+    version: Literal[1] = VERSION
+
+
+class RunRecord(Record):
+    experiment: str
+    table: str
+    run: str
+    model: str
+    method: str
+    rank: int | None
+    seed: int | None
+
+
+class BaseRecord(Record):
+    """`base.json`: where a model's weights came from and what they are."""
+
+    model: str
+    source: dict[str, Any]
+    files: dict[str, str] = Field(description="file name -> SHA-256; empty where the hub's cache holds them")
+    summary: dict[str, Any] = Field(default_factory=dict, description="of what was made here")
+
+
+class TaskData(Strict):
+    """What a table scores of one task."""
+
+    status: Literal["ok", "not available"] = "ok"
+    reason: str = ""
+    source: str = Field(default="", description="the catalog's data entry")
+    sha256: str = Field(default="", description="of the prepared JSON lines")
+    available: int = Field(default=0, description="items in the source")
+    contaminated: list[int] = Field(default_factory=list, description="items whose question is in the training set")
+    n: int = Field(default=0, description="items scored")
+
+
+class ContaminationRecord(Record):
+    """`contamination.json`: for each task of a table, the test items that the training set holds."""
+
+    experiment: str
+    table: str
+    train: str
+    train_rows: int
+    train_sha256: str
+    policy: Literal["keep", "drop"]
+    tasks: dict[str, TaskData]
+
+
+class TrainRecord(RunRecord):
+    """`train.json` in three parts: what was asked, what happened, on what."""
+
+    status: Literal["ok", "failed"] = "ok"
+    reason: str = ""
+    asked: dict[str, Any]
+    happened: dict[str, Any]
+    on: dict[str, Any]
+
+
+class TaskScore(Strict):
+    """One task's score; `value` and `stderr` in [0, 1]."""
+
+    status: Literal["ok", "not available", "failed"] = "ok"
+    reason: str = ""
+    metric: str = ""
+    value: float | None = None
+    stderr: float | None = None
+    n: int = 0
+    task_version: str = ""
+    task_hash: str = Field(default="", description="SHA-256 of the lm-eval task as it was run")
+    samples_sha256: str = ""
+    extra: dict[str, float] = Field(default_factory=dict, description="further metrics, micro average say")
+
+
+class ScoresRecord(RunRecord):
+    """`scores.json`."""
+
+    status: Literal["ok", "failed"] = "ok"
+    reason: str = ""
+    suite: str
+    train: str | None
+    protocol: str
+    settings_sha256: str
+    algorithms: str = Field(default="", description="which torch took; empty where no model was loaded")
+    tasks: dict[str, TaskScore]
+
+
+class FootprintRecord(Record):
+    """`footprint.json`: exact counts of a cell; bytes are of what is stored."""
+
+    model: str
+    method: str
+    rank: int | None
+    trainable_parameters: int
+    total_parameters: int
+    adapter_bytes: int | None
+    memory: dict[str, int | None] = Field(
+        default_factory=dict, description="weights, optimizer, activations, peak: bytes, foretold"
+    )
+    measured_peak_bytes: int | None = Field(
+        default=None, description="the allocator's, in a real step of this size on a CPU with random weights"
+    )
+    flops_per_step: int | None = None
+    flops: dict[str, int] = Field(
+        default_factory=dict, description="of an update: forward, recomputation, backward, the adapter's"
+    )
+    moved_bytes_per_step: int | None = Field(default=None, description="operands read and results written")
+    notes: list[str] = Field(default_factory=list)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_record(path: str | Path, record: Record) -> None:
+    """Write a record as JSON with its own checksum, whole or not at all; the same record, the same bytes."""
+    value = record.model_dump(mode="json")
+    write_json(path, value | {SEAL: hash_of(value)})
+
+
+def record_at(path: str | Path, kind: type[R]) -> R | None:
+    """The record, or None where there is none. Raises UserError as `read_record` does."""
+    return read_record(path, kind) if Path(path).exists() else None
+
+
+def _check_version(path: str | Path, value: Any) -> None:
+    version = value.get("version") if isinstance(value, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"{path}: version: found {version!r}, allowed {VERSION}; another version of the harness wrote this:"
+            " choose another results folder or delete this one"
+        )
+
+
+def check_results(results: str | Path) -> None:
+    """Raise UserError if another version left any record below `results`; a damaged one is for its stage to tell."""
+    for path in sorted(Path(results).glob("*/*/*.json")):
+        try:
+            value = read_json(path)
+        except UserError:
+            continue
+        _check_version(path, value)
+
+
+def read_record(path: str | Path, kind: type[R]) -> R:
+    """Read and check a record. Raises UserError if it's missing, damaged, or another version wrote it.
+
+    One without a checksum, from before there were any, is taken as it is.
+    """
+    value = read_json(path)
+    _check_version(path, value)
+    told = value.pop(SEAL, None)
+    if told is not None and told != hash_of(value):
+        raise UserError(f"{path}: {SEAL}: not that of what is there: damaged or edited; delete it and make it anew")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, kind)}; delete it and run the experiment again") from None

@@ -1,0 +1,124 @@
+"""How far a reproduction is, from its files alone: `sbora-bench status EXPERIMENT`, while it runs or after.
+
+Records say what is done or failed, the JSON lines of the jobs' logs (progress.py) what is at work.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sbora_bench import progress
+from sbora_bench.errors import UserError
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results.failures import failed_runs
+from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
+
+STAGES = {"pretrain": "pre-training", "finetune": "training", "evaluate": "scoring"}
+SILENT = 600  # seconds without a line after which a job is held to be gone; or ten times what it took between lines
+STATES = ("done", "running", "failed", "waiting")
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a loop is: its step, of how many, the loss, the seconds left if the rest goes as fast, and since it was
+    heard of.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float | None
+    left: float | None
+    heard: float
+    silent: bool
+
+    def __str__(self) -> str:
+        unit = "task" if self.stage == "evaluate" else "step"
+        parts = [f"{STAGES[self.stage]}, {unit} {self.step} of {self.steps}"]
+        parts += [f"loss {self.loss:.4g}"] if isinstance(self.loss, float) else []
+        parts += [f"{duration(self.left)} left"] if self.left is not None and not self.silent else []
+        return ", ".join([*parts, f"heard of {duration(self.heard)} ago"])
+
+
+def duration(seconds: float) -> str:
+    """`4 s`, `3 min`, `2 h 5 min`."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{hours} h {round((seconds - 3600 * hours) / 60)} min"
+
+
+def status(plan: Plan, results: Path, resources: Path, now: datetime | None = None) -> dict[str, dict[str, str]]:
+    """State -> what is in it -> what is told of it; runs, and the bases that are trained here while they are at work.
+
+    A run whose job fell silent is waiting, and says where it stood.
+    """
+    now = now or datetime.now(UTC)
+    logs = [path for stage in ("finetune", "evaluate") for path in (results / "logs" / stage).glob("*.log")]
+    bases = {run.model for run in plan.runs}
+    logs += [resources / "logs" / f"{model}.log" for model in sorted(bases)]
+    at = {run: here for log in logs if log.is_file() for run, here in open_loops(progress.read(log), now).items()}
+    failed = failed_runs(plan, results)
+    found: dict[str, dict[str, str]] = {state: {} for state in STATES}
+    for base in sorted(bases & at.keys()):
+        if not at[base].silent:
+            found["running"][base] = str(at[base])
+    for run in plan.runs:
+        name, trained = run.name, run.is_base or _has(results, run, "train.json", TrainRecord)
+        if name in failed:
+            found["failed"][name] = failed[name]
+        elif trained and _has(results, run, "scores.json", ScoresRecord):
+            found["done"][name] = ""
+        elif name in at and not at[name].silent:
+            found["running"][name] = str(at[name])
+        elif name in at:
+            found["waiting"][name] = f"stopped in {at[name]}"
+        else:
+            found["waiting"][name] = "to be scored" if trained else ""
+    return found
+
+
+def _has(results: Path, run: Run, name: str, kind: type) -> bool:
+    try:
+        return bool(read_record(results / "runs" / run.name / name, kind))
+    except UserError:
+        return False
+
+
+def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:
+    """Run -> where it is, of those whose loop has begun and not ended."""
+    found: dict[str, At] = {}
+    begun: dict[str, dict] = {}
+    for line in lines:
+        run = line["run"]
+        if line["event"] == "end":
+            found.pop(run, None)
+            continue
+        if line["event"] == "begin":
+            begun[run] = line
+        elif run not in begun:
+            continue
+        start = begun[run]
+        step, first, steps = line.get("step", 0), start.get("step", 0), line.get("steps", 0)
+        took = (_time(line) - _time(start)).total_seconds()
+        heard = (now - _time(line)).total_seconds()
+        pace = took / (step - first) if step > first else None
+        left = max(0.0, pace * (steps - step) - heard) if pace is not None else None
+        limit = max(SILENT, 10 * took if line is not start else 0)
+        found[run] = At(line["stage"], step, steps, line.get("loss"), left, heard, heard > limit)
+    return found
+
+
+def _time(line: dict) -> datetime:
+    return datetime.fromisoformat(line["time"])
+
+
+def told(found: dict[str, dict[str, str]], every: int = 20) -> str:
+    """The states as text: what is done is counted, the rest is named, the first `every` of each state."""
+    lines = [", ".join(f"{len(runs)} {state}" for state, runs in found.items())]
+    for state, runs in found.items():
+        if state != "done":
+            shown = list(runs.items())[:every]
+            lines += [f"  {state:8} {run}" + (f": {what}" if what else "") for run, what in shown]
+            lines += [f"  {state:8} and {len(runs) - every} more"] if len(runs) > every else []
+    return "\n".join(lines)

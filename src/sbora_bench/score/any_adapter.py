@@ -1,0 +1,171 @@
+"""Score any PEFT adapter, from a folder or the hub, as `evaluate` scores our own; only safetensors are read.
+
+    sbora-bench score ADAPTER --model llama-7b --suite arithmetic --protocol official --output scored
+
+Leaves `samples/<task>.jsonl` and `scores.json` in a new folder.
+"""
+
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import hash_of, read_json, sha256, whole_folder
+from sbora_bench.hub import snapshot
+from sbora_bench.inputs.adapters import peft_types
+from sbora_bench.inputs.data.sources import read_examples
+from sbora_bench.inputs.models.load import prepared_files
+from sbora_bench.inputs.prepare import prepare_items, prepare_model
+from sbora_bench.inputs.tasks.templates import task_config
+from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry
+from sbora_bench.results.records import ScoresRecord, write_record
+from sbora_bench.score.evaluate import load_scorer, score_tasks
+from sbora_bench.train.out_of_memory import is_out_of_memory
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is scored, on which base, how. `train`: the catalog's set that the adapter was trained on, where known."""
+
+    adapter: str
+    model: str
+    suite: str
+    protocol: str = "official"
+    items: str = "paper"
+    limit: int | None = None
+    train: str | None = None
+    quantization: str | None = None
+    revision: str = "main"
+
+
+def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> ScoresRecord:
+    """Score an adapter into the new folder `output`; the record that stands there as `scores.json`.
+
+    Raises UserError for a name that the catalog lacks, an adapter that isn't one or doesn't fit the base, and an
+    `output` that exists.
+    """
+    if output.exists():
+        raise UserError(f"{output}: is there already; choose another folder or remove it")
+    if asked.limit is not None and asked.limit < 1:
+        raise UserError(f"--limit: found {asked.limit}, allowed a whole number of at least 1")
+    suite = catalog.find("suites", asked.suite, "--suite")
+    protocol = catalog.protocol(asked.protocol, asked.suite, {}, "--protocol")
+    configs = {
+        task: task_config(task, catalog.tasks[task], protocol, Path("experiments/catalog")) for task in suite.tasks
+    }
+    sources = {}
+    for task in suite.tasks:
+        held = catalog.tasks[task].items
+        if asked.items not in held:
+            raise UserError(f"--items: task {task}: {one_of(asked.items, held, 'set of items')}")
+        sources[task] = held[asked.items]
+    train = None if asked.train is None else catalog.find("data", asked.train, "--train")
+    adapter = adapter_folder(asked)
+    method = method_of(adapter, asked.quantization)
+    training = None if train is None else read_examples(asked.train or "", train)
+    with tempfile.TemporaryDirectory() as made_here, whole_folder(output) as made:
+        catalog, name, where = ready_model(catalog, asked.model, resources, Path(made_here))
+        data = Path(made_here) / "data"
+        told = {
+            task: prepare_items(catalog, source, protocol.score_prompt, training, data / f"{task}.jsonl", asked.limit)
+            for task, source in sources.items()
+        }
+
+        def scorer():
+            return load_fitting(catalog, name, where, protocol, method, adapter)
+
+        scores = score_tasks(configs, told, data, protocol, scorer, adapter.name, made)
+        settings = {
+            "adapter": {file: sha256(adapter / file) for file in (CONFIG, WEIGHTS)},
+            "base": prepared_files(where, name)["files"] or prepared_files(where, name)["source"],
+            "items": {task: catalog.data[source].model_dump(mode="json") for task, source in sources.items()},
+            "protocol": protocol.model_dump(mode="json"),
+            **{key: getattr(asked, key) for key in ("limit", "quantization", "suite", "train")},
+        }
+        rank = read_json(adapter / CONFIG).get("r")
+        record = ScoresRecord(
+            experiment="score",
+            table=asked.suite,
+            run=adapter.name,
+            model=name,
+            method=method.peft_type.lower(),
+            rank=rank if isinstance(rank, int) else None,
+            seed=None,
+            suite=asked.suite,
+            train=asked.train,
+            protocol=asked.protocol,
+            settings_sha256=hash_of(settings),
+            tasks=scores,
+        )
+        write_record(made / "scores.json", record)
+    return record
+
+
+def adapter_folder(asked: Asked) -> Path:
+    """The folder with the adapter's config and safetensors, fetched where a hub id is given."""
+    folder = Path(asked.adapter)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked.adapter):
+            raise UserError(f"{asked.adapter}: no such folder; give the folder of an adapter, or a hub id owner/name")
+        folder = snapshot(
+            asked.adapter, asked.revision, "model", [CONFIG, WEIGHTS], "give the adapter's folder instead"
+        )
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder / file}: no such file; an adapter is {CONFIG} and {WEIGHTS} (no other format is read)"
+            )
+    return folder.resolve()
+
+
+def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
+    """What the adapter says that it is. Raises UserError for a type that PEFT doesn't know and for damaged weights."""
+    from safetensors import SafetensorError, safe_open
+
+    config = read_json(adapter / CONFIG)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    known = list(peft_types())
+    if kind not in known:
+        raise UserError(f"{adapter / CONFIG}: peft_type: {one_of(kind, known, 'PEFT method')}")
+    try:
+        with safe_open(adapter / WEIGHTS, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise UserError(f"{adapter / WEIGHTS}: not a whole safetensors file ({error})") from None
+    return MethodEntry(title=kind, peft_type=kind, arguments={}, quantization=quantization)
+
+
+def ready_model(catalog: Catalog, model: str, resources: Path, spare: Path) -> tuple[Catalog, str, Path]:
+    """(catalog with the model, its name there, folder of prepared models): prepared now where it isn't yet.
+
+    `model`: of the catalog, or a local folder, which is checked and linked into `spare`.
+    """
+    folder = Path(model)
+    if model not in catalog.models and folder.is_dir():
+        model, resources = folder.resolve().name, spare
+        entry = ModelEntry(title=model, source=FolderSource(kind="folder", path=str(folder.resolve())))
+        catalog = catalog.model_copy(update={"models": catalog.models | {model: entry}})
+    catalog.find("models", model, "--model")
+    place = resources / "models" / model
+    if not (place / "base.json").is_file():
+        prepare_model(catalog, model, place)
+    return catalog, model, resources
+
+
+def load_fitting(catalog: Catalog, name: str, resources: Path, protocol, method: MethodEntry, adapter: Path) -> Any:
+    """The model with the adapter. Raises UserError where some of the base's layers get no weights, or others."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return load_scorer(catalog, name, resources, protocol, method, adapter, 0)
+        except UserError:
+            raise
+        except Exception as error:  # a foreign config can make PEFT raise anything
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"{adapter}: does not fit {name}: {str(error)[:300]}") from None

@@ -1,0 +1,363 @@
+"""Score runs on their suite with lm-eval: `sbora-bench evaluate RUN...`.
+
+Each run leaves `samples/<task>.jsonl` and `scores.json`; where its table picks a learning rate, the same again of the
+held-out training rows in `validation/`; a tuned one its adapter's model card too, which tells the scores. The base is
+loaded anew for each run, so a run's bytes do not depend on which others share the process.
+"""
+
+import gc
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import progress, provenance
+from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl, write_text
+from sbora_bench.inputs.held_out import VALIDATION
+from sbora_bench.inputs.models.host import host_adapter
+from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, prepared_files
+from sbora_bench.inputs.tasks.local import local_task
+from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results import store
+from sbora_bench.results.records import (
+    ContaminationRecord,
+    ScoresRecord,
+    TaskData,
+    TaskScore,
+    TrainRecord,
+    read_record,
+    record_at,
+    write_record,
+)
+from sbora_bench.score.model_card import CARD, model_card
+
+
+def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
+    """Score `runs`, one after the other; a finished one is taken from the store.
+
+    A run whose scoring crashes leaves a `scores.json` that says so, and doesn't stop the others.
+    """
+    for run in runs:
+        try:
+            identity = hash_of(depends_on(plan, run, resources, results))
+            folder = store.entry(results, run.name, "evaluate", identity)
+            if not store.is_whole(folder):
+                _score_or_tell(plan, run, resources, results, folder)
+            store.take(folder, Path(results) / "runs" / run.name)
+        finally:
+            gc.collect()  # a model's cycles hold its memory until then
+
+
+def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path) -> None:
+    """Make the store's entry `folder` of a run: its scores, or why there are none."""
+    try:
+        with store.making(folder) as made:
+            score_run(plan, run, resources, results, made)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        reason = in_a_line(error)
+        print(f"{run.name}: failed: {reason}", file=sys.stderr, flush=True)
+        with store.making(folder) as made:
+            score_run(plan, run, resources, results, made, f"scoring: {reason}")
+
+
+def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
+    """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
+    data, adapter = data_folder(results, run), adapter_folder(results, run)
+    told = read_record(data / "contamination.json", ContaminationRecord)
+    held = {}
+    if plan.experiment.tables[run.table].learning_rates:
+        record = read_record(data / VALIDATION / "contamination.json", ContaminationRecord)
+        held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
+    return held | {
+        "settings": plan.settings(run),
+        "code": provenance.code_hash("sbora_bench.score.evaluate"),
+        "packages": provenance.versions(),
+        "templates": task_configs(plan, run.table),
+        "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
+        "base": prepared_files(resources, run.model),
+        "training": training_failure(results, run),
+        "adapter": {
+            path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file() and path.name != CARD
+        }
+        if adapter
+        else None,
+    }
+
+
+def data_folder(results: Path, run: Run) -> Path:
+    """Where the table's prepared items are. Raises UserError that says how to make them."""
+    folder = Path(results) / "data" / run.table
+    if not (folder / "contamination.json").is_file():
+        raise UserError(
+            f"{folder / 'contamination.json'}: no such file; make it with: sbora-bench prepare --table {run.table}"
+            f" --output {folder}"
+        )
+    return folder
+
+
+def adapter_folder(results: Path, run: Run) -> Path | None:
+    """The run's adapter; None for the untuned base and for a run whose training failed.
+
+    Raises UserError where there is none, or where a file differs from the SHA-256 that `train.json` has of it.
+    """
+    if run.is_base or training_failure(results, run):
+        return None
+    folder = Path(results) / "runs" / run.name / "adapter"
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter here; make it with: sbora-bench finetune {run.name}")
+    record = training_record(results, run)
+    for name, expected in (record.happened.get("adapter_sha256", {}) if record else {}).items():
+        found = sha256(folder / name) if (folder / name).is_file() else "no file"
+        if found != expected:
+            raise UserError(
+                f"{folder / name}: SHA-256 {found}, train.json says {expected}: damaged; delete {folder.parent} and run"
+                " the experiment again"
+            )
+    return folder
+
+
+def training_record(results: Path, run: Run) -> TrainRecord | None:
+    """How the run was trained; None for the untuned base, and for an adapter from elsewhere."""
+    return None if run.is_base else record_at(Path(results) / "runs" / run.name / "train.json", TrainRecord)
+
+
+def training_failure(results: Path, run: Run) -> str:
+    """Why the run's training failed, as its `train.json` tells; empty where it did not."""
+    record = training_record(results, run)
+    return record.reason or "training failed" if record is not None and record.status == "failed" else ""
+
+
+def task_configs(plan: Plan, table: str) -> dict[str, dict[str, Any]]:
+    """Task -> its lm-eval configuration, of all that a table scores."""
+    return {task: config_in(plan, table, task) for task in plan.scored(table)}
+
+
+def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json` and the model
+    card; before that the held-out training rows into `validation/`, where the table picks a learning rate by them.
+
+    `failure`: why there is nothing to score; a failed training is one too.
+    """
+    protocol, catalog = plan.protocol(run.table), plan.catalog
+    data = data_folder(results, run)
+    failure = failure or training_failure(results, run)
+    method = None if run.is_base else catalog.methods[run.method]
+
+    @cache
+    def scorer():
+        return load_scorer(catalog, run.model, resources, protocol, method, adapter_folder(results, run), run.seed or 0)
+
+    table, configs = plan.experiment.tables[run.table], task_configs(plan, run.table)
+    own = {task: configs[task] for task in plan.tasks(run.table)}
+    for part, asked in [(VALIDATION, own)] * bool(table.learning_rates) + [("", configs)]:
+        told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
+        scores = score_tasks(asked, told, data / part, protocol, scorer, run.name, made / part, failure)
+        record = ScoresRecord(
+            **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
+            experiment=plan.name,
+            run=run.name,
+            status="failed" if failure else "ok",
+            reason=failure,
+            suite=table.suite,
+            train=None if run.is_base else table.train,
+            protocol=table.protocol,
+            settings_sha256=plan.settings_hash(run),
+            algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
+            tasks=scores,
+        )
+        write_record(made / part / "scores.json", record)
+    if not run.is_base:
+        write_text(made / "adapter" / CARD, model_card(plan, run, training_record(results, run), record))
+
+
+def score_tasks(
+    configs: dict[str, dict],
+    told: dict[str, TaskData],
+    data: Path,
+    protocol: Protocol,
+    load: Callable[[], Any],
+    label: str,
+    made: Path,
+    failure: str = "",
+) -> dict[str, TaskScore]:
+    """Task -> its score; `samples/<task>.jsonl` in `made` for each.
+
+    `configs`: of lm-eval; `told`: what `data` holds of each task; `load` gives the model (a Scorer) once a task needs
+    it; `failure`: why there is none, every task's score says so then.
+    """
+    scorer = None
+    scores: dict[str, TaskScore] = {}
+    for task, config in configs.items():
+        entry = told[task]
+        items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
+        rows: list[dict] = []
+        if failure:
+            score = TaskScore(status="failed", reason=failure)
+        elif not items:
+            reason = entry.reason or "no item is left to score"
+            score = TaskScore(status="not available", reason=reason)
+        else:
+            scorer = scorer or load()
+            scorer.label = f"{label} {task}"
+            with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
+                score, rows = score_task(scorer, config, items, protocol.macro_average)
+        samples = made / "samples" / f"{task}.jsonl"
+        write_jsonl(samples, rows)
+        scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
+    return scores
+
+
+def prepared_items(path: Path, expected: str) -> list[dict]:
+    """The items of a task, checked against the SHA-256 that contamination.json gives, if it gives one."""
+    items = read_jsonl(path)
+    if expected and sha256(path) != expected:
+        raise UserError(
+            f"{path}: SHA-256 {sha256(path)}, expected {expected} (contamination.json); delete {path.parent} and"
+            " prepare it again"
+        )
+    return items
+
+
+def load_scorer(
+    catalog: Catalog,
+    name: str,
+    resources: Path,
+    protocol: Protocol,
+    method: MethodEntry | None,
+    adapter: Path | None,
+    seed: int,
+):
+    """A prepared model, with the adapter of a folder on it, as lm-eval asks it: threads and precision by the protocol.
+
+    `method` says how the base is quantised.
+    """
+    import torch
+    from transformers import GenerationConfig, set_seed
+
+    from sbora_bench.score.lm_eval_model import Scorer
+
+    torch.set_num_threads(protocol.threads)
+    provenance.use_deterministic_algorithms()
+    set_seed(seed)
+    tokenizer = load_tokenizer(resources, name, protocol, catalog.models[name].pad_token)
+    model = load_base(resources, name, protocol, method, tokenizer)
+    model.generation_config = GenerationConfig()  # decoding is the protocol's alone
+    if adapter is not None:
+        model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
+
+
+def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[TaskScore, list[dict]]:
+    """The score of one task and its samples, in the order of the items.
+
+    `items` have id, prompt, answer, contaminated and, for a macro average, subject. The value is lm-eval's mean of the
+    template's first metric; where items have subjects and `macro` is set, the mean of the subjects' means.
+    Raises UserError where lm-eval doesn't take the template.
+    """
+    from lm_eval.evaluator import evaluate as run_lm_eval
+
+    task = local_task(config, items)
+    name = config["task"]
+    described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
+    scorer.tokens.clear()
+    found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}})
+    metric = next(iter(task.aggregation()))
+    examples = sorted(found["samples"][name], key=lambda example: example["doc_id"])
+    pipeline = examples[0]["filter"]
+    value = found["results"][name][f"{metric},{pipeline}"]
+    stderr = found["results"][name][f"{metric}_stderr,{pipeline}"]
+    values = [float(example[metric]) for example in examples]
+    extra = clean_share(values, items)
+    if "subject" in items[0]:
+        average, spread = macro_average(values, [item["subject"] for item in items])
+        extra |= {"micro": float(value), "macro": average}
+        if macro:
+            metric, value, stderr = f"{metric}_macro", average, spread
+    told = [answered(task, example, scorer.tokens) for example in examples]
+    if task.OUTPUT_TYPE == "loglikelihood":
+        extra |= mean_loss(told)
+    score = TaskScore(
+        metric=metric,
+        value=float(value),
+        stderr=None if stderr in (None, "N/A") else float(stderr),
+        n=len(examples),
+        task_version=str(task.VERSION),
+        task_hash=hash_of(described),
+        extra=extra,
+    )
+    rows = [
+        {
+            "id": item["id"],
+            "prompt": item["prompt"],
+            "answer": item["answer"],
+            "contaminated": item["contaminated"],
+            "correct": correct == 1.0,
+            **({"subject": item["subject"]} if "subject" in item else {}),
+            **answer,
+        }
+        for item, correct, answer in zip(items, values, told, strict=True)
+    ]
+    return score, rows
+
+
+def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:
+    """What a sample says of the answer: the text, what was extracted, and how many tokens were generated."""
+    if task.OUTPUT_TYPE == "loglikelihood":
+        likelihood, _ = example["filtered_resps"][0]
+        context, continuation = example["arguments"][0]
+        return {"loss": -likelihood, "tokens": tokens[context + continuation]}
+    if task.OUTPUT_TYPE != "generate_until":
+        likelihoods = [likelihood for likelihood, _ in example["filtered_resps"]]
+        choice = task.doc_to_choice(example["doc"])[likelihoods.index(max(likelihoods))]
+        return {"response": choice, "extracted": choice, "tokens": 1}
+    context = example["arguments"][0][0]
+    return {
+        "response": example["resps"][0][0],
+        "extracted": str(example["filtered_resps"][0]),
+        "tokens": tokens[context],
+    }
+
+
+def mean_loss(answers: list[dict]) -> dict[str, float]:
+    """Mean loss of the continuations, in nats a token, from samples with `loss` (of all its tokens) and `tokens`."""
+    return {"loss": sum(row["loss"] for row in answers) / sum(row["tokens"] for row in answers)}
+
+
+def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:
+    """Mean and number of the items whose question is not in the training set; empty where none is in it."""
+    clean = [value for value, item in zip(values, items, strict=True) if not item["contaminated"]]
+    if len(clean) == len(items):
+        return {}
+    mean = {"clean": sum(clean) / len(clean)} if clean else {}
+    return {**mean, "clean_n": float(len(clean))}
+
+
+def share_of(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard error of a task's items, as lm-eval has them; none of a single item."""
+    from lm_eval.api.metrics import mean, mean_stderr
+
+    return float(mean(values)), float(mean_stderr(values)) if len(values) > 1 else None
+
+
+def macro_average(values: list[float], subjects: list[str]) -> tuple[float, float | None]:
+    """Mean of the subjects' means, and its standard error by lm-eval; None where a subject has a single item."""
+    from lm_eval.api.metrics import mean, mean_stderr, unweighted_mean_stderr
+
+    by_subject: dict[str, list[float]] = {}
+    for value, subject in zip(values, subjects, strict=True):
+        by_subject.setdefault(subject, []).append(value)
+    groups = [by_subject[subject] for subject in sorted(by_subject)]
+    average = float(mean([mean(group) for group in groups]))
+    if min(map(len, groups)) < 2:
+        return average, None
+    return average, float(unweighted_mean_stderr([mean_stderr(group) for group in groups]))

@@ -1,0 +1,168 @@
+"""What an adapter changes in its base's weights: which rows and columns of which layers, how much, and how much not.
+
+`sbora-bench regions RUN [RUN]`. The change is the merged weight less the base's, both in float32, entry by entry: an
+entry is untouched where it is exactly 0. A 4-bit base is read before its quantisation.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import read_json, write_json
+from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.file_names import FIGURE_FORMATS
+from sbora_bench.results.records import TrainRecord, read_record
+
+DIGITS = 5  # of a norm that is written
+
+
+@dataclass(frozen=True)
+class Region:
+    """The change of one layer's weight (rows x columns). `untouched`: entries; norms are Frobenius' and, a row and a
+    column each, Euclid's; a row or column whose norm is 0 is untouched as a whole.
+    """
+
+    layer: str
+    rows: int
+    columns: int
+    untouched: int
+    norm: float
+    row_norms: list[float]
+    column_norms: list[float]
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+    def touched(self, axis: str) -> set[int]:
+        """Which `rows` or `columns` changed."""
+        norms = self.row_norms if axis == "rows" else self.column_norms
+        return {index for index, norm in enumerate(norms) if norm}
+
+
+def region(layer: str, change: np.ndarray) -> Region:
+    """The region of one layer from its change, a matrix."""
+    norms = [_short(np.linalg.norm(change, axis=axis)) for axis in (1, 0)]
+    return Region(layer, *change.shape, int((change == 0).sum()), *_short(np.linalg.norm(change)[None]), *norms)
+
+
+def _short(norms: np.ndarray) -> list[float]:
+    return [float(f"{norm:.{DIGITS}g}") for norm in norms]
+
+
+def regions_of(folder: Path, resources: Path) -> list[Region]:
+    """The regions of a run: of each layer that its adapter changes, in the model's order.
+
+    Raises UserError for the untuned base and for a run whose training failed.
+    """
+    if not (folder / "train.json").is_file():
+        raise UserError(f"{folder / 'train.json'}: no such file; name a tuned run: the untuned base has no region")
+    record = read_record(folder / "train.json", TrainRecord)
+    if record.status != "ok":
+        raise UserError(f"{folder}: its training failed ({record.reason}); name another run")
+    from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer
+
+    scoring = {"title": "", "score_prompt": "plain", "extraction": "strict"}  # a record of training lacks these
+    asked = {**scoring, **record.asked["protocol"], "weights_dtype": "float32"}
+    protocol, entry = Protocol.model_validate(asked), record.asked["model_entry"]
+    tokenizer = load_tokenizer(resources, record.model, protocol, entry["pad_token"])
+    base = load_base(resources, record.model, protocol, None, tokenizer)
+    before = {name: weight.detach().clone() for name, weight in base.named_parameters()}
+    after = dict(load_adapter(base, folder / "adapter", merge=True).named_parameters())
+    changes = {name: (after[name] - before[name]).detach().numpy() for name in before if before[name].ndim == 2}
+    return [region(name.removesuffix(".weight"), change) for name, change in changes.items() if change.any()]
+
+
+def overlap(a: list[Region], b: list[Region], axis: str) -> float | None:
+    """Rows or columns that both change, as a share of those that either changes, over all layers; None of nothing."""
+    ours, theirs = ({(each.layer, i) for each in regions for i in each.touched(axis)} for regions in (a, b))
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else None
+
+
+def as_text(name: str, regions: list[Region]) -> str:
+    """A line a layer: rows and columns changed, share untouched, norm of the change."""
+    width = max((len(each.layer) for each in regions), default=5)
+    lines = [name, f"{'layer':{width}}     rows changed  columns changed  untouched, %  norm of the change"]
+    for each in regions:
+        rows, columns = (f"{len(each.touched(axis)):,} of {getattr(each, axis):,}" for axis in ("rows", "columns"))
+        share = 100 * each.untouched / each.size
+        lines.append(f"{each.layer:{width}} {rows:>16} {columns:>16} {share:13.2f} {each.norm:19.4f}")
+    size, untouched = sum(each.size for each in regions), sum(each.untouched for each in regions)
+    norm = float(np.sqrt(sum(each.norm**2 for each in regions)))
+    share = 100 * untouched / size if size else 100.0
+    lines.append(f"all of these layers: {untouched:,} of {size:,} weights untouched, {share:.2f} %; norm {norm:.4f}")
+    return "\n".join(lines)
+
+
+def overlap_text(a: list[Region], b: list[Region]) -> str:
+    """The overlap of two runs' regions, rows and columns."""
+    shares = {axis: overlap(a, b, axis) for axis in ("rows", "columns")}
+    told = [f"{axis} {100 * share:.1f} %" for axis, share in shares.items() if share is not None]
+    return f"changed by both, of what either changes: {', '.join(told) or 'nothing is changed'}"
+
+
+def write(name: str, regions: list[Region], path: Path) -> None:
+    """Write the regions as JSON, to be read back by `read`."""
+    write_json(path, {"run": name, "layers": [asdict(each) for each in regions]})
+
+
+def read(path: Path) -> list[Region]:
+    """What `write` wrote. Raises UserError where it isn't that."""
+    value: Any = read_json(path)
+    try:
+        return [Region(**each) for each in value["layers"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the regions of a run ({error!r}); make it with: sbora-bench regions") from None
+
+
+def heat_data(regions: list[Region], axis: str) -> dict[str, np.ndarray]:
+    """Kind of layer (`q_proj`) -> norms of the change, (layers, rows or columns)."""
+    found: dict[str, list[list[float]]] = {}
+    for each in regions:
+        found.setdefault(each.layer.rpartition(".")[2], []).append(
+            each.row_norms if axis == "rows" else each.column_norms
+        )
+    return {kind: np.array(norms) for kind, norms in found.items()}
+
+
+def heat_figure(regions: list[Region]):
+    """A heat map a kind of layer: above by column, below by row, one line a layer; white is untouched, exactly."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    shown = {axis: heat_data(regions, axis) for axis in ("columns", "rows")}
+    kinds = list(shown["rows"])
+    figure = Figure(figsize=(max(3.6, 2.2 * len(kinds)), 3.6), layout="constrained")
+    axes = figure.subplots(2, max(1, len(kinds)), squeeze=False)
+    colors = matplotlib.colormaps["viridis_r"].with_extremes(bad="white")
+    highest = max((norms.max() for kind in shown.values() for norms in kind.values()), default=1.0)
+    drawn = None
+    for line, (axis, norms) in zip(axes, shown.items(), strict=True):
+        for place, kind in zip(line, kinds, strict=False):
+            values = np.ma.masked_equal(norms[kind], 0)
+            drawn = place.imshow(values, aspect="auto", cmap=colors, vmin=0, vmax=highest, interpolation="nearest")
+            place.set_title(kind)
+            place.set_xlabel(axis.removesuffix("s").capitalize())
+            place.set_ylabel("Layer")
+            place.set_yticks(range(len(values)))
+            place.grid(False)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=axes, label="Norm of the change")
+    return figure
+
+
+def write_figure(regions: list[Region], path: Path) -> None:
+    """Write the heat maps; the ending says the format (svg or png). Raises UserError for one that can't be."""
+    import matplotlib.style
+
+    from sbora_bench.files import whole_file
+    from sbora_bench.report.plotting import STYLE
+
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in FIGURE_FORMATS:
+        raise UserError(f"{path}: {one_of(suffix, FIGURE_FORMATS, 'format of figures')}")
+    with matplotlib.style.context(["default", STYLE]), whole_file(path) as beside:
+        heat_figure(regions).savefig(beside, format=suffix, metadata={"Date": None} if suffix == "svg" else None)

@@ -1,0 +1,416 @@
+"""Train the adapters of some runs with transformers' Trainer: `sbora-bench finetune RUN...`.
+
+Each run leaves `adapter/` (safetensors) and `train.json`. Everything random comes from the run's seed, set before the
+adapter is built.
+"""
+
+import json
+import math
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import progress, provenance
+from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
+from sbora_bench.inputs.adapters import adapt, adapter_config
+from sbora_bench.inputs.models.host import host_adapter
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_files
+from sbora_bench.plan import steps as batches
+from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results import store
+from sbora_bench.results.records import TrainRecord, read_record, write_record
+from sbora_bench.train import distributed as processes
+from sbora_bench.train.checkpoints import (
+    Sealing,
+    Telling,
+    Watching,
+    check_finite,
+    newest,
+    step_of,
+    stopping,
+    whole_checkpoint,
+)
+from sbora_bench.train.encoding import IGNORED, encode
+from sbora_bench.train.out_of_memory import InParts, fitting, is_out_of_memory
+from sbora_bench.train.wandb_log import asked_for, tracked
+
+
+def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
+    """Train `runs`, one after the other; a finished one is taken from the store.
+
+    A run that fails leaves a `train.json` that says so, and doesn't stop the others. Raises UserError for a base run,
+    Terminated on SIGTERM, after a checkpoint.
+    """
+    for run in runs:
+        if run.is_base:
+            raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
+    for run in runs:
+        folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
+        checkpoints = store.checkpoints_of(folder)
+        with processes.alone(folder):
+            if not store.is_whole(folder):
+                _train_or_tell(plan, run, resources, results, folder, checkpoints)
+            if not processes.is_first():
+                continue
+            if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        store.take(folder, Path(results) / "runs" / run.name)
+
+
+def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
+    """Make the store's entry `folder` of a run: trained, or telling why not."""
+    try:
+        with processes.making(folder) as made, tracked(plan, run) as summarise:
+            train = partial(train_run, plan, run, resources, results, made, checkpoints)
+            summarise(fitting(train, plan.protocol(run.table).micro_batch))
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
+        with processes.making(folder) as made:
+            leave_failure(plan, run, results, made, checkpoints, error)
+
+
+def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
+    """Hash of all that a trained adapter depends on: settings, code, packages, training data, base weights."""
+    return hash_of(
+        {
+            "settings": plan.training_settings(run),
+            "code": provenance.code_hash("sbora_bench.train.finetune"),
+            "packages": provenance.versions(),
+            "data": sha256(training_file(results, run)),
+            "base": prepared_files(resources, run.model),
+            **({"processes": processes.count()} if processes.count() > 1 else {}),
+        }
+    )
+
+
+def training_file(results: Path, run: Run) -> Path:
+    """The prepared training set of a run's table."""
+    path = Path(results) / "data" / run.table / "train.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; make it with: sbora-bench prepare --table {run.table} --output {path.parent}"
+        )
+    return path
+
+
+def train_run(
+    plan: Plan,
+    run: Run,
+    resources: Path,
+    results: Path,
+    made: Path,
+    checkpoints: Path,
+    rows: int,
+    too_many: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Train one run into the folder `made`: `adapter/` and `train.json`, whose figures it returns.
+
+    `rows`: of a micro-batch that go through the model at a time; `too_many`: those that memory did not suffice for.
+    """
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    protocol = plan.protocol_of(run)
+    method = plan.catalog.methods[run.method]
+    torch.set_num_threads(protocol.threads)
+    if torch.cuda.is_available():  # on a CPU a fixed number of threads is enough
+        provenance.use_deterministic_algorithms()
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
+    base = load_base(resources, run.model, protocol, method, tokenizer)
+    if method.quantization:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
+    set_seed(run.seed)
+    try:
+        model = host_adapter(adapt(base, adapter_config(method, run.rank, run.seed, protocol)), protocol)
+    except UserError as error:  # this run's alone: its siblings go on
+        raise TrainingFailed(str(error), {"step": 0}) from error
+    trainable, total = model.get_nb_trainable_parameters()
+    train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
+    processes.check(len(train), protocol, method)
+    _reset_peak_memory()
+    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
+    resumed = newest(checkpoints)
+    before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
+    begun = step_of(resumed) if resumed else 0
+    started = time.perf_counter()
+    try:
+        with progress.loop("finetune", run.name, step=begun, steps=trainer.args.max_steps):
+            _train(trainer, model, resumed)
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if disk_error(error, checkpoints) is not error:
+            raise disk_error(error, checkpoints) from error
+        told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
+        raise TrainingFailed(in_a_line(error), told) from error
+    seconds = time.perf_counter() - started
+    sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
+    save_adapter(model, made / "adapter", run.model, sharded)
+    tokens = int(trainer.state.num_input_tokens_seen)
+    happened = {
+        "steps": trainer.state.global_step,
+        "resumed_from_step": begun,
+        "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
+        "tokens": tokens,
+        "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then
+        "tokens_per_second": round((tokens - before) / seconds, 1),
+        "peak_memory_bytes": _peak_memory(),
+        "micro_batch": rows,
+        "accumulation": batches.accumulation(protocol) * math.ceil(protocol.micro_batch / rows),
+        "out_of_memory_with": list(too_many),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "best_checkpoint_step": trainer.state.best_global_step,
+        "adapter_sha256": {path.name: sha256(path) for path in sorted((made / "adapter").iterdir())},
+        "loss_curve": loss_curve(trainer.state.log_history),
+    }
+    write_record(made / "train.json", train_record(plan, run, results, happened))
+    return {key: value for key, value in happened.items() if key not in ("adapter_sha256", "loss_curve")}
+
+
+class TrainingFailed(Exception):
+    """Training ended early, with the first error's line; `happened`: the step that it got to and its loss curve."""
+
+    def __init__(self, reason: str, happened: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.happened = happened
+
+
+def _train(trainer, model, resumed: Path | None) -> None:
+    """Train, from the checkpoint `resumed` on if there is one. Raises FloatingPointError where the weights end up
+    infinite or NaN.
+    """
+    with stopping(trainer.watching):
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    check_finite(model, trainer.state.global_step)
+
+
+def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:
+    """What is asked, what happened, on what; of a failed training where there is a reason."""
+    return TrainRecord(
+        **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
+        experiment=plan.name,
+        run=run.name,
+        status="failed" if reason else "ok",
+        reason=reason,
+        asked=plan.training_settings(run),
+        happened=happened,
+        on={
+            "versions": provenance.versions(),
+            "code_sha256": provenance.code_hash("sbora_bench.train.finetune"),
+            "git": provenance.git_state(),
+            "hardware": provenance.hardware(),
+            "threads": plan.protocol(run.table).threads,
+            "algorithms": provenance.algorithms(),
+            "train_sha256": sha256(training_file(results, run)),
+        },
+    )
+
+
+def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: Path, error: Exception) -> None:
+    """Write a `train.json` that tells of a failed training, and an adapter of empty files, which nothing can load."""
+    last = newest(checkpoints)
+    happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
+    write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        write_text(made / "adapter" / name, "")
+
+
+def training_rows(tokenizer, path: Path, protocol: Protocol):
+    """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out.
+
+    Where the protocol groups by characters, `length` has them: those of prompt and response (protocol section 5).
+    """
+    from datasets import Dataset
+
+    rows = []
+    for row in read_jsonl(path):
+        encoded = encode(tokenizer, row["prompt"], row["response"], protocol)
+        if protocol.group_by_length == "characters":
+            encoded["length"] = len(row["prompt"]) + len(row["response"])
+        if any(label >= 0 for label in encoded["labels"]):
+            rows.append(encoded)
+    return Dataset.from_list(rows)
+
+
+def split(rows, protocol: Protocol, seed: int):
+    """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
+    if not protocol.validation_rows:
+        return rows.shuffle(seed=seed), None
+    parts = rows.train_test_split(test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed)
+    held = parts["test"].shuffle(seed=seed)
+    return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
+
+
+def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path, rows: int = 0):
+    """The Trainer as the protocol has it; it logs to wandb where that is asked for.
+
+    `rows`: of a micro-batch that go through the model at a time; 0: all.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+
+    from sbora_bench.train.epochs import EpochBatches
+
+    carried = batches.carried_epochs(len(train), protocol)
+
+    class ProtocolTrainer(InParts, Trainer):
+        """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
+            self.add_callback(self.watching)
+            self.add_callback(Sealing())
+            self.remove_callback(PrinterCallback)
+            self.add_callback(Telling(run.name))
+            self.rows = rows or protocol.micro_batch
+            if protocol.loss_average == "micro-batch":
+                self.model_accepts_loss_kwargs = False
+
+        def _get_train_sampler(self, *args, **kwargs):
+            sampler = super()._get_train_sampler(*args, **kwargs)
+            if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
+                sampler.generator = torch.Generator().manual_seed(run.seed)
+            return sampler
+
+        def _save_checkpoint(self, *args, **kwargs):
+            with whole_checkpoint(checkpoints / f"checkpoint-{self.state.global_step}", self.model):
+                super()._save_checkpoint(*args, **kwargs)
+
+        def get_train_dataloader(self):
+            loader = super().get_train_dataloader()
+            if carried == 1:
+                return loader
+            sampler = EpochBatches(loader.batch_sampler, carried)
+            return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
+
+    steps = batches.update_steps(len(train), protocol)
+    validating = "no" if validation is None or not protocol.validation_every else "steps"
+    saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        run_name=run.name,
+        use_cpu=not torch.cuda.is_available(),
+        report_to=["wandb"] if asked_for() else [],
+        seed=run.seed,
+        data_seed=run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=protocol.micro_batch,
+        per_device_eval_batch_size=protocol.micro_batch,
+        gradient_accumulation_steps=processes.accumulation(protocol),
+        learning_rate=protocol.learning_rate,
+        lr_scheduler_type=protocol.schedule,
+        warmup_steps=protocol.warmup_steps,
+        optim=protocol.optimizer,
+        adam_beta1=protocol.betas[0],
+        adam_beta2=protocol.betas[1],
+        adam_epsilon=protocol.epsilon,
+        weight_decay=protocol.weight_decay,
+        max_grad_norm=protocol.max_grad_norm,
+        bf16=protocol.autocast == "bfloat16",
+        fp16=protocol.autocast == "float16",
+        gradient_checkpointing=protocol.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if protocol.group_by_length else "random",
+        eval_strategy=validating,
+        eval_steps=protocol.validation_every,
+        save_strategy="no" if saving is None else "steps",
+        save_steps=saving or 500,
+        load_best_model_at_end=protocol.keep_best,
+        metric_for_best_model="loss" if protocol.keep_best else None,
+        greater_is_better=False if protocol.keep_best else None,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
+    )
+    padded = DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
+    )
+
+    def collate(rows):
+        """A padded batch, without the lengths by which the sampler groups."""
+        return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
+
+    return ProtocolTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
+    )
+
+
+def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss; finite ones alone."""
+    names = {
+        "loss": "loss",
+        "learning_rate": "learning_rate",
+        "grad_norm": "grad_norm",
+        "eval_loss": "validation_loss",
+    }
+    rows = []
+    for entry in history:
+        row = {new: float(entry[old]) for old, new in names.items() if math.isfinite(entry.get(old, math.nan))}
+        if row:
+            rows.append({"step": entry["step"], **row})
+    return rows
+
+
+def save_adapter(model, folder: Path, base_name: str, tensors: dict | None = None) -> None:
+    """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it.
+
+    `tensors`: of a sharded model, gathered.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    config["base_model_name_or_path"] = base_name
+    write_json(path, config)
+
+
+def _reset_peak_memory() -> None:
+    """Start measuring the peak anew, so that runs of one process don't count each other's (Linux, CUDA)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        try:
+            clear.write_text("5")
+        except OSError:
+            return
+
+
+def _peak_memory() -> int:
+    """Bytes: the device allocator's peak on a GPU, else the process's peak resident size."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,38 @@
+"""An experiment checked as far as that goes before anything runs: beyond its types and names, what its entries hold.
+
+Apart from experiment.py so that no training depends on the code of tables, prompts and answers.
+"""
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.inputs.adapters import adapter_arguments
+from sbora_bench.inputs.data.prompts import TEMPLATES
+from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.file_names import layouts
+
+
+def checked_plan(name: str) -> Plan:
+    """`load_plan(name)`, and its prompts, task templates, methods' arguments and tables' names. Raises UserError."""
+    plan = load_plan(name)
+    for table in plan.experiment.tables:
+        _check_table(plan, table)
+    layouts(plan)
+    return plan
+
+
+def _check_table(plan: Plan, table: str) -> None:
+    entry, protocol, where = plan.experiment.tables[table], plan.protocol(table), f"{plan.path}: tables.{table}"
+    for key in ("train_prompt", "score_prompt"):
+        template = getattr(protocol, key)
+        if template not in TEMPLATES:
+            raise UserError(f"{where}.protocol: {key}: {one_of(template, TEMPLATES, 'prompt template')}")
+    for task, suite in plan.scored(table).items():
+        try:
+            config_in(plan, table, task)
+        except UserError as error:
+            raise UserError(f"{where}.{'suite' if suite == entry.suite else 'also'}: {error}") from None
+    for method in dict.fromkeys(method for grid in entry.grids for method in grid.methods):
+        try:
+            adapter_arguments(plan.catalog.methods[method], 1, 0, protocol)
+        except UserError as error:
+            raise UserError(f"{plan.catalog.where('methods', method)}: {error}") from None

@@ -1,0 +1,154 @@
+"""Do intervals cover, and tests err as often as they say? Experiments drawn with the spread over seeds that the
+ladder's published cells have, and items drawn on top.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sbora_bench.analysis import pairs as comparison
+from sbora_bench.analysis import statistics
+from sbora_bench.plan.file_names import Row
+
+PUBLISHED = Path(__file__).parents[3] / "results/published/ladder/tables"
+A, B = Row("m", "lora", 16), Row("m", "dora", 16)
+ITEMS, SEEDS = 100, 3
+
+
+def spreads(column="Average") -> np.ndarray:
+    """Standard deviation over the seeds of every published cell, as shares."""
+    found = []
+    for name in ("commonsense", "arithmetic"):
+        with open(PUBLISHED / f"{name}.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [key for key in rows[0] if key.endswith(" sd") and (key == f"{column} sd" or column == "tasks")]
+        found += [float(row[key]) / 100 for row in rows for key in names if row[key]]
+    return np.array([spread for spread in found if spread > 0])
+
+
+def agrees(hits: int, draws: int, rate: float) -> bool:
+    """Whether a count is what this rate gives, within binomial error (99.9 %)."""
+    return stats.binomtest(int(hits), draws, rate).pvalue > 0.001
+
+
+def draw(rng, mean: float, shape) -> np.ndarray:
+    """True shares under each seed, with a spread drawn from the ladder's task columns."""
+    sd = np.minimum(rng.choice(spreads("tasks"), shape[0]), 0.12)
+    return np.clip(mean + sd[:, None] * rng.normal(size=shape), 0.02, 0.98)
+
+
+def answers(rng, shares: np.ndarray) -> dict[int, dict[int, bool]]:
+    """Seed -> item -> right."""
+    return {seed: dict(enumerate((rng.random(ITEMS) < share).tolist())) for seed, share in enumerate(shares)}
+
+
+def test_the_t_interval_over_three_seeds_covers_where_a_bootstrap_of_seeds_does_not():
+    rng, draws = np.random.default_rng(1), 2000
+    sd = rng.choice(spreads(), draws)
+    values = 0.6 + sd[:, None] * rng.normal(size=(draws, SEEDS))
+    found = [statistics.over_seeds(row) for row in values]
+    assert agrees(sum(not each.low <= 0.6 <= each.high for each in found), draws, 0.05)
+    resampled = values[:, rng.integers(0, SEEDS, (500, SEEDS))].mean(-1)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=1)
+    assert np.mean((low > 0.6) | (high < 0.6)) > 0.15
+
+
+def test_the_interval_covers_counted_items_too():
+    rng, draws = np.random.default_rng(2), 2000
+    counts = rng.binomial(ITEMS, draw(rng, 0.6, (draws, SEEDS))) / ITEMS
+    missed = sum(not each.low <= 0.6 <= each.high for each in map(statistics.over_seeds, counts))
+    assert agrees(missed, draws, 0.05)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_wilson_covers_on_average_over_nearby_shares(share):
+    rng, draws = np.random.default_rng(3), 2000
+    shares = rng.uniform(share - 0.04, share + 0.04, draws)
+    counts = rng.binomial(ITEMS, shares)
+    ends = {count: statistics.wilson(int(count), ITEMS) for count in set(counts.tolist())}
+    missed = sum(
+        not ends[count][0] <= true <= ends[count][1] for count, true in zip(counts.tolist(), shares, strict=True)
+    )
+    assert agrees(missed, draws, 0.05)
+
+
+def test_the_bootstrap_of_items_covers_an_average_of_tasks_and_its_test_errs_as_often():
+    rng, draws = np.random.default_rng(4), 150
+    chance = [[0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.05, 0.9, 0.05], [0.3, 0.4, 0.3]]  # of -1, 0, 1
+    found = [
+        statistics.bootstrap_average([rng.choice([-1, 0, 1], ITEMS, p=p) for p in chance], seed=number)
+        for number in range(draws)
+    ]
+    assert agrees(sum(not each.low <= 0 <= each.high for each in found), draws, 0.05)
+    assert agrees(sum(each.p < 0.05 for each in found), draws, 0.05)
+
+
+def simulated(rng, mean_a: float, mean_b: float, draws: int) -> list[dict]:
+    a, b = draw(rng, mean_a, (draws, SEEDS)), draw(rng, mean_b, (draws, SEEDS))
+    cells = ({A: answers(rng, x), B: answers(rng, y)} for x, y in zip(a, b, strict=True))
+    return [row for each in cells for row in comparison.task_rows(each, {})]
+
+
+def test_false_positives_of_equal_methods():
+    """McNemar's test speaks of these very models, and does tell models of other seeds apart; the words don't."""
+    rows = simulated(np.random.default_rng(5), 0.6, 0.6, 600)
+    assert agrees(sum(row["p_seeds"] < 0.05 for row in rows), len(rows), 0.05)
+    assert sum(row["p"] < 0.05 for row in rows) > 0.15 * len(rows)
+    assert sum(max(row["p"], row["p_seeds"]) < 0.05 for row in rows) <= 0.05 * len(rows)
+
+
+def test_false_words_in_a_table_stay_at_five_per_cent():
+    """Thirty tables of ten pairs of equal methods: one table in twenty, at most, may hold a wrong word."""
+    rows = simulated(np.random.default_rng(6), 0.5, 0.5, 300)
+    wrong = 0
+    for start in range(0, 300, 10):
+        table = rows[start : start + 10]
+        comparison.judged(table)
+        wrong += any(row["word"] in ("better", "worse") for row in table)
+    assert stats.binomtest(wrong, 30, 0.05, alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.parametrize(("sd", "difference"), [(0.03, 0.02), (0.06, 0.05), (0.01, 0.01)])
+def test_a_planted_difference_is_found_at_the_power_foretold(sd, difference):
+    (needed,), draws = statistics.seeds_needed([sd], difference), 1500
+    values = np.random.default_rng(7).normal(difference, sd, (draws, needed))
+    found = np.mean(np.array(statistics.p_over_seeds(values)) < 0.05)
+    exact = 1 - stats.nct.cdf(stats.t.ppf(0.975, needed - 1), needed - 1, difference / sd * np.sqrt(needed))
+    assert 0.8 <= exact < 0.87 or needed == 2
+    assert agrees(round(found * draws), draws, exact)
+
+
+def test_seeds_needed_at_its_ends():
+    none, hardly, small, large = statistics.seeds_needed([0.0, 1e-9, 0.005, 0.1], 0.01)
+    assert none == hardly == 2
+    assert large > 100 * small / 10
+    assert statistics.seeds_needed([], 0.01) == []
+
+
+def test_no_spread_over_the_seeds():
+    assert statistics.p_over_seeds([[0.1], [0.0, 0.0, 0.0], [0.1, 0.1, 0.1]]) == [None, 1, 0]
+    assert statistics.bootstrap_average([[1.0, 1.0], [0.0, 0.0]]) == statistics.Bootstrapped(0.5, 0.5, 0.5, 0.0)
+    assert statistics.bootstrap_average([[0.0], [0.0]]).p == 1
+
+
+def test_tested_together_is_tested_alone():
+    """Pairs of one table share their resamples and their searches; each has the numbers that it has by itself."""
+    rng = np.random.default_rng(8)
+    rows = [list(rng.normal(0.01, 0.02, seeds)) for seeds in (3, 2, 3, 5, 1, 2)]
+    expected = [stats.ttest_1samp(row, 0).pvalue if len(row) > 1 else None for row in rows]
+    assert statistics.p_over_seeds(rows) == pytest.approx(expected)
+    spread = [0.004, 0.02, 0.02, 0.11]
+    assert statistics.seeds_needed(spread, 0.01) == [statistics.seeds_needed([sd], 0.01)[0] for sd in spread]
+    shapes = [(30, 20), (20, 30), (30, 20), (30,), (30, 20)]
+    groups = [[rng.choice([-1, 0, 1], n, p=[0.2, 0.4, 0.4]) for n in shape] for shape in shapes]
+    groups.append([np.ones(30), np.ones(20)])
+    together = statistics.bootstrap_averages(groups)
+    assert together == [statistics.bootstrap_average(group) for group in groups]
+    for group, found in zip(groups[:-1], together, strict=False):
+        average = lambda *rows, axis=-1: np.mean([np.mean(row, axis=axis) for row in rows], axis=0)  # noqa: E731
+        alone = stats.bootstrap(group, average, n_resamples=statistics.RESAMPLES, method="percentile", rng=0)
+        assert (found.low, found.high) == tuple(alone.confidence_interval)
+        assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.mean) / alone.standard_error))

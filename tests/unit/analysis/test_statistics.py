@@ -1,0 +1,153 @@
+"""Intervals and tests against values known by hand or from tables; then what they say of made samples."""
+
+import math
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from sbora_bench.analysis import statistics
+from sbora_bench.analysis.separation import Separation, most_frequent_answer, separation
+from sbora_bench.errors import UserError
+from sbora_bench.report.separation_tables import count_columns
+from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
+
+
+def test_over_seeds():
+    found = statistics.over_seeds([1.0, 2.0, 3.0])
+    assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
+    assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, 97.5 %
+    assert found.low + found.high == pytest.approx(4)
+
+
+def test_one_seed_has_no_interval_and_none_is_an_error():
+    assert statistics.over_seeds([0.4]) == statistics.Summary(1, 0.4, None, None, None)
+    assert statistics.over_seeds([0.4, 0.4]).low == 0.4
+    with pytest.raises(ValueError, match="no values"):
+        statistics.over_seeds([])
+
+
+def test_binomial():
+    assert statistics.binomial_stderr(20, 100) == pytest.approx(0.04)
+    low, high = statistics.wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4901625, rel=1e-6), pytest.approx(0.9433178, rel=1e-6))
+    assert statistics.wilson(0, 10)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_mcnemar_is_exact_and_two_sided():
+    a = [True] * 9 + [False] * 1 + [True] * 5
+    b = [False] * 9 + [True] * 1 + [True] * 5
+    test = statistics.paired(a, b)
+    assert (test.n, test.only_a, test.only_b, test.a_right, test.b_right) == (15, 9, 1, 14, 6)
+    assert test.p == pytest.approx(2 * (1 + 10) / 2**10)
+    assert test.difference == pytest.approx(8 / 15)
+    assert statistics.paired([True, False], [True, False]).p == 1
+
+
+@pytest.mark.parametrize("b", [[True], []])
+def test_unpaired_rows_are_an_error(b):
+    with pytest.raises(ValueError, match="equal length"):
+        statistics.paired([True, False] if b else [], b)
+
+
+def test_holm():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([]) == []
+    p = np.round(np.random.default_rng(0).random(40) ** 3, 2)  # with ties, zeros and what ends above 1
+    assert statistics.holm(p) == multipletests(p, method="holm")[1].tolist()
+
+
+def test_most_frequent_answer_takes_numbers_as_numbers():
+    samples = [{"answer": answer} for answer in ["4", "4.0", "x", "x", "y"]]
+    assert most_frequent_answer(samples) == ("4", 0.4)
+
+
+@pytest.fixture
+def made(tmp_path):
+    plan = make_plan(tmp_path)
+    make_results(plan, tmp_path / "results")
+    return plan, tmp_path / "results"
+
+
+def test_claims_of_made_samples(made):
+    found = separation(*made)
+    claims = {(row["table"], row["model"], row["task"]): row for row in found.claims}
+    assert len(claims) == 8
+    row = claims["arithmetic", "llama-7b", "MultiArith"]
+    right = sum(RIGHT["lora", 32]["MultiArith"] + seed for seed in range(3))
+    assert (row["method"], row["rank"], row["seeds"], row["pairs"]) == ("lora", 32, 3, 120)
+    assert (row["score"], row["base"], row["most_frequent_rate"]) == (right / 120, 2 / 40, 0.25)
+    only_lora = right - 3 * 2  # the base is right on its first two items, as LoRA is
+    assert row["p"] == pytest.approx(2 * 0.5**only_lora)
+    assert row["p_holm"] == pytest.approx(row["p"] * 7)  # second smallest of eight: an equal p comes first
+    assert row["holds"]
+    low = claims["arithmetic", "llama-7b", "gsm8k"]
+    assert low["p_holm"] < 0.01 and not low["holds"]  # better than the base, not than the commonest answer
+    assert claims["mmlu-alpaca", "llama-7b", "mmlu"]["method"] == "qlora"
+
+
+def test_gains_are_against_the_base_of_the_same_model(made):
+    rows = [row for row in separation(*made).gains if (row["table"], row["task"]) == ("arithmetic", "MultiArith")]
+    assert [(row["model"], row["method"], row["rank"]) for row in rows] == [
+        ("llama-7b", "lora", 32),
+        ("llama-7b", "dora", 32),
+        ("llama-7b", "sbora-fa", 32),
+        ("llama-7b", "sbora-fa", 64),
+        ("llama-s", "lora", 32),
+    ]
+    fa = rows[2]
+    assert (fa["only_tuned"], fa["only_base"], fa["pairs"]) == (3 * (12 + 1 - 2), 0, 120)
+    assert fa["difference"] == pytest.approx(33 / 120) and fa["differs"]
+    family = [row for row in separation(*made).gains if row["table"] == "arithmetic"]
+    assert [row["p_holm"] for row in family] == pytest.approx(statistics.holm([row["p"] for row in family]))
+
+
+def test_a_missing_sample_file_is_an_error(made):
+    plan, results = made
+    path = results / "runs/arithmetic-llama-7b-base/samples/AddSub.jsonl"
+    path.unlink()
+    with pytest.raises(UserError, match="AddSub.jsonl: no such file"):
+        separation(plan, results)
+
+
+def test_differences_compare_one_thing_at_a_time(made):
+    found = separation(*made)
+    pairs = {(row["method_a"], row["rank_a"], row["method_b"], row["rank_b"]) for row in found.differences}
+    assert pairs == {
+        ("lora", 32, "dora", 32),
+        ("lora", 32, "sbora-fa", 32),
+        ("dora", 32, "sbora-fa", 32),
+        ("sbora-fa", 32, "sbora-fa", 64),
+        ("lora", 32, "sbora-fa", 64),  # of equal parameters
+        ("dora", 32, "sbora-fa", 64),
+    }
+    mine = [row for row in found.differences if row["task"] == "MultiArith"]
+    right = {cell: RIGHT[cell]["MultiArith"] for cell in RIGHT if cell[0] in ("lora", "dora", "sbora-fa")}
+    for row in mine:
+        a, b = (right[row[f"method_{side}"], row[f"rank_{side}"]] for side in "ab")
+        assert row["only_a"] - row["only_b"] == 3 * (a - b)
+        assert row["differs"] == (abs(a - b) >= 18)  # three and two items are too few
+    assert found.undecided() == [("arithmetic", "llama-7b", "gsm8k"), ("arithmetic", "llama-7b", "AddSub")]
+    assert count_columns(found.differences, "differs") == (1, 3)
+    assert count_columns(found.claims, "holds") == (4, 5)
+
+
+def test_holm_is_over_the_pairs_of_a_table(made):
+    rows = [row for row in separation(*made).differences if row["table"] == "arithmetic"]
+    assert len(rows) == 3 * 6
+    assert [row["p_holm"] for row in rows] == pytest.approx(statistics.holm([row["p"] for row in rows]))
+
+
+def test_only_common_seeds_are_paired(made):
+    plan, results = made
+    make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s1"), failed="no memory")
+    found = separation(plan, results)
+    claim = next(row for row in found.claims if (row["model"], row["task"]) == ("llama-7b", "AddSub"))
+    assert (claim["seeds"], claim["pairs"]) == (2, 80)
+    pairs = {(row["method_a"], row["method_b"]): row["pairs"] for row in found.differences if row["task"] == "AddSub"}
+    assert pairs["lora", "dora"] == 80 and pairs["dora", "sbora-fa"] == 120
+
+
+def test_nothing_scored_separates_nothing(tmp_path):
+    plan = make_plan(tmp_path, experiment(seeds=(0,)))
+    assert separation(plan, tmp_path / "results") == Separation([], [], [], [])

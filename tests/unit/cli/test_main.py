@@ -1,0 +1,250 @@
+"""`sbora-bench`: exit statuses, one line for the user's mistakes, and no heavy import for what needs none."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from sbora_bench.files import git_blob_id
+from sbora_bench.results.records import VERSION
+from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
+
+HEAVY = {"torch", "transformers", "pandas", "lm_eval", "peft", "datasets", "matplotlib", "scipy", "numpy", "snakemake"}
+LOADED = """
+import json, sys
+from sbora_bench.cli import main as cli
+sys.argv = ["sbora-bench", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["plan", "tiny"], ["plan", "tiny", "--json"], ["validate", "experiments/smollm2.yaml"], ["schema"]],
+    ids=" ".join,
+)
+def test_what_needs_nothing_heavy_imports_nothing_heavy(arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "click" in loaded and not loaded & HEAVY
+
+
+def test_plan_as_json_is_every_run_with_what_it_resolves_to(workplace):  # noqa: F811
+    workplace.experiment()
+    status, out, err = workplace.run("plan", "small", "--json")
+    runs = json.loads(out)
+    assert (status, err) == (0, "") and len(runs) == 5
+    assert runs[1]["run"] == "sums-ladder-xs-lora-r4-s0" and runs[1]["protocol"]["steps"] == 10
+
+
+# command line, and what the line names
+WRONG = {
+    "an unknown command": (["finetun"], ["finetun"]),
+    "an unknown option": (["plan", "--jsn"], ["sbora-bench plan", "--jsn"]),
+    "an option like a name": (["finetune", "-e", "small", "--x"], ["--x"]),
+    "a missing option": (["prepare", "-e", "small", "--table", "sums"], ["--output"]),
+    "a missing argument": (["finetune", "-e", "small"], ["RUNS"]),
+    "too many arguments": (["plan", "small", "smaller"], ["smaller"]),
+    "a rank that is no number": (["footprint", "--model", "llama-7b", "--rank", "four"], ["--rank", "four"]),
+    "threads that are no number": (["pretrain", "m", "--output", "o", "--threads", "x"], ["--threads"]),
+    "an unknown run": (["finetune", "-e", "small", "sums-ladder-xs-lora-r4-s7"], ["did you mean", "r4-s0"]),
+    "a run with shell characters": (["evaluate", "-e", "small", "$(id); rm -rf /"], ["unknown run '$(id); rm -rf /'"]),
+    "a run that leaves the folder": (["evaluate", "-e", "small", "../../etc"], ["unknown run '../../etc'"]),
+    "a run with a newline": (["evaluate", "-e", "small", "a\nb"], ["unknown run"]),
+    "a base to train": (
+        ["finetune", "-e", "small", "sums-ladder-xs-base"],
+        ["sums-ladder-xs-base", "nothing to train"],
+    ),
+    "an unknown table to prepare": (["prepare", "-e", "small", "--table", "sum", "--output", "o"], ["did you mean"]),
+    "an unknown model to prepare": (["prepare", "-e", "small", "--model", "m", "--output", "o"], ["unknown model 'm'"]),
+    "an unknown model to train": (["pretrain", "-e", "small", "ladder-x", "--output", "o"], ["did you mean"]),
+    "a model that is not trained here": (["pretrain", "-e", "small", "llama-7b", "--output", "o"], ["llama-7b", "hub"]),
+    "a model that is trained here": (["prepare", "-e", "small", "--model", "ladder-xs", "--output", "o"], ["pretrain"]),
+    "both table and model": (["prepare", "--table", "a", "--model", "b", "--output", "o"], ["either"]),
+    "neither table nor model": (["prepare", "--output", "o"], ["either"]),
+    "an unknown table to count": (["footprint", "-e", "small", "--table", "sum"], ["did you mean"]),
+    "an unknown model to count": (["footprint", "--model", "lama-7b"], ["lama-7b"]),
+    "an unknown method to count": (["footprint", "--model", "llama-7b", "--method", "lroa", "--rank", "4"], ["lora"]),
+    "no method to count": (["footprint"], ["footprint", "--model"]),
+    "a missing experiment": (["plan", "smal"], ["did you mean 'small'"]),
+    "a missing file": (["validate", "no/such.yaml"], ["no/such.yaml: no such file"]),
+    "data that were not prepared": (["finetune", "-e", "small", "sums-ladder-xs-lora-r4-s0"], ["sbora-bench prepare"]),
+    "no adapter to score": (["evaluate", "-e", "small", "sums-ladder-xs-lora-r4-s0"], ["sbora-bench prepare"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_status_2(workplace, case):  # noqa: F811
+    arguments, parts = WRONG[case]
+    workplace.experiment()
+    told = workplace.refused(*arguments)
+    for part in parts:
+        assert part in told, told
+
+
+def test_nothing_asked_shows_the_help(workplace):  # noqa: F811
+    status, out, err = workplace.run()
+    assert status == 2 and "Usage: sbora-bench" in out + err and "finetune" in out + err
+
+
+# --- data files -----------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"instruction": f"What is {i} plus 1?", "input": "", "output": str(i + 1), "answer": str(i + 1)} for i in range(9)
+]
+GOOD = json.dumps(ROWS).encode()
+
+
+def own_data(place, content: bytes | None, blob: str = git_blob_id(GOOD), rows: int = 9) -> None:
+    """A training set in a file below SBORA_DATA_ROOT; `content` None leaves it out."""
+    (place.folder / "root").mkdir()
+    place.monkeypatch.setenv("SBORA_DATA_ROOT", str(place.folder / "root"))
+    if content is not None:
+        (place.folder / "root" / "mine.json").write_bytes(content)
+    entry = {"kind": "file", "path": "mine.json", "url": "http://127.0.0.1:9/mine.json", "blob": blob, "rows": rows}
+    place.catalog(data={"mine": entry})
+    place.experiment((("tables", "sums", "train"), "mine"))
+
+
+PREPARE = ("prepare", "-e", "small", "--table", "sums", "--output", "out/sums")
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "parts"),
+    [
+        (None, {}, ["mine.json: no such file", "http://127.0.0.1:9/mine.json"]),
+        (GOOD[:-40], {}, ["mine.json: git blob id", git_blob_id(GOOD)]),
+        (GOOD.replace(b"plus", b"minus"), {}, ["mine.json: git blob id", git_blob_id(GOOD)]),
+        (b"", {}, ["mine.json: git blob id", git_blob_id(GOOD)]),
+        (GOOD, {"rows": 10}, ["mine.json: found 9 rows, expected 10"]),
+        (b"[{", {"blob": git_blob_id(b"[{")}, ["mine.json: neither a JSON list nor JSON lines"]),
+        (b'[{"q": 1}]', {"blob": git_blob_id(b'[{"q": 1}]'), "rows": 1}, ["mine.json: row 0: found q; allowed"]),
+    ],
+    ids=["missing", "truncated", "another blob id", "empty", "rows", "no JSON", "other keys"],
+)
+def test_a_data_file_that_is_not_what_the_catalog_says(workplace, content, changes, parts):  # noqa: F811
+    own_data(workplace, content, **changes)
+    told = workplace.refused(*PREPARE)
+    for part in parts:
+        assert part in told, told
+
+
+def test_the_good_data_file_is_taken(workplace):  # noqa: F811
+    own_data(workplace, GOOD)
+    status, _, err = workplace.run(*PREPARE)
+    assert status == 0, err
+    assert len((workplace.folder / "out" / "sums" / "train.jsonl").read_text().splitlines()) == 9
+
+
+# --- results and disk -----------------------------------------------------------------------------------------------
+
+
+def prepared(place) -> None:
+    place.experiment()
+    status, _, err = place.run("prepare", "-e", "small", "--table", "sums", "--output", "results/small/data/sums")
+    assert status == 0, err
+
+
+def test_results_of_another_version(workplace):  # noqa: F811
+    prepared(workplace)
+    path = workplace.folder / "results" / "small" / "data" / "sums" / "contamination.json"
+    path.write_text(path.read_text().replace(f'"version": {VERSION}', '"version": 99'))
+    told = workplace.refused("evaluate", "-e", "small", "sums-ladder-xs-base")
+    assert "results/small/data/sums/contamination.json: version: found 99, allowed 1" in told
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+
+def test_no_disk_space_is_one_line_and_nothing_is_left(workplace):  # noqa: F811
+    workplace.experiment()
+    workplace.monkeypatch.setattr("pathlib.Path.write_text", no_room)
+    told = workplace.refused(*PREPARE)
+    assert "out/sums/train.jsonl: no space left on the disk" in told and "bytes free" in told
+    assert not list((workplace.folder / "out").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root on Linux")
+def test_a_disk_that_is_really_full(workplace):  # noqa: F811
+    workplace.experiment()
+    small = workplace.folder / "disk"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        told = workplace.refused(*PREPARE[:-1], "disk/sums")
+        assert "disk/sums/train.jsonl: no space left on the disk" in told and not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)
+    shutil.rmtree(small)
+
+
+@pytest.mark.parametrize("place", ["experiments/small.yaml", "experiments/small.yaml/below"])
+def test_output_where_a_file_is(workplace, place):  # noqa: F811
+    workplace.experiment()
+    assert place in workplace.refused(*PREPARE[:-1], place)
+
+
+def test_an_interrupt_is_one_line(workplace):  # noqa: F811
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    workplace.experiment()
+    workplace.monkeypatch.setattr("sbora_bench.inputs.prepare.prepare_table", interrupted)
+    status, _, err = workplace.run(*PREPARE)
+    assert status == 130 and len(err.strip().splitlines()) == 1 and "the same command goes on" in err
+
+
+def test_a_fault_of_ours_is_no_mistake_of_the_user(workplace):  # noqa: F811
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    workplace.experiment()
+    workplace.monkeypatch.setattr("sbora_bench.inputs.prepare.prepare_table", broken)
+    with pytest.raises(ZeroDivisionError):
+        workplace.run(*PREPARE)
+
+
+def test_the_command_itself_ends_with_the_status(tmp_path):
+    shutil.copytree(ROOT / "experiments" / "catalog", tmp_path / "experiments" / "catalog")
+    spoiled = edited(EXPERIMENT, (("tables", "sums", "grids", 0, "ranks"), [0]))
+    (tmp_path / "experiments" / "small.yaml").write_text(yaml.safe_dump(spoiled))
+    done = subprocess.run(
+        [sys.executable, "-m", "sbora_bench.cli", "plan", "small"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+
+
+def test_export_says_what_it_needs(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sbora_bench.cli",
+            "export",
+            str(tmp_path),
+            "--to",
+            "lora",
+            "--output",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"sbora-bench: {tmp_path}/adapter_config.json: no such file\n"
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,203 @@
+"""What a plan costs: steps to the unit, the split that fits, hours by their formula, and nothing traced twice."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sbora_bench.cost import calibrate
+from sbora_bench.cost import estimate as cost
+from sbora_bench.cost import estimate_text as cost_text
+from sbora_bench.cost import roofline as compute
+from sbora_bench.errors import UserError
+from sbora_bench.plan.catalog import DeviceEntry, load_catalog
+from sbora_bench.plan.experiment import load_plan
+from tests.workplace import ROOT, workplace  # noqa: F401
+
+GRIDS = [{"models": ["ladder-xs"], "methods": ["lora", "qsbora-fa"], "ranks": [4]}]
+LOADED = """
+import json, sys
+from sbora_bench.cli import main as cli
+sys.argv = ["sbora-bench", *sys.argv[1:]]
+cli.main()
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def card(memory_gib: float) -> DeviceEntry:
+    return DeviceEntry(
+        title="Card", memory_gib=memory_gib, bandwidth_gb_s=100, tflops={"float32": 1, "bfloat16": 4}, source="by hand"
+    )
+
+
+@pytest.fixture
+def plan(workplace):  # noqa: F811
+    """LoRA and QSBoRA-FA on the smallest model, two seeds."""
+    workplace.experiment((("tables", "sums", "grids"), GRIDS))
+    load_catalog.cache_clear()
+    return load_plan("small")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Traces of all tests of this module."""
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.mark.parametrize(("table", "steps"), [("commonsense", 10_643), ("arithmetic", 3_675), ("mmlu-flanv2", 10_000)])
+@pytest.mark.parametrize("name", ["paper", "paper-clean"])
+def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, name, table, steps):
+    monkeypatch.chdir(ROOT)
+    plan = load_plan(name)
+    assert cost.steps_of(plan.catalog, plan.experiment.tables[table].train, plan.protocol(table)) == steps
+
+
+def test_rows_of_each_kind_of_data():
+    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    found = [cost.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
+    assert found == [9_919, 52_002, 50_000, 100]
+    assert cost.rows_of(catalog, "ladder-math") > 100
+
+
+def test_what_a_table_scores(plan):
+    protocol = plan.protocol("sums")
+    assert cost.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
+    limited = plan.experiment.tables["sums"].model_copy(update={"limit": {"SVAMP": 7}})
+    plan.experiment.tables["sums"] = limited
+    assert [items for items, _, _ in cost.questions(plan, "sums")] == [100] * 5 + [7]
+
+
+def test_a_cell_by_hand(plan, kept):
+    cells = cost.costs(plan, card(10), {}, kept)
+    assert [cell.run for cell in cells] == [
+        "sums-ladder-xs-base",
+        "sums-ladder-xs-lora-r4",
+        "sums-ladder-xs-qsbora-fa-r4",
+    ]
+    base, lora, _ = cells
+    protocol = plan.protocol("sums")
+    work = compute.update_work(plan.catalog, "ladder-xs", "lora", 4, protocol, kept)
+    assert (lora.steps, lora.tokens) == (10, 10 * 8 * 128) and (lora.micro_batch, lora.accumulation) == (4, 2)
+    assert lora.train_peak_bytes == work.peak and lora.speed == "roofline"
+    assert lora.tokens_per_second == pytest.approx(8 * 128 / work.seconds(card(10)))
+    assert lora.train_hours == pytest.approx(10 * work.seconds(card(10)) / 3600)
+    assert lora.seeds == 2 and lora.hours == pytest.approx(2 * (lora.train_hours + lora.score_hours))
+    assert lora.adapter_bytes > 0 and lora.samples_bytes == 4 * 6 * 100 * (128 + 24)
+    assert (base.seeds, base.steps, base.adapter_bytes, base.hours) == (1, None, 0, base.score_hours)
+    assert (
+        lora.base_bytes
+        == base.base_bytes
+        == 4 * compute.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
+    )
+
+
+def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
+    first = cost.costs(plan, card(10), {}, kept)
+    monkeypatch.setattr("sbora_bench.cost.footprint.build", None)  # from here on a trace would raise
+    monkeypatch.setattr("sbora_bench.cost.footprint.build_scored", None)
+    assert cost.costs(plan, card(10), {}, kept) == first
+    faster = card(10).model_copy(update={"bandwidth_gb_s": 1000.0})
+    assert cost.costs(plan, faster, {}, kept)[1].train_hours < first[1].train_hours
+
+
+def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
+    protocol = plan.protocol("sums")
+    cell, setting = plan.cells_of("sums")[0], cost.setting_of(plan, "sums")
+    peaks = {
+        n: compute.update_work(
+            plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
+        ).peak
+        for n in (4, 2, 1)
+    }
+    assert peaks[4] > peaks[2] > peaks[1]
+    for room, split in ((peaks[4], (4, 2)), (peaks[4] - 1, (2, 4)), (peaks[2] - 1, (1, 8)), (peaks[1] - 1, (0, 0))):
+        found = cost.cell_cost(plan, cell, setting, card(room / compute.GIB + compute.CONTEXT_GIB), {}, kept)
+        assert (found.micro_batch, found.accumulation) == split
+        assert found.trains == (split != (0, 0)) and (found.train_hours is None) == (split == (0, 0))
+
+
+def test_what_does_not_fit_is_said(plan, kept, capsys):
+    small = card(compute.CONTEXT_GIB + 0.001)
+    cells = cost.costs(plan, small, {}, kept)
+    found = cost_text.summary(plan, "small", small, cells)
+    assert set(found["does_not_fit"]) == {cell.run for cell in cells}
+    cost_text.show(plan, found, cells, "Card")
+    out = capsys.readouterr().out
+    assert "sums-ladder-xs-lora-r4: even one example takes" in out and "scoring a batch takes" in out
+    assert "too large" in out
+
+
+def test_scoring_a_merged_adapter_costs_what_the_base_does(plan, kept):
+    table = plan.experiment.tables["sums"]
+    base, lora, nf4 = cost.costs(plan, card(10), {}, kept)
+    assert lora.score_hours > base.score_hours
+    plan.experiment.tables["sums"] = table.model_copy(update={"overrides": {"merge": True}})
+    base, lora, nf4 = cost.costs(plan, card(10), {}, kept)
+    assert (lora.score_hours, lora.score_peak_bytes) == (base.score_hours, base.score_peak_bytes)
+    assert nf4.score_hours != base.score_hours  # 4-bit weights are never merged
+
+
+def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
+    cells = plan.cells_of("sums")
+    key = cost.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
+    assert key != cost.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
+    setting = cost.setting_of(plan, "sums")
+    lora, nf4 = (cost.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
+    work = compute.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
+    assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
+    assert (nf4.speed, nf4.train_hours, nf4.hours, lora.score_hours) == ("none", None, None, None)
+    found = cost_text.summary(plan, "cpu", None, [lora, nf4])
+    assert found["cells_without_hours"] == 1 and found["hours"] == lora.hours
+    assert found["basis"]["train"].startswith("1 of 2 cells measured here") and "1 of 2 cells not known" in str(found)
+
+
+def test_calibration_measures_every_kind_and_is_kept(plan, kept):
+    assert calibrate.known_rates("cpu", kept) == {}
+    path = calibrate.calibrate(plan, "cpu", kept)
+    rates = calibrate.known_rates("cpu", kept)
+    assert set(rates) == {cost.rate_key(plan.catalog, c, plan.protocol("sums")) for c in plan.cells_of("sums")}
+    assert all(rate > 0 for rate in rates.values())
+    assert {cell.speed for cell in cost.costs(plan, None, rates, kept) if cell.steps} == {"measured"}
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"versions": {"torch": "another"}}))
+    assert calibrate.known_rates("cpu", kept) == {}
+
+
+def test_no_gpu_no_speed_of_a_card(plan, kept):
+    with pytest.raises(UserError, match="no GPU is here, so the speed of a100-80gb can't be measured"):
+        calibrate.calibrate(plan, "a100-80gb", kept)
+
+
+def test_the_command(plan, workplace):  # noqa: F811
+    status, out, err = workplace.run("plan", "small", "--cost", "--device", "rtx-4090", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["runs"] == 5 and len(found["cells"]) == 3 and found["does_not_fit"] == []
+    assert "estimate, not measured" in found["basis"]["train"]
+    status, out, _ = workplace.run("plan", "small", "--cost", "--device", "rtx-4090", "--only", "method=lora")
+    assert status == 0 and "sums-ladder-xs-lora-r4" in out and "qsbora" not in out and "3 runs on" in out
+    told = subprocess.run(
+        [sys.executable, "-c", LOADED, "plan", "small", "--cost", "--device", "rtx-4090"],
+        cwd=workplace.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"torch", "transformers", "peft", "numpy", "datasets"} & set(json.loads(told.stdout.splitlines()[-1]))
+
+
+WRONG = {
+    "an unknown card": (["--cost", "--device", "a100"], "unknown device 'a100', did you mean"),
+    "a calibration without costs": (["--calibrate"], "--calibrate belongs to --cost"),
+    "a card that is not here": (["--cost", "--calibrate", "--device", "h100"], "no GPU is here"),
+    "a part that is not there": (["--cost", "--only", "method=dora"], "unknown method 'dora'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_the_command_refuses(plan, workplace, case):  # noqa: F811
+    arguments, told = WRONG[case]
+    assert told in workplace.refused("plan", "small", *arguments)

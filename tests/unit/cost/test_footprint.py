@@ -1,0 +1,313 @@
+"""Counts against closed formulas and files, memory against the CPU's allocator, FLOPs against PyTorch's counter."""
+
+import csv
+import itertools
+import json
+from typing import get_args
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GenerationConfig
+
+from sbora_bench.cost import footprint
+from sbora_bench.cost import meta_model as meta
+from sbora_bench.cost import one_cell as fitting
+from sbora_bench.cost import real_step as measure
+from sbora_bench.cost import traced_step as foretell
+from sbora_bench.cost.tracer import KINDS, aten, flop_registry
+from sbora_bench.errors import UserError
+from sbora_bench.plan.catalog import ModelEntry, Optimizer, load_catalog
+from sbora_bench.plan.experiment import Run
+
+TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+ROWS, LENGTH, RANK = 4, 64, 4
+METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    known = load_catalog()
+    entry = ModelEntry(title="Tiny", source={"kind": "folder", "path": "."}, architecture=TINY)
+    return known.model_copy(update={"models": known.models | {"tiny": entry}})
+
+
+def protocol_of(catalog, **overrides):
+    ours = {"micro_batch": ROWS, "batch_size": ROWS, "weights_dtype": "float32", "optimizer": "adamw_torch"}
+    return catalog.protocol("smollm2", "arithmetic", ours | overrides, "test")
+
+
+def on_meta(catalog, method, protocol, rank=RANK):
+    return footprint.build(catalog, "tiny", catalog.methods[method], rank, protocol)
+
+
+def real(catalog, method, protocol):
+    return measure.real_model(catalog, "tiny", catalog.methods[method], RANK, protocol)
+
+
+SIZES = {  # hidden, intermediate, key-value width, layers, vocabulary
+    "llama-7b": (4096, 11008, 4096, 32, 32000),
+    "llama-13b": (5120, 13824, 5120, 40, 32000),
+    "llama3-8b": (4096, 14336, 1024, 32, 128256),
+}
+
+
+def by_formula(table, model, method, rank):
+    """(trained, all) parameters by closed formulas (protocol section 8)."""
+    h, i, kv, layers, words = SIZES[model]
+    quantised = table == "qsbora_mmlu"
+    outputs, inputs = (3 * h + 2 * kv + 2 * i, 6 * h + i) if quantised else (2 * h + 2 * kv + i, 4 * h + i)
+    fa, fb = rank * outputs * layers, rank * inputs * layers
+    trained = {"sbora-fa": fa, "sbora-fb": fb, "lora": fa + fb, "dora": fa + fb + outputs * layers}
+    words += quantised  # the new [PAD]
+    base = 2 * words * h + h + layers * (2 * h * h + 2 * h * kv + 3 * h * i + 2 * h)
+    count = trained[method.removeprefix("q")]
+    return count, base + count
+
+
+def test_the_papers_44_cells(catalog, tmp_path):
+    footprint.paper_footprint(catalog, tmp_path / "paper.csv")
+    rows = list(csv.DictReader((tmp_path / "paper.csv").open()))
+    assert len(rows) == 44
+    for row in rows:
+        expected = by_formula(row["table"], row["model"], row["method"], int(row["rank"]))
+        assert (int(row["trainable_parameters"]), int(row["total_parameters"])) == expected, row
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapter_bytes_are_those_of_the_file(catalog, method, tmp_path):
+    protocol = protocol_of(catalog)
+    real(catalog, method, protocol).save_pretrained(tmp_path / "adapter")
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert footprint.counts(on_meta(catalog, method, protocol))["adapter_bytes"] == size
+
+
+@pytest.mark.parametrize("method", ["qlora", "qdora", "qsbora-fa"])
+def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
+    """Every tensor of every 4-bit layer has the dtype and the bytes of the real one; so has the whole model."""
+    protocol = protocol_of(catalog)
+    models = on_meta(catalog, method, protocol), real(catalog, method, protocol)
+
+    def stored(model):
+        layers = {n: part for n, part in model.named_modules() if isinstance(part, Linear4bit)}
+        return {n: [(t.dtype, t.untyped_storage().nbytes()) for t in meta.weight_tensors(p)] for n, p in layers.items()}
+
+    assert stored(models[0]) and stored(models[0]) == stored(models[1])
+    assert len({meta.storage_bytes(meta.weight_tensors(model)) for model in models}) == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", [*METHODS, "qlora", "qsbora-fb"])
+def test_foretold_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):
+    protocol = protocol_of(catalog, gradient_checkpointing=checkpointing)
+    traced = footprint.trace(on_meta(catalog, method, protocol), protocol, "cpu", length=LENGTH).peak()
+    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    assert over == pytest.approx(measure.step_peak(real(catalog, method, protocol), protocol, ROWS, LENGTH), rel=0.03)
+    assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_alone_has_no_mask(catalog, dtype):
+    """Then keys and values stay as few as the model has them, which is foretold too."""
+    protocol = protocol_of(catalog, weights_dtype=dtype)
+    rows = {}
+    for kernels in ("cpu", "cuda"):
+        peaks = [
+            footprint.trace(on_meta(catalog, "lora", protocol), protocol, kernels, n, LENGTH).peak() for n in (1, 2)
+        ]
+        rows[kernels] = [peak["peak"] - peak["weights"] - peak["adapter"] for peak in peaks]
+    measured = [measure.step_peak(real(catalog, "lora", protocol), protocol, n, LENGTH) for n in (1, 2)]
+    assert rows["cpu"] == pytest.approx(measured, rel=0.03)
+    assert all(one < two for one, two in rows.values())
+
+
+def test_a_small_cell_is_run_too(catalog):
+    """The record of a cell holds the foretold peak and, where a step is cheap, the allocator's own."""
+    protocol = protocol_of(catalog, max_length=LENGTH)
+    cell = Run("table", "tiny", "lora", RANK)
+    record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
+    assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.03)
+    assert (
+        footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cuda").measured_peak_bytes is None
+    )
+
+
+def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
+    """A row for each method at each scale, its kinds adding up; small models in the place of the paper's."""
+    cells = [(table, model, method, RANK, 0.0) for table, model, method, _, _ in footprint.paper_cells(catalog)]
+    monkeypatch.setattr(footprint, "paper_cells", lambda _: cells)
+    models = {model: catalog.models["tiny"] for _, model, _, _, _ in cells}
+    footprint.paper_memory(catalog.model_copy(update={"models": models}), tmp_path / "memory.csv")
+    rows = list(csv.DictReader((tmp_path / "memory.csv").open()))
+    assert len(rows) == 20 and len({(row["table"], row["model"], row["method"]) for row in rows}) == 20
+    for row in rows:
+        assert sum(int(row[kind]) for kind in KINDS) == int(row["peak"]) > 0
+
+
+def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
+    protocol = protocol_of(catalog, dropout=0.0)
+    flops = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", length=LENGTH).flops()
+    flash = aten._scaled_dot_product_flash_attention  # the CPU's variant isn't in the counter's registry
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[flash],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+            aten._scaled_dot_product_flash_attention_backward
+        ],
+    }
+    mapping = {op: (lambda *a, formula=formula, **k: formula(*a, **k)) for op, formula in mapping.items()}
+    for formula in mapping.values():
+        formula._get_raw = True  # they take tensors already
+    model = real(catalog, "lora", protocol)
+    ids = torch.ones(ROWS, LENGTH, dtype=torch.long)
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    assert flops["forward"] + flops["backward"] == counter.get_total_flops()
+    assert flops["recomputation"] == 0 and 0 < flops["adapter"] < 0.2 * counter.get_total_flops()
+    quantized = footprint.trace(on_meta(catalog, "qlora", protocol), protocol, "cpu", length=LENGTH).flops()
+    assert quantized == flops, "the same products, on weights that were made whole first"
+
+
+@pytest.mark.parametrize("method", ["lora", "sbora-fa", "qsbora-fb"])
+def test_checkpointing_computes_the_forward_pass_again(catalog, method):
+    plain, again = (
+        footprint.trace(on_meta(catalog, method, p), p, "cuda", length=LENGTH).flops()
+        for p in (protocol_of(catalog, gradient_checkpointing=c) for c in (False, True))
+    )
+    assert plain["backward"] <= again["backward"] < 1.1 * plain["backward"], "the embeddings get gradients too"
+    assert 0.5 * plain["forward"] < again["recomputation"] < plain["forward"]
+
+
+def test_memory_grows_with_the_batch_and_sbora_needs_less(catalog):
+    protocol = protocol_of(catalog)
+
+    def peak(method, rows, optimizer="adamw_torch"):
+        mine = protocol.model_copy(update={"optimizer": optimizer})
+        return footprint.trace(on_meta(catalog, method, mine, rank=64), mine, "cuda", rows, LENGTH).peak()
+
+    assert peak("lora", 8)["peak"] > peak("lora", 4)["peak"] > peak("sbora-fa", 4)["peak"]
+    assert peak("lora", 4, "adamw_8bit")["optimizer"] < peak("lora", 4, "paged_adamw_32bit")["optimizer"]
+
+
+GENERATED = [(*cell, "float32") for cell in itertools.product(METHODS, [LENGTH, 4])] + [("lora", LENGTH, "bfloat16")]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(("method", "prompt", "dtype"), GENERATED)
+def test_foretold_memory_of_generating_is_what_the_allocator_did(catalog, method, prompt, dtype, beams, tmp_path):
+    """At the prompts (long ones) and at the last token (short ones), with `generate` as the scorer calls it."""
+    protocol, new = protocol_of(catalog, weights_dtype=dtype), 40
+    foretold = foretell.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
+    model = real(catalog, method, protocol).eval()
+    mask = torch.ones(ROWS, prompt, dtype=torch.long)
+    mask[0, 0] = 0
+    inputs = {"input_ids": mask + 5, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    exactly = {"max_new_tokens": new, "min_new_tokens": new, "eos_token_id": 2, "pad_token_id": 0}
+    config = GenerationConfig(num_beams=beams, do_sample=False, use_cache=True, **exactly)
+    over = measure.highest(lambda: model.generate(**inputs, generation_config=config))
+    assert foretold["peak"] - foretold["weights"] == pytest.approx(over, rel=0.03)
+    keys = ROWS * beams * TINY["num_key_value_heads"] * (prompt + new) * 32  # a head is 32 wide
+    assert foretold["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize
+
+
+def test_scoring_merges_where_the_protocol_does(catalog):
+    peaks = {}
+    for merge in (True, False):
+        protocol = protocol_of(catalog, merge=merge)
+        model = footprint.build_scored(catalog, "tiny", catalog.methods["lora"], RANK, protocol)
+        peaks[merge] = foretell.trace_generation(model, 2, 20, 4, 1, "cuda")["peak"]
+    assert peaks[True] < peaks[False]
+
+
+@pytest.mark.parametrize("curve", [lambda n: 100 + 7 * n, lambda n: 50 + 3 * n + n * n // 40])
+@pytest.mark.parametrize("start", [1, 4, 300])
+def test_largest_fits_and_is_near_the_most_that_does(curve, start):
+    room = curve(90)
+    found = fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
+    assert 85 <= found <= 90
+    assert fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=curve(1) - 1) is None
+
+
+def test_a_verdict(catalog):
+    asked = fitting.Asked(
+        "tiny", "sbora-fa", RANK, "smollm2", micro_batch=2, length=64, device="rtx-4090", sweep="rank"
+    )
+    found = fitting.report(catalog, asked)
+    device = found["device"]
+    assert device["fits"] and device["largest_micro_batch"] >= 2 and device["largest_length"] == 256
+    peaks = [row["peak"] for row in found["sweep"]]
+    assert peaks == sorted(peaks) and len(set(peaks)) == len(peaks)
+    assert "fits, to spare" in fitting.as_text(found) and json.loads(fitting.as_json(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "llama-7bb"}, "did you mean 'llama-7b'"),
+        ({"device": "h10"}, "did you mean 'h100'"),
+        ({"method": "lroa"}, "did you mean 'lora'"),
+        ({"rank": 200}, "allowed 1 to"),
+        ({"rank": -1}, "at least 1"),
+        ({"micro_batch": 0}, "--micro-batch: found 0"),
+        ({"length": 257}, "allowed 1 to 256, the positions"),
+        ({"length": 200, "beams": 4}, "allowed 1 to 160, for the model has 256 positions"),
+        ({"beams": 0}, "--beams: found 0"),
+        ({"length": -5}, "--length: found -5"),
+        ({"optimizer": "adam"}, "unknown optimizer"),
+        ({"protocol": "officiall"}, "did you mean 'official'"),
+        ({"rank": None}, "--rank: missing"),
+        ({"model": "/no/such/folder"}, "no such folder or config.json"),
+        ({"method": "base", "rank": None, "device": "h100"}, "the base isn't trained"),
+        ({"method": "base", "rank": None, "sweep": "rank"}, "the base isn't trained"),
+    ],
+)
+def test_bad_input_is_one_line(catalog, wrong, words):
+    asked = {"model": "tiny", "method": "lora", "rank": RANK, "protocol": "smollm2", "length": 64} | wrong
+    with pytest.raises(UserError) as caught:
+        fitting.report(catalog, fitting.Asked(**asked))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_optimizer_of_a_protocol_can_be_foretold():
+    assert set(get_args(Optimizer)) == foretell.OPTIMIZERS.keys()
+
+
+def test_targets_that_the_model_lacks_are_one_line(catalog):
+    protocol = catalog.protocol("smollm2", "arithmetic", {"target_modules": ["qq_proj"]}, "here")
+    base = meta.build_base(meta.read_config(catalog, "tiny"), protocol)
+    with pytest.raises(UserError, match="can't put this LORA on the model: Target modules .*qq_proj.* not found"):
+        meta.attach(base, catalog.methods["lora"], RANK, protocol)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "not a readable config.json"),
+        ('{"model_type": "gpt2", "vocab_size": 10}', "LLaMA-like"),
+        ('{"model_type": "nonsense"}', "LLaMA-like"),
+        ('{"model_type": "llama", "hidden_size": -8}', "LLaMA-like"),
+        ("[]", "LLaMA-like"),
+    ],
+)
+def test_configs_that_are_not_llamas(catalog, config, words, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=words):
+        fitting.report(catalog, fitting.Asked(str(tmp_path / "config.json"), "lora", 2, length=8))
+
+
+def test_a_model_without_fused_attention(catalog, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "gemma2", "head_dim": 32}))
+    peaks = [
+        fitting.report(catalog, fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))["memory"]["peak"]
+        for rows in (1, 2)
+    ]
+    assert 0 < peaks[0] < peaks[1]
+
+
+def test_a_local_config_serves(catalog, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "llama"}))
+    asked = fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", length=64)
+    here = fitting.report(catalog, asked)
+    known = fitting.report(catalog, fitting.Asked("tiny", "lora", RANK, "smollm2", length=64))
+    assert here["trainable_parameters"] == known["trainable_parameters"] and here["memory"] == known["memory"]

@@ -1,0 +1,64 @@
+"""The roofline's arithmetic by hand, and traces kept by all that they depend on."""
+
+import pytest
+
+from sbora_bench.cost import roofline as compute
+from sbora_bench.plan.catalog import DeviceEntry, ModelEntry, load_catalog
+
+TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
+CARD = DeviceEntry(title="C", memory_gib=1, bandwidth_gb_s=100, tflops={"float32": 1, "bfloat16": 4}, source="by hand")
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    known = load_catalog()
+    entry = ModelEntry(title="Tiny", source={"kind": "folder", "path": "."}, architecture=TINY)
+    return known.model_copy(update={"models": known.models | {"tiny": entry}})
+
+
+@pytest.fixture
+def protocol(catalog):
+    sizes = {"batch_size": 4, "micro_batch": 2, "max_length": 16, "score_batch": 2}
+    return catalog.protocol("smollm2", "arithmetic", sizes, "test")
+
+
+def test_each_operator_is_as_slow_as_its_arithmetic_or_its_memory():
+    operations = [
+        ("bfloat16", 8 * 10**12, 10**9, 3),  # 2 s of arithmetic against 0.01 s of memory
+        ("float32", 10**9, 5 * 10**11, 1),  # 5 s of memory
+        ("float16", 10**12, 0, 2),  # the card has no such peak: its slowest, 1 s each
+    ]
+    work = compute.Work(peak=7, operations=operations)
+    assert work.seconds(CARD) == pytest.approx(3 * 2 + 5 + 2 * 1)
+    assert (work.flops, work.moved) == (26 * 10**12 + 10**9, 503 * 10**9)
+    assert compute.repeated(work, 4).seconds(CARD) == pytest.approx(4 * work.seconds(CARD))
+    assert compute.repeated(work, 4).peak == 7
+
+
+def test_an_update_is_its_micro_batches(catalog, protocol, tmp_path):
+    update = compute.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    alone = protocol.model_copy(update={"batch_size": 2})
+    assert update.flops == 2 * compute.update_work(catalog, "tiny", "lora", 2, alone, tmp_path).flops > 0
+
+
+def test_a_trace_is_kept_by_what_it_depends_on(catalog, protocol, tmp_path, monkeypatch):
+    first = compute.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path)
+    assert first != compute.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
+    assert first != compute.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr("sbora_bench.cost.footprint.build", None)  # from here on a trace would raise
+    assert compute.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
+    other = protocol.model_copy(update={"learning_rate": 1.0, "train_prompt": "plain"})
+    assert compute.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
+    with pytest.raises(TypeError):
+        longer = protocol.model_copy(update={"max_length": 24})
+        compute.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
+
+
+def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):
+    one, two, five = (compute.scoring_work(catalog, "tiny", "base", None, protocol, 16, n, tmp_path) for n in (1, 2, 5))
+    step = two.flops - one.flops
+    assert 0 < step < one.flops, "a token costs less than a prompt"
+    assert 4 * step <= five.flops - one.flops < 4.2 * step, "and a little more, the longer the cache"
+    assert five.peak > two.peak - 1 and five.seconds(CARD) > two.seconds(CARD)

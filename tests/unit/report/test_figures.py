@@ -1,0 +1,167 @@
+"""What is plotted, and that the same records give the same bytes."""
+
+import matplotlib
+import pytest
+
+from sbora_bench.analysis.collect import collect, read_budget, read_footprint, read_scores
+from sbora_bench.analysis.pareto import front, pareto_data
+from sbora_bench.files import write_text
+from sbora_bench.plan.file_names import figure_captions, figure_files, layouts
+from sbora_bench.report.figures import (
+    clusters,
+    figures,
+    footprint_data,
+    look,
+    score_data,
+    score_figure,
+    short,
+    training_data,
+)
+from tests.made_results import TRAINABLE, experiment, make_plan, make_results
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """An experiment with one table and the paper's footprint, drawn twice from nothing."""
+    folders = []
+    written = experiment() | {"paper_footprint": True}
+    written["tables"] = {"arithmetic": written["tables"]["arithmetic"]}
+    for name in ("one", "two"):
+        folder = tmp_path_factory.mktemp(name)
+        plan, results = make_plan(folder, written), folder / "results"
+        make_results(plan, results)
+        header = "table,model,method,rank,trainable_parameters,total_parameters,adapter_bytes,reported_millions\n"
+        row = "arithmetic,llama-7b,lora,32,56098816,6794514432,112197632,56.1\n"
+        write_text(results / "paper_footprint.csv", header + row)
+        kinds = "weights,adapter,gradients,optimizer,activations,logits,temporaries,peak"
+        row = "commonsense,llama-7b,lora,32,2,256,8,1,1,2,9,3,1,25\n"
+        write_text(results / "paper_memory.csv", f"table,model,method,rank,micro_batch,length,{kinds}\n{row}")
+        collect(plan, results)
+        figures(plan, results)
+        folders.append(results)
+    return plan, *folders
+
+
+def test_exactly_the_files_foretold_the_same_each_time(drawn):
+    plan, one, two = drawn
+    written = sorted(str(path.relative_to(one)) for path in (one / "figures").iterdir())
+    assert written == sorted(figure_files(plan)) and len(written) == 12
+    assert [name for name in written if (one / name).read_bytes() != (two / name).read_bytes()] == []
+
+
+def test_svg_holds_no_date_and_png_no_version(drawn):
+    plan, one, _ = drawn
+    for name in figure_captions(plan):
+        text = (one / f"figures/{name}.svg").read_text()
+        assert "<dc:date>" not in text and text.rstrip().endswith("</svg>")
+        assert b"matplotlib" not in (one / f"figures/{name}.png").read_bytes().lower()
+
+
+def plotted(plan, results):
+    frames = read_scores(results), read_footprint(results), read_budget(results)
+    return score_data(plan, layouts(plan)[0], *frames)
+
+
+def test_score_against_trainable_parameters(drawn):
+    plan, results, _ = drawn
+    rows = plotted(plan, results)
+    assert [(row["panel"], row["method"], row["rank"]) for row in rows] == [
+        ("LLaMA-7B: Average", "lora", 32),
+        ("LLaMA-7B: Average", "dora", 32),
+        ("LLaMA-7B: Average", "sbora-fa", 32),
+        ("LLaMA-7B: Average", "sbora-fa", 64),
+        ("Small <s>|&_%: Average", "lora", 32),
+        ("LLaMA-7B: Average", "base", None),
+        ("Small <s>|&_%: Average", "base", None),
+    ]
+    lora = rows[0]
+    assert lora["parameters"] == TRAINABLE["lora", 32]
+    assert lora["mean"] == pytest.approx(100 * (31 + 4 + 21) / 120)
+    assert lora["high"] - lora["mean"] == pytest.approx(2.5 * 4.302653 / 3**0.5, rel=1e-6)
+    assert rows[-1]["low"] is None  # the base is scored once
+    assert (lora["seconds"], lora["peak"], rows[-1]["seconds"]) == (1.5, None, None)
+
+
+def test_what_is_drawn_is_the_data(drawn):
+    plan, results, _ = drawn
+    rows = plotted(plan, results)
+    with matplotlib.rc_context():
+        axis = score_figure(plan, rows).axes[0]
+    assert axis.get_xlabel() == "Trainable parameters" and axis.get_ylabel() == "Score, %"
+    drawn_at = {bars.get_label(): [tuple(point) for point in bars[0].get_xydata()] for bars in axis.containers}
+    for method in ("lora", "sbora-fa"):
+        mine = [row for row in rows if row["method"] == method and row["panel"].startswith("LLaMA")]
+        assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in mine]
+    ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
+    assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
+
+
+def test_the_front_is_what_no_other_cell_beats():
+    assert front([(1, 10), (2, 20), (2, 15), (3, 20), (1, 10)]) == [True, True, False, False, True]
+    assert front([]) == []
+
+
+def test_pareto_panels_have_the_costs_that_are_known(drawn):
+    plan, results, _ = drawn
+    rows = [row for row in pareto_data(plotted(plan, results)) if row["panel"] == "LLaMA-7B: Average"]
+    assert {row["of"] for row in rows} == {
+        "Trainable parameters",
+        "Training, seconds a run",
+    }  # no peak is foretold here
+    ahead = {(row["method"], row["rank"]) for row in rows if row["of"] == "Trainable parameters" and row["front"]}
+    # DoRA and SBoRA at rank 64 score the same, for more and for as many parameters as LoRA
+    assert ahead == {("sbora-fa", 32), ("sbora-fa", 64)}
+    assert {row["cost"] for row in rows if row["of"] == "Training, seconds a run"} == {1.5}
+
+
+def test_ranks_are_told_once_where_points_stand_close():
+    rows = [
+        {"parameters": count, "rank": rank, "mean": 50.0, "high": high}
+        for count, rank, high in [(100, 4, None), (1000, 8, 60.0), (1030, 16, 120.0)]
+    ]
+    assert clusters(rows) == [([4], 100, 50.0), ([8, 16], 1015, 100)]
+    assert clusters([]) == []
+
+
+def test_training_curves_are_means_and_ranges_of_the_seeds(drawn):
+    plan, results, _ = drawn
+    rows = [row for row in training_data(plan, results, "arithmetic") if row["method"] == "dora"]
+    assert [row["step"] for row in rows] == [1, 5, 10]
+    assert {row["kind"] for row in rows} == {"training"}
+    assert [rows[1][key] for key in ("low", "mean", "high")] == pytest.approx([0.6, 0.7, 0.8])
+
+
+def test_footprint_bars(drawn):
+    plan, results, _ = drawn
+    rows = footprint_data(plan, layouts(plan)[0], read_footprint(results))
+    assert [row["label"] for row in rows][:4] == ["LoRA r = 32", "DoRA r = 32", "SBoRA-FA r = 32", "SBoRA-FA r = 64"]
+    assert rows[2]["parameters"] == TRAINABLE["sbora-fa", 32]
+    assert (rows[2]["weights_bytes"], rows[2]["optimizer_bytes"], rows[2]["measured_peak_bytes"]) == (
+        13_476_831_232,
+        None,
+        10**9 + 2,
+    )
+
+
+def test_nothing_run_is_drawn_as_such(tmp_path):
+    plan = make_plan(tmp_path)
+    results = tmp_path / "results"
+    collect(plan, results)
+    figures(plan, results)
+    assert all((results / name).stat().st_size > 1000 for name in figure_files(plan))
+
+
+def test_methods_differ_in_colour_marker_and_dash(drawn):
+    plan = drawn[0]
+    looks = [look(plan, method) for method in plan.catalog.methods]
+    for key in ("color", "marker", "linestyle", "label"):
+        assert len({str(each[key]) for each in looks}) == len(looks)
+
+
+def test_the_readers_own_style_is_left_alone(drawn):
+    assert matplotlib.rcParams["svg.hashsalt"] != "sbora-bench"
+
+
+@pytest.mark.parametrize(("number", "text"), [(28_049_408, "28M"), (1_234, "1.23k"), (7, "7"), (6.7e9, "6.7G")])
+def test_short_numbers(number, text):
+    assert short(number) == text

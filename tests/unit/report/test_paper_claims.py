@@ -1,0 +1,94 @@
+"""Verdicts on the paper's claims: of the reported numbers, and of made results."""
+
+import pytest
+import yaml
+
+from sbora_bench.analysis.separation import separation
+from sbora_bench.report import paper_claims as claims
+from sbora_bench.report.audit import Finding
+from sbora_bench.results.paper.reported import HERE
+from tests.made_results import make_plan, make_results
+
+ALL = {claim["id"]: claim for claim in yaml.safe_load((HERE / "claims.yaml").read_text())}
+GAIN = ALL["arithmetic-gain"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("claims")
+    plan, results = make_plan(folder), folder / "results"
+    make_results(plan, results)
+    return plan, results, separation(plan, results)
+
+
+def test_every_claim_has_its_verdicts(made):
+    plan, results, found = made
+    shown = claims.view(plan, results, found, [])
+    lines = {line[0].text: [cell.text for cell in line[2:]] for line in shown.groups[0]}
+    assert list(lines) == [claim["text"] for claim in ALL.values()]
+    assert {verdict for line in lines.values() for verdict in line[1:2]} <= {
+        "holds",
+        "does not",
+        "can't be told",
+        "never run",
+    }
+    # SBoRA-FA loses at equal rank, and wins 2.5 points at equal parameters
+    told = lines[GAIN["text"]]
+    assert told[1] == "does not" and "SBoRA-FA r = 32 over LoRA r = 32 -15.0" in told[2]
+    assert "SBoRA-FA r = 64 over LoRA r = 32 +2.5" in told[2]
+    assert lines[ALL["commonsense-gain"]["text"]][1] == "never run"
+    assert lines[ALL["mmlu-gain-13b"]["text"]][1] == "never run"
+    assert lines[ALL["leads-fa"]["text"]][1] == "does not" and "r = 64" not in lines[ALL["leads-fa"]["text"]][2]
+    assert lines[ALL["half-the-parameters-fa"]["text"]][1:] == ["holds", "LLaMA-7B: 0.500 at ranks 32 and 32"]
+    assert lines[ALL["double-the-rank-fa"]["text"]][1:] == ["holds", "LLaMA-7B: 1.000 at ranks 64 and 32"]
+    assert lines[ALL["half-the-memory"]["text"]][1] == "never run"  # no peak was foretold
+    assert lines[ALL["single-runs"]["text"]] == [
+        f"can't be told: {ALL['single-runs']['why']}",
+        "can't be told",
+        "–",
+    ]
+
+
+def test_reported_numbers_decide_without_counts():
+    assert claims.reported(ALL["mmlu-gain-13b"], []) == "holds"
+    assert claims.reported(GAIN, []) == "does not"  # it is a gain over DoRA
+    assert claims.reported(ALL["leads-fa"], []).startswith("does not (agrees in ")
+    assert claims.reported(ALL["half-the-memory"], []) == "can't be told"
+
+
+def test_the_audits_findings_decide_where_they_are():
+    def findings(*verdicts):
+        return [Finding(f"{GAIN['id']}: model {i}", "", "", "", verdict) for i, verdict in enumerate(verdicts)]
+
+    assert claims.reported(GAIN, findings("agrees", "agrees")) == "holds"
+    assert claims.reported(GAIN, findings("agrees", "disagrees")) == "does not (agrees in 1 of 2)"
+    assert claims.reported(GAIN, findings("agrees", "open")) == "can't be told"
+    assert claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
+
+
+def difference(made, word, difference, low, high):
+    row = {"table": "arithmetic", "model": "llama-7b", "method_a": "sbora-fa", "rank_a": 64, "method_b": "lora"}
+    row |= {"rank_b": 32, "word": word, "difference": difference, "low": low, "high": high}
+    return claims._difference(made[0], GAIN, row)[0]
+
+
+def test_a_gain_of_a_size(made):
+    assert difference(made, "better", 0.03, 0.01, 0.05) == "holds"
+    assert difference(made, "better", 0.01, 0.005, 0.015) == "does not"  # 2.8 points are out of reach
+    assert difference(made, "worse", -0.03, -0.05, -0.01) == "does not"
+    assert difference(made, "no difference shown; 9 more seeds would show 1 point", 0.01, -0.1, 0.12) == "can't be told"
+    assert difference(made, "no difference shown; one seed", 0.05, None, None) == "can't be told"
+
+
+def test_a_pair_seen_from_its_second_cell():
+    row = {"method_a": "x", "rank_a": 1, "method_b": "y", "rank_b": 2, "difference": 0.1, "low": 0.05, "high": 0.2}
+    turned = claims._turned(row | {"word": "better"})
+    assert (turned["method_a"], turned["rank_b"], turned["word"]) == ("y", 1, "worse")
+    assert (turned["difference"], turned["low"], turned["high"]) == (-0.1, -0.2, -0.05)
+
+
+def test_several_verdicts_are_one():
+    assert claims.together([]) == ("never run", "–")
+    assert claims.together([("holds", "a"), ("can't be told", "b")]) == ("can't be told", "a; b")
+    assert claims.together([("holds", "a"), ("does not", "b"), ("can't be told", "c")])[0] == "does not"
+    assert claims.together([("holds", "a"), ("holds", "a")]) == ("holds", "a")

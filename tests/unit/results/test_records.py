@@ -1,0 +1,101 @@
+"""Records: the same bytes for the same values, and a folder that another version wrote is refused."""
+
+import json
+
+import pytest
+
+from sbora_bench.errors import UserError
+from sbora_bench.results.records import (
+    VERSION,
+    BaseRecord,
+    FootprintRecord,
+    TrainRecord,
+    check_results,
+    read_record,
+    write_record,
+)
+
+BASE = BaseRecord(model="m", source={"kind": "folder"}, files={"b": "2", "a": "1"})
+
+
+def test_the_same_record_has_the_same_bytes(tmp_path):
+    write_record(tmp_path / "a", BASE)
+    write_record(tmp_path / "b", BaseRecord(files={"a": "1", "b": "2"}, source={"kind": "folder"}, model="m"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_record(tmp_path / "a", BaseRecord) == BASE
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_can_be_flipped_unseen(tmp_path, bit):
+    """Every value of every key, one bit at a time: the record is refused, naming the file, or reads as it was."""
+    path = tmp_path / "base.json"
+    write_record(path, BASE)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :])
+        try:
+            assert read_record(path, BaseRecord) == BASE
+        except UserError as error:
+            assert "base.json" in str(error)
+            refused += 1
+    assert refused > len(whole) * 0.9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_a_truncated_record_is_refused(tmp_path, share):
+    path = tmp_path / "base.json"
+    write_record(path, BASE)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"base\.json: not a whole JSON file .*make it again"):
+        read_record(path, BaseRecord)
+
+
+@pytest.mark.parametrize("version", [VERSION + 1, 0, None, "1", [1]])
+def test_another_version_is_refused(tmp_path, version):
+    path = tmp_path / "base.json"
+    path.write_text(json.dumps({**BASE.model_dump(), "version": version}))
+    with pytest.raises(UserError, match=r"base\.json: version: found .*, allowed 1; .*choose another results folder"):
+        read_record(path, BaseRecord)
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", "{}"])
+def test_json_that_is_no_record(tmp_path, content):
+    path = tmp_path / "base.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"base\.json: version: found None"):
+        read_record(path, BaseRecord)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"model": 7}, "model: .*found 7"), ({"models": "m"}, "models: unknown key 'models', did you mean 'model'")],
+)
+def test_a_record_with_other_keys(tmp_path, change, told):
+    path = tmp_path / "base.json"
+    path.write_text(json.dumps(BASE.model_dump() | change))
+    with pytest.raises(UserError, match=rf"base\.json: {told}.*run the experiment again"):
+        read_record(path, BaseRecord)
+
+
+def test_a_record_of_another_kind(tmp_path):
+    write_record(tmp_path / "train.json", BASE)
+    with pytest.raises(UserError, match="unknown key|required"):
+        read_record(tmp_path / "train.json", TrainRecord)
+
+
+def test_a_folder_of_results_is_checked_as_a_whole(tmp_path):
+    record = FootprintRecord(
+        model="m", method="base", rank=None, trainable_parameters=0, total_parameters=1, adapter_bytes=None
+    )
+    for run in ("a", "b"):
+        write_record(tmp_path / "runs" / run / "footprint.json", record)
+    check_results(tmp_path)
+    check_results(tmp_path / "none")
+    path = tmp_path / "runs" / "b" / "footprint.json"
+    whole = path.read_text()
+    path.write_text(whole[:20])
+    check_results(tmp_path)  # damaged: its stage tells
+    path.write_text(whole.replace('"version": 1', '"version": 2'))
+    with pytest.raises(UserError, match=r"runs/b/footprint\.json: version: found 2, allowed 1"):
+        check_results(tmp_path)

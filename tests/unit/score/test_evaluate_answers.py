@@ -1,0 +1,110 @@
+"""From given responses to scores, through lm-eval and the catalog's own tasks; no model is needed."""
+
+from pathlib import Path
+
+import pytest
+from lm_eval.api.model import LM
+
+from sbora_bench.inputs.tasks.templates import task_config
+from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.score.evaluate import score_task
+from tests import toy_runs
+
+CATALOG = Path(__file__).parents[3] / "experiments" / "catalog"
+AGAIN = " 1 \n\n ### Instruction:\n x\n\n ### Response:\n "
+
+
+class Canned(LM):
+    """Answers each prompt with what was given for it, and keeps the requests."""
+
+    def __init__(self, responses: dict[str, str]) -> None:
+        super().__init__()
+        self.responses, self.tokens, self.requests = responses, dict.fromkeys(responses, 0), []
+
+    def generate_until(self, requests, disable_tqdm=False):
+        self.tokens = {request.args[0]: 3 for request in requests}
+        self.requests += [request.args for request in requests]
+        return [self.responses[request.args[0]] for request in requests]
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        self.requests += [request.args for request in requests]
+        return [(float(self.responses[context] == text.strip()), False) for context, text in (r.args for r in requests)]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        raise AssertionError("nothing here asks for it")
+
+
+def score(task: str, extraction: str, pairs: list[tuple[str, str]], **fields):
+    """Score (response, answer) pairs on a task of the catalog."""
+    protocol = Protocol(**(toy_runs.PROTOCOL | {"extraction": extraction} | fields))
+    config = task_config(task, load_catalog(str(CATALOG)).tasks[task], protocol, CATALOG)
+    prompts = [f"  prompt {index} \n  " for index in range(len(pairs))]
+    items = [
+        {"id": index, "prompt": prompt, "answer": answer, "contaminated": False}
+        for index, (prompt, (_, answer)) in enumerate(zip(prompts, pairs, strict=True))
+    ]
+    model = Canned({prompt: response for prompt, (response, _) in zip(prompts, pairs, strict=True)})
+    found, rows = score_task(model, config, items, macro=True)
+    return found, rows, model
+
+
+@pytest.mark.parametrize(
+    ("task", "extraction", "response", "answer", "extracted", "correct"),
+    [
+        ("boolq", "official", "the correct answer is true", "true", "true", True),
+        ("boolq", "official", "false, although some say true", "true", "false", False),
+        ("boolq", "official", "untrue", "true", "true", True),
+        ("boolq", "strict", "untrue", "true", "", False),
+        ("boolq", "official", "True", "true", "", False),
+        ("boolq", "official", f"true{AGAIN}false", "false", "false", True),
+        ("boolq", "strict", f"true{AGAIN}false", "true", "true", True),
+        ("piqa", "official", "solution2 or solution1", "solution2", "solution2", True),
+        ("ARC-Easy", "official", "answer5", "answer5", "answer5", True),
+        ("hellaswag", "official", "ending4", "ending1", "ending4", False),
+        ("winogrande", "official", "it is option1.", "option1", "option1", True),
+        ("AddSub", "official", "7 + 5 = 12", "12.0", "12", True),
+        ("AddSub", "official", "about 3.3339", "3.333", "3.3339", True),
+        ("AddSub", "official", "about 3.3345", "3.333", "3.3345", False),
+        ("AddSub", "official", "no number", "12", "", False),
+        ("AddSub", "official", f"12{AGAIN}13", "12", "1", False),
+        ("AddSub", "official", "12\n ### Response:\n 13", "12", "12", True),
+        ("AddSub", "official", "The answer is 12. I took 3 steps", "12", "3", False),
+        ("AddSub", "strict", "The answer is 12. I took 3 steps", "12", "12", True),
+        ("gsm8k", "official", "it costs $1,250.", "1250.0", "1250.", True),
+        ("AQuA", "official", "By the key it is (C)", "C", "B", False),
+        ("AQuA", "strict", "By the key it is (C)", "C", "C", True),
+    ],
+)
+def test_one_response(task, extraction, response, answer, extracted, correct):
+    found, (row,), _ = score(task, extraction, [(response, answer)])
+    assert (row["extracted"], row["correct"]) == (extracted, correct)
+    assert row["response"] == response
+    assert (found.value, found.stderr, found.n) == (float(correct), None, 1)
+
+
+def test_the_prompt_reaches_the_model_byte_for_byte():
+    _, rows, model = score("boolq", "official", [("true", "true"), ("false", "true")], num_beams=4, max_new_tokens=32)
+    assert [context for context, _ in model.requests] == [row["prompt"] for row in rows]
+    for _, settings in model.requests:
+        assert (settings["num_beams"], settings["max_gen_toks"], settings["until"]) == (4, 32, [])
+
+
+@pytest.mark.parametrize(("letters", "asked"), [("bare", "ABCD"), ("spaced", [" A", " B", " C", " D"])])
+def test_letters_are_asked_as_the_protocol_says(letters, asked):
+    found, rows, model = score("mmlu", "official", [("B", "B"), ("C", "A"), ("A", "A")], letters=letters)
+    assert [text for _, text in model.requests[:4]] == list(asked)
+    assert [row["extracted"] for row in rows] == ["B", "C", "A"]
+    assert (found.metric, found.value) == ("acc", pytest.approx(2 / 3))
+
+
+def test_the_task_s_hash_tells_settings_apart_and_knows_no_paths():
+    pairs = [("true", "true"), ("false", "true")]
+    first, again = (score("boolq", "official", pairs)[0].task_hash for _ in range(2))
+    assert first == again
+    assert first == score("boolq", "official", pairs[:1])[0].task_hash  # of the task, not of its items
+    others = [
+        score("boolq", "strict", pairs)[0].task_hash,
+        score("boolq", "official", pairs, num_beams=4)[0].task_hash,
+        score("boolq", "official", pairs, max_new_tokens=7)[0].task_hash,
+    ]
+    assert len({first, *others}) == 4

@@ -1,0 +1,98 @@
+"""A folder with the shipped catalog and one small experiment to spoil, and `sbora-bench` called in this process."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sbora_bench.cli import main as cli
+from sbora_bench.plan.catalog import load_catalog
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = {
+    "title": "Small",
+    "items": "ladder",
+    "tables": {
+        "sums": {
+            "suite": "arithmetic",
+            "train": "ladder-math",
+            "protocol": "tiny",
+            "seeds": [0, 1],
+            "grids": [{"models": ["ladder-xs"], "methods": ["lora", "sbora-fa"], "ranks": [4]}],
+        }
+    },
+}
+REMOVED = object()
+
+
+class Workplace:
+    """A copy of `experiments/catalog` in `folder`, which is the working directory."""
+
+    def __init__(self, folder: Path, monkeypatch, capsys) -> None:
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        shutil.copytree(ROOT / "experiments" / "catalog", folder / "experiments" / "catalog")
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.delenv("SBORA_DATA_ROOT", raising=False)
+
+    def write(self, text: str | bytes, name: str = "small") -> str:
+        """Write `experiments/NAME.yaml`; returns the path as messages give it."""
+        path = self.folder / "experiments" / f"{name}.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return f"experiments/{name}.yaml"
+
+    def experiment(self, *edits, name: str = "small") -> str:
+        """Write EXPERIMENT with edits: (path of keys, value)."""
+        return self.write(yaml.safe_dump(edited(EXPERIMENT, *edits), sort_keys=False), name)
+
+    def catalog(self, **sections) -> None:
+        """Write `experiments/catalog/own.yaml`."""
+        (self.folder / "experiments" / "catalog" / "own.yaml").write_text(yaml.safe_dump(sections))
+
+    def files(self) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file()}
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr of `sbora-bench ARGUMENTS`."""
+        load_catalog.cache_clear()
+        self.monkeypatch.setattr("sys.argv", ["sbora-bench", *arguments])
+        self.capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        finally:
+            load_catalog.cache_clear()
+        told = self.capsys.readouterr()
+        return status, told.out, told.err
+
+    def refused(self, *arguments: str) -> str:
+        """The one line that the command must end with, exit status 2, nothing printed or written."""
+        before = self.files()
+        status, out, err = self.run(*arguments)
+        assert (status, out) == (2, ""), (status, out, err)
+        assert err.endswith("\n") and len(err.splitlines()) == 1 and err.startswith("sbora-bench"), err
+        assert self.files() == before
+        return err
+
+
+def edited(value: dict, *edits) -> dict:
+    """A deep copy in which each (path of keys, value) is set, or taken out where the value is REMOVED."""
+    made = copy.deepcopy(value)
+    for path, new in edits:
+        place = made
+        for key in path[:-1]:
+            place = place[key]
+        if new is REMOVED:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = new
+    return made
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, capsys):
+    return Workplace(tmp_path, monkeypatch, capsys)
