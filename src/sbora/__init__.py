@@ -2,11 +2,13 @@
 
 from ._peft import register, rename_when_transformers_loads
 from .config import SboraConfig
+from .experts import ParamWrapper
 from .exporting import export
+from .index_init import preprocess_index
 from .layer import SboraLayer, SboraLinear
 from .model import SAVED_NAMES, SboraModel
 
-__all__ = ["SboraConfig", "SboraLayer", "SboraLinear", "SboraModel", "export"]
+__all__ = ["ParamWrapper", "SboraConfig", "SboraLayer", "SboraLinear", "SboraModel", "export", "preprocess_index"]
 
 register("sbora", config_cls=SboraConfig, model_cls=SboraModel)
 rename_when_transformers_loads("SBORA", {saved: ("sbora_weight", name) for name, saved in SAVED_NAMES.items()})

@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import (
     _get_in_out_features,
     _maybe_include_all_linear_layers,
     check_adapters_to_merge,
+    check_target_module_exists,
 )
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
@@ -44,6 +45,7 @@ __all__ = [
     "_get_in_out_features",
     "_maybe_include_all_linear_layers",
     "check_adapters_to_merge",
+    "check_target_module_exists",
     "get_pattern_key",
     "get_quantization_kwargs",
     "merge_utils",

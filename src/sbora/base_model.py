@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from .config import SboraConfig
@@ -63,6 +63,12 @@ class Base:
         with torch.device("meta"):
             build = self.cls.from_config if hasattr(self.cls, "from_config") else self.cls._from_config
             return build(settings)
+
+    def adapted(self) -> PeftModel:
+        """The skeleton with an adapter of this configuration."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the same come when the adapter is loaded in earnest
+            return get_peft_model(self.skeleton(), copy.deepcopy(self.config), low_cpu_mem_usage=True)
 
     def load(self) -> nn.Module:
         """The model with its weights, in the precision that they are saved in."""
@@ -201,16 +207,10 @@ def _embeddings(model: nn.Module) -> set[str]:
 
 def _misfits(base: Base, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple | None, tuple | None]]:
     """Names whose shapes differ, with the shape in the file and in the model, None where there is none."""
-    skeleton = base.skeleton()
-    plain = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    config = copy.deepcopy(base.config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the same come when the adapter is loaded in earnest
-        model = get_peft_model(skeleton, config, low_cpu_mem_usage=True)
-        own = {
-            name: tuple(tensor.shape)
-            for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-        }
+    plain = {name: tuple(tensor.shape) for name, tensor in base.skeleton().state_dict().items()}
+    model = base.adapted()
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    own = {name: tuple(tensor.shape) for name, tensor in own.items()}
     misfits = {name: (None, shape) for name, shape in own.items() if name not in tensors}
     for name, tensor in tensors.items():
         shape = own.get(name, plain.get(_plain(name)))

@@ -12,6 +12,7 @@ from ._peft import get_pattern_key, peft_type
 
 VARIANTS = ("fa", "fb")
 BIASES = ("none", "all", "sbora_only")
+INDEX_INITS = ("random", "activation", "gradient", "weight")
 
 
 @dataclass
@@ -45,12 +46,21 @@ class SboraConfig(PeftConfig):
             `random_seed` gives the module's inputs or outputs. Adapters of the same seed, variant and n,
             but another k, touch disjoint parts of every weight, so that they can be joined exactly
             (`SboraModel.add_weighted_adapter`). Without it the index set is drawn from the whole.
+        index_init (`str`):
+            How an index set is chosen. `"random"` draws it; `"weight"` takes the columns (FA) or rows (FB) of
+            the base weight with the largest norm. `"activation"` (inputs for FA, outputs for FB with the largest
+            mean square) and `"gradient"` (columns or rows whose gradient has the largest norm) need data: call
+            [`preprocess_index`] before `get_peft_model`. With a `region` the choice is made within it.
         init_weights (`bool`):
             True starts at the base model (the trained matrix is zero). False starts elsewhere, drawn from
             torch's global generator as in PEFT's other methods: for tests.
         target_modules (`Union[list[str], str]`, *optional*):
             Names (or their ends) of the modules to adapt, a regular expression, or `"all-linear"`. Without
             it those that PEFT chooses for LoRA on the same architecture.
+        target_parameters (`list[str]`, *optional*):
+            Names (or their ends) of parameters to adapt that are no linear layer's, such as the experts of a
+            mixture, `"mlp.experts.gate_up_proj"`. Of a parameter of three dimensions each expert gets its own
+            index set of r columns (FA) or rows (FB).
         exclude_modules (`Union[list[str], str]`, *optional*):
             Names (or their ends), or a regular expression, of modules to leave alone.
         bias (`str`):
@@ -88,12 +98,20 @@ class SboraConfig(PeftConfig):
         default=None,
         metadata={"help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."},
     )
+    index_init: Literal["random", "activation", "gradient", "weight"] = field(
+        default="random",
+        metadata={"help": "Choose index sets at random, or by the largest activation, gradient or weight."},
+    )
     init_weights: bool = field(
         default=True, metadata={"help": "Start at the base model. False is for tests: start at random."}
     )
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."},
+    )
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of parameters to adapt that are no linear layer's, such as a mixture's experts."},
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of the modules to leave alone, or a regular expression."}
@@ -145,6 +163,7 @@ class SboraConfig(PeftConfig):
         require(_is_int(self.r) and self.r >= 1, "r", "a whole number of at least 1")
         require(0.0 <= self.sbora_dropout < 1.0, "sbora_dropout", "in [0, 1)")
         require(_is_int(self.random_seed), "random_seed", "a whole number")
+        require(self.index_init in INDEX_INITS, "index_init", f"one of {', '.join(map(repr, INDEX_INITS))}")
         require(self.bias in BIASES, "bias", f"one of {', '.join(map(repr, BIASES))}")
         require(
             all(_is_int(r) and r >= 1 for r in self.rank_pattern.values()),
@@ -157,6 +176,7 @@ class SboraConfig(PeftConfig):
             "region",
             "None or (k, n), two whole numbers with 0 <= k < n",
         )
+        require(not isinstance(self.target_parameters, str), "target_parameters", "a list of names")
         for name in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` cannot be used when `target_modules` is a str.")

@@ -14,15 +14,16 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ._peft import _get_in_out_features
 from .base_model import PREFIX, find_base
 from .config import SboraConfig
+from .experts import ParamWrapper
+from .layer import SboraLayer
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "chat_template*")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
-def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -> tuple[LoraConfig, dict[str, Tensor]]:
+def to_lora(model: PeftModel, config: SboraConfig, tensors: dict[str, Tensor]) -> tuple[LoraConfig, dict[str, Tensor]]:
     """An SBoRA adapter as a LoRA adapter of the same function, with the index set as a one-hot matrix.
 
     All modules get one rank and one alpha, the highest rank and the most common scaling, because not every
@@ -31,21 +32,17 @@ def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -
     scaling is multiplied by the ratio of the two.
 
     Args:
-        model: the base model, on any device (`meta` too): the widths of its layers are needed.
+        model: the base model with such an adapter, on any device (`meta` too): its layers' widths are needed.
         config: the adapter's configuration.
         tensors: the adapter's tensors, under the names that they are saved by.
 
     Returns:
         the LoRA adapter's configuration, and its tensors under their names.
-
-    Raises:
-        ValueError: the adapter does not belong to the model.
     """
     modules = [name.removesuffix(".sbora_weight") for name in tensors if name.endswith(".sbora_weight")]
     ranks = {module: tensors[f"{module}.sbora_index"].shape[-1] for module in modules}
     scalings = {
-        module: config.scaling(ranks[module], config.rank_and_alpha(module.removeprefix(PREFIX))[1])
-        for module in modules
+        module: config.scaling(ranks[module], config.rank_and_alpha(_key(model, module))[1]) for module in modules
     }
     rank, scaling = max(ranks.values()), Counter(scalings.values()).most_common(1)[0][0]
     converted = {
@@ -55,13 +52,15 @@ def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -
         weight, index = tensors[f"{module}.sbora_weight"], tensors[f"{module}.sbora_index"]
         if scalings[module] != scaling:
             weight = (weight.float() * (scalings[module] / scaling)).to(weight.dtype)
-        a, b = _matrices(_width(model, module.removeprefix(PREFIX), config.variant), config.variant, weight, index)
+        a, b = _matrices(model.get_submodule(module), config.variant, weight, index)
         missing = rank - ranks[module]
-        converted[f"{module}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, missing)).contiguous()
-        converted[f"{module}.lora_B.weight"] = nn.functional.pad(b, (0, missing)).contiguous()
+        a, b = nn.functional.pad(a, (0, 0, 0, missing)), nn.functional.pad(b, (0, missing))
+        if a.dim() == 3:  # PEFT lays experts beside each other, in A expert by expert, in B rank by rank
+            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
+        converted[f"{module}.lora_A.weight"], converted[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
     same = (
         "task_type auto_mapping base_model_name_or_path revision inference_mode exclude_modules modules_to_save "
-        "layers_to_transform layers_pattern trainable_token_indices ensure_weight_tying"
+        "layers_to_transform layers_pattern target_parameters trainable_token_indices ensure_weight_tying"
     )
     alpha = scaling * rank
     lora = LoraConfig(
@@ -78,18 +77,17 @@ def to_lora(model: nn.Module, config: SboraConfig, tensors: dict[str, Tensor]) -
     return lora, converted
 
 
-def _width(model: nn.Module, module: str, variant: str) -> int:
-    """How many inputs (FA) or outputs (FB) the layer has that the index set points into."""
-    try:
-        return _get_in_out_features(model.get_submodule(module))[0 if variant == "fa" else 1]
-    except AttributeError as error:
-        raise ValueError(f"The adapter does not belong to this base model: it has no {module!r}.") from error
+def _key(model: PeftModel, module: str) -> str:
+    """The name of what a layer adapts, as patterns are matched with it."""
+    layer, name = model.get_submodule(module), module.removeprefix(PREFIX).replace(".base_layer", "")
+    return f"{name}.{layer.parameter_name}" if isinstance(layer, ParamWrapper) else name
 
 
-def _matrices(width: int, variant: str, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """LoRA's A, (r, in_features), and B, (out_features, r)."""
+def _matrices(layer: SboraLayer, variant: str, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """LoRA's A, ([experts,] r, in_features), and B, ([experts,] out_features, r)."""
+    width = layer.in_features if variant == "fa" else layer.out_features
     one_hot = nn.functional.one_hot(index, width).to(weight.dtype)
-    return (one_hot, weight) if variant == "fa" else (weight, one_hot.t())
+    return (one_hot, weight) if variant == "fa" else (weight, one_hot.transpose(-2, -1))
 
 
 def export(
@@ -136,7 +134,7 @@ def export(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         if to == "lora":
-            lora, tensors = to_lora(found.skeleton(), config, tensors)
+            lora, tensors = to_lora(found.adapted(), config, tensors)
             lora.save_pretrained(str(unfinished))
             save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
             _copy_first((adapter,), TOKENIZER_FILES, unfinished)

@@ -22,7 +22,8 @@ from ._peft import (
     resolve_quantization_backend,
 )
 from .config import SboraConfig
-from .region import IndexSets, Region, Weights, draw_index
+from .index_init import choose, find_scores, weight_scores
+from .region import UNDECIDED, IndexSets, Region, Weights, draw_index, in_order
 
 
 class SboraLayer(BaseTunerLayer):
@@ -35,6 +36,9 @@ class SboraLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("sbora_weight",)
+    region_class = Region
+    parameter_name = "weight"
+    experts: tuple[int, ...] = ()  # how many weights are adapted at once, if it is not one
     other_param_names = ("sbora_index", "sbora_dropout", "variant", "r", "sbora_alpha", "sbora_scaling", "scaling")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
@@ -54,12 +58,18 @@ class SboraLayer(BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters = []
 
-        base_layer = self.get_base_layer()
+        self._measure(self.get_base_layer(), **kwargs)
+
+    def _measure(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.quantization_backend = resolve_quantization_backend(
             base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
         self.in_features, self.out_features = _get_in_out_features(base_layer)
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)  # its weight is (in_features, out_features)
+
+    def base_weight(self) -> nn.Parameter:
+        """The weight that is adapted, as stored."""
+        return self.get_base_layer().weight
 
     def update_layer(self, adapter_name: str, module: str, r: int, alpha: float, config: SboraConfig) -> None:
         """Add an adapter.
@@ -75,11 +85,11 @@ class SboraLayer(BaseTunerLayer):
         self.r[adapter_name] = r
         self.sbora_alpha[adapter_name] = alpha
         self.scaling[adapter_name] = self.sbora_scaling[adapter_name] = config.scaling(r, alpha)
-        shape = (self.out_features, r) if config.variant == "fa" else (r, self.in_features)
+        shape = (*self.experts, *((self.out_features, r) if config.variant == "fa" else (r, self.in_features)))
         weight = torch.zeros(shape) if config.init_weights else torch.randn(shape) / math.sqrt(r)
-        drawn_by = (config.variant, r, config.random_seed, config.region)
+        drawn_by = (config.variant, r, config.random_seed, config.region, config.index_init)
         index = self._index_drawn_by(drawn_by, module)
-        self.sbora_weight[adapter_name] = Region(self, adapter_name, weight, index, drawn_by)
+        self.sbora_weight[adapter_name] = self.region_class(self, adapter_name, weight, index, drawn_by)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -94,8 +104,31 @@ class SboraLayer(BaseTunerLayer):
             region = self.sbora_weight.region(name)
             if region.drawn_by == drawn_by:
                 return region.index.clone()
-        variant, r, seed, part = drawn_by
-        return draw_index(self.in_features if variant == "fa" else self.out_features, r, seed, module, part)
+        variant, r, seed, part, init = drawn_by
+        size = self.in_features if variant == "fa" else self.out_features
+        modules = [f"{module}.{e}" for e in range(*self.experts)] if self.experts else [module]
+        if init == "random":
+            sets = [draw_index(size, r, seed, name, part) for name in modules]
+        else:
+            scores = self._scores(variant, init)
+            sets = [
+                choose(scores[i], in_order(size, seed, name, part), r)
+                if scores is not None
+                else torch.full((r,), UNDECIDED)
+                for i, name in enumerate(modules)
+            ]
+        return torch.stack(sets) if self.experts else sets[0]
+
+    def _scores(self, variant: str, init: str) -> Tensor | None:
+        """How the columns (FA) or rows (FB) score, (experts or 1, size); None where that is not known yet."""
+        if init != "weight":
+            scores = find_scores(self.get_base_layer(), self.parameter_name, variant, init)
+        elif self.base_weight().is_meta:
+            return None
+        else:
+            weight = self.base_weight() if self.quantization_backend is None else _dequantize(self)
+            scores = weight_scores(weight, self._dim_of(variant))
+        return scores if scores is None or self.experts else scores[None]
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times that of its configuration."""
@@ -118,22 +151,35 @@ class SboraLayer(BaseTunerLayer):
                     self.scaling[name] /= scale
 
     def _region_dim(self, adapter: str) -> int:
-        """The dimension of the base weight as stored that the adapter's index set points into."""
-        return int((self.variant[adapter] == "fa") != self.fan_in_fan_out)
+        """The dimension of the base weight as stored, from the end, that the adapter's index set points into."""
+        return self._dim_of(self.variant[adapter])
+
+    def _dim_of(self, variant: str) -> int:
+        return -1 if (variant == "fa") != self.fan_in_fan_out else -2
+
+    def _read_region(self, weight: Tensor, adapter: str, index: Tensor) -> Tensor:
+        """The columns or rows of a base weight as stored that an index set of the adapter points at."""
+        return weight.index_select(self._region_dim(adapter), index)
+
+    def _write_region(self, weight: Tensor, adapter: str, index: Tensor, values: Tensor) -> Tensor:
+        """Overwrite them."""
+        return weight.index_copy_(self._region_dim(adapter), index, values)
 
     def _add_to_region(self, region: Tensor, adapter: str) -> Tensor:
         """The region of the base weight with the adapter added in at least fp32, rounded once."""
         delta = self.sbora_weight[adapter].detach().to(region.device)
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
-        delta = delta.t() if self.fan_in_fan_out else delta
+        delta = delta.transpose(-2, -1) if self.fan_in_fan_out else delta
         return torch.add(region, delta, alpha=self.scaling[adapter]).to(region.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""
         weight, index = self.sbora_weight[adapter], self.sbora_index[adapter]
-        delta = weight.new_zeros(self.out_features, self.in_features)
-        delta = delta.index_copy(int(self.variant[adapter] == "fa"), index, weight.detach() * self.scaling[adapter])
-        return delta.t() if self.fan_in_fan_out else delta
+        update = weight.detach() * self.scaling[adapter]
+        shape = (*self.experts, self.out_features, self.in_features)
+        delta = weight.new_zeros(shape).transpose(-2, -1) if self.fan_in_fan_out else weight.new_zeros(shape)
+        update = update.transpose(-2, -1) if self.fan_in_fan_out else update
+        return self._write_region(delta, adapter, index, update)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -179,19 +225,20 @@ class SboraLinear(nn.Module, SboraLayer):
                 self._merge_one(name, safe_merge)
 
     def _merge_one(self, name: str, safe_merge: bool = False) -> None:
+        self.sbora_weight.region(name).check_decided()
         quantized = self.quantization_backend is not None
-        weight = _dequantize(self) if quantized else self.get_base_layer().weight.data
-        dim, index = self._region_dim(name), self.sbora_index[name].to(weight.device)
-        replaced = weight.index_select(dim, index)
+        weight = _dequantize(self) if quantized else self.base_weight().data
+        index = self.sbora_index[name].to(weight.device)
+        replaced = self._read_region(weight, name, index)
         merged = self._add_to_region(replaced, name)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if quantized:
             self._replaced_quantized[name] = _keep_quantized(self)
-            self.set_base_weight(weight.index_copy_(dim, index, merged))
+            self.set_base_weight(self._write_region(weight, name, index, merged))
         else:
             self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
-            weight.index_copy_(dim, index, merged)
+            self._write_region(weight, name, index, merged)
         self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
@@ -204,10 +251,10 @@ class SboraLinear(nn.Module, SboraLayer):
             if name in self._replaced_quantized:
                 _restore_quantized(self, self._replaced_quantized.pop(name))
             elif name in self.sbora_replaced:
-                weight = self.get_base_layer().weight.data
+                weight = self.base_weight().data
                 replaced = self.sbora_replaced.pop(name).to(weight)
                 index = self.sbora_replaced_at.pop(name).to(weight.device)
-                weight.index_copy_(self._region_dim(name), index, replaced)
+                self._write_region(weight, name, index, replaced)
 
     def train_merged(self, enabled: bool = True) -> None:
         """See [`SboraModel.train_merged`]."""
@@ -219,9 +266,9 @@ class SboraLinear(nn.Module, SboraLayer):
             self.unmerge()
         self._train_merged = enabled
         if self.quantization_backend is None:
-            weight = self.get_base_layer().weight
+            weight = self.base_weight()
             # columns are written in every pass: lay them out as rows, which changes no value
-            by_columns = enabled and any(self._region_dim(name) == 1 for name in self._present_adapters())
+            by_columns = enabled and any(self._region_dim(name) == -1 for name in self._present_adapters())
             weight.data = weight.data.t().contiguous().t() if by_columns else weight.data.contiguous()
 
     def _check_train_merged(self) -> None:
@@ -247,9 +294,9 @@ class SboraLinear(nn.Module, SboraLayer):
             if name not in self.merged_adapters:
                 self._merge_one(name)
             else:
-                weight, replaced = self.get_base_layer().weight.data, self.sbora_replaced[name]
+                weight, replaced = self.base_weight().data, self.sbora_replaced[name]
                 merged = self._add_to_region(replaced, name)
-                weight.index_copy_(self._region_dim(name), self.sbora_replaced_at[name], merged)
+                self._write_region(weight, name, self.sbora_replaced_at[name], merged)
         y = self.base_layer(x, *args, **kwargs)
         for name in names:
             if torch.is_grad_enabled() and self.sbora_weight[name].requires_grad:
@@ -317,7 +364,9 @@ def _rename_old_keys(layer: SboraLinear, state: dict[str, Tensor], prefix: str, 
 def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:
     for name, index in layer.sbora_index.items():
         size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
-        if not index.is_meta and (index.min() < 0 or index.max() >= size or len(index.unique()) != len(index)):
+        if index.is_meta or layer.sbora_weight.region(name).undecided and (index == UNDECIDED).all():
+            continue
+        if index.min() < 0 or index.max() >= size or (index.sort(-1).values.diff() == 0).any():
             raise ValueError(
                 f"The index set of adapter {name!r} must be different numbers from 0 to {size - 1}, but "
                 f"{index.tolist()} was loaded: the file is broken or belongs to another model."

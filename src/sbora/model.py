@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +9,19 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ._peft import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     AuxiliaryTrainingWrapper,
     BaseTuner,
-    BaseTunerLayer,
     _get_encoder,
-    _get_in_out_features,
-    _maybe_include_all_linear_layers,
     get_quantization_kwargs,
-    resolve_quantization_backend,
 )
 from .config import SboraConfig
+from .experts import ParamWrapper
 from .layer import SboraLayer, SboraLinear
 from .merging import Combination, add_union
+from .targets import check_module, check_targets
 
 SAVED_NAMES = {"weight": "sbora_weight", "index": "sbora_index"}  # of a region's tensors, in a saved adapter
 
@@ -64,22 +60,30 @@ class SboraModel(BaseTuner):
             return f"{owner}.{SAVED_NAMES[tensor]}"
         return super()._remove_adapter_name_from_key(key, adapter_name)
 
+    def _check_new_adapter_config(self, config: SboraConfig) -> None:
+        super()._check_new_adapter_config(config)
+        for name, other in self.peft_config.items():
+            theirs, ours = set(other.target_parameters or ()), set(config.target_parameters or ())
+            if theirs and ours and theirs != ours:
+                raise ValueError(  # the nesting of the layers on parameters says which is which
+                    f"Adapters of one model must name the same target_parameters, but adapter {name!r} has "
+                    f"{sorted(theirs)}, the new one {sorted(ours)}."
+                )
+
+    def _prepare_adapter_config(self, peft_config: SboraConfig, model_config: dict) -> SboraConfig:
+        known = model_config.get("model_type") in self.target_module_mapping
+        if peft_config.target_modules is None and peft_config.target_parameters and not known:
+            return peft_config  # parameters alone
+        return super()._prepare_adapter_config(peft_config, model_config)
+
     def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
-        """Check every module that the configuration targets, before the first of them is changed.
+        """Check all that the configuration targets, before the first of it is changed.
 
         Raises:
-            TypeError: a target is not a linear layer.
+            TypeError: a target is not a linear layer, or a parameter of another kind or shape.
             ValueError: a rank is above what its module has.
         """
-        config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
-        inside_adapters: tuple[str, ...] = ()
-        for key, module in model.named_modules():
-            if not key or key.startswith(inside_adapters):
-                continue
-            if self._check_target_module_exists(config, key):
-                _check_target(key, module, config)
-            if isinstance(module, BaseTunerLayer):
-                inside_adapters += (key + ".",)
+        check_targets(model, peft_config)
 
     def _create_and_replace(
         self,
@@ -93,11 +97,16 @@ class SboraModel(BaseTuner):
     ) -> None:
         key = current_key.replace("_orig_mod.", "")  # a compiled model gets the index sets of the plain one
         r, alpha = peft_config.rank_and_alpha(key)
-        if isinstance(target, SboraLayer):
-            target.update_layer(adapter_name, key, r, alpha, peft_config)
+        arguments = (adapter_name, key, r, alpha, peft_config)
+        kind = SboraLinear if parameter_name is None else ParamWrapper
+        if type(target) is kind and parameter_name in (None, target.parameter_name):
+            target.update_layer(*arguments)
             return
-        _check_target(key, target, peft_config)
-        layer = SboraLinear(target, adapter_name, key, r, alpha, peft_config, **get_quantization_kwargs(self))
+        if parameter_name is not None:
+            layer = ParamWrapper(target, *arguments, parameter_name)
+        else:
+            check_module(key, target, peft_config)
+            layer = SboraLinear(target, *arguments, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an adapter that is added does not train before it is chosen
         self._replace_module(parent, target_name, layer, target)
@@ -212,25 +221,3 @@ class SboraModel(BaseTuner):
 
 def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple:
     return args, kwargs | {"adapter_names": adapter_names}
-
-
-def _check_target(key: str, target: nn.Module, config: SboraConfig) -> None:
-    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    backend = None if isinstance(base, (nn.Linear, Conv1D)) else resolve_quantization_backend(base)
-    if not isinstance(base, (nn.Linear, Conv1D)) and (backend is None or backend.layer_type != "linear"):
-        raise TypeError(
-            f"SBoRA cannot adapt {key!r}, a {type(base).__name__}: only linear layers (torch.nn.Linear, "
-            "transformers' Conv1D, and quantised ones) have columns and rows to choose. Name other "
-            "target_modules, or put it into exclude_modules."
-        )
-    in_features, out_features = _get_in_out_features(base)
-    r, _ = config.rank_and_alpha(key)
-    what, size = ("inputs", in_features) if config.variant == "fa" else ("outputs", out_features)
-    k, n = config.region or (0, 1)
-    if r > size // n:
-        where = "" if config.region is None else f" in part {k} of {n}"
-        raise ValueError(
-            f"r = {r} is too high for {key!r} ({in_features} inputs, {out_features} outputs): variant "
-            f"{config.variant!r} chooses {r} of its {what}, and there are {size // n}{where}. Lower r (for "
-            f"this module alone with rank_pattern={{{key!r}: {size // n}}}) or put it into exclude_modules."
-        )

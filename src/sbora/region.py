@@ -10,25 +10,34 @@ from torch import Tensor, nn
 
 from . import functional
 
+UNDECIDED = -1  # what an index set that waits for data holds
+
+
+def in_order(size: int, seed: int, module: str, region: tuple[int, int] | None = None) -> Tensor:
+    """The numbers below `size` that a module's index set is taken from, in the order that a seed gives them.
+
+    `seed` and the name of the module determine an order of all of them, of which `region=(k, n)` leaves the
+    k-th of n equal parts. So every module has an order of its own (the paper draws them independently too),
+    and the same one on every machine. int64, on the CPU.
+    """
+    k, n = region or (0, 1)
+    part = size // n
+    digest = hashlib.sha256(f"{seed} {module}".encode()).digest()
+    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randperm(size, generator=generator, device="cpu")[k * part : (k + 1) * part]
+
 
 def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int] | None = None) -> Tensor:
-    """The index set of a module: r different numbers below `size`, ascending, int64, on the CPU.
-
-    `seed` and the name of the module determine an order of all of them; without a region the first r of
-    it are taken, with `region=(k, n)` the first r of its k-th of n equal parts. So every module has a set
-    of its own (the paper draws them independently too), and the same one on every machine.
+    """The index set of a module: the first r of its order (see `in_order`), ascending, int64, on the CPU.
 
     Raises:
         ValueError: r is above the number that there is to draw from.
     """
-    k, n = region or (0, 1)
-    part = size // n
-    if not 1 <= r <= part:
-        raise ValueError(f"cannot choose {r} of {part} (part {k} of {n} of {size})")
-    digest = hashlib.sha256(f"{seed} {module}".encode()).digest()
-    generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    order = torch.randperm(size, generator=generator, device="cpu")
-    return order[k * part : k * part + r].sort().values
+    order = in_order(size, seed, module, region)
+    if not 1 <= r <= len(order):
+        k, n = region or (0, 1)
+        raise ValueError(f"cannot choose {r} of {len(order)} (part {k} of {n} of {size})")
+    return order[:r].sort().values
 
 
 class Region(nn.Module):
@@ -39,9 +48,9 @@ class Region(nn.Module):
     below it, is this module's forward.
 
     Attributes:
-        weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
-        index: which inputs (FA) or outputs (FB) were chosen, int64 (r,), ascending. A buffer: it is saved
-            with the adapter, and neither trained nor cast.
+        weight: the trained matrix, ([experts,] out_features, r) for FA, ([experts,] r, in_features) for FB.
+        index: which inputs (FA) or outputs (FB) were chosen, int64 ([experts,] r), ascending. A buffer: it is
+            saved with the adapter, and neither trained nor cast.
         drawn_by: what determined the index set when it was drawn.
     """
 
@@ -53,7 +62,27 @@ class Region(nn.Module):
         self.variant = layer.variant[adapter]
         self.out_features = layer.out_features
         self.drawn_by = drawn_by
+        self.undecided = index.numel() > 0 and bool((index == UNDECIDED).all())
         self._scalings, self._dropouts = layer.scaling, layer.sbora_dropout  # the layer's own, which PEFT changes
+
+    def check_decided(self) -> None:
+        """Refuse to work without an index set: one that needs data gets it beforehand, or from a file.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.undecided and (self.index == UNDECIDED).any():
+            raise ValueError(
+                f"The index set of adapter {self.adapter!r} is to be chosen by {self.drawn_by[-1]!r} and has not been: "
+                "call sbora.preprocess_index(model, config, run_model) before get_peft_model, or load the adapter."
+            )
+        self.undecided = False
+
+    def scaling_and_dropout(self) -> tuple[float, float]:
+        """What the update is multiplied with, and the probability of dropping an input, as they are now."""
+        if self.undecided:
+            self.check_decided()
+        return self._scalings[self.adapter], self._dropouts[self.adapter] if self.training else 0.0
 
     def forward(self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None, in_place: bool = True) -> Tensor:
         """(..., in_features) -> (..., out_features).
@@ -63,8 +92,7 @@ class Region(nn.Module):
                 without it the contribution alone is returned.
             in_place: whether the output of the layer below may be overwritten.
         """
-        scaling = self._scalings[self.adapter]
-        dropout = self._dropouts[self.adapter] if self.training else 0.0
+        scaling, dropout = self.scaling_and_dropout()
         x, z = functional.branch(self.variant, x, self.weight, self.index, dropout)
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
         return functional.join(self.variant, y, z, self.weight, self.index, scaling, in_place)

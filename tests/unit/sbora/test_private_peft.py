@@ -62,6 +62,13 @@ def test_buffer_dict_saves_its_integers_and_never_casts_them():
     assert "a" not in holder.index
 
 
+def test_check_target_module_exists_matches_ends_of_names_and_parameters_alone():
+    exists = _peft.check_target_module_exists
+    assert exists(SboraConfig(target_modules=["q"]), "layers.0.q")
+    assert not exists(SboraConfig(target_modules=["q"]), "layers.0.eq")
+    assert not exists(SboraConfig(target_parameters=["experts.w"]), "layers.0.experts")
+
+
 def test_merge_utils_prunes_elects_signs_and_averages_what_agrees():
     update = torch.tensor([1.0, -4.0, 2.0, 3.0])
     pruned = _peft.merge_utils.prune(update, 0.5, "magnitude")

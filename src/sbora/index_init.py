@@ -1,0 +1,135 @@
+"""Which columns or rows to train: index sets chosen by weights, activations or gradients instead of drawn.
+
+What needs data is initialised as PEFT's LoRA-GA is: `preprocess_index` runs the model before `get_peft_model` and
+leaves a score for every column or row with each module that will be adapted; the adapter is then made from these.
+The nearest published relatives choose too: S2FT (arXiv 2412.06289) the heads and channels, SHiRA (arXiv
+2406.13175) single entries of the weight, by magnitude, gradient or their product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ._peft import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from .config import SboraConfig
+from .targets import in_dimension, targeted_modules, targeted_parameters
+
+
+def choose(scores: Tensor, candidates: Tensor, r: int) -> Tensor:
+    """The r candidates of the highest scores, ascending; of equal scores those that come first."""
+    candidates = candidates.sort().values
+    order = scores.to(candidates.device)[candidates].argsort(descending=True, stable=True)
+    return candidates[order[:r]].sort().values
+
+
+def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[[], None]) -> None:
+    """Score the columns (FA) or rows (FB) of everything that a configuration targets, on data.
+
+    Call it before `get_peft_model`, with the same model and configuration. `"activation"` scores inputs (FA) or
+    outputs (FB) by their mean square, `"gradient"` columns or rows by the norm of their gradient, the squares
+    summed over the backward passes.
+
+    Args:
+        model: the base model.
+        config: of the adapter to be; its `index_init` says what to score.
+        run_model: runs the model on a few batches. For `"gradient"` it calls `backward` on each loss too. For
+            the same choice every time it must do the same every time.
+
+    Raises:
+        ValueError: nothing needs data, the model did not run, or a target cannot be scored.
+    """
+    if config.index_init not in ("activation", "gradient"):
+        raise ValueError(
+            f"index_init is {config.index_init!r}, which needs no data: leave preprocess_index out, or take "
+            "'activation' or 'gradient'."
+        )
+    if config.target_modules is None:
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        names = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+        config.target_modules = set(names) if isinstance(names, list) else names
+    targets = [(key, module, "weight") for key, module in targeted_modules(model, config)]
+    targets += list(targeted_parameters(model, config))
+    totals: dict[str, Tensor] = {}
+    watch = _watch_activations if config.index_init == "activation" else _watch_gradients
+    with watch(model, targets, config.variant, totals):
+        run_model()
+    unseen = [key for key, _, _ in targets if key not in totals]
+    if not targets or unseen:
+        raise ValueError(
+            f"index_init is {config.index_init!r}, but run_model() left no {config.index_init} for "
+            f"{', '.join(unseen) or 'any module: nothing is targeted'}."
+        )
+    for key, module, name in targets:
+        module.__dict__.setdefault("_sbora_scores", {})[name, config.variant, config.index_init] = totals[key]
+
+
+def find_scores(module: nn.Module, parameter: str, variant: str, index_init: str) -> Tensor | None:
+    """What `preprocess_index` left with a module; None if it wasn't called, as where an adapter is loaded."""
+    return module.__dict__.get("_sbora_scores", {}).get((parameter, variant, index_init))
+
+
+def weight_scores(weight: Tensor, dim: int) -> Tensor:
+    """The norm of each slice of a weight, ([experts,] d1, d2), along `dim`, from the end: ([experts,] size)."""
+    return weight.detach().float().norm(dim=-3 - dim)
+
+
+def _add(totals: dict[str, Tensor], key: str, squares: Tensor) -> None:
+    totals[key] = totals[key] + squares if key in totals else squares
+
+
+@contextmanager
+def _watch_activations(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
+    counts: dict[str, int] = {}
+
+    def record(key: str, _module: nn.Module, args: tuple, output: Tensor) -> None:
+        values = (args[0] if variant == "fa" else output).detach().float().flatten(0, -2)
+        _add(totals, key, values.square().sum(0))
+        counts[key] = counts.get(key, 0) + len(values)
+
+    for key, module, name in targets:
+        if name != "weight" or not hasattr(module, "forward"):
+            raise ValueError(f"index_init = 'activation' cannot see what {key!r} is multiplied with: take 'gradient'.")
+    handles = [module.register_forward_hook(partial(record, key)) for key, module, _ in targets]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for key in totals:
+        totals[key] /= max(counts[key], 1)
+
+
+@contextmanager
+def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
+    def record(key: str, dim: int, weight: Tensor) -> None:
+        _add(totals, key, weight_scores(weight.grad, dim).square())
+        weight.grad = None  # no more than one layer's gradient is alive
+
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    handles = []
+    try:
+        for parameter in required:
+            parameter.requires_grad_(False)
+        for key, module, name in targets:
+            weight = getattr(module, name)
+            if not weight.is_floating_point():
+                raise ValueError(f"index_init = 'gradient' needs weights that are not quantised, but {key!r} is.")
+            weight.requires_grad_(True)
+            in_dim = -2 if isinstance(module, Conv1D) else in_dimension(module, weight)
+            hook = partial(record, key, in_dim if variant == "fa" else -3 - in_dim)
+            handles.append(weight.register_post_accumulate_grad_hook(hook))
+        with torch.enable_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, before in required.items():
+            parameter.requires_grad_(before)
+    for key in totals:
+        totals[key] = totals[key].sqrt()

@@ -1,0 +1,141 @@
+"""What of a model a configuration adapts: matched and checked before the model is changed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ._peft import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    BaseTunerLayer,
+    _get_in_out_features,
+    _maybe_include_all_linear_layers,
+    check_target_module_exists,
+    resolve_quantization_backend,
+)
+from .config import SboraConfig
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def targeted_modules(model: nn.Module, config: SboraConfig) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that `target_modules` matches, by name; an adapted one stands for what it adapts."""
+    config = _maybe_include_all_linear_layers(copy.copy(config), model)
+    inside_adapters: tuple[str, ...] = ()
+    for key, module in model.named_modules():
+        if not key or key.startswith(inside_adapters):
+            continue
+        if check_target_module_exists(config, key):
+            yield key, module
+        if isinstance(module, BaseTunerLayer):
+            inside_adapters += (key + ".",)
+
+
+def targeted_parameters(model: nn.Module, config: SboraConfig) -> Iterator[tuple[str, nn.Module, str]]:
+    """The parameters that `target_parameters` matches: their names in the bare model, owners, and names there."""
+    for path, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False) if config.target_parameters else ():
+            key = f"{path}.{name}".replace(".base_layer", "")
+            if any(key == target or key.endswith(f".{target}") for target in config.target_parameters):
+                yield key, module, name
+
+
+def in_dimension(module: nn.Module, parameter: Tensor) -> int:
+    """The dimension of a parameter, from the end, that has the inputs.
+
+    A parameter of two dimensions is out x in, as a linear layer's; one of three experts x out x in, unless
+    its module says that it is transposed, as transformers and PEFT have it.
+    """
+    return -2 if parameter.dim() == 3 and getattr(module, "is_transposed", False) else -1
+
+
+def check_targets(model: nn.Module, config: SboraConfig) -> None:
+    """Check all that the configuration targets; warn of names that match nothing.
+
+    Raises:
+        TypeError: a target is not a linear layer, or a parameter of another kind or shape.
+        ValueError: a rank is above what its module has.
+    """
+    for key, module in targeted_modules(model, config):
+        check_module(key, module, config)
+    for key, module, name in targeted_parameters(model, config):
+        _check_parameter(key, module, name, config)
+    _warn_of_unmatched(model, config)
+
+
+def check_module(key: str, module: nn.Module, config: SboraConfig) -> None:
+    """Whether a module can be adapted.
+
+    Raises:
+        TypeError: it is not a linear layer.
+        ValueError: its rank is too high.
+    """
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    backend = None if isinstance(base, (nn.Linear, Conv1D)) else resolve_quantization_backend(base)
+    if not isinstance(base, (nn.Linear, Conv1D)) and (backend is None or backend.layer_type != "linear"):
+        raise TypeError(
+            f"SBoRA cannot adapt {key!r}, a {type(base).__name__}: only linear layers (torch.nn.Linear, "
+            "transformers' Conv1D, and quantised ones) have columns and rows to choose. Name other "
+            "target_modules, or put it into exclude_modules."
+        )
+    _check_rank(key, *_get_in_out_features(base), config)
+
+
+def _check_parameter(key: str, module: nn.Module, name: str, config: SboraConfig) -> None:
+    parameter = getattr(module, name)
+    if name in getattr(module, "parametrizations", ()):
+        why = "it is parametrised, quantised perhaps"
+    elif parameter.dim() not in (2, 3):
+        why = f"it has {parameter.dim()} dimensions, not two or three"
+    elif parameter.dtype not in FLOATS:
+        why = f"it is of type {parameter.dtype}"
+    else:
+        dim = in_dimension(module, parameter)
+        _check_rank(key, parameter.shape[dim], parameter.shape[-3 - dim], config)
+        return
+    raise TypeError(f"SBoRA cannot adapt the parameter {key!r}: {why}. Leave it out of target_parameters.")
+
+
+def _check_rank(key: str, in_features: int, out_features: int, config: SboraConfig) -> None:
+    r, _ = config.rank_and_alpha(key)
+    what, size = ("inputs", in_features) if config.variant == "fa" else ("outputs", out_features)
+    k, n = config.region or (0, 1)
+    if r > size // n:
+        where = "" if config.region is None else f" in part {k} of {n}"
+        raise ValueError(
+            f"r = {r} is too high for {key!r} ({in_features} inputs, {out_features} outputs): variant "
+            f"{config.variant!r} chooses {r} of its {what}, and there are {size // n}{where}. Lower r (for "
+            f"this module alone with rank_pattern={{{key!r}: {size // n}}}) or put it into exclude_modules."
+        )
+
+
+def _warn_of_unmatched(model: nn.Module, config: SboraConfig) -> None:
+    """Warn of names that no module, or no parameter, of the model ends in."""
+
+    def unmatched(names: set[str] | list[str] | str | None, keys: set[str]) -> list[str]:
+        names = [] if isinstance(names, str) else names or []
+        return sorted(n for n in names if n not in keys and not any(key.endswith(f".{n}") for key in keys))
+
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    usual = set(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, ()))
+    chosen = None if config.target_modules == usual else config.target_modules  # by the user, not by PEFT
+    bare = {n.replace(".base_layer", ""): p for n, p in model.named_parameters() if ".sbora_" not in n}
+    modules = {name.replace(".base_layer", "") for name, _ in model.named_modules()}
+    lacking = {
+        "target_modules": unmatched(chosen, modules),
+        "target_parameters": unmatched(config.target_parameters, set(bare)),
+    }
+    for option, names in lacking.items():
+        if names:
+            others = sorted({".".join(name.split(".")[-2:]) for name, p in bare.items() if p.dim() == 3})
+            hint = f" Its experts are parameters, to be named in target_parameters: {', '.join(others)}."
+            warnings.warn(
+                f"{option}: nothing in the model is named {', '.join(names)}, so nothing of it is adapted."
+                + hint * bool(others),
+                stacklevel=2,
+            )
