@@ -1,0 +1,177 @@
+"""Index sets chosen by weights, activations or gradients: the highest scores, worked out here by hand."""
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from sbora import SboraConfig, preprocess_index
+from sbora.region import in_order
+
+VARIANTS = pytest.mark.parametrize("variant", ["fa", "fb"])
+X = torch.linspace(-2, 3, 120).view(6, 20)
+
+
+def _config(variant, **settings):
+    return SboraConfig(
+        **{"variant": variant, "r": 4, "target_modules": ["lin", "conv"], "init_weights": False} | settings
+    )
+
+
+def _top(scores, r=4):
+    return scores.topk(r).indices.sort().values
+
+
+def _chosen(model, name="default"):
+    inner = model.base_model.model
+    return inner.lin.sbora_index[name], inner.conv.sbora_index[name]
+
+
+def _backward(model, batches=(X[:2], X[2:])):
+    def run():
+        for x in batches:
+            model(x).square().sum().backward()
+
+    return run
+
+
+@VARIANTS
+def test_by_weight_the_largest_norms(toy, variant):
+    model = get_peft_model(toy, _config(variant, index_init="weight"))
+    lin, conv = toy.lin.weight, toy.conv.weight.t()  # conv's is stored in x out
+    lin, conv = (w.base_layer.weight if isinstance(w, nn.Module) else w for w in (lin, conv))
+    dim = 0 if variant == "fa" else 1
+    assert torch.equal(_chosen(model)[0], _top(lin.norm(dim=dim)))
+    assert torch.equal(_chosen(model)[1], _top(conv.norm(dim=dim)))
+
+
+@VARIANTS
+def test_by_activation_the_largest_mean_squares(toy, variant):
+    config = _config(variant, index_init="activation")
+    preprocess_index(toy, config, lambda: (toy(X[:2]), toy(X[2:])))
+    hidden = toy.lin(X)
+    expected = (X, torch.tanh(hidden)) if variant == "fa" else (hidden, toy(X))
+    model = get_peft_model(toy, config)
+    for index, values in zip(_chosen(model), expected, strict=True):
+        assert torch.equal(index, _top(values.square().mean(0)))
+    assert not toy.lin.base_layer._forward_hooks
+
+
+@VARIANTS
+def test_by_gradient_the_largest_norms(toy, variant):
+    squares = [0, 0]
+    for x in (X[:2], X[2:]):
+        toy.zero_grad()
+        toy(x).square().sum().backward()
+        grads = toy.lin.weight.grad, toy.conv.weight.grad.t()
+        squares = [s + g.square().sum(0 if variant == "fa" else 1) for s, g in zip(squares, grads, strict=True)]
+    toy.zero_grad()
+    toy.lin.bias.requires_grad_(False)
+    config = _config(variant, index_init="gradient")
+    preprocess_index(toy, config, _backward(toy))
+    assert [p.requires_grad for p in toy.parameters()] == [True, False, True, True]
+    assert all(p.grad is None for p in toy.parameters())
+    model = get_peft_model(toy, config)
+    for index, total in zip(_chosen(model), squares, strict=True):
+        assert torch.equal(index, _top(total))
+
+
+@VARIANTS
+@pytest.mark.parametrize("kind", ["activation", "gradient", "weight"])
+def test_what_was_chosen_is_saved_and_loads_without_data(tmp_path, toy, adapt, variant, kind):
+    config = _config(variant, index_init=kind)
+    base = copy.deepcopy(toy)
+    if kind != "weight":
+        preprocess_index(base, config, _backward(base))
+    model = get_peft_model(base, config)
+    model.save_pretrained(tmp_path)
+    fresh = copy.deepcopy(toy)
+    with torch.no_grad():
+        fresh.lin.weight[:, 0] *= 100  # would be chosen now
+    loaded = PeftModel.from_pretrained(fresh, tmp_path, is_trainable=True)
+    assert all(torch.equal(a, b) for a, b in zip(_chosen(loaded), _chosen(model), strict=True))
+    loaded(X).sum().backward()
+    loaded.merge_adapter()
+    loaded.unmerge_adapter()
+
+
+@VARIANTS
+@pytest.mark.parametrize("use", ["forward", "merge"])
+def test_an_adapter_that_waits_for_data_is_not_used(toy, variant, use):
+    model = get_peft_model(toy, _config(variant, index_init="gradient"))
+    with pytest.raises(ValueError, match=r"chosen by 'gradient' and has not been: call sbora.preprocess_index"):
+        model(X) if use == "forward" else model.merge_adapter()
+
+
+@VARIANTS
+def test_a_region_is_chosen_within(toy, variant):
+    """Adapters of disjoint parts stay disjoint, and each takes the best of its part."""
+    model = get_peft_model(toy, _config(variant, index_init="weight", region=(0, 2)))
+    model.add_adapter("other", _config(variant, index_init="weight", region=(1, 2)))
+    lin = model.base_model.model.lin
+    scores = lin.base_layer.weight.norm(dim=0 if variant == "fa" else 1)
+    for k, name in enumerate(("default", "other")):
+        part = in_order(len(scores), 0, "lin", (k, 2))
+        assert torch.equal(lin.sbora_index[name], part[scores[part].topk(4).indices].sort().values)
+    assert not set(lin.sbora_index["default"].tolist()) & set(lin.sbora_index["other"].tolist())
+
+
+def test_equal_scores_go_to_the_first(toy):
+    with torch.no_grad():
+        toy.lin.weight.fill_(1)
+    model = get_peft_model(toy, _config("fa", index_init="weight", target_modules=["lin"]))
+    assert model.base_model.model.lin.sbora_index["default"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["gradient", "weight"])
+@VARIANTS
+def test_each_expert_by_its_own(variant, kind):
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 6, 8))
+
+        def forward(self, x):
+            return torch.stack([torch.nn.functional.linear(x, w) for w in self.w])
+
+    torch.manual_seed(0)
+    base = nn.Sequential()
+    base.experts = Experts()
+    x = torch.randn(5, 8)
+    settings = {"target_modules": None, "target_parameters": ["experts.w"], "r": 2, "index_init": kind}
+    config = _config(variant, **settings)
+    scored = base.experts.w
+    if kind == "gradient":
+        preprocess_index(base, config, lambda: base(x).pow(3).sum().backward())
+        base(x).pow(3).sum().backward()
+        scored = base.experts.w.grad
+    model = get_peft_model(base, config)
+    expected = scored.norm(dim=1 if variant == "fa" else 2).topk(2).indices.sort(1).values
+    assert torch.equal(model.base_model.model.experts.sbora_index["default"], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "run", "message"),
+    [
+        ({"index_init": "weight"}, lambda toy: toy(X), "which needs no data"),
+        ({}, lambda toy: toy(X), "'random', which needs no data"),
+        ({"index_init": "activation"}, lambda toy: None, r"left no activation for lin, conv"),
+        ({"index_init": "gradient"}, lambda toy: toy(X), r"left no gradient for lin, conv"),
+        ({"index_init": "activation", "target_modules": ["nothing"]}, lambda toy: toy(X), "nothing is targeted"),
+        (
+            {"index_init": "activation", "target_parameters": ["lin.bias"], "target_modules": []},
+            lambda toy: toy(X),
+            "cannot see what 'lin.bias' is multiplied with: take 'gradient'",
+        ),
+    ],
+)
+def test_what_cannot_be_scored(toy, settings, run, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess_index(toy, _config("fa", **settings), lambda: run(toy))
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(ValueError, match="index_init is 'norm', but must be one of 'random', 'activation'"):
+        SboraConfig(index_init="norm")
