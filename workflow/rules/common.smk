@@ -11,7 +11,7 @@ from sbora_bench.plan import file_names as outputs
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.results import failures
 from sbora_bench.results.records import check_results
-from sbora_bench.workflow import checked_plan
+from sbora_bench.inputs.check import checked_plan
 
 DRY = {"-n", "--dry-run", "--dryrun"} & set(sys.argv)  # the workflow can't tell yet
 STORED = workflow.storage_settings.default_storage_provider  # None: outputs lie here

@@ -7,79 +7,23 @@ of, has its rows too, with an empty value and a status that says so. Where a tab
 has the runs at that rate alone.
 """
 
-from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from sbora_bench.analysis.budget import budget_rows
+from sbora_bench.analysis.csv_files import BUDGET, FOOTPRINT, PREDICTED, SCORES, csv_text
+from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import binomial_stderr, effective_items, wilson
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_jsonl, write_text
+from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results.read import run_folder, task_scores, training_of
 from sbora_bench.results.records import (
-    ContaminationRecord,
     FootprintRecord,
-    ScoresRecord,
     TaskScore,
     TrainRecord,
     record_at,
 )
-
-TEXT, WHOLE, FRACTION = "string", "Int64", "Float64"  # pandas types that know a missing value
-PREDICTED = {"weights": "weights", "optimizer": "optimizer", "activation": "activations", "peak": "peak"}
-SCORES = {
-    "experiment": TEXT,
-    "table": TEXT,
-    "run": TEXT,
-    "model": TEXT,
-    "method": TEXT,
-    "rank": WHOLE,
-    "seed": WHOLE,
-    "train": TEXT,
-    "task": TEXT,
-    "metric": TEXT,
-    "value": FRACTION,
-    "stderr": FRACTION,
-    "n": WHOLE,
-    "protocol": TEXT,
-    "status": TEXT,
-    "low": FRACTION,
-    "high": FRACTION,
-    "clean_value": FRACTION,  # of the items whose question is not in the training set
-    "clean_n": WHOLE,
-    "micro": FRACTION,  # over items and over subjects, where items have subjects
-    "macro": FRACTION,
-}
-FOOTPRINT = {
-    "experiment": TEXT,
-    "table": TEXT,
-    "model": TEXT,
-    "method": TEXT,
-    "rank": WHOLE,
-    "trainable_parameters": WHOLE,
-    "total_parameters": WHOLE,
-    "adapter_bytes": WHOLE,
-    **{f"{part}_bytes": WHOLE for part in PREDICTED},
-    "measured_peak_bytes": WHOLE,
-    "flops_per_step": WHOLE,
-}
-BUDGET = {
-    "table": TEXT,
-    "model": TEXT,
-    "method": TEXT,
-    "rank": WHOLE,
-    "trained": WHOLE,  # seeds, whose means these are
-    "steps": FRACTION,
-    "examples": FRACTION,
-    "tokens": FRACTION,
-    "seconds": FRACTION,
-    "flops": FRACTION,
-    "peak_bytes": WHOLE,  # foretold
-    "measured_peak_bytes": WHOLE,  # by an allocator
-    "process_peak_bytes": WHOLE,  # of all that the process held, on a CPU
-}
 
 
 def collect(plan: Plan, results: Path) -> None:
@@ -87,57 +31,11 @@ def collect(plan: Plan, results: Path) -> None:
 
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
-    from sbora_bench.analysis.learning_rates import picked  # reads by what stands here
-
     chosen = picked(plan, results)
     scores, footprints = score_rows(chosen, results), footprint_rows(plan, results)
     write_text(results / "scores.csv", csv_text(SCORES, scores))
     write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
     write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(chosen, results)))
-
-
-def run_folder(results: Path, run: Run) -> Path:
-    return results / "runs" / run.name
-
-
-def scores_of(plan: Plan, results: Path, run: Run, part: str = "") -> ScoresRecord | None:
-    """A run's scores, or None; `part`: those of a folder within the run's (held_out.VALIDATION).
-
-    Raises UserError where they were made under other settings than the plan's.
-    """
-    path = run_folder(results, run) / part / "scores.json"
-    record = record_at(path, ScoresRecord)
-    if record is not None and record.settings_sha256 != plan.settings_hash(run):
-        raise UserError(
-            f"{path}: settings_sha256: found {record.settings_sha256[:12]}, allowed {plan.settings_hash(run)[:12]};"
-            f" {plan.path} or its catalog has changed since: delete the folder and run it again"
-        )
-    return record
-
-
-def training_of(results: Path, run: Run) -> TrainRecord | None:
-    """What training left, or None (always for a base)."""
-    return record_at(run_folder(results, run) / "train.json", TrainRecord)
-
-
-def contamination_of(results: Path, table: str) -> ContaminationRecord | None:
-    """Which test items of a table stand in its training set, or None where that was not checked."""
-    return record_at(results / "data" / table / "contamination.json", ContaminationRecord)
-
-
-def samples_of(results: Path, run: Run, task: str) -> list[dict[str, Any]]:
-    """What the model said, item by item. Raises UserError if that file is missing or damaged."""
-    return read_jsonl(run_folder(results, run) / "samples" / f"{task}.jsonl")
-
-
-def task_scores(plan: Plan, results: Path, run: Run) -> dict[str, TaskScore | None]:
-    """Task -> its score, in the suite's order; None where the run left none. A failed run's tasks all say failed."""
-    record = scores_of(plan, results, run)
-    training = None if record else training_of(results, run)
-    failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
-    if failed is not None:
-        return dict.fromkeys(plan.scored(run.table), TaskScore(status="failed", reason=failed.reason))
-    return {task: record.tasks.get(task) if record else None for task in plan.scored(run.table)}
 
 
 def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
@@ -242,49 +140,3 @@ def device_peak(training: TrainRecord | None) -> int | None:
     """The most that a GPU's allocator held in a training run; None where it ran on a CPU: its figure is a process's."""
     on_device = training is not None and training.on.get("hardware", {}).get("gpu")
     return training.happened.get("peak_memory_bytes") if on_device else None
-
-
-def csv_text(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
-    """CSV with a header, `\\n` at line ends, six decimals for fractions and nothing where there is no value."""
-    frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
-    return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-
-
-def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """A CSV that `collect` wrote, typed. Raises UserError if it's missing, damaged or has other columns."""
-    try:
-        found = pd.read_csv(path, nrows=0).columns.tolist()
-        if found == list(columns):
-            return pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `sbora-bench collect` first") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a whole table ({error}); delete it and collect again") from None
-    raise UserError(f"{path}: columns: found {found}, allowed {list(columns)}; delete it and collect again")
-
-
-def read_scores(results: Path) -> pd.DataFrame:
-    """`scores.csv`, typed: a row a run and task."""
-    return read_frame(results / "scores.csv", SCORES)
-
-
-def read_footprint(results: Path) -> pd.DataFrame:
-    """`footprint.csv`, typed: a row a table cell."""
-    return read_frame(results / "footprint.csv", FOOTPRINT)
-
-
-def read_budget(results: Path) -> pd.DataFrame:
-    """`budget.csv`, typed: a row a trained table cell."""
-    return read_frame(results / "budget.csv", BUDGET)
-
-
-def lines(frame: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples, None for what is missing: one by one they are read many times faster than a frame's."""
-    line = namedtuple("Line", frame.columns)
-    columns = [[None if value is pd.NA else value for value in frame[name].tolist()] for name in frame]
-    return [line(*values) for values in zip(*columns, strict=True)]
-
-
-def by_place(frame: pd.DataFrame) -> dict[tuple[str, str, str, int | None], Any]:
-    """(table, model, method, rank) -> its line of `footprint.csv` or `budget.csv`."""
-    return {(line.table, line.model, line.method, line.rank): line for line in lines(frame)}

@@ -5,9 +5,9 @@ Reads `runs/<run>/validation/` alone, never a test item's score.
 
 from pathlib import Path
 
-from sbora_bench.analysis.collect import scores_of
-from sbora_bench.inputs.held_out import VALIDATION
 from sbora_bench.plan.experiment import Plan, Run, cell_of
+from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.results.read import scores_of
 from sbora_bench.results.records import ScoresRecord
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.analysis.collect import samples_of
 from sbora_bench.analysis.statistics import (
     LEVEL,
     bootstrap_averages,
@@ -24,6 +23,7 @@ from sbora_bench.analysis.statistics import (
 )
 from sbora_bench.plan.experiment import Run
 from sbora_bench.plan.file_names import Row
+from sbora_bench.results.read import samples_of
 
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 POINT = 0.01

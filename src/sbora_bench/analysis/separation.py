@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis import pairs as comparison
-from sbora_bench.analysis.collect import footprint_rows, samples_of, scores_of
+from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import Cells, by_seed, cells_of, corrected, pooled
 from sbora_bench.analysis.statistics import Paired, paired
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import Row
+from sbora_bench.results.read import samples_of, scores_of
 
 REFERENCE = ("lora", "qlora")  # the first of them that a table has
 MARGIN = 0.10

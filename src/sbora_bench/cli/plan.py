@@ -45,9 +45,9 @@ def load(experiment: str, only: str, seeds: str, limit: str):
 @click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
 def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: bool, **part: str) -> None:
     """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
+    from sbora_bench.inputs.check import checked_plan
     from sbora_bench.plan.experiment import rate_text
     from sbora_bench.plan.narrowing import narrowed
-    from sbora_bench.workflow import checked_plan
 
     loaded = narrowed(checked_plan(experiment), **part)
     if cost:
@@ -92,7 +92,7 @@ def _print_cost(loaded, device: str, calibrate: bool, as_json: bool) -> None:
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
     """Check experiment FILES with their catalog."""
-    from sbora_bench.workflow import checked_plan
+    from sbora_bench.inputs.check import checked_plan
 
     for file in files:
         loaded = checked_plan(file)

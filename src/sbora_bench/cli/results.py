@@ -122,7 +122,9 @@ def regions(
     if output is not None:
         stage.write(folders[0].name, found[0], output)
     if figure is not None:
-        stage.write_figure(found[0], figure)
+        from sbora_bench.report.region_figure import write_figure
+
+        write_figure({axis: stage.heat_data(found[0], axis) for axis in ("columns", "rows")}, figure)
 
 
 READING = (verify, show, compare, status, regions)

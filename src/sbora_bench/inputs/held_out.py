@@ -10,7 +10,6 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.tasks.local import local_task
 
-VALIDATION = "validation"  # folder of a table's data and of a run
 Example = dict[str, str]
 
 

@@ -15,10 +15,11 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.data.sources import read_examples
-from sbora_bench.inputs.held_out import VALIDATION, held_out
+from sbora_bench.inputs.held_out import held_out
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Plan, Table
+from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
 
 Example = dict[str, str]

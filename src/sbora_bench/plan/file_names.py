@@ -5,16 +5,14 @@ all the tables of one suite that has a single task, with their training sets as 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
-
-if TYPE_CHECKING:
-    from sbora_bench.plan.catalog import MethodEntry
-    from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.catalog import MethodEntry
+from sbora_bench.plan.experiment import Plan
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
 FIGURE_FORMATS = ("png", "svg")
+VALIDATION = "validation"  # folder of a table's data and of a run
 SEPARATION = ("separation.md", "separation.csv", "gains.csv", "differences.csv", "averages.csv", "cells.csv")
 RESERVED = {name.partition(".")[0] for name in SEPARATION}
 
@@ -52,7 +50,7 @@ class Layout:
         return len(self.tables) == 1 and len(self.columns) > 1
 
 
-def layouts(plan: "Plan") -> list[Layout]:
+def layouts(plan: Plan) -> list[Layout]:
     """The printed tables of an experiment, in the order of its file. Raises UserError for a name that is taken."""
     tables = plan.experiment.tables
     groups: dict[str, list[str]] = {}
@@ -80,7 +78,7 @@ def layouts(plan: "Plan") -> list[Layout]:
     return found
 
 
-def _rows(plan: "Plan", tables: list[str]) -> list[Row]:
+def _rows(plan: Plan, tables: list[str]) -> list[Row]:
     """As the paper has them: model by model in the file's order, then rank by rank, within a rank the methods in file
     order. The untuned bases, which the paper has not, stand last.
     """
@@ -127,7 +125,7 @@ class DrawGroup:
     index_seeds: tuple[int, ...]
 
 
-def draw_groups(plan: "Plan") -> list[DrawGroup]:
+def draw_groups(plan: Plan) -> list[DrawGroup]:
     """The factorials of an experiment, of two index seeds and two seeds at least."""
     found: dict[tuple, dict[str, int]] = {}
     titles: dict[str, str] = {}
@@ -146,13 +144,13 @@ def draw_groups(plan: "Plan") -> list[DrawGroup]:
     ]
 
 
-def _drawn(method: "MethodEntry") -> str:
+def _drawn(method: MethodEntry) -> str:
     """What methods have in common that differ in title and index seed alone."""
     arguments = method.arguments | {"random_seed": "$seed"}
     return method.model_copy(update={"title": "", "arguments": arguments}).model_dump_json()
 
 
-def side_tables(plan: "Plan") -> list[str]:
+def side_tables(plan: Plan) -> list[str]:
     """Names of the tables beside the layouts: of learning rates, of other suites, of the factorials."""
     tables = plan.experiment.tables
     names = [rates_name(name) for name, table in tables.items() if table.learning_rates]
@@ -160,7 +158,7 @@ def side_tables(plan: "Plan") -> list[str]:
     return names + [DRAWS] * bool(draw_groups(plan))
 
 
-def table_files(plan: "Plan") -> list[str]:
+def table_files(plan: Plan) -> list[str]:
     """Every file that `tables` writes, relative to the results folder."""
     names = [layout.name for layout in layouts(plan)]
     names += side_tables(plan)
@@ -174,7 +172,7 @@ def audit_files() -> list[str]:
     return ["audit.json", *(f"audit.{suffix}" for suffix in TABLE_FORMATS)]
 
 
-def figure_captions(plan: "Plan") -> dict[str, str]:
+def figure_captions(plan: Plan) -> dict[str, str]:
     """Name of every figure -> what it shows."""
     captions = {}
     for layout in layouts(plan):
@@ -225,6 +223,6 @@ def figure_captions(plan: "Plan") -> dict[str, str]:
     return captions
 
 
-def figure_files(plan: "Plan") -> list[str]:
+def figure_files(plan: Plan) -> list[str]:
     """Every file that `figures` writes, relative to the results folder."""
     return [f"figures/{name}.{suffix}" for name in figure_captions(plan) for suffix in FIGURE_FORMATS]

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from sbora_bench.files import read_json, write_text
+from sbora_bench.report.render import Cell, View, write_views
 from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
 
 AVERAGES = ("Average", "Mean")
@@ -261,8 +263,6 @@ def as_text(findings: list[Finding]) -> str:
 
 def view(findings: list[Finding]):
     """What doesn't agree as a table (`render.View`), worst first."""
-    from sbora_bench.report.render import Cell, View
-
     header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
     groups = [
         [[Cell(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
@@ -276,8 +276,6 @@ def view(findings: list[Finding]):
 
 def summary(findings: list[Finding]):
     """One line a claim (`render.View`): how often it was checked, how often it holds, and where it doesn't."""
-    from sbora_bench.report.render import Cell, View
-
     claims: dict[str, list[Finding]] = {}
     for finding in findings:
         where, _, kind = finding.about.rpartition(": ")
@@ -307,15 +305,10 @@ def _told(finding: Finding, printed: bool) -> str:
 
 def write(findings: list[Finding], folder: Path) -> None:
     """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
-    from sbora_bench.files import write_text
-    from sbora_bench.report.render import write_views
-
     write_views(view(findings), Path(folder))
     write_text(Path(folder) / "audit.json", as_json(findings) + "\n")
 
 
 def read_findings(path: Path) -> list[Finding]:
     """The findings of an `audit.json`. Raises UserError if it's missing or damaged."""
-    from sbora_bench.files import read_json
-
     return [Finding(**finding) for finding in read_json(path)]

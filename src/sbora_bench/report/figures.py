@@ -14,18 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from sbora_bench.analysis.collect import by_place, read_budget, read_footprint, read_scores, training_of
+from sbora_bench.analysis.csv_files import by_place, read_budget, read_footprint, read_scores
+from sbora_bench.analysis.entries import entries, row_titles
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pareto import COSTS, pareto_data
+from sbora_bench.analysis.rate_gains import rate_rows
 from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file
 from sbora_bench.plan.experiment import Plan, by_cell
 from sbora_bench.plan.file_names import DRAWS, FIGURE_FORMATS, Layout, Row, also_name, draw_groups, layouts, rates_name
-from sbora_bench.report.learning_rate_tables import curve, rate_rows
+from sbora_bench.report.learning_rate_tables import curve
 from sbora_bench.report.plotting import STYLE, look, panels, short, short_ticks, untuned
 from sbora_bench.report.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
-from sbora_bench.report.tables import entries, lines_of, read_paper_footprint, row_titles, trainable
+from sbora_bench.report.tables import lines_of, read_paper_footprint, trainable
 from sbora_bench.results.paper.reported import AVERAGE
+from sbora_bench.results.read import training_of
 
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}

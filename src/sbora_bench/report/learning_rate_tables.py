@@ -7,71 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.analysis.collect import scores_of, task_scores
-from sbora_bench.analysis.learning_rates import pick, share_right, tried
-from sbora_bench.analysis.pairs import average_rows, cells_of, task_rows
-from sbora_bench.analysis.statistics import over_seeds
-from sbora_bench.inputs.held_out import VALIDATION
-from sbora_bench.plan.experiment import Plan, Run, cell_of, rate_text
-from sbora_bench.plan.file_names import Row, rates_name
+from sbora_bench.analysis.rate_gains import COLUMNS, GAIN, rate_rows
+from sbora_bench.plan.experiment import Plan, rate_text
+from sbora_bench.plan.file_names import rates_name
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.separation_tables import difference_text, method_title, p_text
-
-PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"
-COLUMNS = ["table", "model", "method", "rank", "learning_rate", "picked", "default", "seeds", "validation_items"]
-COLUMNS += ["validation", "validation_sd", "score", "score_sd"]
-GAIN = ["difference", "items_low", "items_high", "p", "low", "high", "p_seeds"]
-
-
-def rate_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
-    """A row a cell and rate: mean over the seeds on held-out rows and on the test items (the table's own tasks); on
-    the picked one, what it gains over the protocol's rate, tested over the items and over the seeds (comparison.py).
-    """
-    default, rows = plan.protocol(table).learning_rate, []
-    for cell, rates in tried(plan, results, table).items():
-        best = pick(rates)
-        for rate, shares in rates.items():
-            runs = _runs(plan, cell, rate)
-            n = max(share_right(scores_of(plan, results, run, VALIDATION))[1] for run in runs)
-            tested = [score for run in runs if (score := own_average(plan, results, run)) is not None]
-            held, score = over_seeds(shares), over_seeds(tested) if tested else None
-            row = {"table": table, **{key: getattr(cell, key) for key in ("model", "method", "rank")}}
-            row |= {"learning_rate": rate, "picked": rate == best, "default": rate == default, "seeds": len(runs)}
-            row |= {"validation_items": n, "validation": held.mean, "validation_sd": held.sd}
-            row |= {"score": score.mean if score else None, "score_sd": score.sd if score else None}
-            row |= dict.fromkeys(GAIN)
-            if rate == best != default:
-                row |= gain(plan, results, cell, best, default)
-            rows.append(row)
-    return rows
-
-
-def own_average(plan: Plan, results: Path, run: Run) -> float | None:
-    """Mean of the scores of the table's own tasks that could be had; None where one of them failed."""
-    found = task_scores(plan, results, run)
-    scores = [found[task] for task in plan.tasks(run.table)]
-    values = [score.value for score in scores if score is not None and score.status == "ok"]
-    failed = any(score is None or score.status == "failed" for score in scores)
-    return None if failed or not values else sum(values) / len(values)
-
-
-def gain(plan: Plan, results: Path, cell: Run, best: float, default: float) -> dict[str, Any]:
-    """The test scores at rate `best` less those at `default`; nothing where a run of either failed."""
-    sides = {PICKED: _runs(plan, cell, best), DEFAULT: _runs(plan, cell, default)}
-    if any(own_average(plan, results, run) is None for runs in sides.values() for run in runs):
-        return {}
-    tasks = {}
-    for task in plan.tasks(cell.table):
-        told = {side: cells_of(results, runs, task) for side, runs in sides.items()}
-        tasks[task] = {
-            Row(cell.model, side, cell.rank): seeds for side, cells in told.items() for seeds in cells.values()
-        }
-    rows = average_rows(tasks, {}) if len(tasks) > 1 else task_rows(next(iter(tasks.values())), {})
-    return {key: row.get(key) for row in rows for key in GAIN}
-
-
-def _runs(plan: Plan, cell: Run, rate: float) -> list[Run]:
-    return [run for run in plan.runs_of(cell.table) if cell_of(run) == cell and run.learning_rate == rate]
 
 
 def rates_view(plan: Plan, results: Path, table: str) -> View:

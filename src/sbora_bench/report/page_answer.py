@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.analysis.collect import read_scores
+from sbora_bench.analysis.csv_files import read_scores
+from sbora_bench.analysis.entries import entries, row_titles
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.separation_tables import count_columns, method_rows, verdict
-from sbora_bench.report.tables import entries, row_titles
 from sbora_bench.results.paper.reported import AVERAGE
 
 OURS = "SBORA"  # the PEFT type of the paper's methods

@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.analysis.collect import over_items, samples_of, task_scores, training_of
+from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.results.read import samples_of, task_scores, training_of
 from sbora_bench.results.records import TaskScore, TrainRecord
 
 SAMPLES_BYTES = 2_500_000  # of all runs together, so that a page of 200 runs stays small and opens at once

@@ -5,20 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from sbora_bench.analysis.collect import (
-    by_place,
-    contamination_of,
-    read_budget,
-    read_footprint,
-    read_scores,
-    task_scores,
-    training_of,
-)
+from sbora_bench.analysis.csv_files import by_place, read_budget, read_footprint, read_scores
+from sbora_bench.analysis.entries import Entry, entries, row_titles
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import Layout, layouts
 from sbora_bench.report.render import Cell, View
-from sbora_bench.report.tables import Entry, entries, row_titles, trainable
+from sbora_bench.report.tables import trainable
 from sbora_bench.results.paper.reported import AVERAGE
+from sbora_bench.results.read import contamination_of, task_scores, training_of
 
 
 def budget_views(plan: Plan, results: Path) -> list[View]:

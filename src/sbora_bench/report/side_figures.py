@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sbora_bench.analysis.forgetting import LOSS, also_rows, measure_title
+from sbora_bench.analysis.forgetting import LOSS, also_rows
 from sbora_bench.analysis.index_seeds import scores_of_group
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import draw_groups
+from sbora_bench.report.forgetting_tables import measure_title
 from sbora_bench.report.plotting import look, panels, short_ticks, untuned
 
 

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.analysis.collect import collect, run_folder, training_of
+from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, read_jsonl, sha256
-from sbora_bench.inputs.held_out import VALIDATION
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import table_files
+from sbora_bench.plan.file_names import VALIDATION, table_files
 from sbora_bench.report.tables import tables
+from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss, share_of
+from sbora_bench.results.read import run_folder, training_of
 from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.results.store import DONE
-from sbora_bench.score.evaluate import clean_share, macro_average, mean_loss, share_of
 
 CLOSE = 1e-9
 

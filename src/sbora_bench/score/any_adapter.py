@@ -18,12 +18,12 @@ from sbora_bench.hub import snapshot
 from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.load import prepared_files
+from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.inputs.prepare import prepare_items, prepare_model
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry
 from sbora_bench.results.records import ScoresRecord, write_record
 from sbora_bench.score.evaluate import load_scorer, score_tasks
-from sbora_bench.train.out_of_memory import is_out_of_memory
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

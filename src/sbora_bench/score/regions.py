@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Protocol
-from sbora_bench.plan.file_names import FIGURE_FORMATS
 from sbora_bench.results.records import TrainRecord, read_record
 
 DIGITS = 5  # of a norm that is written
@@ -126,43 +125,3 @@ def heat_data(regions: list[Region], axis: str) -> dict[str, np.ndarray]:
             each.row_norms if axis == "rows" else each.column_norms
         )
     return {kind: np.array(norms) for kind, norms in found.items()}
-
-
-def heat_figure(regions: list[Region]):
-    """A heat map a kind of layer: above by column, below by row, one line a layer; white is untouched, exactly."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    shown = {axis: heat_data(regions, axis) for axis in ("columns", "rows")}
-    kinds = list(shown["rows"])
-    figure = Figure(figsize=(max(3.6, 2.2 * len(kinds)), 3.6), layout="constrained")
-    axes = figure.subplots(2, max(1, len(kinds)), squeeze=False)
-    colors = matplotlib.colormaps["viridis_r"].with_extremes(bad="white")
-    highest = max((norms.max() for kind in shown.values() for norms in kind.values()), default=1.0)
-    drawn = None
-    for line, (axis, norms) in zip(axes, shown.items(), strict=True):
-        for place, kind in zip(line, kinds, strict=False):
-            values = np.ma.masked_equal(norms[kind], 0)
-            drawn = place.imshow(values, aspect="auto", cmap=colors, vmin=0, vmax=highest, interpolation="nearest")
-            place.set_title(kind)
-            place.set_xlabel(axis.removesuffix("s").capitalize())
-            place.set_ylabel("Layer")
-            place.set_yticks(range(len(values)))
-            place.grid(False)
-    if drawn is not None:
-        figure.colorbar(drawn, ax=axes, label="Norm of the change")
-    return figure
-
-
-def write_figure(regions: list[Region], path: Path) -> None:
-    """Write the heat maps; the ending says the format (svg or png). Raises UserError for one that can't be."""
-    import matplotlib.style
-
-    from sbora_bench.files import whole_file
-    from sbora_bench.report.plotting import STYLE
-
-    suffix = path.suffix.removeprefix(".")
-    if suffix not in FIGURE_FORMATS:
-        raise UserError(f"{path}: {one_of(suffix, FIGURE_FORMATS, 'format of figures')}")
-    with matplotlib.style.context(["default", STYLE]), whole_file(path) as beside:
-        heat_figure(regions).savefig(beside, format=suffix, metadata={"Date": None} if suffix == "svg" else None)

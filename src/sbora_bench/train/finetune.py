@@ -21,6 +21,7 @@ from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256
 from sbora_bench.inputs.adapters import adapt, adapter_config
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_files
+from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
@@ -38,7 +39,7 @@ from sbora_bench.train.checkpoints import (
     whole_checkpoint,
 )
 from sbora_bench.train.encoding import IGNORED, encode
-from sbora_bench.train.out_of_memory import InParts, fitting, is_out_of_memory
+from sbora_bench.train.out_of_memory import InParts, fitting
 from sbora_bench.train.wandb_log import asked_for, tracked
 
 

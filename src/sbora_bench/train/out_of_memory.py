@@ -8,13 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sbora_bench.inputs.out_of_memory import is_out_of_memory
+
 T = TypeVar("T")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return should_reduce_batch_size(error)
 
 
 def fitting(attempt: Callable[[int, list[int]], T], rows: int) -> T:

@@ -3,7 +3,8 @@
 import pytest
 
 from sbora_bench.analysis.budget import budget_rows, seconds
-from sbora_bench.analysis.collect import collect, read_budget
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import read_budget
 from sbora_bench.files import read_json, write_json
 from sbora_bench.report.page_views import budget_views
 from sbora_bench.results.records import SEAL, TrainRecord, read_record

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sbora_bench.analysis.collect import FOOTPRINT, SCORES, by_place, collect, lines, read_footprint, read_scores
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import FOOTPRINT, SCORES, by_place, lines, read_footprint, read_scores
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.results.records import SEAL

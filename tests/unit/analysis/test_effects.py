@@ -8,13 +8,16 @@ import pytest
 import torch
 import yaml
 
-from sbora_bench.analysis.collect import collect, read_scores
-from sbora_bench.analysis.forgetting import also_rows, also_view, forgetting_view, pair_rows
-from sbora_bench.analysis.index_seeds import components, draw_rows, draws_view
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import read_scores
+from sbora_bench.analysis.forgetting import also_rows, pair_rows
+from sbora_bench.analysis.index_seeds import components, draw_rows
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import draw_groups
+from sbora_bench.report.forgetting_tables import also_view, forgetting_view
+from sbora_bench.report.index_seed_tables import draws_view
 from sbora_bench.report.side_figures import also_data, draws_data
 from sbora_bench.results.records import ScoresRecord, read_record, write_record
 from sbora_bench.score.evaluate import evaluate

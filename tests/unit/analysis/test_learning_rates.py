@@ -6,15 +6,18 @@ import shutil
 import pytest
 import yaml
 
-from sbora_bench.analysis.collect import collect, read_scores
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import read_scores
 from sbora_bench.analysis.learning_rates import pick, picked, tried
+from sbora_bench.analysis.rate_gains import rate_rows
 from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_json
-from sbora_bench.inputs.held_out import VALIDATION, held_out, scoring_task
+from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.experiment import Run, load_plan, rate_text
-from sbora_bench.report.learning_rate_tables import curve, rate_rows, rates_view
+from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.report.learning_rate_tables import curve, rates_view
 from sbora_bench.report.tables import tables
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate

@@ -5,9 +5,9 @@ import json
 import jsonschema
 import pytest
 
+from sbora_bench.inputs.check import checked_plan
 from sbora_bench.plan.experiment import json_schema
 from sbora_bench.strict_yaml import read_yaml
-from sbora_bench.workflow import checked_plan
 from tests.workplace import EXPERIMENT, ROOT, edited
 
 SCHEMA = ROOT / "workflow" / "schemas" / "experiment.schema.json"

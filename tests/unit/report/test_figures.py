@@ -3,7 +3,8 @@
 import matplotlib
 import pytest
 
-from sbora_bench.analysis.collect import collect, read_budget, read_footprint, read_scores
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import read_budget, read_footprint, read_scores
 from sbora_bench.analysis.pareto import front, pareto_data
 from sbora_bench.files import write_text
 from sbora_bench.plan.file_names import figure_captions, figure_files, layouts

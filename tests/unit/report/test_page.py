@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from markupsafe import escape
 
-from sbora_bench.analysis.collect import collect, training_of
+from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.separation import separation
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
@@ -18,6 +18,7 @@ from sbora_bench.report.page import report
 from sbora_bench.report.page_answer import also, answer
 from sbora_bench.report.page_runs import LONGEST, MOST, chosen, loss_curve, section, shown
 from sbora_bench.report.page_views import contamination_view, footprint_view, runs_view
+from sbora_bench.results.read import training_of
 from tests.made_results import catalog, experiment, make_plan, make_results, make_run
 
 EVIL = "<script>alert(1)</script>"

@@ -9,8 +9,9 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_json
+from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record, write_record
-from sbora_bench.score.evaluate import adapter_folder, evaluate, macro_average
+from sbora_bench.score.evaluate import adapter_folder, evaluate
 from tests import toy_runs, toy_training
 
 TASKS = list(toy_runs.TASKS)

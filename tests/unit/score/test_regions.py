@@ -9,18 +9,9 @@ import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora import SboraConfig
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_json
+from sbora_bench.report.region_figure import heat_figure
 from sbora_bench.results.records import TrainRecord, write_record
-from sbora_bench.score.regions import (
-    as_text,
-    heat_data,
-    heat_figure,
-    overlap,
-    overlap_text,
-    read,
-    region,
-    regions_of,
-    write,
-)
+from sbora_bench.score.regions import as_text, heat_data, overlap, overlap_text, read, region, regions_of, write
 from tests import toy_runs
 
 
@@ -60,7 +51,7 @@ def test_what_is_written_is_read_back_and_drawn_as_it_is(tmp_path):
         [i == 1 for i in range(6)],
         [i == 2 for i in range(6)],
     ]
-    figure = heat_figure(regions)
+    figure = heat_figure({axis: heat_data(regions, axis) for axis in ("columns", "rows")})
     assert [axis.get_xlabel() for axis in figure.axes[:2]] == ["Column", "Row"]
     image = figure.axes[0].images[0].get_array()
     assert image.mask.sum() == 10 and image.compressed().tolist() == [8.0, 8.0]

@@ -4,15 +4,13 @@ Reads YAML only: an experiment's templates can be checked before anything heavy 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
 from sbora_bench.plan.catalog import Protocol, TaskEntry
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.strict_yaml import read_yaml
-
-if TYPE_CHECKING:
-    from sbora_bench.plan.experiment import Plan
 
 BUILT_IN = Path(__file__).parent
 NAMES = ("$answer", "$rule", "$extraction", "$strict", "$letters")
@@ -35,7 +33,7 @@ def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
     return path
 
 
-def config_in(plan: "Plan", table: str, task: str) -> dict[str, Any]:
+def config_in(plan: Plan, table: str, task: str) -> dict[str, Any]:
     """`task_config` of a task that a table scores; templates of one's own stand in the experiment's catalog."""
     protocol = plan.protocol(table, plan.scored(table)[task])
     return task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")

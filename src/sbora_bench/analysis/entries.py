@@ -1,0 +1,132 @@
+"""Collected scores to the cells of a printed table: over the seeds, in per cent, with what the paper reports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sbora_bench.analysis.csv_files import lines
+from sbora_bench.analysis.statistics import Summary, over_seeds
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.file_names import Column, Layout, Row
+from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell before it is spelt: over the seeds, in per cent; `asked` seeds; `status` where none has a value.
+
+    `beside` has what stands beside the score by name: that of the clean items, where some are not; micro or macro.
+    """
+
+    summary: Summary | None
+    asked: int
+    status: str
+    reported: Reported | None = None
+    beside: dict[str, Summary | None] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return self.spell(self.summary) if self.summary else self.status
+
+    @property
+    def interval(self) -> str:
+        """The 95 % t interval over the seeds, not cut at 0 and 100; empty for one seed."""
+        if self.summary is None or self.summary.low is None:
+            return ""
+        return f"[{self.summary.low:.1f}, {self.summary.high:.1f}]".replace("-", "−")
+
+    def spell(self, summary: Summary) -> str:
+        """Mean and standard deviation; the number of seeds too where some are lost or a reported number stands by."""
+        spread = "" if summary.sd is None else f" ± {summary.sd:.1f}"
+        lost = summary.n < self.asked
+        seeds = f" ({summary.n} of {self.asked} seeds)" if lost else f" ({summary.n})" if self.reported else ""
+        return f"{summary.mean:.1f}{spread}{seeds}"
+
+
+ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
+BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name -> column of scores.csv
+
+
+def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
+    """Row -> its entries in the layout's columns, the average last where the layout has one."""
+    by_column: dict[tuple, list[Any]] = {}
+    for line in lines(scores[scores.table.isin(layout.tables)]):
+        by_column.setdefault((line.table, line.task, line.model, line.method, line.rank), []).append(line)
+    values = {
+        row: [by_column.get((c.table, c.task, row.model, row.method, row.rank), []) for c in layout.columns]
+        for row in layout.rows
+    }
+    columns = [[line for cells in values.values() for line in cells[index]] for index in range(len(layout.columns))]
+    available = [any(line.status != "not available" for line in column) for column in columns]
+    named = [_named(column) for column in columns]
+    leaks = any("clean" in names for names in named)
+    found = {}
+    for row, scored in values.items():
+        printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
+        cells = [
+            _entry(mine, printed[column], names)
+            for mine, column, names in zip(scored, layout.columns, named, strict=True)
+        ]
+        if layout.averaged:
+            kept = [line for mine, there in zip(scored, available, strict=True) if there for line in mine]
+            cells.append(_average(kept, printed[None], leaks))
+        found[row] = cells
+    return found
+
+
+def _named(column: list[Any]) -> list[str]:
+    """What stands beside the scores of a column: `clean` where not all items are, and the average that isn't scored."""
+    done = [line for line in column if line.status == "ok"]
+    names = ["clean"] if any(line.clean_n is not None and line.clean_n < line.n for line in done) else []
+    if any(line.micro is not None for line in done):
+        names.append("micro" if all(line.metric.endswith("_macro") for line in done) else "macro")
+    return names
+
+
+def _summary(values: list[float | None]) -> Summary | None:
+    known = [100 * value for value in values if value is not None]
+    return over_seeds(known) if known else None
+
+
+def _entry(scored: list[Any], reported: Reported | None, names: list[str]) -> Entry:
+    if not scored:
+        return ABSENT
+    done = [line for line in scored if line.status == "ok"]
+    summary = _summary([line.value for line in done])
+    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done]) for name in names} if summary else {}
+    return Entry(summary, len(scored), "" if summary else scored[0].status, reported, beside)
+
+
+def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry:
+    """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
+    if not scored:
+        return ABSENT
+    tasks = len({line.task for line in scored})
+    by_seed: dict[int, list[Any]] = {}
+    for line in scored:
+        by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
+
+    def over_tasks(value: str) -> Summary | None:
+        seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
+        whole = [values for values in seeds if len(values) == tasks and None not in values]
+        return _summary([sum(values) / tasks for values in whole])
+
+    summary = over_tasks("value")
+    beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
+    return Entry(summary, len(by_seed), "" if summary else "–", reported, beside)
+
+
+def _reported(plan: Plan, layout: Layout, row: Row, column: Column | None) -> Reported | None:
+    """What the paper prints of this row in this column (None: the average), where the items scored are the paper's."""
+    table = plan.experiment.tables[column.table if column else layout.tables[0]]
+    if row.method == "base" or (table.items or plan.experiment.items) != "paper":
+        return None
+    names = {plain(plan.catalog.tasks[column.task].title), plain(table.train)} if column else {plain(AVERAGE)}
+    printed = reported_cell(layout.suite, *row_titles(plan, row), row.rank)
+    return next((number for number in printed if plain(number.metric) in names), None)
+
+
+def row_titles(plan: Plan, row: Row) -> tuple[str, str]:
+    method = "Base, untuned" if row.method == "base" else plan.catalog.methods[row.method].title
+    return plan.catalog.models[row.model].title, method

@@ -1,0 +1,43 @@
+"""The table of what decides a score: the columns or rows drawn, or the order of the data."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sbora_bench.analysis.index_seeds import COLUMNS, draw_rows
+from sbora_bench.analysis.statistics import LEVEL
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.file_names import DRAWS
+from sbora_bench.report.render import Cell, View
+from sbora_bench.report.separation_tables import p_text
+
+SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "rest": "the rest"}
+
+
+def draws_view(plan: Plan, results: Path) -> View:
+    """A row a part of a factorial's variance."""
+    rows, groups = draw_rows(plan, results), {}
+    for row in rows:
+        low, high = (np.sqrt(row[end]) for end in ("low", "high"))
+        groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
+            [
+                Cell(plan.catalog.models[row["model"]].title),
+                Cell(f"{row['method']} r = {row['rank']}"),
+                Cell(f"{row['index_seeds']} x {row['seeds']}"),
+                Cell(SOURCES[row["source"]]),
+                Cell(f"{np.sqrt(row['variance']):.2f} [{low:.2f}, {high:.2f}]"),
+                Cell("–" if row["share"] is None else f"{100 * row['share']:.0f}"),
+                Cell("–" if row["f"] is None else f"{row['f']:.2f}"),
+                Cell("–" if row["p"] is None else p_text(row["p"]), row["p"] is not None and row["p"] < LEVEL),
+            ]
+        )
+    notes = [
+        "Two-way analysis of variance with random factors, one run a cell: the average score of the table's tasks over"
+        " index seeds x seeds. Points: the standard deviation that a factor brings, with its 95 % interval (Williams"
+        " and Tukey; exact for the rest). p: of a factor's bringing none (F test), not corrected. The rest holds what"
+        " draw and order do together.",
+    ]
+    header = ["Model", "Method", "Runs", "Source", "Points", "Share, %", "F", "p"]
+    numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
+    title = "What decides: the columns or rows drawn, or the order of the data"
+    return View(DRAWS, title, header, list(groups.values()), notes, numbers, text_columns=4)
