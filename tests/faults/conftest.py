@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbora_bench.files import sha256
-from workflow.conftest import Root, reproduced, root, shared_folder  # noqa: F401
+from tests.workflow.conftest import Root, reproduced, root, shared_folder  # noqa: F401
 
 TINY = ("--config", "experiment=tiny")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.conftest import TINY, finished, outcome
 from sbora_bench.files import read_json
-from workflow.conftest import Root, reproduced
+from tests.faults.conftest import TINY, finished, outcome
+from tests.workflow.conftest import Root, reproduced
 
 RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
 

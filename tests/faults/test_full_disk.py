@@ -5,7 +5,6 @@ import shutil
 import pytest
 import test_pretrain as pretraining
 
-from faults.conftest import TINY, finished, outcome
 from sbora_bench.cli import main as cli
 from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, read_json, write_json
@@ -13,6 +12,7 @@ from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
 from sbora_bench.plan.catalog import FileData
 from sbora_bench.results import store
 from sbora_bench.train import checkpoints
+from tests.faults.conftest import TINY, finished, outcome
 from tests.toy_training import digests, house, train
 from tests.unit.inputs.test_prepare_sources import served
 from tests.unit.train.test_checkpoints import LORA, RESUMED, at_step, kept, record_of

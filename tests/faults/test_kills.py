@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from faults.conftest import TINY, finished, outcome
 from sbora_bench import progress
 from sbora_bench.results import store
 from sbora_bench.train.checkpoints import step_of
-from workflow.conftest import Root
+from tests.faults.conftest import TINY, finished, outcome
+from tests.workflow.conftest import Root
 
 COMMAND = [sys.executable, "-m", "snakemake", "--cores", "2", *TINY]
 BASE = "ladder-xs"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faults.conftest import TINY, finished, outcome
-from workflow.conftest import Root
+from tests.faults.conftest import TINY, finished, outcome
+from tests.workflow.conftest import Root
 
 
 def start(root: Root) -> subprocess.Popen:

@@ -17,7 +17,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from sbora_bench.files import read_json
-from workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
+from tests.workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .stand_in import Pod, StandIn
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from sbora_bench.files import read_json
-from workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
+from tests.workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .cluster import Cluster, missing
 

@@ -10,7 +10,7 @@ import yaml
 from sbora_bench.files import read_json, sha256
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import audit_files, figure_files, table_files
-from workflow.conftest import CANARY
+from tests.workflow.conftest import CANARY
 
 TINY = ("--config", "experiment=tiny")
 RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
