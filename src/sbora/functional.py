@@ -8,9 +8,8 @@ A layer computes, with I the index set, s the scaling and W0 the frozen weight (
 in two steps around the base layer: `branch` takes the adapter's hidden values z off the input x, and
 `join` adds their contribution to the base layer's output. For each of the two the gradient could be left
 to autograd, but autograd would make a second tensor of the size of x or y, only to add it to the first;
-here the sums are made in place, and nothing is kept but z (FA) or x (FB).
-
-Under `torch.compile` plain operations are used, which the compiler fuses on its own.
+here the sums are made in place where nobody else holds that tensor (`ownership`), and nothing is kept but
+z (FA) or x (FB).
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from .ownership import counts, of_gradients
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -46,6 +47,20 @@ def _add_at(x: Tensor, index: Tensor, z: Tensor) -> Tensor:
     return x
 
 
+def _product_over_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over all rows of a (column) times b (row), in `dtype`.
+
+    Such a sum overflows in fp16 where each of its terms is far from it: there it is made in fp32, part by part.
+    """
+    a, b = _rows(a), _rows(b)
+    if a.dtype != torch.float16:
+        return (a.t() @ b.to(a.dtype)).to(dtype)
+    total = a.new_zeros(a.shape[1], b.shape[1], dtype=torch.float32)
+    for part, other in zip(a.split(512), b.split(512), strict=True):
+        total = total.addmm_(part.t().float(), other.float())
+    return total.to(dtype)
+
+
 class _Gather(Function):
     """x -> (x, x[..., index]), such that the gradient of x is a sum made in place."""
 
@@ -63,51 +78,53 @@ class _Gather(Function):
         (index,) = ctx.saved_tensors
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).index_add(-1, index, grad_z), None
-        if _may_overwrite(grad_x):
+        if not torch.is_grad_enabled() and counts(grad_x) in of_gradients():
             return _add_at(grad_x, index, grad_z), None
         return grad_x.index_add(-1, index, grad_z.to(grad_x.dtype)), None
 
 
 class _Project(Function):
-    """(x, weight) -> (x, x weight^T), such that the gradient of x is a sum made in place."""
+    """(x, weight) -> (x, scaling x weight^T), such that the gradient of x is a sum made in place."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, weight: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
-        return x, F.linear(x, weight.to(x.dtype))
+        ctx.scaling = scaling
+        return x, F.linear(x, (weight * scaling).to(x.dtype))
 
     @staticmethod
     def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
         if grad_z is None:
-            return grad_x, None
+            return grad_x, None, None
         x, weight = ctx.saved_tensors
-        z_rows = _rows(grad_z)
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            x_rows = _rows(x).to(z_rows.dtype)
-            grad_weight = (z_rows.t() @ x_rows).to(weight.dtype)
+            grad_weight = _product_over_rows(grad_z, x, weight.dtype) * ctx.scaling
         if not ctx.needs_input_grad[0]:
-            return None, grad_weight
+            return None, grad_weight, None
+        weight = (weight * ctx.scaling).to(grad_z.dtype)
         if grad_x is None:
-            return (grad_z @ weight.to(grad_z.dtype)).to(x.dtype), grad_weight
-        if _may_overwrite(grad_x):
+            return (grad_z @ weight).to(x.dtype), grad_weight, None
+        if not torch.is_grad_enabled() and counts(grad_x) in of_gradients():
             rows = _rows(grad_x)
-            rows.addmm_(z_rows.to(rows.dtype), weight.to(rows.dtype))
-            return grad_x, grad_weight
-        return grad_x + (grad_z @ weight.to(grad_z.dtype)).to(grad_x.dtype), grad_weight
+            rows.addmm_(_rows(grad_z).to(rows.dtype), weight.to(rows.dtype))
+            return grad_x, grad_weight, None
+        return grad_x + (grad_z @ weight).to(grad_x.dtype), grad_weight, None
 
 
 class _AddProduct(Function):
-    """(y, z, weight) -> y + scaling z weight^T, in place."""
+    """(y, z, weight) -> y + scaling z weight^T, in y's memory if told so."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, z: Tensor, weight: Tensor, scaling: float) -> Tensor:
-        ctx.mark_dirty(y)
+    def forward(ctx, y: Tensor, z: Tensor, weight: Tensor, scaling: float, in_place: bool) -> Tensor:
         ctx.save_for_backward(z, weight)
         ctx.scaling = scaling
-        _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
-        return y
+        if in_place:
+            ctx.mark_dirty(y)
+            _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
+            return y
+        return torch.addmm(_rows(y), _rows(z), weight.to(y.dtype).t(), alpha=scaling).view(y.shape)
 
     @staticmethod
     def backward(ctx, grad_y: Tensor):
@@ -117,25 +134,23 @@ class _AddProduct(Function):
         if ctx.needs_input_grad[1]:
             grad_z = grad_y @ (weight * ctx.scaling).to(grad_y.dtype)
         if ctx.needs_input_grad[2]:
-            rows = _rows(grad_y)
-            grad_weight = (rows.t() @ _rows(z)).to(weight.dtype) * ctx.scaling
-        return grad_y, grad_z, grad_weight, None
+            grad_weight = _product_over_rows(grad_y, z, weight.dtype) * ctx.scaling
+        return grad_y, grad_z, grad_weight, None, None
 
 
 class _AddAt(Function):
-    """(y, z) -> y with scaling z added to y[..., index], in place."""
+    """(y, z) -> y with z added to y[..., index], in y's memory."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, z: Tensor, index: Tensor, scaling: float) -> Tensor:
+    def forward(ctx, y: Tensor, z: Tensor, index: Tensor) -> Tensor:
         ctx.mark_dirty(y)
         ctx.save_for_backward(index)
-        ctx.scaling = scaling
-        return _add_at(y, index, z * scaling)
+        return _add_at(y, index, z)
 
     @staticmethod
     def backward(ctx, grad_y: Tensor):
         (index,) = ctx.saved_tensors
-        return grad_y, _take(grad_y, index) * ctx.scaling, None, None
+        return grad_y, _take(grad_y, index), None
 
 
 class _Learn(Function):
@@ -152,10 +167,8 @@ class _Learn(Function):
     @once_differentiable
     def backward(ctx, grad_y: Tensor):
         kept, weight, index = ctx.saved_tensors
-        rows = grad_y if index is None else _take(grad_y, index)
-        rows = _rows(rows)
-        grad_weight = rows.t() @ _rows(kept).to(rows.dtype)
-        return grad_y, None, grad_weight.to(weight.dtype) * ctx.scaling, None, None
+        grad = grad_y if index is None else _take(grad_y, index)
+        return grad_y, None, _product_over_rows(grad, kept, weight.dtype) * ctx.scaling, None, None
 
 
 def _plain() -> bool:
@@ -169,16 +182,9 @@ def _plain() -> bool:
     )
 
 
-def _may_overwrite(grad: Tensor) -> bool:
-    """Whether a gradient that autograd handed us can take a sum in place.
-
-    It comes fresh from the product in the base layer's backward, which nobody else holds; under double
-    backward it is part of a graph.
-    """
-    return not torch.is_grad_enabled() and grad.is_contiguous()
-
-
-def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def branch(
+    variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0, scaling: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The adapter's hidden values.
 
     Args:
@@ -188,17 +194,22 @@ def branch(variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: floa
         index: int64, (r,).
         dropout: probability of dropping an input of the adapter. FA draws it for the r gathered inputs
             alone: the others do not matter.
+        scaling: of FB's hidden values, for which it is better made here than in `join`: the small matrix is
+            scaled, and fp16 holds the result wherever it holds the output.
 
     Returns:
         x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
     """
-    plain = _plain() or not (x.requires_grad and torch.is_grad_enabled())
+    plain, x_learns = _plain() or not torch.is_grad_enabled(), x.requires_grad
     if variant == "fa":
-        x, z = (x, _take(x, index)) if plain else _Gather.apply(x, index)
+        x, z = _Gather.apply(x, index) if x_learns and not plain else (x, _take(x, index))
         return x, F.dropout(z, dropout) if dropout else z
-    if plain or dropout:
-        return x, F.linear(F.dropout(x, dropout) if dropout else x, weight.to(x.dtype))
-    return _Project.apply(x, weight)
+    adapted = F.dropout(x, dropout) if dropout else x
+    if plain:
+        return x, _linear(adapted, weight * scaling)
+    if adapted is x and x_learns:
+        return _Project.apply(x, weight, scaling)
+    return x, _Project.apply(adapted, weight, scaling)[1]
 
 
 def join(
@@ -209,21 +220,27 @@ def join(
     Args:
         y: the base layer's output, (..., out_features).
         z: from `branch`, (..., r).
-        scaling: alpha / r.
-        in_place: whether y may be overwritten, if autograd allows it.
+        scaling: alpha / r, unless `branch` has applied it.
+        in_place: whether nobody else holds y. Then it is overwritten, if autograd allows it.
 
     Returns:
         (..., out_features), of the dtype of y.
     """
-    z = z.to(y.dtype)
-    in_place = in_place and not _plain() and _owned(y)
+    plain = _plain()
+    in_place = in_place and not plain and _takes_sums(y)
     if variant == "fa":
-        if in_place:
-            return _AddProduct.apply(y, z, weight, scaling)
-        return y + F.linear(z, (weight * scaling).to(y.dtype))
-    if in_place:
-        return _AddAt.apply(y, z, index, scaling)
-    return y.index_add(-1, index, z, alpha=scaling)
+        if plain:
+            return y + _linear(z, weight * scaling).to(y.dtype)
+        return _AddProduct.apply(y, z.to(y.dtype), weight, scaling, in_place)
+    z = (z if scaling == 1 else z * scaling).to(y.dtype)
+    return _AddAt.apply(y, z, index) if in_place else y.index_add(-1, index, z)
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T in the dtype of x, but for fp16, whose gradient of the weight would overflow."""
+    if x.dtype == torch.float16 and not torch.is_autocast_enabled(x.device.type):
+        return F.linear(x.to(weight.dtype), weight).to(x.dtype)
+    return F.linear(x, weight.to(x.dtype))
 
 
 def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, scaling: float) -> Tensor:
@@ -236,12 +253,23 @@ def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, sca
         y: the output of the merged layer, (..., out_features).
         x: its input, (..., in_features).
     """
-    y = y if _owned(y) else y.clone()
+    y = y if _takes_sums(y) else y.clone()
     if variant == "fa":
         return _Learn.apply(y, _take(x.detach(), index), weight, None, scaling)
     return _Learn.apply(y, x.detach(), weight, index, scaling)
 
 
-def _owned(y: Tensor) -> bool:
-    """Whether the output of a base layer may be overwritten: it is neither a view nor a leaf."""
+def _takes_sums(y: Tensor) -> bool:
+    """Whether autograd lets a sum be made in y's memory: it is neither a view nor a leaf."""
     return y._base is None and y.is_contiguous() and not (y.is_leaf and y.requires_grad)
+
+
+def _plain() -> bool:
+    """Whether plain operations are to be run, which whoever runs the pass can see through: a compiler, a tracer, a
+    transform of `torch.func`, forward-mode differentiation."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )

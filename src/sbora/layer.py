@@ -323,9 +323,8 @@ class SboraLinear(nn.Module, SboraLayer):
         def y_of(x: Tensor) -> Tensor:
             return self.base_layer(x, *args, **kwargs)
 
-        in_place = not self.base_layer._forward_hooks  # a hook may hold on to the output
         for name in self._present_adapters():
-            y_of = partial(self.sbora_weight.region(name), below=y_of, in_place=in_place)
+            y_of = partial(self.sbora_weight.region(name), below=y_of)
         return y_of(x)
 
     def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .ownership import counts, of_a_result
 
 UNDECIDED = -1  # what an index set that waits for data holds
 
@@ -84,18 +85,19 @@ class Region(nn.Module):
             self.check_decided()
         return self._scalings[self.adapter], self._dropouts[self.adapter] if self.training else 0.0
 
-    def forward(self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None, in_place: bool = True) -> Tensor:
+    def forward(self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(..., in_features) -> (..., out_features).
 
         Args:
             below: computes the output of the layer below, which the adapter's contribution is added to;
                 without it the contribution alone is returned.
-            in_place: whether the output of the layer below may be overwritten.
         """
         scaling, dropout = self.scaling_and_dropout()
-        x, z = functional.branch(self.variant, x, self.weight, self.index, dropout)
+        early, late = (1.0, scaling) if self.variant == "fa" else (scaling, 1.0)
+        x, z = functional.branch(self.variant, x, self.weight, self.index, dropout, early)
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
-        return functional.join(self.variant, y, z, self.weight, self.index, scaling, in_place)
+        alone = not torch.compiler.is_compiling() and counts(y) == of_a_result()
+        return functional.join(self.variant, y, z, self.weight, self.index, late, alone)
 
     def extra_repr(self) -> str:
         return f"{self.variant}, weight={tuple(self.weight.shape)}"
