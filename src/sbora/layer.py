@@ -130,6 +130,12 @@ class SboraLayer(BaseTunerLayer):
             scores = weight_scores(weight, self._dim_of(variant))
         return scores if scores is None or self.experts else scores[None]
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        if device is not None and adapter_name in self.sbora_index:
+            self.sbora_index[adapter_name] = self.sbora_index[adapter_name].to(device)
+
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times that of its configuration."""
         if adapter in self.scaling:
