@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import test_pretrain as pretraining
 
 from sbora_bench.cli import main as cli
 from sbora_bench.errors import UserError
@@ -15,6 +14,7 @@ from sbora_bench.train import checkpoints
 from tests.faults.conftest import TINY, finished, outcome
 from tests.toy_training import digests, house, train
 from tests.unit.inputs.test_prepare_sources import served
+from tests.unit.train import test_pretrain as pretraining
 from tests.unit.train.test_checkpoints import LORA, RESUMED, at_step, kept, record_of
 
 SETTINGS = RESUMED | {"steps": 5, "checkpoint_every": 2}
