@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from functools import partial
@@ -19,10 +18,10 @@ from ._peft import (
     _get_in_out_features,
     check_adapters_to_merge,
     quantization_extra_repr,
-    resolve_quantization_backend,
 )
 from .config import SboraConfig
 from .index_init import choose, find_scores, weight_scores
+from .quantized import dequantize, keep_quantized, quantization_backend, requantize, restore_quantized
 from .region import UNDECIDED, IndexSets, Region, Weights, draw_index, in_order
 
 
@@ -61,9 +60,7 @@ class SboraLayer(BaseTunerLayer):
         self._measure(self.get_base_layer(), **kwargs)
 
     def _measure(self, base_layer: nn.Module, **kwargs: Any) -> None:
-        self.quantization_backend = resolve_quantization_backend(
-            base_layer, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = quantization_backend(base_layer, **kwargs)
         self.in_features, self.out_features = _get_in_out_features(base_layer)
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)  # its weight is (in_features, out_features)
 
@@ -123,10 +120,13 @@ class SboraLayer(BaseTunerLayer):
         """How the columns (FA) or rows (FB) score, (experts or 1, size); None where that is not known yet."""
         if init != "weight":
             scores = find_scores(self.get_base_layer(), self.parameter_name, variant, init)
-        elif self.base_weight().is_meta:
+        elif any(parameter.is_meta for parameter in self.get_base_layer().parameters()):
             return None
         else:
-            weight = self.base_weight() if self.quantization_backend is None else _dequantize(self)
+            try:
+                weight = self.base_weight() if self.quantization_backend is None else dequantize(self)
+            except TypeError:  # of a kind that only runs; a saved index set can be loaded
+                return None
             scores = weight_scores(weight, self._dim_of(variant))
         return scores if scores is None or self.experts else scores[None]
 
@@ -233,15 +233,15 @@ class SboraLinear(nn.Module, SboraLayer):
     def _merge_one(self, name: str, safe_merge: bool = False) -> None:
         self.sbora_weight.region(name).check_decided()
         quantized = self.quantization_backend is not None
-        weight = _dequantize(self) if quantized else self.base_weight().data
+        weight = dequantize(self) if quantized else self.base_weight().data
         index = self.sbora_index[name].to(weight.device)
         replaced = self._read_region(weight, name, index)
         merged = self._add_to_region(replaced, name)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if quantized:
-            self._replaced_quantized[name] = _keep_quantized(self)
-            self.set_base_weight(self._write_region(weight, name, index, merged))
+            self._replaced_quantized[name] = keep_quantized(self)
+            requantize(self, self._write_region(weight, name, index, merged))
         else:
             self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
             self._write_region(weight, name, index, merged)
@@ -255,7 +255,7 @@ class SboraLinear(nn.Module, SboraLayer):
         while self.merged_adapters:
             name = self.merged_adapters.pop()  # the last one first, for regions may overlap
             if name in self._replaced_quantized:
-                _restore_quantized(self, self._replaced_quantized.pop(name))
+                restore_quantized(self, self._replaced_quantized.pop(name))
             elif name in self.sbora_replaced:
                 weight = self.base_weight().data
                 replaced = self.sbora_replaced.pop(name).to(weight)
@@ -376,41 +376,3 @@ def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:
                 f"The index set of adapter {name!r} must be different numbers from 0 to {size - 1}, but "
                 f"{index.tolist()} was loaded: the file is broken or belongs to another model."
             )
-
-
-# Quantised bases: what is needed to put the very same weight back.
-
-
-def _dequantize(layer: SboraLinear) -> Tensor:
-    base = layer.get_base_layer()
-    state = getattr(base.weight, "quant_state", None)
-    if getattr(state, "packing_format_for_cpu", False):
-        # bitsandbytes repacks 4-bit weights in place when a CPU with AVX512-BF16 first runs them in
-        # inference, and dequantises only the usual packing; writing a state dict restores that, but
-        # for the scales if they are not quantised themselves (0.50)
-        base.state_dict()
-        if state.absmax.dim() == 2:
-            state.absmax = state.absmax.t().reshape(-1).float()
-    return layer.get_base_weight()
-
-
-def _keep_quantized(layer: SboraLinear) -> tuple:
-    base = layer.get_base_layer()
-    weight = base.weight
-    if type(weight).__name__ == "Params4bit":
-        weight = copy.copy(weight)  # the same storage; PEFT alters the attributes of the one it replaces
-    state = getattr(base, "state", None)
-    scale = None if state is None else (state.SCB if state.SCB is not None else weight.SCB)
-    return layer.base_layer, weight, scale
-
-
-def _restore_quantized(layer: SboraLinear, kept: tuple) -> None:
-    device = layer.get_base_layer().weight.device
-    layer.base_layer, weight, scale = kept
-    base = layer.get_base_layer()
-    if scale is not None:  # bitsandbytes' 8-bit layers hold what belongs to the weight beside it
-        weight.CB, weight.SCB = weight.data, scale
-        base.state.reset_grads()
-    base.weight = weight if weight.device == device else weight.to(device)
-    if getattr(weight, "quant_state", None) is not None:
-        base.quant_state = base.weight.quant_state

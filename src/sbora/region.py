@@ -75,7 +75,8 @@ class Region(nn.Module):
         if self.undecided and (self.index == UNDECIDED).any():
             raise ValueError(
                 f"The index set of adapter {self.adapter!r} is to be chosen by {self.drawn_by[-1]!r} and has not been: "
-                "call sbora.preprocess_index(model, config, run_model) before get_peft_model, or load the adapter."
+                "call sbora.preprocess_index(model, config, run_model) before get_peft_model, or load the adapter; "
+                "'weight' needs a base whose weights can be read."
             )
         self.undecided = False
 
