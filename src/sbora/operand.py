@@ -212,12 +212,12 @@ class Operand:
             place: an index set of each expert, (experts, r) -> of each row, (..., r).
             each: a matrix of each expert -> what `multiply` takes for it.
         """
-        natural, parts = self._natural(), []
+        natural, plain, parts = self._natural(), functional._plain(), []
         for adapter in self.adapters:
             matrix = each(adapter.matrix(natural, x.dtype))
             index = place(adapter.index)
             if adapter.takes_inputs(natural):
-                watched = x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                watched = x.requires_grad and torch.is_grad_enabled() and not plain
                 x, z = _GatherAt.apply(x, index) if watched else (x, x.gather(-1, index))
                 parts.append((F.dropout(z, adapter.dropout), matrix, None, adapter.scaling))
             else:
@@ -226,9 +226,11 @@ class Operand:
         y = multiply(x, self._weight())
         for z, matrix, index, scaling in parts:
             if index is None:
-                y.add_(multiply(z.to(y.dtype), matrix.to(y.dtype)), alpha=scaling)
+                update = multiply(z.to(y.dtype), matrix.to(y.dtype))
+                y = torch.add(y, update, alpha=scaling) if plain else y.add_(update, alpha=scaling)
             else:
-                y.scatter_add_(-1, index, (z * scaling).to(y.dtype))
+                update = (z * scaling).to(y.dtype)
+                y = y.scatter_add(-1, index, update) if plain else y.scatter_add_(-1, index, update)
         return y
 
 
