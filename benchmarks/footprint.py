@@ -31,8 +31,9 @@ from sbora_bench.cost import real_step as measure
 from sbora_bench.cost import traced_step as foretell
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
-from sbora_bench.plan.experiment import Run
-from sbora_bench.report.render import Cell, View, markdown
+from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.report import render
+from sbora_bench.report.render import View, markdown
 from sbora_bench.train import finetune
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
@@ -110,7 +111,7 @@ def measured(known, case: dict, profiled: bool) -> dict[str, int]:
         )
         lengths = [case["length"]] + [case["length"] - 8] * (ROWS - 1)  # one micro-batch, padded as a real one is
         rows = Dataset.from_list([{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
-        run = Run("bench", case["model"], case["method"], RANK, 0)
+        run = Run(Cell("bench", case["model"], case["method"], RANK), 0)
         with mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True):
             trainer = finetune.build_trainer(model, tokenizer, rows, None, protocol, run, Path(folder) / "out")
         gc.collect()
@@ -209,8 +210,8 @@ def mib(size: int) -> str:
     return f"{size / 2**20:,.1f}"
 
 
-def texts(rows: list[list[str]]) -> list[list[Cell]]:
-    return [[Cell(text) for text in row] for row in rows]
+def texts(rows: list[list[str]]) -> list[list[render.Cell]]:
+    return [[render.Cell(text) for text in row] for row in rows]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from sbora_bench import gpus, locks, provenance
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import check_writable
 from sbora_bench.plan import file_names as outputs
+from sbora_bench.plan.experiment import Run
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.results import failures
 from sbora_bench.results.records import check_results

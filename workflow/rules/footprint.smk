@@ -19,7 +19,7 @@ for table in EXPERIMENT.tables:
             asked=ASKED,
             results=subpath(output[0], ancestor=3),
             table=table,
-            settings=[PLAN.settings_hash(run) for run in PLAN.cells_of(table)],
+            settings=[PLAN.settings_hash(Run(cell)) for cell in PLAN.tuned_cells(table)],
         shell:
             "sbora-bench footprint {params.asked:q} --results {params.results:q} --table {params.table:q} > {log:q} 2>&1"
 

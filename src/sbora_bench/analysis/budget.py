@@ -6,7 +6,7 @@ Equal budgets make scores comparable; where they differ, the table says by how m
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.plan.experiment import Plan, Run, by_cell
+from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.results.records import FootprintRecord, TrainRecord, record_at
 
 
@@ -18,11 +18,11 @@ def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
     run has is None. Raises UserError for a damaged record.
     """
-    cells = by_cell(run for run in plan.runs if not run.is_base)
-    return [row for cell, runs in cells.items() if (row := _row(cell, runs, results))["trained"]]
+    cells = [pair for table in plan.experiment.tables for pair in plan.runs_by_cell(table).items()]
+    return [row for cell, runs in cells if not cell.is_base and (row := _row(cell, runs, results))["trained"]]
 
 
-def _row(cell: Run, runs: list[Run], results: Path) -> dict[str, Any]:
+def _row(cell: Cell, runs: list[Run], results: Path) -> dict[str, Any]:
     records = [record_at(results / "runs" / run.name / "train.json", TrainRecord) for run in runs]
     trained = [record for record in records if record is not None and record.status == "ok"]
     footprints = (record_at(results / "runs" / run.name / "footprint.json", FootprintRecord) for run in runs)

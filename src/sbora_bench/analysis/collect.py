@@ -16,7 +16,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import binomial_stderr, effective_items, wilson
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.results.read import run_folder, task_scores, training_of
 from sbora_bench.results.records import (
     FootprintRecord,
@@ -99,7 +99,7 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
 
     Raises UserError where two seeds of a cell count differently.
     """
-    rows: dict[Run, dict[str, Any]] = {}
+    rows: dict[Cell, dict[str, Any]] = {}
     for run in plan.runs:
         path = run_folder(results, run) / "footprint.json"
         record = record_at(path, FootprintRecord)
@@ -112,12 +112,12 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
             **{f"{part}_bytes": record.memory.get(key) for part, key in PREDICTED.items()},
             "flops_per_step": record.flops_per_step,
         }
-        cell = Run(run.table, run.model, run.method, run.rank)
+        cell = run.cell
         row = rows.setdefault(cell, counted | {"measured_peak_bytes": None})
         differing = [key for key, value in counted.items() if row[key] != value]
         if differing:
             raise UserError(
-                f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.cell} has"
+                f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.name} has"
                 f" {row[differing[0]]}; delete both files and count again"
             )
         measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(training_of(results, run))]

@@ -7,8 +7,8 @@ import pandas as pd
 
 from sbora_bench.analysis.csv_files import lines
 from sbora_bench.analysis.statistics import Summary, over_seeds
-from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import Column, Layout, Row
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Column, Layout
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
 
 
@@ -48,7 +48,7 @@ ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
 BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name -> column of scores.csv
 
 
-def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Row, list[Entry]]:
+def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
     by_column: dict[tuple, list[Any]] = {}
     for line in lines(scores[scores.table.isin(layout.tables)]):
@@ -117,16 +117,16 @@ def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry
     return Entry(summary, len(by_seed), "" if summary else "–", reported, beside)
 
 
-def _reported(plan: Plan, layout: Layout, row: Row, column: Column | None) -> Reported | None:
+def _reported(plan: Plan, layout: Layout, row: Cell, column: Column | None) -> Reported | None:
     """What the paper prints of this row in this column (None: the average), where the items scored are the paper's."""
     table = plan.experiment.tables[column.table if column else layout.tables[0]]
-    if row.method == "base" or (table.items or plan.experiment.items) != "paper":
+    if row.is_base or (table.items or plan.experiment.items) != "paper":
         return None
     names = {plain(plan.catalog.tasks[column.task].title), plain(table.train)} if column else {plain(AVERAGE)}
     printed = reported_cell(layout.suite, *row_titles(plan, row), row.rank)
     return next((number for number in printed if plain(number.metric) in names), None)
 
 
-def row_titles(plan: Plan, row: Row) -> tuple[str, str]:
-    method = "Base, untuned" if row.method == "base" else plan.catalog.methods[row.method].title
+def row_titles(plan: Plan, row: Cell) -> tuple[str, str]:
+    method = "Base, untuned" if row.is_base else plan.catalog.methods[row.method].title
     return plan.catalog.models[row.model].title, method

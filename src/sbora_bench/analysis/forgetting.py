@@ -14,8 +14,7 @@ from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import Cells
 from sbora_bench.analysis.statistics import LEVEL, Summary, over_seeds
-from sbora_bench.plan.experiment import Plan, Run, by_cell
-from sbora_bench.plan.file_names import Row
+from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.results.read import samples_of, task_scores
 
 LOSS = " loss"  # ends the name of a measure in nats a token; others are shares
@@ -41,12 +40,12 @@ def also_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
     """A row a cell and measure, bases last: over the seeds, shares and nats a token."""
     plan, counts = picked(plan, results), parameters(plan, results, table)
     rows = []
-    for cell, mine in by_cell(sorted(plan.runs_of(table), key=lambda run: run.is_base)).items():
+    for cell, mine in sorted(plan.runs_by_cell(table).items(), key=lambda pair: pair[0].is_base):
         values = [measured(plan, results, run) for run in mine]
         for measure in dict.fromkeys(name for each in values for name in each):
             found = over_seeds([each[measure] for each in values if measure in each])
             names = {key: getattr(cell, key) for key in ("table", "model", "method", "rank")}
-            names["trainable_parameters"] = counts.get(Row(cell.model, cell.method, cell.rank))
+            names["trainable_parameters"] = counts.get(cell)
             rows.append(names | {"measure": measure, "seeds": found.n, **_summary(found)})
     return rows
 
@@ -55,10 +54,10 @@ def _summary(found: Summary) -> dict[str, float | None]:
     return {key: getattr(found, key) for key in ("mean", "sd", "low", "high")}
 
 
-def parameters(plan: Plan, results: Path, table: str) -> dict[Row, int]:
+def parameters(plan: Plan, results: Path, table: str) -> dict[Cell, int]:
     """Trainable parameters of a table's cells."""
     rows = [row for row in footprint_rows(plan, results) if row["table"] == table]
-    return {Row(row["model"], row["method"], row["rank"]): row["trainable_parameters"] for row in rows}
+    return {Cell(table, row["model"], row["method"], row["rank"]): row["trainable_parameters"] for row in rows}
 
 
 def pair_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
@@ -70,7 +69,7 @@ def pair_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
         found: dict[str, list[dict[str, Any]]] = {}
         for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
             runs = [run for run in plan.runs_of(table) if run.model == model and suite in measured(plan, results, run)]
-            cells = {task: comparison.cells_of(results, runs, task) for task in tasks}
+            cells = {task: comparison.items_by_cell(results, runs, task) for task in tasks}
             losses = {task: kept for task in tasks if (kept := likelihoods(results, runs, task))}
             tested = {suite: comparison.average_rows(cells, counts, 1)}
             if len(tasks) == 1:
@@ -95,6 +94,6 @@ def likelihoods(results: Path, runs: list[Run], task: str) -> Cells:
         rows = samples_of(results, run, task)
         if rows and "loss" in rows[0]:
             length = float(np.mean([row["tokens"] for row in rows]))
-            cell = cells.setdefault(Row(run.model, run.method, run.rank), {})
+            cell = cells.setdefault(run.cell, {})
             cell[run.seed] = {row["id"]: -row["loss"] / length for row in rows}
     return cells

@@ -5,7 +5,7 @@ Reads `runs/<run>/validation/` alone, never a test item's score.
 
 from pathlib import Path
 
-from sbora_bench.plan.experiment import Plan, Run, cell_of
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.read import scores_of
 from sbora_bench.results.records import ScoresRecord
@@ -19,13 +19,13 @@ def picked(plan: Plan, results: Path) -> Plan:
     return plan.at({cell: pick(rates) for table in varied for cell, rates in tried(plan, results, table).items()})
 
 
-def tried(plan: Plan, results: Path, table: str) -> dict[Run, dict[float, list[float]]]:
+def tried(plan: Plan, results: Path, table: str) -> dict[Cell, dict[float, list[float]]]:
     """Cell -> rate -> share of the held-out rows answered rightly, a seed each."""
-    found: dict[Run, dict[float, list[float]]] = {}
+    found: dict[Cell, dict[float, list[float]]] = {}
     for run in plan.runs_of(table):
         if run.learning_rate is not None:
             share = share_right(scores_of(plan, results, run, VALIDATION))[0]
-            found.setdefault(cell_of(run), {}).setdefault(run.learning_rate, []).append(share)
+            found.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
     return found
 
 

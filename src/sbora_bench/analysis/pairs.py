@@ -21,24 +21,23 @@ from sbora_bench.analysis.statistics import (
     paired,
     seeds_needed,
 )
-from sbora_bench.plan.experiment import Run
-from sbora_bench.plan.file_names import Row
+from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.results.read import samples_of
 
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 POINT = 0.01
 
 Rights = dict[Any, bool]  # item id -> answered rightly
-Cells = dict[Row, dict[int | None, Rights]]  # cell -> seed -> its items
+Cells = dict[Cell, dict[int | None, Rights]]  # cell -> seed -> its items
 
 
-def cells_of(results: Path, runs: list[Run], task: str) -> Cells:
+def items_by_cell(results: Path, runs: list[Run], task: str) -> Cells:
     """What the runs of one model answered rightly in a task. Raises UserError where samples are missing."""
     cells: Cells = {}
     for run in runs:
         rights = {sample["id"]: bool(sample["correct"]) for sample in samples_of(results, run, task)}
         if rights:
-            cells.setdefault(Row(run.model, run.method, run.rank), {})[run.seed] = rights
+            cells.setdefault(run.cell, {})[run.seed] = rights
     return cells
 
 
@@ -58,7 +57,7 @@ def pooled(rows: list[tuple[list[bool], list[bool]]]) -> tuple[list[bool], list[
     return [right for row, _ in rows for right in row], [right for _, row in rows for right in row]
 
 
-def alike(a: Row, b: Row, counts: dict[Row, int]) -> tuple[str, float | None]:
+def alike(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | None]:
     """What two cells have in common that makes them comparable ("" for nothing), and a's parameters over b's."""
     ratio = counts[a] / counts[b] if counts.get(a) and counts.get(b) else None
     if a.method == b.method:
@@ -67,7 +66,7 @@ def alike(a: Row, b: Row, counts: dict[Row, int]) -> tuple[str, float | None]:
     return " and ".join(["rank"] * (a.rank == b.rank) + ["parameters"] * near), ratio
 
 
-def pairs(cells: list[Row], counts: dict[Row, int]) -> list[tuple[Row, Row, dict[str, Any]]]:
+def pairs(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, dict[str, Any]]]:
     """Every two tuned cells that can be compared, with the first columns of their row."""
     found = []
     for a, b in combinations([cell for cell in cells if cell.method != "base"], 2):
@@ -78,7 +77,7 @@ def pairs(cells: list[Row], counts: dict[Row, int]) -> list[tuple[Row, Row, dict
     return found
 
 
-def task_rows(cells: Cells, counts: dict[Row, int]) -> list[dict[str, Any]]:
+def task_rows(cells: Cells, counts: dict[Cell, int]) -> list[dict[str, Any]]:
     """A row for every pair of one task."""
     rows, differences = [], []
     for a, b, names in pairs(list(cells), counts):
@@ -92,7 +91,7 @@ def task_rows(cells: Cells, counts: dict[Row, int]) -> list[dict[str, Any]]:
     return _with_seeds(rows, differences)
 
 
-def average_rows(tasks: dict[str, Cells], counts: dict[Row, int], least: int = 2) -> list[dict[str, Any]]:
+def average_rows(tasks: dict[str, Cells], counts: dict[Cell, int], least: int = 2) -> list[dict[str, Any]]:
     """A row for every pair: the unweighted average of the tasks that both have, over the seeds that have them all.
 
     Pairs with fewer than `least` such tasks have none. Items may have any value, a log-likelihood say.

@@ -3,14 +3,15 @@
 The choice itself is made in learning_rates.py, without the test items that are read here.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.learning_rates import pick, share_right, tried
-from sbora_bench.analysis.pairs import average_rows, cells_of, task_rows
+from sbora_bench.analysis.pairs import average_rows, items_by_cell, task_rows
 from sbora_bench.analysis.statistics import over_seeds
-from sbora_bench.plan.experiment import Plan, Run, cell_of
-from sbora_bench.plan.file_names import VALIDATION, Row
+from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.read import scores_of, task_scores
 
 PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"
@@ -51,20 +52,18 @@ def own_average(plan: Plan, results: Path, run: Run) -> float | None:
     return None if failed or not values else sum(values) / len(values)
 
 
-def gain(plan: Plan, results: Path, cell: Run, best: float, default: float) -> dict[str, Any]:
+def gain(plan: Plan, results: Path, cell: Cell, best: float, default: float) -> dict[str, Any]:
     """The test scores at rate `best` less those at `default`; nothing where a run of either failed."""
     sides = {PICKED: _runs(plan, cell, best), DEFAULT: _runs(plan, cell, default)}
     if any(own_average(plan, results, run) is None for runs in sides.values() for run in runs):
         return {}
     tasks = {}
     for task in plan.tasks(cell.table):
-        told = {side: cells_of(results, runs, task) for side, runs in sides.items()}
-        tasks[task] = {
-            Row(cell.model, side, cell.rank): seeds for side, cells in told.items() for seeds in cells.values()
-        }
+        items = {side: items_by_cell(results, runs, task) for side, runs in sides.items()}
+        tasks[task] = {replace(cell, method=side): seeds for side, cells in items.items() for seeds in cells.values()}
     rows = average_rows(tasks, {}) if len(tasks) > 1 else task_rows(next(iter(tasks.values())), {})
     return {key: row.get(key) for row in rows for key in GAIN}
 
 
-def _runs(plan: Plan, cell: Run, rate: float) -> list[Run]:
-    return [run for run in plan.runs_of(cell.table) if cell_of(run) == cell and run.learning_rate == rate]
+def _runs(plan: Plan, cell: Cell, rate: float) -> list[Run]:
+    return [run for run in plan.runs_of(cell.table) if run.cell == cell and run.learning_rate == rate]

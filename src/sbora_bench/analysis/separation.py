@@ -16,10 +16,9 @@ from typing import Any
 from sbora_bench.analysis import pairs as comparison
 from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.pairs import Cells, by_seed, cells_of, corrected, pooled
+from sbora_bench.analysis.pairs import Cells, by_seed, corrected, items_by_cell, pooled
 from sbora_bench.analysis.statistics import Paired, paired
-from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import Row
+from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.results.read import samples_of, scores_of
 
 REFERENCE = ("lora", "qlora")  # the first of them that a table has
@@ -58,7 +57,7 @@ def separation(plan: Plan, results: Path) -> Separation:
     for table in plan.experiment.tables:
         scored = {run: scores_of(plan, results, run) for run in plan.runs_of(table)}
         counts = {
-            Row(row["model"], row["method"], row["rank"]): row["trainable_parameters"]
+            Cell(table, row["model"], row["method"], row["rank"]): row["trainable_parameters"]
             for row in footprints
             if row["table"] == table
         }
@@ -75,7 +74,7 @@ def separation(plan: Plan, results: Path) -> Separation:
                     and (score := record.tasks.get(task)) is not None
                     and score.status == "ok"
                 ]
-                cells = tasks[task] = cells_of(results, runs, task)
+                cells = tasks[task] = items_by_cell(results, runs, task)
                 where = {"table": table, "model": model, "task": task}
                 found.claims.extend(where | row for row in _claim(results, runs, task, cells))
                 gains += [where | row for row in _gains(cells)]

@@ -59,14 +59,12 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
         click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
         return
     for name, table in loaded.experiment.tables.items():
-        bases = [run for run in loaded.runs_of(name) if run.is_base]
-        cells = loaded.cells_of(name)
         seeds = ",".join(map(str, table.seeds))
         click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
         rates = ",".join(map(rate_text, table.learning_rates))
         varied = (f"-lr{{{rates}}}" if rates else "") + f"-s{{{seeds}}}"
-        for run in bases + cells:
-            click.echo(f"  {run.cell}" + ("" if run.is_base else varied))
+        for cell in loaded.cells(name):
+            click.echo(f"  {cell.name}" + ("" if cell.is_base else varied))
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
 
 

@@ -15,7 +15,7 @@ from sbora_bench.cost.estimate import CACHE, rate_key
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, write_json
 from sbora_bench.plan.catalog import Catalog, FolderSource
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.results.records import BaseRecord, write_record
 
 LAYERS = 2
@@ -50,20 +50,20 @@ def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
         raise UserError(
             f"--calibrate: {found} is here, so the speed of {device} can't be measured; name the right device"
         )
-    kinds: dict[str, Run] = {}
+    kinds: dict[str, Cell] = {}
     for table in plan.experiment.tables:
-        for cell in plan.cells_of(table):
+        for cell in plan.tuned_cells(table):
             kinds.setdefault(rate_key(plan.catalog, cell, plan.protocol(table)), cell)
     path = speeds_file(device, kept)
     speeds = read_json(path)["speeds"] if known_rates(device, kept) else {}
     for key, cell in track(kinds.items(), "measuring", console=Console(stderr=True)):
-        speeds[key] = {"cell": cell.cell, **measure(plan, cell, kept)}
+        speeds[key] = {"cell": cell.name, **measure(plan, cell, kept)}
         told = {"device": device, "hardware": provenance.hardware(), "versions": provenance.versions()}
         write_json(path, {**told, "speeds": speeds})
     return path
 
 
-def measure(plan: Plan, cell: Run, kept: Path) -> dict[str, Any]:
+def measure(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
     """Seconds of a micro-batch of a kind of update, and the FLOP/s that they make."""
     import torch
 
@@ -94,7 +94,7 @@ def shallow(catalog: Catalog, model: str) -> tuple[Catalog, str]:
     return catalog.model_copy(update={"models": catalog.models | {name: entry.model_copy(update=cut)}}), name
 
 
-def random_model(catalog: Catalog, name: str, cell: Run, protocol):
+def random_model(catalog: Catalog, name: str, cell: Cell, protocol):
     """The adapted model as `finetune` makes it, of random weights."""
     import torch
     from peft import prepare_model_for_kbit_training

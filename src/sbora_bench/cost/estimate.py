@@ -18,7 +18,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
-from sbora_bench.plan.experiment import Plan, Run, cell_of
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
 
@@ -42,7 +42,7 @@ BASIS = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellCost:
     """A cell of a table, its seeds folded: figures of one run, but for `seeds`. None: doesn't apply or isn't known.
 
     `micro_batch` x `accumulation` is the protocol's batch, split so that it fits; 0 x 0 where one example is too much.
@@ -139,8 +139,8 @@ def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
 
 
 def cell_cost(
-    plan: Plan, cell: Run, setting: Setting, card: DeviceEntry | None, rates: dict[str, float], kept: Path
-) -> Cell:
+    plan: Plan, cell: Cell, setting: Setting, card: DeviceEntry | None, rates: dict[str, float], kept: Path
+) -> CellCost:
     """The cost of a cell on `card`; on this machine's CPU where that is None.
 
     `rates`: measured FLOP/s by `rate_key`; where one is missing the card's roofline serves.
@@ -165,11 +165,11 @@ def cell_cost(
     saves = protocol.keep_best or protocol.checkpoint_every
     length = sum(items * (prompt + new) for items, prompt, new in setting.questions)
     bits = STORED_BITS[catalog.models[cell.model].source.kind]
-    return Cell(
+    return CellCost(
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
         **found,
-        run=cell.cell,
-        seeds=1 if cell.is_base else sum(cell_of(run) == cell for run in plan.runs_of(cell.table)),
+        run=cell.name,
+        seeds=len(plan.runs_by_cell(cell.table)[cell]),
         score_hours=None if seconds is None else seconds / 3600,
         score_peak_bytes=peak,
         scores=peak <= room,
@@ -180,12 +180,12 @@ def cell_cost(
     )
 
 
-def untuned(catalog: Catalog, cell: Run, protocol: Protocol, kept: Path) -> int:
+def untuned(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int:
     """Parameters of a cell's base."""
     return compute.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
 
 
-def fitting_split(catalog: Catalog, cell: Run, protocol: Protocol, room: int, kernels: str, kept: Path):
+def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path):
     """(the protocol with the largest micro-batch that fits, its own at most; or None, the work of an update).
 
     The micro-batches tried divide the batch, so that the batch stays the protocol's.
@@ -199,7 +199,7 @@ def fitting_split(catalog: Catalog, cell: Run, protocol: Protocol, room: int, ke
     return None, work
 
 
-def update_seconds(catalog: Catalog, cell: Run, protocol: Protocol, work, card, rates) -> tuple[float | None, str]:
+def update_seconds(catalog: Catalog, cell: Cell, protocol: Protocol, work, card, rates) -> tuple[float | None, str]:
     """(seconds of an update, `measured`, `roofline` or `none`)."""
     rate = rates.get(rate_key(catalog, cell, protocol))
     if rate is not None:
@@ -207,7 +207,7 @@ def update_seconds(catalog: Catalog, cell: Run, protocol: Protocol, work, card, 
     return (None, "none") if card is None else (work.seconds(card, protocol.tf32), "roofline")
 
 
-def rate_key(catalog: Catalog, cell: Run, protocol: Protocol) -> str:
+def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
     """What a measured speed holds for: a model and method under a protocol, whatever rank and micro-batch."""
     free = {"batch_size": 1, "micro_batch": 1}
     about = compute.described(catalog, cell.model, cell.method, None, protocol.model_copy(update=free), compute.TRACED)
@@ -215,7 +215,7 @@ def rate_key(catalog: Catalog, cell: Run, protocol: Protocol) -> str:
 
 
 def scoring_cost(
-    catalog: Catalog, cell: Run, setting: Setting, card: DeviceEntry | None, kernels: str, kept: Path
+    catalog: Catalog, cell: Cell, setting: Setting, card: DeviceEntry | None, kernels: str, kept: Path
 ) -> tuple[float | None, int]:
     """(seconds of scoring all tasks or None, bytes at the peak). A merged adapter costs what the base does."""
     protocol, method = setting.protocol, catalog.methods.get(cell.method)
@@ -234,11 +234,11 @@ def scoring_cost(
     return None if card is None else seconds, max(peaks)
 
 
-def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[Cell]:
+def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[CellCost]:
     """The cost of every cell of a plan, bases first within a table. What isn't kept yet is traced."""
-    cells = [cell for table in plan.experiment.tables for cell in [*bases(plan, table), *plan.cells_of(table)]]
+    cells = [cell for table in plan.experiment.tables for cell in plan.cells(table)]
     settings = {table: setting_of(plan, table) for table in plan.experiment.tables}
-    known: dict[Run, Cell] = {}
+    known: dict[Cell, CellCost] = {}
     with compute.only_kept():
         for cell in cells:
             try:
@@ -251,12 +251,9 @@ def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: P
     return [known[cell] for cell in cells]
 
 
-def bases(plan: Plan, table: str) -> list[Run]:
-    """The untuned bases of a table."""
-    return [run for run in plan.runs_of(table) if run.is_base]
-
-
-def traced(plan: Plan, cells: list[Run], settings: dict[str, Setting], card, rates, kept: Path) -> dict[Run, Cell]:
+def traced(
+    plan: Plan, cells: list[Cell], settings: dict[str, Setting], card, rates, kept: Path
+) -> dict[Cell, CellCost]:
     """The costs of `cells` from fresh traces, many of them by as many processes as there are cores; a progress bar."""
     from rich.console import Console
     from rich.progress import Progress

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sbora_bench.cost.estimate import BASIS, Cell
+from sbora_bench.cost.estimate import BASIS, CellCost
 from sbora_bench.cost.roofline import GIB, room
 from sbora_bench.plan.catalog import DeviceEntry
 from sbora_bench.plan.experiment import Plan
@@ -14,7 +14,7 @@ from sbora_bench.results.store import CHECKPOINTS
 WIDTH = 170  # of the table where the terminal doesn't tell
 
 
-def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[Cell]) -> dict[str, Any]:
+def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[CellCost]) -> dict[str, Any]:
     """Everything as JSON: the cells, the sums, and what each figure rests on."""
     known = [cell.hours for cell in cells if cell.hours is not None]
     bases = {cell.model: cell.base_bytes for cell in cells}
@@ -35,7 +35,7 @@ def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[Cell]
     }
 
 
-def basis(cells: list[Cell]) -> dict[str, str]:
+def basis(cells: list[CellCost]) -> dict[str, str]:
     """What each kind of figure rests on, speeds by how many cells."""
     told = {key: BASIS[key] for key in ("steps", "tokens", "peak", "adapter", "samples", "base", "score")}
     if all(cell.score_hours is None for cell in cells):
@@ -54,7 +54,7 @@ def as_json(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=1, sort_keys=True)
 
 
-def show(plan: Plan, found: dict[str, Any], cells: list[Cell], title: str) -> None:
+def show(plan: Plan, found: dict[str, Any], cells: list[CellCost], title: str) -> None:
     """Print a table for each of the experiment's tables, the sums, what doesn't fit and what the figures rest on."""
     from rich.console import Console
 
@@ -83,7 +83,7 @@ def show(plan: Plan, found: dict[str, Any], cells: list[Cell], title: str) -> No
         console.print(f"[dim]{key:8} {told}[/]")
 
 
-def _table(cells: Iterable[Cell]):
+def _table(cells: Iterable[CellCost]):
     from rich import box
     from rich.table import Table
 
@@ -111,7 +111,7 @@ def _table(cells: Iterable[Cell]):
     return made
 
 
-def _unfit(cells: list[Cell], most: int) -> list[str]:
+def _unfit(cells: list[CellCost], most: int) -> list[str]:
     """A line for each cell that is too large for the device."""
     lines = []
     for cell in cells:

@@ -19,7 +19,7 @@ from sbora_bench.cost.tracer import KINDS, Tracer
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.inputs.adapters import merged
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
-from sbora_bench.plan.experiment import Plan, Run, cell_of
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.results.records import FootprintRecord, write_record
 
@@ -49,17 +49,16 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
 
     Memory and FLOPs are those of an update at the protocol's longest, by the kernels of the device found here.
     """
-    protocol, cells = plan.protocol(table), {}
+    protocol = plan.protocol(table)
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
-    for run in plan.runs_of(table):
-        cell = cell_of(run)
-        if cell not in cells:
-            method = None if run.is_base else plan.catalog.methods[run.method]
-            cells[cell] = cell_footprint(plan.catalog, run, method, protocol, kernels)
-        write_record(Path(results) / "runs" / run.name / "footprint.json", cells[cell])
+    for cell, runs in plan.runs_by_cell(table).items():
+        method = None if cell.is_base else plan.catalog.methods[cell.method]
+        record = cell_footprint(plan.catalog, cell, method, protocol, kernels)
+        for run in runs:
+            write_record(Path(results) / "runs" / run.name / "footprint.json", record)
 
 
-def cell_footprint(catalog: Catalog, cell: Run, method: MethodEntry | None, protocol: Protocol, kernels: str):
+def cell_footprint(catalog: Catalog, cell: Cell, method: MethodEntry | None, protocol: Protocol, kernels: str):
     """The FootprintRecord of a cell at the protocol's micro-batch and length (no method: the untuned model)."""
     model = build(catalog, cell.model, method, cell.rank, protocol)
     record = record_of(model, cell, protocol, None if method is None else trace(model, protocol, kernels))
@@ -86,7 +85,7 @@ def trace(model, protocol: Protocol, kernels: str, micro_batch: int | None = Non
     return foretell.trace_training(model, adapter, protocol, rows, length, kernels)
 
 
-def record_of(model, cell: Run, protocol: Protocol, traced: Tracer | None) -> FootprintRecord:
+def record_of(model, cell: Cell, protocol: Protocol, traced: Tracer | None) -> FootprintRecord:
     """Counts, and what the trace found: memory at the peak, FLOPs and bytes of an update."""
     found = counts(model)
     if traced is not None:

@@ -13,7 +13,7 @@ from sbora_bench.cost.roofline import CONTEXT_GIB, GIB, room, work_of
 from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
-from sbora_bench.plan.experiment import Run, layer_width
+from sbora_bench.plan.experiment import Cell, layer_width
 
 MOST = 4096  # rows of a micro-batch beyond which nobody looks
 PASSING = ("activations", "logits", "temporaries")  # kinds of memory that grow with the tokens
@@ -75,7 +75,7 @@ def report(catalog: Catalog, asked: Asked) -> dict[str, Any]:
     card = catalog.devices.get(asked.device or "")
     model = footprint.build(catalog, asked.model, method, asked.rank, protocol)
     traced = footprint.trace(model, protocol, kernels) if method is not None else None
-    cell = Run("cell", asked.model, asked.method, asked.rank)
+    cell = Cell("cell", asked.model, asked.method, asked.rank)
     found = footprint.record_of(model, cell, protocol, traced).model_dump(mode="json")
     found |= {"micro_batch": protocol.micro_batch, "length": protocol.max_length, "kernels": kernels}
     found |= {name: getattr(protocol, name) for name in ("batch_size", "gradient_checkpointing", "optimizer")}

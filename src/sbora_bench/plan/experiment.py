@@ -1,13 +1,12 @@
-"""An experiment file, typed, and the runs that it stands for.
+"""An experiment file, typed, and the cells and runs that it stands for.
 
-A table is a union of grids (models x methods x ranks), times its seeds; a run is one cell with one seed. The untuned
-base of every model of a table is scored once, as method `base`.
+A table is a union of grids (models x methods x ranks): its cells; a run is one cell with one seed. The untuned base of
+every model of a table is scored once, as method `base`.
 """
 
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -81,33 +80,60 @@ class Experiment(Strict):
 
 
 @dataclass(frozen=True, order=True)
-class Run:
-    """One cell of a table with one seed; method `base` has neither rank nor seed.
-
-    `learning_rate`: where the table varies it, else the protocol's holds.
-    """
+class Cell:
+    """A model with a method at a rank, in a table; the untuned model is method `base` and has no rank."""
 
     table: str
     model: str
     method: str
     rank: int | None = None
-    seed: int | None = None
-    learning_rate: float | None = None
-
-    @property
-    def cell(self) -> str:
-        """The run's name without its seed."""
-        rank = "" if self.rank is None else f"-r{self.rank}"
-        rate = "" if self.learning_rate is None else f"-lr{rate_text(self.learning_rate)}"
-        return f"{self.table}-{self.model}-{self.method}{rank}{rate}"
 
     @property
     def name(self) -> str:
-        return self.cell if self.seed is None else f"{self.cell}-s{self.seed}"
+        rank = "" if self.rank is None else f"-r{self.rank}"
+        return f"{self.table}-{self.model}-{self.method}{rank}"
 
     @property
     def is_base(self) -> bool:
         return self.method == "base"
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """A cell with a seed; a base has none. `learning_rate`: where the table varies it, else the protocol's holds."""
+
+    cell: Cell
+    seed: int | None = None
+    learning_rate: float | None = None
+
+    @property
+    def table(self) -> str:
+        return self.cell.table
+
+    @property
+    def model(self) -> str:
+        return self.cell.model
+
+    @property
+    def method(self) -> str:
+        return self.cell.method
+
+    @property
+    def rank(self) -> int | None:
+        return self.cell.rank
+
+    @property
+    def is_base(self) -> bool:
+        return self.cell.is_base
+
+    @property
+    def group(self) -> str:
+        """The run's name without its seed: runs of one group differ in their seeds alone."""
+        return self.cell.name + ("" if self.learning_rate is None else f"-lr{rate_text(self.learning_rate)}")
+
+    @property
+    def name(self) -> str:
+        return self.group if self.seed is None else f"{self.group}-s{self.seed}"
 
 
 def rate_text(rate: float) -> str:
@@ -122,14 +148,14 @@ class Plan:
     """
 
     def __init__(
-        self, name: str, experiment: Experiment, catalog: Catalog, path: str, rates: dict[Run, float] | None = None
+        self, name: str, experiment: Experiment, catalog: Catalog, path: str, rates: dict[Cell, float] | None = None
     ) -> None:
         self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
         self.rates = rates or {}
         self._check()
 
-    def at(self, rates: dict[Run, float]) -> "Plan":
-        """The same with the runs of one learning rate alone for each of these cells (of `cells_of`)."""
+    def at(self, rates: dict[Cell, float]) -> "Plan":
+        """The same with the runs of one learning rate alone for each of these cells."""
         return Plan(self.name, self.experiment, self.catalog, self.path, rates) if rates else self
 
     @cached_property
@@ -141,16 +167,25 @@ class Plan:
         entry = self.experiment.tables[table]
         grids, rates = entry.grids, entry.learning_rates or [None]
         models = dict.fromkeys(model for grid in grids for model in grid.models)
-        bases = [Run(table, model, "base") for model in models]
-        cells = [Run(table, *cell) for g in grids for cell in itertools.product(g.models, g.methods, g.ranks)]
+        bases = [Run(Cell(table, model, "base")) for model in models]
+        cells = [Cell(table, *names) for g in grids for names in itertools.product(g.models, g.methods, g.ranks)]
         at = {cell: [self.rates[cell]] if cell in self.rates else rates for cell in cells}
-        return bases + [
-            replace(cell, seed=seed, learning_rate=rate) for cell in cells for rate in at[cell] for seed in entry.seeds
-        ]
+        return bases + [Run(cell, seed, rate) for cell in cells for rate in at[cell] for seed in entry.seeds]
 
-    def cells_of(self, table: str) -> list[Run]:
-        """The tuned cells of a table, as runs with neither seed nor learning rate."""
-        return list(dict.fromkeys(cell_of(run) for run in self.runs_of(table) if not run.is_base))
+    def runs_by_cell(self, table: str) -> dict[Cell, list[Run]]:
+        """Cell of a table -> its runs, bases first, in the order of the file."""
+        runs: dict[Cell, list[Run]] = {}
+        for run in self.runs_of(table):
+            runs.setdefault(run.cell, []).append(run)
+        return runs
+
+    def cells(self, table: str) -> list[Cell]:
+        """The cells of a table, bases first."""
+        return list(self.runs_by_cell(table))
+
+    def tuned_cells(self, table: str) -> list[Cell]:
+        """The cells of a table but its untuned bases."""
+        return [cell for cell in self.cells(table) if not cell.is_base]
 
     @cached_property
     def _by_name(self) -> dict[str, Run]:
@@ -277,19 +312,6 @@ class Plan:
                         f"{where}.ranks: found rank {rank}, allowed 1 to {width} (the narrowest layer of {model});"
                         " lower the rank"
                     )
-
-
-def cell_of(run: Run) -> Run:
-    """A run's cell in its table, whatever the seed and the learning rate."""
-    return replace(run, seed=None, learning_rate=None)
-
-
-def by_cell(runs: Iterable[Run]) -> dict[Run, list[Run]]:
-    """Cell -> its runs, both in the order of the runs."""
-    found: dict[Run, list[Run]] = {}
-    for run in runs:
-        found.setdefault(cell_of(run), []).append(run)
-    return found
 
 
 def layer_width(architecture: dict[str, Any]) -> int | None:

@@ -4,11 +4,11 @@ A layout is one printed table: an experiment's table with its suite's tasks as c
 all the tables of one suite that has a single task, with their training sets as columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import MethodEntry
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.experiment import Cell, Plan
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
 FIGURE_FORMATS = ("png", "svg")
@@ -27,22 +27,15 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row: a model with a method at a rank; the untuned base has no rank."""
-
-    model: str
-    method: str
-    rank: int | None
-
-
-@dataclass(frozen=True)
 class Layout:
+    """A printed table. `rows`: its cells, whose `table` is the layout's name, for a row may span several tables."""
+
     name: str
     title: str
     suite: str
     tables: tuple[str, ...]
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Cell, ...]
 
     @property
     def averaged(self) -> bool:
@@ -73,22 +66,22 @@ def layouts(plan: Plan) -> list[Layout]:
             ]
         title = (first.title if len(members) == 1 else "") or plan.catalog.suites[first.suite].title
         title += f" ({plan.experiment.note})" if plan.experiment.note else ""
-        rows = tuple(_rows(plan, members))
+        rows = tuple(_rows(plan, name, members))
         found.append(Layout(name, title, first.suite, tuple(members), tuple(columns), rows))
     return found
 
 
-def _rows(plan: Plan, tables: list[str]) -> list[Row]:
+def _rows(plan: Plan, layout: str, tables: list[str]) -> list[Cell]:
     """As the paper has them: model by model in the file's order, then rank by rank, within a rank the methods in file
     order. The untuned bases, which the paper has not, stand last.
     """
     grids = [grid for table in tables for grid in plan.experiment.tables[table].grids]
     models = list(dict.fromkeys(model for grid in grids for model in grid.models))
     methods = list(dict.fromkeys(method for grid in grids for method in grid.methods))
-    rows = {Row(run.model, run.method, run.rank) for table in tables for run in plan.runs_of(table)}
+    rows = {replace(cell, table=layout) for table in tables for cell in plan.cells(table)}
 
-    def place(row: Row) -> tuple[bool, int, int, int]:
-        if row.method == "base":
+    def place(row: Cell) -> tuple[bool, int, int, int]:
+        if row.is_base:
             return True, models.index(row.model), 0, 0
         return False, models.index(row.model), row.rank or 0, methods.index(row.method)
 
@@ -132,7 +125,7 @@ def draw_groups(plan: Plan) -> list[DrawGroup]:
     for method in plan.catalog.methods.values():
         titles.setdefault(_drawn(method), method.title)
     for name, table in plan.experiment.tables.items():
-        for cell in plan.cells_of(name) if len(table.seeds) > 1 else ():
+        for cell in plan.tuned_cells(name) if len(table.seeds) > 1 else ():
             method = plan.catalog.methods[cell.method]
             seed = method.arguments.get("random_seed")
             if isinstance(seed, int):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import Layout, Row
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Layout
 from sbora_bench.report.render import csv
 from sbora_bench.results.paper.reported import AVERAGE
 
@@ -17,13 +17,13 @@ COLUMNS = ["table", "model", "method", "rank", "task", "seeds", "mean", "sd", "l
 ONE_SEED = "none: one seed"
 
 
-def write_cells(plan: Plan, found: dict[Layout, dict[Row, list[Entry]]], folder: Path) -> None:
+def write_cells(plan: Plan, found: dict[Layout, dict[Cell, list[Entry]]], folder: Path) -> None:
     """Write `cells.csv`: mean, standard deviation and the 95 % t interval over the seeds, in per cent."""
     rows = [row for layout, entries in found.items() for row in _rows(plan, layout, entries)]
     write_text(folder / "cells.csv", csv([COLUMNS, *rows]))
 
 
-def _rows(plan: Plan, layout: Layout, entries: dict[Row, list[Entry]]) -> list[list]:
+def _rows(plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]]) -> list[list]:
     places = [(column.table, column.task) for column in layout.columns]
     places += [(layout.tables[0], AVERAGE.lower())] if layout.averaged else []
     rows, runs_of = [], {table: plan.runs_of(table) for table in layout.tables}
@@ -39,5 +39,5 @@ def _rows(plan: Plan, layout: Layout, entries: dict[Row, list[Entry]]) -> list[l
     return rows
 
 
-def _names(row: Row) -> tuple[str, str, int | None]:
+def _names(row: Cell) -> tuple[str, str, int | None]:
     return row.model, row.method, row.rank

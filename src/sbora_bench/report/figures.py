@@ -21,8 +21,8 @@ from sbora_bench.analysis.pareto import COSTS, pareto_data
 from sbora_bench.analysis.rate_gains import rate_rows
 from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file
-from sbora_bench.plan.experiment import Plan, by_cell
-from sbora_bench.plan.file_names import DRAWS, FIGURE_FORMATS, Layout, Row, also_name, draw_groups, layouts, rates_name
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import DRAWS, FIGURE_FORMATS, Layout, also_name, draw_groups, layouts, rates_name
 from sbora_bench.report.learning_rate_tables import curve
 from sbora_bench.report.plotting import STYLE, look, panels, short, short_ticks, untuned
 from sbora_bench.report.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
@@ -102,13 +102,13 @@ def score_data(
     return rows
 
 
-def foretold_peak(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
+def foretold_peak(layout: Layout, row: Cell, footprint: dict[tuple, Any]) -> int | None:
     """Bytes at the peak of a row's training step: the highest of its tables'; None for an untuned base."""
     known = [line.peak_bytes for line in lines_of(layout, row, footprint) if line.peak_bytes is not None]
-    return None if row.method == "base" else max(known, default=None)
+    return None if row.is_base else max(known, default=None)
 
 
-def training_seconds(layout: Layout, row: Row, budget: dict[tuple, Any]) -> float | None:
+def training_seconds(layout: Layout, row: Cell, budget: dict[tuple, Any]) -> float | None:
     """Of a row's training, a mean over the seeds: the longest of its tables'; None for an untuned base."""
     return max((line.seconds for line in lines_of(layout, row, budget) if line.seconds is not None), default=None)
 
@@ -116,7 +116,7 @@ def training_seconds(layout: Layout, row: Row, budget: dict[tuple, Any]) -> floa
 def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation."""
     rows = []
-    for cell, runs in by_cell(run for run in plan.runs_of(table) if not run.is_base).items():
+    for cell, runs in plan.runs_by_cell(table).items():
         records = [record for run in runs if (record := training_of(results, run)) is not None]
         points = [point for record in records for point in record.happened.get("loss_curve") or []]
         for kind, key in (("training", "loss"), ("validation", "validation_loss")):
@@ -144,7 +144,7 @@ def footprint_data(plan: Plan, layout: Layout, footprint: pd.DataFrame) -> list[
     rows, counted = [], by_place(footprint)
     for row in layout.rows:
         mine = lines_of(layout, row, counted)
-        if row.method == "base" or not mine:
+        if row.is_base or not mine:
             continue
         first, (model, method) = mine[0], row_titles(plan, row)
         known = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}

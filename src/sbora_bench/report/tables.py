@@ -16,13 +16,14 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.separation import separation
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import Layout, Row, draw_groups, layouts
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Layout, draw_groups, layouts
+from sbora_bench.report import render
 from sbora_bench.report.cells import write_cells
 from sbora_bench.report.forgetting_tables import also_view, forgetting_view
 from sbora_bench.report.index_seed_tables import draws_view
 from sbora_bench.report.learning_rate_tables import rates_view
-from sbora_bench.report.render import MARKS, Cell, View, write_views
+from sbora_bench.report.render import MARKS, View, write_views
 from sbora_bench.report.separation_tables import write_separation
 from sbora_bench.results.paper.reported import AVERAGE, anomaly_of
 from sbora_bench.results.read import contamination_of, task_scores
@@ -66,7 +67,7 @@ def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, 
     named = [
         list(dict.fromkeys(name for cells in found.values() for name in cells[i].beside)) for i in range(len(titles))
     ]
-    groups: dict[tuple, list[list[Cell]]] = {}
+    groups: dict[tuple, list[list[render.Cell]]] = {}
     header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if printed else [])
     for title, names in zip(titles, named, strict=True):
         header += [title, f"{title} sd", f"{title} seeds"]
@@ -79,11 +80,11 @@ def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, 
         reported = next((cell.reported for cell in cells if cell.reported), None)
         millions = reported.params_millions if reported else None
         model, method = row_titles(plan, row)
-        line = [Cell(model), Cell(method), Cell("–" if row.rank is None else str(row.rank))]
+        line = [render.Cell(model), render.Cell(method), render.Cell("–" if row.rank is None else str(row.rank))]
         below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
-        line.append(Cell("–" if count is None else f"{count:,}", below=below))
+        line.append(render.Cell("–" if count is None else f"{count:,}", below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
-        groups.setdefault((row.method == "base" or row.model, row.rank), []).append(line)
+        groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
         numbers.append(
             [row.model, row.method, row.rank, count]
             + ([millions] if printed else [])
@@ -100,7 +101,7 @@ def _mark(footnotes: dict[str, str], note: str) -> str:
     return footnotes.setdefault(note, MARKS[len(footnotes)]) if note else ""
 
 
-def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Cell:
+def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> render.Cell:
     below = []
     if entry.reported:
         mark = _mark(footnotes, anomaly_of(entry.reported, entry.reported.metric))
@@ -108,7 +109,7 @@ def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Cell:
         less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
         below.append(f"{entry.reported.value:.1f}{mark}{less}")
     below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
-    return Cell(entry.text, bold, tuple(below), entry.interval)
+    return render.Cell(entry.text, bold, tuple(below), entry.interval)
 
 
 def _difference(entry: Entry) -> float | None:
@@ -125,28 +126,28 @@ def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int 
     return numbers + [number for name in names for number in spread(entry.beside.get(name))]
 
 
-def trainable(layout: Layout, row: Row, footprint: dict[tuple, Any]) -> int | None:
+def trainable(layout: Layout, row: Cell, footprint: dict[tuple, Any]) -> int | None:
     """Trainable parameters of a row as counted (`by_place`); None for the base and where nothing was counted."""
-    if row.method == "base":
+    if row.is_base:
         return None
     counts = (line.trainable_parameters for line in lines_of(layout, row, footprint))
     return next((count for count in counts if count is not None), None)
 
 
-def lines_of(layout: Layout, row: Row, found: dict[tuple, Any]) -> list[Any]:
+def lines_of(layout: Layout, row: Cell, found: dict[tuple, Any]) -> list[Any]:
     """A row's lines in what `by_place` gives, one a table of the layout that has it."""
     places = [(table, row.model, row.method, row.rank) for table in sorted(layout.tables)]
     return [found[place] for place in places if place in found]
 
 
-def _best(found: dict[Row, list[Entry]], columns: int) -> set[tuple[Row, int]]:
+def _best(found: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int]]:
     """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
     where all do there is no best.
     """
     best = set()
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[Cell]] = {}
     for row in found:
-        if row.method != "base":
+        if not row.is_base:
             groups.setdefault((row.model, row.rank), []).append(row)
     for rows in groups.values():
         for column in range(columns):
@@ -161,7 +162,7 @@ def _notes(
     results: Path,
     layout: Layout,
     scores: pd.DataFrame,
-    found: dict[Row, list[Entry]],
+    found: dict[Cell, list[Entry]],
     footnotes: list[str],
 ) -> list[str]:
     seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
@@ -238,7 +239,7 @@ def _failures(plan: Plan, results: Path, scores: pd.DataFrame) -> list[str]:
 def paper_footprint_view(plan: Plan, results: Path) -> View:
     """The paper's cells at true scale: parameters as counted here beside those reported."""
     lines = read_paper_footprint(results)
-    groups: dict[tuple[str, str], list[list[Cell]]] = {}
+    groups: dict[tuple[str, str], list[list[render.Cell]]] = {}
     header = ["table", "model", "method", "rank", "trainable_parameters", "total_parameters", "adapter_bytes"]
     header += ["reported_millions", "agrees"]
     numbers = [header]
@@ -248,15 +249,15 @@ def paper_footprint_view(plan: Plan, results: Path) -> View:
         total, size = line["total_parameters"], line["adapter_bytes"]
         groups.setdefault((line["table"], line["model"]), []).append(
             [
-                Cell(line["table"]),
-                Cell(_title(plan.catalog.models, line["model"])),
-                Cell(_title(plan.catalog.methods, line["method"])),
-                Cell(line["rank"] or "–"),
-                Cell(f"{int(count):,}" if count else "not available"),
-                Cell(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
-                Cell(f"{int(size) / 2**20:,.1f}" if size else "–"),
-                Cell(f"{float(reported):.1f}" if reported else "–"),
-                Cell(agrees or "–"),
+                render.Cell(line["table"]),
+                render.Cell(_title(plan.catalog.models, line["model"])),
+                render.Cell(_title(plan.catalog.methods, line["method"])),
+                render.Cell(line["rank"] or "–"),
+                render.Cell(f"{int(count):,}" if count else "not available"),
+                render.Cell(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
+                render.Cell(f"{int(size) / 2**20:,.1f}" if size else "–"),
+                render.Cell(f"{float(reported):.1f}" if reported else "–"),
+                render.Cell(agrees or "–"),
             ]
         )
         numbers.append([line[key] for key in header[:-1]] + [agrees])

@@ -58,9 +58,9 @@ def _within(results: Path, line: str) -> str:
 def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
     path = run_folder(results, run) / part / "scores.json"
     if not path.exists():
-        cell = [each for each in plan.runs_of(run.table) if each.cell == run.cell]
+        cell = [each for each in plan.runs_of(run.table) if each.group == run.group]
         there = [str(each.seed) for each in cell if (run_folder(results, each) / part / "scores.json").exists()]
-        missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.cell}"
+        missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.group}"
         raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
     record = read_record(path, ScoresRecord)
     if record.settings_sha256 != plan.settings_hash(run):

@@ -30,7 +30,7 @@ def tracked(plan: Plan, run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
         project=os.environ.get("WANDB_PROJECT", "sbora"),
         id=plan.training_hash(run)[:16],
         name=run.name,
-        group=f"{plan.name}/{run.cell}",
+        group=f"{plan.name}/{run.group}",
         tags=[plan.name, run.table, run.method],
         config=plan.training_settings(run),
         resume="allow" if online else None,

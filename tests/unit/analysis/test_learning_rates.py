@@ -15,7 +15,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_json
 from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
-from sbora_bench.plan.experiment import Run, load_plan, rate_text
+from sbora_bench.plan.experiment import Cell, load_plan, rate_text
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.report.learning_rate_tables import curve, rates_view
 from sbora_bench.report.tables import tables
@@ -70,7 +70,7 @@ def test_a_run_is_named_after_what_its_table_varies(tmp_path):
     alone = make_plan(tmp_path / "alone", written())
     assert [run.name for run in alone.runs if run.method == "lora"] == [f"{cell}-s0", f"{cell}-s1"]
     assert {"also", "validation_items"}.isdisjoint(alone.data_settings("arithmetic") | alone.settings(alone.runs[1]))
-    assert [plan.cells_of("arithmetic"), len(plan.runs)] == [alone.cells_of("arithmetic"), 1 + 3 * 8]
+    assert [plan.tuned_cells("arithmetic"), len(plan.runs)] == [alone.tuned_cells("arithmetic"), 1 + 3 * 8]
 
 
 @pytest.mark.parametrize("rate, text", [(3e-4, "3e-4"), (0.00125, "1.25e-3"), (1.0, "1e0"), (0.05, "5e-2")])
@@ -120,7 +120,7 @@ def test_no_test_score_can_sway_the_choice(made):
         if (run.method, run.rank, run.learning_rate) == ("lora", 32, 0.01):
             write_record(path_of(results, run), kept.model_copy(update={"settings_sha256": plan.settings_hash(run)}))
             hold(plan, results, run, 18)
-    assert picked(plan, results).rates == before | {Run("arithmetic", "llama-7b", "lora", 32): 0.01}
+    assert picked(plan, results).rates == before | {Cell("arithmetic", "llama-7b", "lora", 32): 0.01}
 
 
 def test_a_run_that_failed_has_nothing_right(made):
@@ -129,7 +129,7 @@ def test_a_run_that_failed_has_nothing_right(made):
     path = results / "runs" / run.name / VALIDATION / "scores.json"
     record = read_record(path, ScoresRecord)
     write_record(path, record.model_copy(update={"status": "failed", "tasks": {}}))
-    cell = Run("arithmetic", "llama-7b", "lora", 32)
+    cell = Cell("arithmetic", "llama-7b", "lora", 32)
     assert tried(plan, results, "arithmetic")[cell][0.0003] == [0.0, 0.75]
     assert picked(plan, results).rates[cell] == 0.001
 

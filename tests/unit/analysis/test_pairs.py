@@ -8,12 +8,12 @@ from sbora_bench.analysis import pairs as comparison
 from sbora_bench.analysis import statistics
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.separation import separation
-from sbora_bench.plan.file_names import Row
+from sbora_bench.plan.experiment import Cell
 from sbora_bench.report.separation_tables import method_view, verdict
 from sbora_bench.report.tables import tables
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 
-LORA, FA, FA_TWICE = Row("m", "lora", 32), Row("m", "sbora-fa", 32), Row("m", "sbora-fa", 64)
+LORA, FA, FA_TWICE = Cell("t", "m", "lora", 32), Cell("t", "m", "sbora-fa", 32), Cell("t", "m", "sbora-fa", 64)
 COUNTS = {LORA: 100, FA: 45, FA_TWICE: 90}
 
 
@@ -31,7 +31,8 @@ def test_equal_rank_equal_parameters_or_ranks_of_one_method():
     assert comparison.alike(LORA, FA_TWICE, COUNTS | {FA_TWICE: 86}) == ("", pytest.approx(100 / 86))
     assert comparison.alike(LORA, FA_TWICE, {}) == ("", None)
     assert (
-        comparison.alike(LORA, Row("m", "dora", 32), COUNTS | {Row("m", "dora", 32): 101})[0] == "rank and parameters"
+        comparison.alike(LORA, Cell("t", "m", "dora", 32), COUNTS | {Cell("t", "m", "dora", 32): 101})[0]
+        == "rank and parameters"
     )
 
 

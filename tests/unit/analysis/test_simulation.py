@@ -11,10 +11,10 @@ from scipy import stats
 
 from sbora_bench.analysis import pairs as comparison
 from sbora_bench.analysis import statistics
-from sbora_bench.plan.file_names import Row
+from sbora_bench.plan.experiment import Cell
 
 PUBLISHED = Path(__file__).parents[3] / "results/published/ladder/tables"
-A, B = Row("m", "lora", 16), Row("m", "dora", 16)
+A, B = Cell("t", "m", "lora", 16), Cell("t", "m", "dora", 16)
 ITEMS, SEEDS = 100, 3
 
 

@@ -104,7 +104,7 @@ def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
 
 def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     protocol = plan.protocol("sums")
-    cell, setting = plan.cells_of("sums")[0], cost.setting_of(plan, "sums")
+    cell, setting = plan.tuned_cells("sums")[0], cost.setting_of(plan, "sums")
     peaks = {
         n: compute.update_work(
             plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
@@ -140,7 +140,7 @@ def test_scoring_a_merged_adapter_costs_what_the_base_does(plan, kept):
 
 
 def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
-    cells = plan.cells_of("sums")
+    cells = plan.tuned_cells("sums")
     key = cost.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
     assert key != cost.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
     setting = cost.setting_of(plan, "sums")
@@ -157,7 +157,7 @@ def test_calibration_measures_every_kind_and_is_kept(plan, kept):
     assert calibrate.known_rates("cpu", kept) == {}
     path = calibrate.calibrate(plan, "cpu", kept)
     rates = calibrate.known_rates("cpu", kept)
-    assert set(rates) == {cost.rate_key(plan.catalog, c, plan.protocol("sums")) for c in plan.cells_of("sums")}
+    assert set(rates) == {cost.rate_key(plan.catalog, c, plan.protocol("sums")) for c in plan.tuned_cells("sums")}
     assert all(rate > 0 for rate in rates.values())
     assert {cell.speed for cell in cost.costs(plan, None, rates, kept) if cell.steps} == {"measured"}
     written = json.loads(path.read_text())

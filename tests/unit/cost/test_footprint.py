@@ -19,7 +19,7 @@ from sbora_bench.cost import traced_step as foretell
 from sbora_bench.cost.tracer import KINDS, aten, flop_registry
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import ModelEntry, Optimizer, load_catalog
-from sbora_bench.plan.experiment import Run
+from sbora_bench.plan.experiment import Cell
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -126,7 +126,7 @@ def test_a_row_alone_has_no_mask(catalog, dtype):
 def test_a_small_cell_is_run_too(catalog):
     """The record of a cell holds the foretold peak and, where a step is cheap, the allocator's own."""
     protocol = protocol_of(catalog, max_length=LENGTH)
-    cell = Run("table", "tiny", "lora", RANK)
+    cell = Cell("table", "tiny", "lora", RANK)
     record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
     assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.03)
     assert (

@@ -9,7 +9,7 @@ from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.models.load import load_tokenizer
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.plan.catalog import Protocol, load_catalog
-from sbora_bench.plan.experiment import Run
+from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import encode
@@ -97,7 +97,7 @@ def test_prompt_and_answer_are_tokenised_together_in_training_and_apart_in_scori
 def batch_of(tokenizer, spoken, rows):
     """The rows as the Trainer gives them to the model."""
     plain = spoken.model_copy(update={"autocast": None, "optimizer": "adamw_torch", "gradient_checkpointing": False})
-    run = Run("t", "m", "lora", 4, 0)
+    run = Run(Cell("t", "m", "lora", 4), 0)
     trainer = build_trainer(toy_runs.model(), tokenizer, [{}], [{}], plain, run, "nowhere")
     return trainer.data_collator([{key: list(value) for key, value in row.items()} for row in rows])
 

@@ -32,7 +32,7 @@ def test_runs_are_bases_first_then_cells_by_seed():
 def test_a_union_of_grids_has_one_base_a_model():
     more = {"models": ["ladder-xs"], "methods": ["dora"], "ranks": [2, 8]}
     plan = plan_of(((*TABLE, "grids"), [EXPERIMENT["tables"]["sums"]["grids"][0], more]))
-    assert [cell.cell for cell in plan.cells_of("sums")] == [
+    assert [cell.name for cell in plan.tuned_cells("sums")] == [
         "sums-ladder-xs-lora-r4",
         "sums-ladder-xs-sbora-fa-r4",
         "sums-ladder-xs-dora-r2",

@@ -11,7 +11,7 @@ from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.plan import protocol_table
 from sbora_bench.plan.catalog import Protocol, load_catalog
-from sbora_bench.plan.experiment import Run, load_plan
+from sbora_bench.plan.experiment import Cell, Run, load_plan
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train import finetune
 from tests import toy_runs
@@ -187,7 +187,7 @@ def test_updates_are_grouped_by_characters_as_the_authors_count_them(resources, 
     by_tokens = protocol.model_copy(update={"group_by_length": "tokens"})
     assert "length" not in finetune.training_rows(tokenizer, tmp_path / "train.jsonl", by_tokens).column_names
     backwards = examples.remove_columns("length").add_column("length", [-length for length in examples["length"]])
-    run = Run("toy", "tiny", "lora", 4, 0)
+    run = Run(Cell("toy", "tiny", "lora", 4), 0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     trainer = finetune.build_trainer(model, tokenizer, backwards, None, protocol, run, tmp_path / "checkpoints")
     first = next(iter(trainer.get_train_dataloader()))

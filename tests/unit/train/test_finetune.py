@@ -215,7 +215,7 @@ def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for_and_no_token
     told = {entry["name"]: entry for entry in map(wandb_file, (tmp_path / "wandb").glob("offline-run-*"))}
     assert sorted(told) == runs
     for name, entry in told.items():
-        assert entry["group"] == f"toy/{plan.run(name).cell}"
+        assert entry["group"] == f"toy/{plan.run(name).group}"
         assert {"protocol", "seed", "learning_rate"} <= entry["settings"]
         assert entry["summary"]["steps"] == SETTINGS["steps"] and entry["summary"]["trainable_parameters"] > 0
         assert "train/loss" in entry["summary"]

@@ -12,13 +12,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from sbora_bench.plan.catalog import Protocol, load_catalog
-from sbora_bench.plan.experiment import Run
+from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.finetune import build_trainer, loss_curve, split
 from tests import toy_runs
 from tests.workplace import ROOT
 
-RUN = Run("t", "m", "lora", 4, 0)
+RUN = Run(Cell("t", "m", "lora", 4), 0)
 # What a CPU can't do; none of it is part of what is tested here.
 CPU = {"autocast": None, "weights_dtype": "float32", "gradient_checkpointing": False}
 
