@@ -8,11 +8,13 @@ Environment: SBORA_DATA_ROOT (data/sources.py), SBORA_MODEL_<ID> (models/fetch.p
 
 import random
 from pathlib import Path
+from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.contamination import contaminated
+from sbora_bench.inputs.data.examples import FIELDS, Example
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.held_out import held_out
@@ -21,8 +23,6 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Plan, Table
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
-
-Example = dict[str, str]
 
 
 def prepare_table(plan: Plan, table: str, output: Path) -> None:
@@ -165,15 +165,15 @@ def choose(available: int, known: list[int], policy: str, limit: int | None, see
     return chosen
 
 
-def _training_row(example: Example, template: str) -> Example:
+def _training_row(example: Example, template: str) -> dict[str, str]:
     return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
 
 
-def _task_row(index: int, example: Example, template: str, known: bool | None) -> dict:
-    row = {
+def _task_row(index: int, example: Example, template: str, known: bool | None) -> dict[str, Any]:
+    """A row of a task: what every template reads, and any other column of the source."""
+    return {key: value for key, value in example.items() if key not in FIELDS} | {
         "id": index,
         "prompt": render(template, example["instruction"], example["input"]),
         "answer": example["answer"],
         "contaminated": known,
     }
-    return row | ({"subject": example["subject"]} if "subject" in example else {})

@@ -5,11 +5,21 @@ Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, 
 model, method or task takes.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.strict_yaml import read_yaml
@@ -112,6 +122,17 @@ class MethodEntry(Strict):
 
 # --- data, tasks, suites --------------------------------------------------------------------------------------------
 
+CATALOG = Path("experiments/catalog")
+ExampleField = Literal["instruction", "input", "output", "answer", "subject"]
+# Columns that the source must have; or for a field of an example its column, or a Jinja template over the row.
+Columns = tuple[str, ...] | dict[ExampleField, str]
+
+
+def places_of(path: str, *folders: Path) -> list[Path]:
+    """The path itself where it is absolute, else the path below each folder, each place once."""
+    own = Path(path).expanduser()
+    return [own] if own.is_absolute() else list(dict.fromkeys(folder / own for folder in folders))
+
 
 class SyntheticData(Strict):
     """Rows made here from a seed; says so wherever it is shown."""
@@ -141,9 +162,32 @@ class FileData(Strict):
     url: str
     blob: str = Field(pattern=r"^[0-9a-f]{40}$")
     rows: int | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
     licence: str = ""
     stand_in: StandIn | None = None
+
+
+class OwnData(Strict):
+    """A file of one's own, read by its suffix (JSON, JSONL, CSV, TSV, Parquet), or a folder that `datasets` saved.
+
+    `{path: my.jsonl}` is enough; the hash of what was read is recorded.
+    """
+
+    kind: Literal["own"] = "own"
+    path: str = Field(min_length=1, description="absolute, or looked for as `places` says")
+    split: str | None = Field(default=None, description="of a saved folder that holds several")
+    columns: dict[ExampleField, str] = Field(
+        default_factory=dict, description="for a field its column, or a Jinja template over the row"
+    )
+    rows: int | None = None
+    licence: str = ""
+    _beside: Path = PrivateAttr(default=CATALOG)
+
+    def places(self) -> list[Path]:
+        """Where the file may lie, in the order of search: beside the catalog's file, below the working directory, below
+        SBORA_DATA_ROOT.
+        """
+        return places_of(self.path, self._beside, Path(), Path(os.environ.get("SBORA_DATA_ROOT") or "."))
 
 
 class HubData(Strict):
@@ -154,7 +198,7 @@ class HubData(Strict):
     revision: str
     split: str = "train"
     rows: int | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
     licence: str = ""
     sampler: Literal["flan-v2"] | None = None
     lm_eval_task: str | None = Field(default=None, description="the lm-eval task of its own that makes the prompts")
@@ -163,7 +207,17 @@ class HubData(Strict):
     stand_in: StandIn | None = None
 
 
-DataEntry = Annotated[FileData | SyntheticData | HubData, Field(discriminator="kind")]
+def _with_kind(entry: Any) -> Any:
+    """A data entry without `kind` says by its keys what it is: a blob id, a path, or an id of the hub."""
+    if not isinstance(entry, dict) or "kind" in entry:
+        return entry
+    kinds = {"blob": "file", "path": "own", "id": "hub"}
+    return next(({"kind": kind} | entry for key, kind in kinds.items() if key in entry), entry)
+
+
+DataEntry = Annotated[
+    FileData | SyntheticData | HubData | OwnData, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]
 
 
 class TaskEntry(Strict):
@@ -424,5 +478,9 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
                 origin[section, name] = str(path)
     catalog = Catalog.model_validate(merged)
     catalog._files.update(origin)
+    for (section, name), path in origin.items():
+        entry = getattr(catalog, section)[name]
+        if isinstance(entry, OwnData):
+            entry._beside = Path(path).parent
     check_references(catalog)
     return catalog

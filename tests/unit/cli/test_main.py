@@ -128,7 +128,7 @@ PREPARE = ("prepare", "-e", "small", "--table", "sums", "--output", "out/sums")
         (GOOD.replace(b"plus", b"minus"), {}, ["mine.json: git blob id", git_blob_id(GOOD)]),
         (b"", {}, ["mine.json: git blob id", git_blob_id(GOOD)]),
         (GOOD, {"rows": 10}, ["mine.json: found 9 rows, expected 10"]),
-        (b"[{", {"blob": git_blob_id(b"[{")}, ["mine.json: neither a JSON list nor JSON lines"]),
+        (b"[{", {"blob": git_blob_id(b"[{")}, ["mine.json, line 1: not JSON"]),
         (b'[{"q": 1}]', {"blob": git_blob_id(b'[{"q": 1}]'), "rows": 1}, ["mine.json: row 0: found q; allowed"]),
     ],
     ids=["missing", "truncated", "another blob id", "empty", "rows", "no JSON", "other keys"],

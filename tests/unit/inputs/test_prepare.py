@@ -195,7 +195,7 @@ def test_another_number_of_rows_is_told(house, tmp_path):
         ('[{"question": "1"}]', "row 0: found question; allowed are the keys instruction, input, output, answer"),
         ("[3]", "row 0: found int"),
         ('[{"instruction": null, "input": "", "output": "", "answer": "1"}]', "row 0: instruction: found NoneType"),
-        ('[{"instruction": "a', "neither a JSON list nor JSON lines"),
+        ('[{"instruction": "a', "line 1: not JSON .Unterminated string"),
     ],
 )
 def test_rows_of_another_kind_are_told(house, tmp_path, text, message):

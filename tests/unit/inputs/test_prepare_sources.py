@@ -180,7 +180,13 @@ def test_alpaca_from_a_folder(hub_root):
         "who/alpaca", "train", [{"instruction": f"I{i}", "input": "", "output": f"O{i}", "text": "t"} for i in (1, 2)]
     )
     alpaca = HubData(kind="hub", id="who/alpaca", revision="r", rows=2)
-    assert read_examples("alpaca", alpaca)[1] == {"instruction": "I2", "input": "", "output": "O2", "answer": "O2"}
+    assert read_examples("alpaca", alpaca)[1] == {
+        "instruction": "I2",
+        "input": "",
+        "output": "O2",
+        "answer": "O2",
+        "text": "t",
+    }
     with pytest.raises(UserError, match="found 2 rows, expected 52,002"):
         read_examples("alpaca", alpaca.model_copy(update={"rows": 52002}))
     with pytest.raises(UserError, match="split test can't be read"):

@@ -7,6 +7,7 @@ import pytest
 from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, sha256
 from sbora_bench.inputs.data import flan, sources
+from sbora_bench.inputs.data.own_files import read_rows
 from sbora_bench.inputs.models.fetch import check_weights, fetch_model
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
 from tests.workplace import ROOT
@@ -41,7 +42,7 @@ def test_a_stand_in_is_made_once_and_read_as_the_real_one(name, tmp_path):
 def test_stand_ins_have_the_real_columns():
     def columns(name):
         path = sources.fetch(name, STAND_INS[name])
-        return [set(row) for row in sources._json_rows(path)]
+        return [set(row) for row in read_rows(path).values]
 
     assert {frozenset(row) for row in columns("rehearsal-aqua-test")} == {
         frozenset({"instruction", "input", "output", "answer"})

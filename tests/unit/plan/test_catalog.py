@@ -26,7 +26,7 @@ SPOILED = {
         ["models.m.source.hub.id", "required"],
     ),
     "unknown kind": ({"models": {"m": {"title": "M", "source": {"kind": "ftp"}}}}, ["models.m.source", "ftp", "'hub'"]),
-    "missing kind": ({"data": {"d": {"path": "x"}}}, ["data.d", "kind"]),
+    "missing kind": ({"data": {"d": {"name": "x"}}}, ["data.d", "kind"]),
     "a blob id that isn't": (
         {"data": {"d": {"kind": "file", "path": "x", "url": "u", "blob": "12"}}},
         ["data.d.file.blob", "pattern", "'12'"],

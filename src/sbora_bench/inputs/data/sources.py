@@ -1,12 +1,12 @@
-"""Where examples come from: files checked by git blob id, sets of the Hugging Face hub, the ladder's synthetic rows.
+"""Where examples come from: files checked by git blob id or of one's own, sets of the Hugging Face hub, the ladder's
+synthetic rows.
 
-Whatever the source, an example is a dictionary of strings: instruction, input, output, answer, and for MMLU subject.
+Whatever the source, an example has the fields of data/examples.py.
 
 `SBORA_DATA_ROOT` takes the place of every download of a file, and of a hub set where it has a folder of the set's
 name; `HF_HUB_OFFLINE=1` forbids the network.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -16,29 +16,47 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
 from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
 from sbora_bench.inputs.data import flan, standins
+from sbora_bench.inputs.data.examples import Example, check_ids, examples
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
-from sbora_bench.plan.catalog import FileData, HubData, SyntheticData
+from sbora_bench.inputs.data.own_files import counted, read_rows
+from sbora_bench.plan.catalog import DataEntry, FileData, HubData, OwnData, SyntheticData
 
 DOWNLOADS = Path("resources/downloads")
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 
 
-def read_examples(name: str, entry: FileData | HubData | SyntheticData) -> list[dict[str, str]]:
+def read_examples(name: str, entry: DataEntry) -> list[Example]:
     """All examples of a catalog entry, in the order of the source.
 
     Raises Unreachable, naming the address and the place, where they can't be had; UserError where they are not
-    what the catalog says (blob id, number of rows, keys).
+    what the catalog says (blob id, number of rows, keys), and for a row that can't be read, with its place.
     """
     if isinstance(entry, SyntheticData):
-        return [_example(row, f"data {name}", i) for i, row in enumerate(_synthetic(entry))]
+        return examples(counted(_synthetic(entry)), f"data {name}")
     if isinstance(entry, HubData):
-        where, rows = f"data {name}: {entry.id}", _hub_rows(name, entry)
+        where, rows = f"data {name}: {entry.id}", counted(_hub_rows(name, entry))
     else:
-        path = fetch(name, entry)
-        where, rows = str(path), _json_rows(path)
-        _expect_rows(where, len(rows), entry.rows)
-        _expect_columns(where, rows[0] if rows and isinstance(rows[0], dict) else entry.columns, entry.columns)
-    return [_example(row, where, i) for i, row in enumerate(rows)]
+        path = own_path(name, entry) if isinstance(entry, OwnData) else fetch(name, entry)
+        where, rows = str(path), read_rows(path, entry.split if isinstance(entry, OwnData) else None)
+        _expect_rows(where, len(rows.values), entry.rows)
+        if isinstance(entry, OwnData):
+            check_ids(rows, where)
+        elif not isinstance(entry.columns, dict):
+            first = rows.values[0] if rows.values and isinstance(rows.values[0], dict) else entry.columns
+            _expect_columns(where, first, entry.columns)
+    return examples(rows, where, entry.columns if isinstance(entry.columns, dict) else None)
+
+
+def own_path(name: str, entry: OwnData) -> Path:
+    """Where the file or folder of an entry lies. Raises UserError naming the places that were looked at."""
+    places = entry.places()
+    for place in places:
+        if place.exists():
+            return place
+    raise UserError(
+        f"data {name}: path: no file {entry.path}; looked for {', '.join(map(str, places))}; correct the path, or give"
+        " an absolute one"
+    )
 
 
 def fetch(name: str, entry: FileData) -> Path:
@@ -138,16 +156,6 @@ def _append(url: str, part: Path) -> str:
     return git_blob_id(part.read_bytes())
 
 
-def _json_rows(path: Path) -> list:
-    """The rows of a JSON list (LLM-Adapters) or of JSON lines (MMLU)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.split("\n") if x]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: neither a JSON list nor JSON lines ({error}); fetch it again") from None
-    return rows
-
-
 def _hub_rows(name: str, entry: HubData):
     """The rows of a hub set, sampled or put as questions by lm-eval where the entry says so."""
     import datasets
@@ -173,11 +181,13 @@ def _hub_rows(name: str, entry: HubData):
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
     _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
-    _expect_columns(f"data {name}: {folder}", found.column_names, entry.columns)
-    return found.select(flan.sample(_each(found))) if entry.sampler == "flan-v2" else found
+    if not isinstance(entry.columns, dict):
+        _expect_columns(f"data {name}: {folder}", found.column_names, entry.columns)
+    chosen = found.select(flan.sample(_rows(found))) if entry.sampler == "flan-v2" else found
+    return list(_rows(chosen))
 
 
-def _each(found):
+def _rows(found):
     """The rows of a `datasets.Dataset`, read in batches: millions of them one by one take ten times as long."""
     for batch in found.iter(batch_size=10_000):
         for values in zip(*batch.values(), strict=True):
@@ -198,39 +208,16 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
     return synthetic.items(entry.name, entry.rows, entry.seed)
 
 
-def _expect_rows(where: str, found: int, expected: int | None) -> None:
-    if expected is not None and found != expected:
-        raise UserError(f"{where}: found {found:,} rows, expected {expected:,}; fetch it again")
+def _expect_rows(where: str, present: int, expected: int | None) -> None:
+    if expected is not None and present != expected:
+        raise UserError(
+            f"{where}: found {present:,} rows, expected {expected:,}; correct the entry's `rows`, or the file"
+        )
 
 
-def _expect_columns(where: str, found: Iterable[str], expected: tuple[str, ...]) -> None:
-    if not set(expected) <= set(found):
-        raise UserError(f"{where}: found columns {', '.join(found)}, expected {', '.join(expected)}; fetch it again")
-
-
-FIELDS = ("instruction", "input", "output", "answer")
-# The keys of each kind of file, in the order of FIELDS; "" stands for an empty string.
-SCHEMAS = (
-    ("instruction", "input", "output", "answer"),  # LLM-Adapters, protocol section 6
-    ("instruction", "input", "output", "output"),  # Alpaca
-    ("", "inputs", "targets", "targets"),  # Flan v2
-    ("", "input", "output", "output"),  # MMLU, protocol section 4
-)
-
-
-def _example(row, where: str, index: int) -> dict[str, str]:
-    """A row of any of the schemas as an example. Raises UserError naming the row and what was found."""
-    keys = next((keys for keys in SCHEMAS if isinstance(row, dict) and row.keys() >= set(keys) - {""}), None)
-    if keys is None:
-        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        allowed = "; or ".join(", ".join(dict.fromkeys(filter(None, keys))) for keys in SCHEMAS)
-        raise UserError(f"{where}: row {index}: found {found}; allowed are the keys {allowed}")
-    example = {}
-    for name, key in zip((*FIELDS, "subject"), (*keys, "subject" if "subject" in row else ""), strict=True):
-        value = row[key] if key else ""
-        if not isinstance(value, str | int | float):
-            raise UserError(f"{where}: row {index}: {key}: found {type(value).__name__}, allowed are text and numbers")
-        example[name] = str(value)
-    if "subject" not in row:
-        del example["subject"]
-    return example
+def _expect_columns(where: str, present: Iterable[str], expected: tuple[str, ...]) -> None:
+    if not set(expected) <= set(present):
+        raise UserError(
+            f"{where}: found columns {', '.join(present)}, expected {', '.join(expected)}; correct the entry's"
+            " `columns`, or the file"
+        )

@@ -1,0 +1,181 @@
+"""Rows out of a file, by its suffix: JSON, JSON lines, CSV, TSV, Parquet, or a folder that `datasets` saved.
+
+Text is UTF-8, with or without a byte order mark, in lines of any system's ending; blank lines are passed over. What
+can't be read is refused with the line it stands on and what to do.
+"""
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sbora_bench.errors import UserError
+
+LONGEST_CELL = 2**31 - 1  # of CSV; Python's own limit, 131,072 characters, is below long documents
+
+
+class Rows(NamedTuple):
+    """Rows with their places in the file: a line from 1, or where there are no lines a row from 0."""
+
+    values: list[Any]
+    unit: str
+    numbers: list[int]
+
+    def place(self, index: int) -> str:
+        """Where the row of that index stands, as messages say it."""
+        return f"{self.unit} {self.numbers[index]}"
+
+
+def counted(values: list[Any]) -> Rows:
+    """Rows that have no lines."""
+    return Rows(values, "row", list(range(len(values))))
+
+
+def read_rows(path: Path, split: str | None = None) -> Rows:
+    """All rows of a file or folder. Raises UserError naming the line, what stands there and the cure.
+
+    A suffix that is not known is read as JSON. `split`: of a folder that holds several.
+    """
+    if path.is_dir():
+        return _saved_folder(path, split)
+    return READERS.get(path.suffix.lower(), _json)(path)
+
+
+def _text(path: Path) -> str:
+    """The file's text with `\\n` at the ends of lines."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide or b"\0" in content[:1000]:
+        raise UserError(f"{path}: is UTF-16, allowed is UTF-8; {_convert(path, 'UTF-16' if wide else 'UTF-16LE')}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; if the file is Latin-1,"
+            f" {_convert(path, 'LATIN1')}"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _convert(path: Path, encoding: str) -> str:
+    return f"convert it: iconv -f {encoding} -t UTF-8 {path} > new{path.suffix}, and name that file in its place"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _json(path: Path) -> Rows:
+    """A JSON list, or one object a line, whatever the suffix says."""
+    text = _text(path)
+    if not text.lstrip().startswith("["):
+        return _json_lines(path, text)
+    try:
+        return counted(_parsed(text))
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}{line}: not JSON ({_reason(error)}); correct it there") from None
+
+
+def _json_lines(path: Path, text: str) -> Rows:
+    values, numbers = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(_parsed(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: not JSON ({_reason(error)}), found {_short(line)}; {_cure(line, text)}"
+            ) from None
+        numbers.append(number)
+    return Rows(values, "line", numbers)
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _cure(line: str, text: str) -> str:
+    if not text.lstrip().startswith("{"):
+        return "allowed are a JSON list or one object a line; a table of cells is read where the file is named .csv"
+    if line.strip() in ("{", "}") or text.lstrip().startswith("{\n"):
+        return "write each object on one line, or all of them as one list: [{...}, {...}]"
+    return "correct or remove that line"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+def _cells(path: Path, delimiter: str = "") -> Rows:
+    """A table of cells whose first line names the columns; without a delimiter, comma or semicolon, by that line."""
+    text = _text(path)
+    header = text.lstrip("\n").split("\n", 1)[0]
+    delimiter = delimiter or (";" if header.count(";") > header.count(",") else ",")
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    values, numbers, line = [], [], 1
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                if len(set(columns)) < len(columns):
+                    raise UserError(f"{path}, line {start}: a column's name stands twice; rename one")
+                continue
+            if len(cells) != len(columns):
+                raise UserError(
+                    f"{path}, line {start}: found {len(cells)} cells, allowed {len(columns)} as in the first line;"
+                    " a cell that holds the delimiter stands in double quotes"
+                )
+            values.append(dict(zip(columns, cells, strict=True)))
+            numbers.append(start)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: not CSV ({error}); check that line's quotes") from None
+    return Rows(values, "line", numbers)
+
+
+def _parquet(path: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return counted(pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a whole Parquet file ({error}); write it again") from None
+
+
+def _saved_folder(path: Path, split: str | None) -> Rows:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a folder that save_to_disk of `datasets` wrote ({error}); name such a folder, or a file"
+        ) from None
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            reported = f"found split {split!r}" if split else "it holds several splits and none is named"
+            raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(saved)}")
+        saved = saved[split]
+    return counted(saved.to_list())
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".csv": _cells,
+    ".tsv": lambda path: _cells(path, "\t"),
+    ".parquet": _parquet,
+}

@@ -1,0 +1,188 @@
+"""Files of a user's own: every format, every way to spoil one, and the line that says what to do."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from sbora_bench.errors import UserError
+from sbora_bench.inputs.data.own_files import read_rows
+from sbora_bench.inputs.data.sources import read_examples
+from sbora_bench.plan.catalog import Catalog, load_catalog
+
+ROW = {"instruction": "What is 1 + 1?", "input": "", "output": "It is 2.", "answer": "2"}
+LINE = json.dumps(ROW)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SBORA_DATA_ROOT", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def read(content: str | bytes, name: str = "own.jsonl", **entry):
+    """What an entry that names nothing but the file gives."""
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_examples("own", Catalog.model_validate({"data": {"own": {"path": name, **entry}}}).data["own"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINE,
+        f"{LINE}\n",
+        f"\ufeff{LINE}\n",
+        f"\n  \n{LINE}\r\n\t\r\n",
+        f"{LINE}\r",
+        f"[{LINE}]",
+        f" \n[\n{LINE}\n]\n",
+        f"\ufeff[{LINE}]",
+    ],
+)
+def test_text_is_read_whatever_its_ends_of_lines_mark_and_blanks(content):
+    assert read(content) == [ROW]
+    assert read(content, "own.json") == [ROW]
+
+
+def test_a_separator_of_unicode_ends_no_line():
+    row = ROW | {"output": "a\u2028b\x85c"}
+    assert read(json.dumps(row, ensure_ascii=False)) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.csv", 'instruction,input,output,answer\n"What is 1 + 1?",,It is 2.,2\n'),
+        ("own.CSV", '\ufeffinstruction;input;output;answer\r\n\r\n"What is 1 + 1?";;It is 2.;2\r\n'),
+        ("own.tsv", "instruction\tinput\toutput\tanswer\nWhat is 1 + 1?\t\tIt is 2.\t2"),
+    ],
+)
+def test_a_table_of_cells(name, content):
+    assert read(content, name) == [ROW]
+
+
+def test_parquet_and_a_saved_folder():
+    rows = datasets.Dataset.from_list([ROW])
+    rows.to_parquet("own.parquet")
+    rows.save_to_disk("saved")
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk("splits")
+    entries = {
+        "a": {"path": "own.parquet"},
+        "b": {"path": "saved"},
+        "c": {"path": "splits", "split": "test"},
+        "d": {"path": "splits"},
+        "e": {"path": "."},
+    }
+    own = Catalog.model_validate({"data": entries}).data
+    assert all(read_examples(name, own[name]) == [ROW] for name in "abc")
+    with pytest.raises(UserError, match="say `split:` with one of train, test"):
+        read_examples("d", own["d"])
+    with pytest.raises(UserError, match="not a folder that save_to_disk"):
+        read_examples("e", own["e"])
+
+
+SPOILT = {
+    "UTF-16": (LINE.encode("utf-16"), ["own.jsonl: is UTF-16", "iconv -f UTF-16 -t UTF-8 own.jsonl"]),
+    "UTF-16 without a mark": (LINE.encode("utf-16-le"), ["is UTF-16", "iconv -f UTF-16LE"]),
+    "Latin-1": (f"{LINE}\n".encode() + b'{"instruction": "caf\xe9"}', ["line 2: byte 0xe9", "iconv -f LATIN1"]),
+    "CSV": ("instruction,output\na,b\n", ["line 1: not JSON", "found 'instruction,output'", "named .csv"]),
+    "half a line": (f"{LINE}\n\n{LINE[:20]}\n", ["line 3: not JSON", "correct or remove that line"]),
+    "over several lines": (json.dumps(ROW, indent=1), ["line 1", "write each object on one line"]),
+    "a list with an end too few": (f"[\n{LINE},\n", ["line 3: not JSON"]),
+    "not a number": ('{"instruction": NaN}', ["line 1", "NaN"]),
+    "another thing": (f"{LINE}\n3\n", ["line 2: found int"]),
+    "a missing field": (f'{LINE}\n\n{{"instruction": "a"}}', ["line 3: found instruction; allowed are the keys"]),
+    "an empty answer": (LINE.replace('"2"', "null"), ["line 1: answer: found NoneType"]),
+    "half a sign": ('{"instruction": "\\ud800", "output": "b"}', ["line 1: instruction", "surrogate"]),
+    "an id twice": (
+        "\n".join(json.dumps(ROW | {"id": i}) for i in (1, 2, 1)),
+        ["line 3: id 1 stands at line 1 too"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_cannot_be_read_is_one_line_with_its_place_and_cure(what):
+    content, expected = SPOILT[what]
+    with pytest.raises(UserError) as raised:
+        read(content)
+    for part in expected:
+        assert part in str(raised.value), raised.value
+    assert "fetch it again" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("instruction,output\na,b,c\n", "line 2: found 3 cells, allowed 2"),
+        ("instruction,output\na,b\n\na\n", "line 4: found 1 cells"),
+        ("instruction,instruction\na,b\n", "line 1: a column's name stands twice"),
+        ('instruction,output\na,"b"c\n', "line 2: not CSV"),
+    ],
+)
+def test_a_spoilt_table_of_cells(content, expected):
+    with pytest.raises(UserError, match=expected):
+        read(content, "own.csv")
+
+
+def test_a_damaged_parquet_file():
+    with pytest.raises(UserError, match=r"own.parquet: not a whole Parquet file"):
+        read("PAR1", "own.parquet")
+
+
+def test_columns_are_mapped_by_name_or_template_and_the_others_stay():
+    row = {"question": "Which?", "choices": ["a", "b"], "label": 1, "hint": "é"}
+    columns = {"instruction": "{{question}} {{choices | join(' or ')}}", "input": "hint", "answer": "label"}
+    assert read(json.dumps(row), columns=columns) == [
+        {**row, "instruction": "Which? a or b", "input": "é", "output": "1", "answer": "1"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"instruction": "question"}, "line 1: no column 'question'; found q, a"),
+        ({"instruction": "q"}, "nothing gives output"),
+        ({"instruction": "{{question}}", "output": "a"}, "'question' is undefined"),
+        ({"instruction": "{{q", "output": "a"}, "columns.instruction: not a Jinja template"),
+        ({"instruction": "{{''.__class__.__mro__}}", "output": "a"}, "unsafe"),
+    ],
+)
+def test_a_map_that_does_not_fit(columns, expected):
+    with pytest.raises(UserError, match=expected):
+        read('{"q": "1", "a": "2"}', columns=columns)
+
+
+def test_a_field_that_is_none_of_an_example_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="instruction"):
+        Catalog.model_validate({"data": {"own": {"path": "x", "columns": {"quesion": "q"}}}})
+
+
+def test_a_file_is_looked_for_beside_its_catalog_and_below_the_working_directory_and_the_data_root(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "catalog" / "own.yaml").write_text(yaml.safe_dump({"data": {"own": {"path": "x.jsonl"}}}))
+    load_catalog.cache_clear()
+    entry = load_catalog("catalog").data["own"]
+    monkeypatch.setenv("SBORA_DATA_ROOT", str(tmp_path / "root"))
+    places = [Path("root/x.jsonl"), Path("x.jsonl"), Path("catalog/x.jsonl")]
+    with pytest.raises(UserError, match=r"data own: path: no file x.jsonl; looked for catalog/x.jsonl, x.jsonl, /"):
+        read_examples("own", entry)
+    for number, place in enumerate(places):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps(ROW | {"answer": str(number)}))
+        assert read_examples("own", entry)[0]["answer"] == str(number)
+
+
+def test_an_absolute_path(tmp_path):
+    (tmp_path / "sub").mkdir()
+    assert read(LINE, str(tmp_path / "sub" / "own.jsonl")) == [ROW]
+
+
+def test_rows_have_places():
+    Path("a.jsonl").write_text("\n{}\n\n{}")
+    assert [read_rows(Path("a.jsonl")).place(index) for index in (0, 1)] == ["line 2", "line 4"]
