@@ -3,14 +3,14 @@
 Equal budgets make scores comparable; where they differ, the table says by how much.
 """
 
-from pathlib import Path
 from typing import Any
 
-from sbora_bench.plan.experiment import Cell, Plan, Run
-from sbora_bench.results.records import FootprintRecord, TrainRecord, record_at
+from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.results.read import Results
+from sbora_bench.results.records import TrainRecord
 
 
-def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def budget_rows(results: Results) -> list[dict[str, Any]]:
     """A row a trained cell, in plan order, of a plan with one learning rate a cell: means over the `trained` runs, the
     seeds that trained to the end.
 
@@ -18,14 +18,15 @@ def budget_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
     held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
     run has is None. Raises UserError for a damaged record.
     """
+    plan = results.plan
     cells = [pair for table in plan.experiment.tables for pair in plan.runs_by_cell(table).items()]
     return [row for cell, runs in cells if not cell.is_base and (row := _row(cell, runs, results))["trained"]]
 
 
-def _row(cell: Cell, runs: list[Run], results: Path) -> dict[str, Any]:
-    records = [record_at(results / "runs" / run.name / "train.json", TrainRecord) for run in runs]
+def _row(cell: Cell, runs: list[Run], results: Results) -> dict[str, Any]:
+    records = [results.training(run) for run in runs]
     trained = [record for record in records if record is not None and record.status == "ok"]
-    footprints = (record_at(results / "runs" / run.name / "footprint.json", FootprintRecord) for run in runs)
+    footprints = (results.footprint(run) for run in runs)
     counted = next(filter(None, footprints), None)
     steps = _mean([record.happened.get("steps") for record in trained])
     known = counted is not None and counted.flops_per_step is not None and steps is not None

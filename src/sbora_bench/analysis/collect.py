@@ -17,13 +17,10 @@ from sbora_bench.analysis.statistics import binomial_stderr, effective_items, wi
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.results.read import run_folder, task_scores, training_of
-from sbora_bench.results.records import (
-    FootprintRecord,
-    TaskScore,
-    TrainRecord,
-    record_at,
-)
+from sbora_bench.results.folders import FOOTPRINT as FOOTPRINT_FILE
+from sbora_bench.results.folders import run_folder
+from sbora_bench.results.read import Results
+from sbora_bench.results.records import TaskScore, TrainRecord
 
 
 def collect(plan: Plan, results: Path) -> None:
@@ -31,19 +28,20 @@ def collect(plan: Plan, results: Path) -> None:
 
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
-    chosen = picked(plan, results)
-    scores, footprints = score_rows(chosen, results), footprint_rows(plan, results)
+    whole = Results(plan, results)
+    shown = picked(whole)
+    scores, footprints = score_rows(shown), footprint_rows(whole)
     write_text(results / "scores.csv", csv_text(SCORES, scores))
     write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
-    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(chosen, results)))
+    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(shown)))
 
 
-def score_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def score_rows(results: Results) -> list[dict[str, Any]]:
     """The rows of `scores.csv`, sorted as text by table, run and task."""
-    rows = []
+    rows, plan = [], results.plan
     for run in plan.runs:
         entry = plan.experiment.tables[run.table]
-        for task, score in task_scores(plan, results, run).items():
+        for task, score in results.task_scores(run).items():
             done = score is not None and score.status == "ok" and score.value is not None
             stderr, low, high = over_items(score) if done else (None, None, None)
             rows.append(
@@ -94,15 +92,14 @@ def beside(score: TaskScore) -> dict[str, float | int | None]:
     }
 
 
-def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def footprint_rows(results: Results) -> list[dict[str, Any]]:
     """The rows of `footprint.csv`, sorted by table, model, method and rank. Cells without a record are left out.
 
     Raises UserError where two seeds of a cell count differently.
     """
     rows: dict[Cell, dict[str, Any]] = {}
-    for run in plan.runs:
-        path = run_folder(results, run) / "footprint.json"
-        record = record_at(path, FootprintRecord)
+    for run in results.plan.runs:
+        record = results.footprint(run)
         if record is None:
             continue
         counted = {
@@ -116,16 +113,17 @@ def footprint_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
         row = rows.setdefault(cell, counted | {"measured_peak_bytes": None})
         differing = [key for key, value in counted.items() if row[key] != value]
         if differing:
+            path = run_folder(results.folder, run) / FOOTPRINT_FILE
             raise UserError(
                 f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.name} has"
                 f" {row[differing[0]]}; delete both files and count again"
             )
-        measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(training_of(results, run))]
+        measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(results.training(run))]
         row["measured_peak_bytes"] = max((peak for peak in measured if peak is not None), default=None)
     order = sorted(rows, key=lambda cell: (cell.table, cell.model, cell.method, cell.rank or 0))
     return [
         {
-            "experiment": plan.name,
+            "experiment": results.plan.name,
             "table": cell.table,
             "model": cell.model,
             "method": cell.method,

@@ -5,7 +5,6 @@ seeds of data order and dropout. Both factors are random, one run a cell: score 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from statsmodels.stats.anova import anova_lm
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.rate_gains import own_average
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import DrawGroup, draw_groups
+from sbora_bench.results.read import Results
 
 COLUMNS = ["table", "model", "method", "rank", "source", "degrees", "mean_square", "variance", "low", "high"]
 COLUMNS += ["share", "f", "p", "index_seeds", "seeds", "mean"]
@@ -70,22 +69,23 @@ def components(scores: np.ndarray) -> list[Component]:
     return [*found, Component("rest", int(rest_degrees), rest, rest, low, high)]
 
 
-def scores_of_group(plan: Plan, results: Path, group: DrawGroup) -> np.ndarray | None:
+def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
     """Averages of the table's tasks in per cent, (index seeds, seeds); None where a run has none."""
-    seeds = plan.experiment.tables[group.table].seeds
-    runs = {(run.model, run.rank, run.method, run.seed): run for run in picked(plan, results).runs_of(group.table)}
+    results = picked(results)
+    seeds = results.plan.experiment.tables[group.table].seeds
+    runs = {(run.model, run.rank, run.method, run.seed): run for run in results.plan.runs_of(group.table)}
     values = [
-        [own_average(plan, results, runs[group.model, group.rank, method, seed]) for seed in seeds]
+        [own_average(results, runs[group.model, group.rank, method, seed]) for seed in seeds]
         for method in group.methods
     ]
     return None if any(value is None for row in values for value in row) else 100 * np.array(values, dtype=float)
 
 
-def draw_rows(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def draw_rows(results: Results) -> list[dict[str, Any]]:
     """A row a factorial and part of its variance, in points squared; `share`: of the sum of the parts."""
     rows = []
-    for group in draw_groups(plan):
-        scores = scores_of_group(plan, results, group)
+    for group in draw_groups(results.plan):
+        scores = scores_of_group(results, group)
         if scores is None:
             continue
         parts = components(scores)

@@ -3,30 +3,28 @@
 Reads `runs/<run>/validation/` alone, never a test item's score.
 """
 
-from pathlib import Path
-
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.file_names import VALIDATION
-from sbora_bench.results.read import scores_of
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord
 
 
-def picked(plan: Plan, results: Path) -> Plan:
-    """The plan with the picked rate's runs alone; itself where no table varies the rate, or it is picked already."""
-    varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates]
-    if plan.rates or not varied:
-        return plan
-    return plan.at({cell: pick(rates) for table in varied for cell, rates in tried(plan, results, table).items()})
+def picked(results: Results) -> Results:
+    """The picked rate's runs alone; the same where no table varies the rate, or it is picked already."""
+    if results.plan.rates:
+        return results
+    varied = [name for name, table in results.plan.experiment.tables.items() if table.learning_rates]
+    return results.at({cell: pick(rates) for table in varied for cell, rates in tried(results, table).items()})
 
 
-def tried(plan: Plan, results: Path, table: str) -> dict[Cell, dict[float, list[float]]]:
+def tried(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
     """Cell -> rate -> share of the held-out rows answered rightly, a seed each."""
-    found: dict[Cell, dict[float, list[float]]] = {}
-    for run in plan.runs_of(table):
+    shares: dict[Cell, dict[float, list[float]]] = {}
+    for run in results.plan.runs_of(table):
         if run.learning_rate is not None:
-            share = share_right(scores_of(plan, results, run, VALIDATION))[0]
-            found.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
-    return found
+            share = share_right(results.scores(run, VALIDATION))[0]
+            shares.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
+    return shares
 
 
 def share_right(record: ScoresRecord | None) -> tuple[float, int]:

@@ -7,7 +7,6 @@ better or worse only where both say so.
 """
 
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from sbora_bench.analysis.statistics import (
     seeds_needed,
 )
 from sbora_bench.plan.experiment import Cell, Run
-from sbora_bench.results.read import samples_of
+from sbora_bench.results.read import Results
 
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 POINT = 0.01
@@ -31,11 +30,11 @@ Rights = dict[Any, bool]  # item id -> answered rightly
 Cells = dict[Cell, dict[int | None, Rights]]  # cell -> seed -> its items
 
 
-def items_by_cell(results: Path, runs: list[Run], task: str) -> Cells:
+def items_by_cell(results: Results, runs: list[Run], task: str) -> Cells:
     """What the runs of one model answered rightly in a task. Raises UserError where samples are missing."""
     cells: Cells = {}
     for run in runs:
-        rights = {sample["id"]: bool(sample["correct"]) for sample in samples_of(results, run, task)}
+        rights = {sample["id"]: bool(sample["correct"]) for sample in results.items(run, task)}
         if rights:
             cells.setdefault(run.cell, {})[run.seed] = rights
     return cells

@@ -4,7 +4,6 @@ The choice itself is made in learning_rates.py, without the test items that are 
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.learning_rates import pick, share_right, tried
@@ -12,7 +11,7 @@ from sbora_bench.analysis.pairs import average_rows, items_by_cell, task_rows
 from sbora_bench.analysis.statistics import over_seeds
 from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.plan.file_names import VALIDATION
-from sbora_bench.results.read import scores_of, task_scores
+from sbora_bench.results.read import Results
 
 PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"
 COLUMNS = ["table", "model", "method", "rank", "learning_rate", "picked", "default", "seeds", "validation_items"]
@@ -20,17 +19,18 @@ COLUMNS += ["validation", "validation_sd", "score", "score_sd"]
 GAIN = ["difference", "items_low", "items_high", "p", "low", "high", "p_seeds"]
 
 
-def rate_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+def rate_rows(results: Results, table: str) -> list[dict[str, Any]]:
     """A row a cell and rate: mean over the seeds on held-out rows and on the test items (the table's own tasks); on
     the picked one, what it gains over the protocol's rate, tested over the items and over the seeds (comparison.py).
     """
+    plan = results.plan
     default, rows = plan.protocol(table).learning_rate, []
-    for cell, rates in tried(plan, results, table).items():
+    for cell, rates in tried(results, table).items():
         best = pick(rates)
         for rate, shares in rates.items():
             runs = _runs(plan, cell, rate)
-            n = max(share_right(scores_of(plan, results, run, VALIDATION))[1] for run in runs)
-            tested = [score for run in runs if (score := own_average(plan, results, run)) is not None]
+            n = max(share_right(results.scores(run, VALIDATION))[1] for run in runs)
+            tested = [score for run in runs if (score := own_average(results, run)) is not None]
             held, score = over_seeds(shares), over_seeds(tested) if tested else None
             row = {"table": table, **{key: getattr(cell, key) for key in ("model", "method", "rank")}}
             row |= {"learning_rate": rate, "picked": rate == best, "default": rate == default, "seeds": len(runs)}
@@ -38,27 +38,27 @@ def rate_rows(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
             row |= {"score": score.mean if score else None, "score_sd": score.sd if score else None}
             row |= dict.fromkeys(GAIN)
             if rate == best != default:
-                row |= gain(plan, results, cell, best, default)
+                row |= gain(results, cell, best, default)
             rows.append(row)
     return rows
 
 
-def own_average(plan: Plan, results: Path, run: Run) -> float | None:
+def own_average(results: Results, run: Run) -> float | None:
     """Mean of the scores of the table's own tasks that could be had; None where one of them failed."""
-    found = task_scores(plan, results, run)
-    scores = [found[task] for task in plan.tasks(run.table)]
+    found = results.task_scores(run)
+    scores = [found[task] for task in results.plan.tasks(run.table)]
     values = [score.value for score in scores if score is not None and score.status == "ok"]
     failed = any(score is None or score.status == "failed" for score in scores)
     return None if failed or not values else sum(values) / len(values)
 
 
-def gain(plan: Plan, results: Path, cell: Cell, best: float, default: float) -> dict[str, Any]:
+def gain(results: Results, cell: Cell, best: float, default: float) -> dict[str, Any]:
     """The test scores at rate `best` less those at `default`; nothing where a run of either failed."""
-    sides = {PICKED: _runs(plan, cell, best), DEFAULT: _runs(plan, cell, default)}
-    if any(own_average(plan, results, run) is None for runs in sides.values() for run in runs):
+    sides = {PICKED: _runs(results.plan, cell, best), DEFAULT: _runs(results.plan, cell, default)}
+    if any(own_average(results, run) is None for runs in sides.values() for run in runs):
         return {}
     tasks = {}
-    for task in plan.tasks(cell.table):
+    for task in results.plan.tasks(cell.table):
         items = {side: items_by_cell(results, runs, task) for side, runs in sides.items()}
         tasks[task] = {replace(cell, method=side): seeds for side, cells in items.items() for seeds in cells.values()}
     rows = average_rows(tasks, {}) if len(tasks) > 1 else task_rows(next(iter(tasks.values())), {})

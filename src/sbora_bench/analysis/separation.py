@@ -10,7 +10,6 @@ these items; what other seeds would give is for the words beside the differences
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis import pairs as comparison
@@ -18,8 +17,8 @@ from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import Cells, by_seed, corrected, items_by_cell, pooled
 from sbora_bench.analysis.statistics import Paired, paired
-from sbora_bench.plan.experiment import Cell, Plan, Run
-from sbora_bench.results.read import samples_of, scores_of
+from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.results.read import Results
 
 REFERENCE = ("lora", "qlora")  # the first of them that a table has
 MARGIN = 0.10
@@ -48,14 +47,19 @@ class Separation:
         return [column for column, differs in verdicts.items() if not differs]
 
 
-def separation(plan: Plan, results: Path) -> Separation:
+def separation(results: Results) -> Separation:
+    """`_separation`, computed once for a `Results`."""
+    return results.once("separation", lambda: _separation(picked(results)))
+
+
+def _separation(results: Results) -> Separation:
     """The three questions for every column of every table. Holm's family: the columns of all models for the claims,
     all that is compared in a table for the gains, the differences and the averages. What has no score is left out.
     """
-    found, plan = Separation([], [], [], []), picked(plan, results)
-    footprints = footprint_rows(plan, results)
+    found, plan = Separation([], [], [], []), results.plan
+    footprints = footprint_rows(results)
     for table in plan.experiment.tables:
-        scored = {run: scores_of(plan, results, run) for run in plan.runs_of(table)}
+        scored = {run: results.scores(run) for run in plan.runs_of(table)}
         counts = {
             Cell(table, row["model"], row["method"], row["rank"]): row["trainable_parameters"]
             for row in footprints
@@ -132,12 +136,12 @@ def _gain(test: Paired) -> dict[str, Any]:
     }
 
 
-def _claim(results: Path, runs: list[Run], task: str, cells: Cells) -> list[dict[str, Any]]:
+def _claim(results: Results, runs: list[Run], task: str, cells: Cells) -> list[dict[str, Any]]:
     gains = _gains(cells)
     method = next((name for name in REFERENCE if any(row["method"] == name for row in gains)), None)
     if method is None:
         return []
     top = max((row for row in gains if row["method"] == method), key=lambda row: row["rank"])
     base = next(run for run in runs if run.is_base)
-    answer, rate = most_frequent_answer(samples_of(results, base, task))
+    answer, rate = most_frequent_answer(results.items(base, task))
     return [top | {"most_frequent_answer": answer, "most_frequent_rate": rate}]

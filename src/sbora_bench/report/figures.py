@@ -28,7 +28,7 @@ from sbora_bench.report.plotting import STYLE, look, panels, short, short_ticks,
 from sbora_bench.report.side_figures import also_data, also_figure, draws_data, draws_figure, rates_figure
 from sbora_bench.report.tables import lines_of, read_paper_footprint, trainable
 from sbora_bench.results.paper.reported import AVERAGE
-from sbora_bench.results.read import training_of
+from sbora_bench.results.read import Results
 
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
@@ -41,8 +41,10 @@ METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 def figures(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.figure_files`. Raises UserError where `collect` has not run."""
-    scores, footprint, budget, whole = read_scores(results), read_footprint(results), read_budget(results), plan
-    folder, plan = results / "figures", picked(plan, results)
+    scores, footprint, budget = read_scores(results), read_footprint(results), read_budget(results)
+    folder, whole = results / "figures", Results(plan, results)
+    shown = picked(whole)
+    plan = shown.plan
     with matplotlib.style.context(["default", STYLE]):  # not the user's own matplotlibrc
         for layout in layouts(plan):
             points = score_data(plan, layout, scores, footprint, budget)
@@ -52,13 +54,13 @@ def figures(plan: Plan, results: Path) -> None:
             _write(footprint_figure(bars), folder / f"footprint-{layout.name}")
         for table, entry in plan.experiment.tables.items():
             if entry.learning_rates:
-                points = curve(rate_rows(whole, results, table), plan)
+                points = curve(rate_rows(whole, table), plan)
                 _write(rates_figure(plan, points), folder / rates_name(table))
             if entry.also:
-                _write(also_figure(plan, also_data(plan, results, table)), folder / also_name(table))
-            _write(training_figure(plan, training_data(plan, results, table)), folder / f"training-{table}")
+                _write(also_figure(plan, also_data(shown, table)), folder / also_name(table))
+            _write(training_figure(plan, training_data(shown, table)), folder / f"training-{table}")
         if draw_groups(plan):
-            _write(draws_figure(draws_data(plan, results)), folder / DRAWS)
+            _write(draws_figure(draws_data(shown)), folder / DRAWS)
         if plan.experiment.paper_footprint:
             _write(paper_footprint_figure(plan, results), folder / "paper_footprint")
             _write(paper_memory_figure(plan, results / "paper_memory.csv"), folder / "paper_memory")
@@ -113,11 +115,11 @@ def training_seconds(layout: Layout, row: Cell, budget: dict[tuple, Any]) -> flo
     return max((line.seconds for line in lines_of(layout, row, budget) if line.seconds is not None), default=None)
 
 
-def training_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+def training_data(results: Results, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation."""
-    rows = []
+    rows, plan = [], results.plan
     for cell, runs in plan.runs_by_cell(table).items():
-        records = [record for run in runs if (record := training_of(results, run)) is not None]
+        records = [record for run in runs if (record := results.training(run)) is not None]
         points = [point for record in records for point in record.happened.get("loss_curve") or []]
         for kind, key in (("training", "loss"), ("validation", "validation_loss")):
             by_step: dict[int, list[float]] = {}

@@ -1,6 +1,5 @@
 """The tables of what tuning forgets: `also-<table>` and `forgetting-<table>`."""
 
-from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.forgetting import COLUMNS, LOSS, also_rows, pair_rows
@@ -9,6 +8,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import also_name, forgetting_name
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.separation_tables import AVERAGE_COLUMNS, difference_text, method_title, p_text
+from sbora_bench.results.read import Results
 
 
 def measure_title(plan: Plan, measure: str) -> str:
@@ -17,9 +17,9 @@ def measure_title(plan: Plan, measure: str) -> str:
     return f"{title}, loss" if measure.endswith(LOSS) else title
 
 
-def also_view(plan: Plan, results: Path, table: str) -> View:
+def also_view(results: Results, table: str) -> View:
     """A row a cell: every suite's average, and the change over the base."""
-    rows = also_rows(plan, results, table)
+    plan, rows = results.plan, also_rows(results, table)
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     cells: dict[tuple, dict[str, dict[str, Any]]] = {}
     for row in rows:
@@ -54,9 +54,9 @@ def _also_cell(row: dict[str, Any] | None, base: dict[str, Any] | None) -> Cell:
     return Cell(f"{scale * row['mean']:.{digits}f}{spread}", below=below)
 
 
-def forgetting_view(plan: Plan, results: Path, table: str) -> View:
+def forgetting_view(results: Results, table: str) -> View:
     """A row a pair of methods at equal rank or equal parameters: which keeps more, measure by measure."""
-    rows = pair_rows(plan, results, table)
+    plan, rows = results.plan, pair_rows(results, table)
     shown = [row for row in rows if row["equal"] != "method"]
     measures = list(dict.fromkeys(row["measure"] for row in shown))
     pairs: dict[tuple, dict[str, dict[str, Any]]] = {}

@@ -1,22 +1,20 @@
 """The table of what decides a score: the columns or rows drawn, or the order of the data."""
 
-from pathlib import Path
-
 import numpy as np
 
 from sbora_bench.analysis.index_seeds import COLUMNS, draw_rows
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import DRAWS
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.separation_tables import p_text
+from sbora_bench.results.read import Results
 
 SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "rest": "the rest"}
 
 
-def draws_view(plan: Plan, results: Path) -> View:
+def draws_view(results: Results) -> View:
     """A row a part of a factorial's variance."""
-    rows, groups = draw_rows(plan, results), {}
+    plan, rows, groups = results.plan, draw_rows(results), {}
     for row in rows:
         low, high = (np.sqrt(row[end]) for end in ("low", "high"))
         groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(

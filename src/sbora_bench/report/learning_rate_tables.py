@@ -4,7 +4,6 @@ The choice itself is made in learning_rates.py, without the test items that are 
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.rate_gains import COLUMNS, GAIN, rate_rows
@@ -12,12 +11,14 @@ from sbora_bench.plan.experiment import Plan, rate_text
 from sbora_bench.plan.file_names import rates_name
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.separation_tables import difference_text, method_title, p_text
+from sbora_bench.results.read import Results
 
 
-def rates_view(plan: Plan, results: Path, table: str) -> View:
+def rates_view(results: Results, table: str) -> View:
     """A row a cell: its score on the held-out rows at each rate, the rate picked, and what that gains."""
+    plan = results.plan
     rates, default = plan.experiment.tables[table].learning_rates, plan.protocol(table).learning_rate
-    rows = rate_rows(plan, results, table)
+    rows = rate_rows(results, table)
     by_cell: dict[tuple, dict[float, dict[str, Any]]] = {}
     for row in rows:
         by_cell.setdefault((row["model"], row["method"], row["rank"]), {})[row["learning_rate"]] = row

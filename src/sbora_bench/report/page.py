@@ -27,25 +27,27 @@ from sbora_bench.report.render import HERE, environment
 from sbora_bench.report.separation_tables import separation_views
 from sbora_bench.report.tables import views
 from sbora_bench.results.failures import told_failures
+from sbora_bench.results.read import Results
 
 SIZE = re.compile(rb'<svg[^>]* width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
 def report(plan: Plan, results: Path) -> None:
     """Write `report.html`. Raises UserError where `collect`, `figures` or `audit` has not run."""
-    found, figures = separation(plan, results), figures_of(plan, results)
+    read, figures = Results(plan, results), figures_of(plan, results)
+    found = separation(read)
     findings = audit.read_findings(results / "audit.json")
     words = f"--experiment {Path(plan.path).stem}"
-    told = sections(plan, results, words)
+    told = sections(read, words)
     parts: dict[str, Any] = {
-        "tables": views(plan, results),
+        "tables": views(read),
         "tests": separation_views(plan, found),
         "budget": budget_views(plan, results),
-        "contamination": contamination_view(plan, results),
+        "contamination": contamination_view(read),
         "footprint": footprint_view(plan, results),
-        "claims": claims.view(plan, results, found, findings),
+        "claims": claims.view(read, found, findings),
         "audit": audit.view(findings),
-        "runs": runs_view(plan, results),
+        "runs": runs_view(read),
     }
     shown = [view for part in parts.values() for view in (part if isinstance(part, list) else [part])]
     printed = {layout.name for layout in layouts(plan)}

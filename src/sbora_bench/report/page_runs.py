@@ -3,13 +3,12 @@
 import json
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.results.read import samples_of, task_scores, training_of
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
 
 SAMPLES_BYTES = 2_500_000  # of all runs together, so that a page of 200 runs stays small and opens at once
@@ -38,22 +37,22 @@ class Section:
         return f"run-{self.name}"
 
 
-def sections(plan: Plan, results: Path, words: str) -> list[Section]:
+def sections(results: Results, words: str) -> list[Section]:
     """A section a run, in the order of the experiment; `words`: how a command names the experiment."""
-    room = SAMPLES_BYTES // len(plan.runs)
-    return [section(plan, results, run, words, room) for run in plan.runs]
+    runs = results.plan.runs
+    return [section(results, run, words, SAMPLES_BYTES // len(runs)) for run in runs]
 
 
-def section(plan: Plan, results: Path, run: Run, words: str, room: int) -> Section:
+def section(results: Results, run: Run, words: str, room: int) -> Section:
     """One run, with samples of at most `room` bytes of HTML. Raises UserError for a damaged record or sample."""
-    scores, training = task_scores(plan, results, run), training_of(results, run)
+    plan, scores, training = results.plan, results.task_scores(run), results.training(run)
     done = {task: score for task, score in scores.items() if score is not None and score.status == "ok"}
     values = [score.value for score in done.values() if score.value is not None]
     reasons = dict.fromkeys(
         f"{score.status}: {score.reason}" if score else "not run" for task, score in scores.items() if task not in done
     )
     config = f" --config experiment={plan.name}"
-    samples = chosen(plan, results, run, list(done), room)
+    samples = chosen(results, run, list(done), room)
     return Section(
         run.name,
         f"{100 * sum(values) / len(values):.1f} % on average" if values else "no score",
@@ -134,7 +133,7 @@ def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
     }
 
 
-def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
+def chosen(results: Results, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
     """Samples to show: of each task in turn an item, the same ones in every run of a table.
 
     Which items: those whose id and task have the smallest hashes, so that neither the file's order nor being right or
@@ -145,9 +144,9 @@ def chosen(plan: Plan, results: Path, run: Run, tasks: list[str], room: int) -> 
     for place in range(MOST):
         for task in tasks:
             if task not in drawn:
-                drawn[task] = sorted(samples_of(results, run, task), key=lambda row, t=task: _lot(t, row["id"]))[:MOST]
+                drawn[task] = sorted(results.samples(run, task), key=lambda row, t=task: _lot(t, row["id"]))[:MOST]
             if place < len(drawn[task]):
-                sample = shown(plan.catalog.tasks[task].title, drawn[task][place])
+                sample = shown(results.plan.catalog.tasks[task].title, drawn[task][place])
                 room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
                 if room < 0:
                     return [each for mine in found.values() for each in mine]

@@ -12,7 +12,7 @@ from sbora_bench.plan.file_names import Layout, layouts
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.tables import trainable
 from sbora_bench.results.paper.reported import AVERAGE
-from sbora_bench.results.read import contamination_of, task_scores, training_of
+from sbora_bench.results.read import Results
 
 
 def budget_views(plan: Plan, results: Path) -> list[View]:
@@ -82,10 +82,10 @@ def _sized(number: Any, unit: float, decimals: int) -> str:
     return "–" if pd.isna(number) else f"{number / unit:,.{decimals}f}"
 
 
-def contamination_view(plan: Plan, results: Path) -> View:
-    groups = []
+def contamination_view(results: Results) -> View:
+    groups, plan = [], results.plan
     for table, entry in plan.experiment.tables.items():
-        record, lines = contamination_of(results, table), []
+        record, lines = results.contamination(table), []
         for task in plan.tasks(table):
             data = record.tasks.get(task) if record else None
             numbers = ["not checked", "–", "–"]
@@ -134,25 +134,25 @@ def _error(row: dict[str, Any]) -> str:
     return f"{100 * (row['peak_bytes'] / row['measured_peak_bytes'] - 1):+.1f}" if known else "–"
 
 
-def runs_view(plan: Plan, results: Path) -> View:
+def runs_view(results: Results) -> View:
     """A line a run: its mean score, how training went, what it ran on; or why it has none."""
     groups: dict[tuple, list[list[Cell]]] = {}
-    for run in plan.runs:
-        groups.setdefault((run.table, run.model), []).append([Cell(text) for text in _run_line(plan, results, run)])
+    for run in results.plan.runs:
+        groups.setdefault((run.table, run.model), []).append([Cell(text) for text in _run_line(results, run)])
     header = ["Run", "Status", "Mean score, %", "Updates", "Last loss", "Seconds", "Tokens a second", "Peak, MiB"]
     notes = ["Mean over the run's tasks. Seconds and memory are this machine's, and differ between reproductions."]
     return View("runs", "Every run", header, list(groups.values()), notes, text_columns=2)
 
 
-def _run_line(plan: Plan, results: Path, run: Run) -> list[str]:
-    scores = task_scores(plan, results, run)
+def _run_line(results: Results, run: Run) -> list[str]:
+    scores = results.task_scores(run)
     values = [score.value for score in scores.values() if score and score.status == "ok" and score.value is not None]
     bad = dict.fromkeys(
         f"{score.status} ({score.reason})" if score else "not run"
         for score in scores.values()
         if score is None or score.status != "ok"
     )
-    record = training_of(results, run)
+    record = results.training(run)
     happened: dict[str, Any] = record.happened if record else {}
     losses = [point["loss"] for point in happened.get("loss_curve") or [] if point.get("loss") is not None]
     peak = happened.get("peak_memory_bytes")

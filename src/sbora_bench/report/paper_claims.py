@@ -7,7 +7,6 @@ does not where the opposite is shown, or the interval stays below.
 
 import itertools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,16 +18,17 @@ from sbora_bench.report.audit import Finding, gain, leads, read_rows
 from sbora_bench.report.render import Cell, View
 from sbora_bench.report.separation_tables import method_rows, method_title
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
+from sbora_bench.results.read import Results
 
 HOLDS, NOT, UNTOLD, NEVER = "holds", "does not", "can't be told", "never run"
 NO_COUNTS = {"gain": gain, "leads": leads}  # kinds that the printed scores alone decide
 Judged = tuple[str, str]  # a verdict, and what it rests on
 
 
-def view(plan: Plan, results: Path, found: Separation, findings: list[Finding]) -> View:
+def view(results: Results, found: Separation, findings: list[Finding]) -> View:
     """A row a claim."""
     claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
-    footprints = footprint_rows(plan, results)
+    plan, footprints = results.plan, footprint_rows(results)
     lines = []
     for claim in claims:
         mine, evidence = ours(plan, claim, found, footprints)

@@ -1,6 +1,5 @@
 """Figures of what a table varies or scores beside the usual: learning rates, other suites, the draw of a region."""
 
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import draw_groups
 from sbora_bench.report.forgetting_tables import measure_title
 from sbora_bench.report.plotting import look, panels, short_ticks, untuned
+from sbora_bench.results.read import Results
 
 
 def rates_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
@@ -36,10 +36,10 @@ def rates_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     return panels(rows, draw, across=2)
 
 
-def also_data(plan: Plan, results: Path, table: str) -> list[dict[str, Any]]:
+def also_data(results: Results, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, x (rank or trainable parameters), mean, low, high: per cent, or nats a token."""
-    rows = []
-    for row in also_rows(plan, results, table):
+    rows, plan = [], results.plan
+    for row in also_rows(results, table):
         scale = 1 if row["measure"].endswith(LOSS) else 100
         ends = [row["mean"] if row[end] is None else row[end] for end in ("low", "high")]
         mean, low, high = (scale * value for value in (row["mean"], *ends))
@@ -71,11 +71,11 @@ def also_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     return panels(rows, draw, across=2)
 
 
-def draws_data(plan: Plan, results: Path) -> list[dict[str, Any]]:
+def draws_data(results: Results) -> list[dict[str, Any]]:
     """Rows of panel, index_seed, seed, score in per cent."""
-    rows = []
+    rows, plan = [], results.plan
     for group in draw_groups(plan):
-        scores = scores_of_group(plan, results, group)
+        scores = scores_of_group(results, group)
         for index, line in zip(group.index_seeds, () if scores is None else scores, strict=False):
             for seed, score in zip(plan.experiment.tables[group.table].seeds, line, strict=True):
                 panel = f"{plan.catalog.models[group.model].title}, {group.title}, r = {group.rank}"

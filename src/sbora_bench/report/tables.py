@@ -26,29 +26,30 @@ from sbora_bench.report.learning_rate_tables import rates_view
 from sbora_bench.report.render import MARKS, View, write_views
 from sbora_bench.report.separation_tables import write_separation
 from sbora_bench.results.paper.reported import AVERAGE, anomaly_of
-from sbora_bench.results.read import contamination_of, task_scores
+from sbora_bench.results.read import Results
 
 
 def tables(plan: Plan, results: Path) -> None:
     """Write every file of `outputs.table_files`. Raises UserError where `collect` has not run."""
-    for view in views(plan, results):
-        write_views(view, results / "tables")
-    plan = picked(plan, results)
-    scores = read_scores(results)
-    write_cells(plan, {layout: entries(plan, layout, scores) for layout in layouts(plan)}, results / "tables")
-    write_separation(plan, separation(plan, results), results / "tables")
+    folder, read = results / "tables", Results(plan, results)
+    for view in views(read):
+        write_views(view, folder)
+    scores, plan = read_scores(results), picked(read).plan
+    write_cells(plan, {layout: entries(plan, layout, scores) for layout in layouts(plan)}, folder)
+    write_separation(plan, separation(read), folder)
 
 
-def views(plan: Plan, results: Path) -> list[View]:
+def views(results: Results) -> list[View]:
     """All tables of the experiment but the separation's, as data; where the rate is picked, at that rate."""
-    scores, footprint, shown = read_scores(results), read_footprint(results), picked(plan, results)
-    found = [score_view(shown, results, layout, scores, footprint) for layout in layouts(plan)]
+    plan, shown = results.plan, picked(results)
+    scores, footprint = read_scores(results.folder), read_footprint(results.folder)
+    found = [score_view(shown, layout, scores, footprint) for layout in layouts(plan)]
     varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates]
-    found += [rates_view(plan, results, table) for table in varied]
+    found += [rates_view(results, table) for table in varied]
     beside = [name for name, table in plan.experiment.tables.items() if table.also]
-    found += [view(plan, results, table) for table in beside for view in (also_view, forgetting_view)]
-    found += [draws_view(plan, results)] if draw_groups(plan) else []
-    return found + ([paper_footprint_view(plan, results)] if plan.experiment.paper_footprint else [])
+    found += [view(results, table) for table in beside for view in (also_view, forgetting_view)]
+    found += [draws_view(results)] if draw_groups(plan) else []
+    return found + ([paper_footprint_view(plan, results.folder)] if plan.experiment.paper_footprint else [])
 
 
 BESIDE_NOTES = {
@@ -58,8 +59,9 @@ BESIDE_NOTES = {
 }
 
 
-def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> View:
+def score_view(results: Results, layout: Layout, scores: pd.DataFrame, footprint: pd.DataFrame) -> View:
     """One layout as data."""
+    plan = results.plan
     found, counted = entries(plan, layout, scores), by_place(footprint)
     titles = [column.title for column in layout.columns] + ([AVERAGE] if layout.averaged else [])
     best = _best(found, len(titles))
@@ -91,7 +93,7 @@ def score_view(plan: Plan, results: Path, layout: Layout, scores: pd.DataFrame, 
             + [x for cell, names in zip(cells, named, strict=True) for x in _numbers(cell, printed, names)]
             + ["; ".join(f"{t}: {c.status}" for t, c in zip(titles, cells, strict=True) if c.status not in ("", "–"))]
         )
-    notes = _notes(plan, results, layout, scores, found, [f"{mark} {note}" for note, mark in footnotes.items()])
+    notes = _notes(results, layout, scores, found, [f"{mark} {note}" for note, mark in footnotes.items()])
     columns = ["Model", "Method", "Rank", "Trainable parameters", *titles]
     return View(layout.name, layout.title, columns, list(groups.values()), notes, numbers, text_columns=2)
 
@@ -158,13 +160,13 @@ def _best(found: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int]]
 
 
 def _notes(
-    plan: Plan,
-    results: Path,
+    results: Results,
     layout: Layout,
     scores: pd.DataFrame,
     found: dict[Cell, list[Entry]],
     footnotes: list[str],
 ) -> list[str]:
+    plan = results.plan
     seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
     counts = sorted({len(each) for each in seeds.values()})
     many = max(counts) > 1
@@ -191,13 +193,13 @@ def _notes(
     if missing and layout.averaged:
         notes.append(f"The average is over the tasks that could be had, without {', '.join(missing)}.")
     for table in layout.tables:
-        notes += _data_notes(plan, results, table)
-    return notes + _failures(plan, results, mine)
+        notes += _data_notes(results, table)
+    return notes + _failures(results, mine)
 
 
-def _data_notes(plan: Plan, results: Path, table: str) -> list[str]:
+def _data_notes(results: Results, table: str) -> list[str]:
     """What was found of the table's test items in its training set, and which tasks could not be had."""
-    record = contamination_of(results, table)
+    record, plan = results.contamination(table), results.plan
     train = plan.experiment.tables[table].train
     if record is None:
         return [f"Not checked: whether test items of {table} stand in {train}."]
@@ -223,11 +225,11 @@ def _data_notes(plan: Plan, results: Path, table: str) -> list[str]:
     ]
 
 
-def _failures(plan: Plan, results: Path, scores: pd.DataFrame) -> list[str]:
+def _failures(results: Results, scores: pd.DataFrame) -> list[str]:
     """One note for every run that failed, with its reason, and one that counts the runs never made."""
     notes = []
     for name in scores[scores.status == "failed"].run.unique():
-        told = task_scores(plan, results, plan.run(name)).values()
+        told = results.task_scores(results.plan.run(name)).values()
         reasons = dict.fromkeys(score.reason for score in told if score is not None and score.status == "failed")
         notes.append(f"Failed: {name} ({'; '.join(reasons)}).")
     missing = scores[scores.status == "not run"].run.unique()

@@ -10,24 +10,25 @@ from sbora_bench.analysis.collect import over_items
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_average, holm, paired
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import read_jsonl
+from sbora_bench.results.folders import FOOTPRINT, RUNS, SCORES, TRAINING, run_folder, samples_file
 from sbora_bench.results.records import FootprintRecord, ScoresRecord, TrainRecord, read_record, record_at
 
 
 def run_at(name: str, results: Path) -> Path:
     """The folder of a run: a path, or a name below `results`. Raises UserError that names near ones."""
-    folder = Path(name) if (Path(name) / "scores.json").is_file() else results / "runs" / name
-    if not (folder / "scores.json").is_file():
-        known = [path.parent.name for path in (results / "runs").glob("*/scores.json")]
-        raise UserError(f"{results / 'runs'}: {one_of(name, known, 'scored run')}")
+    folder = Path(name) if (Path(name) / SCORES).is_file() else run_folder(results, name)
+    if not (folder / SCORES).is_file():
+        known = [path.parent.name for path in (results / RUNS).glob(f"*/{SCORES}")]
+        raise UserError(f"{results / RUNS}: {one_of(name, known, 'scored run')}")
     return folder
 
 
 def show(folder: Path) -> str:
     """What was asked, how training went, what it cost, and every score with its 95 % Wilson interval."""
-    scores = read_record(folder / "scores.json", ScoresRecord)
+    scores = read_record(folder / SCORES, ScoresRecord)
     training, footprint = (
-        record_at(folder / "train.json", TrainRecord),
-        record_at(folder / "footprint.json", FootprintRecord),
+        record_at(folder / TRAINING, TrainRecord),
+        record_at(folder / FOOTPRINT, FootprintRecord),
     )
     rank = "" if scores.rank is None else f", rank {scores.rank}, seed {scores.seed}"
     lines = [f"{scores.run}: {scores.status}{f' ({scores.reason})' if scores.reason else ''}"]
@@ -73,7 +74,7 @@ def compare(a: Path, b: Path) -> str:
     """Task by task: both scores on the items that both answered, exact McNemar test, Holm over the tasks; then the
     average, with a bootstrap of the items. Raises UserError where they have no task in common.
     """
-    records = [read_record(folder / "scores.json", ScoresRecord) for folder in (a, b)]
+    records = [read_record(folder / SCORES, ScoresRecord) for folder in (a, b)]
     tasks = [task for task in records[0].tasks if all(_scored(record, task) for record in records)]
     rights = {task: _common(a, b, task) for task in tasks}
     rights = {task: pair for task, pair in rights.items() if pair[0]}
@@ -106,11 +107,11 @@ def _common(a: Path, b: Path, task: str) -> tuple[list[bool], list[bool]]:
     """Right and wrong on the items that both have. Raises UserError where one item has two prompts or answers."""
     rows: list[dict[Any, dict]] = []
     for folder in (a, b):
-        rows.append({row["id"]: row for row in read_jsonl(folder / "samples" / f"{task}.jsonl")})
+        rows.append({row["id"]: row for row in read_jsonl(samples_file(folder, task))})
     both = [item for item in rows[0] if item in rows[1]]
     for item in both:
         if rows[0][item]["answer"] != rows[1][item]["answer"]:
-            path = b / "samples" / f"{task}.jsonl"
+            path = samples_file(b, task)
             raise UserError(f"{path}: item {item}: another right answer than in {a}: these are not the same items")
     left, right = ([bool(each[item]["correct"]) for item in both] for each in rows)
     return left, right

@@ -16,8 +16,10 @@ from sbora_bench.files import read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import VALIDATION, table_files
 from sbora_bench.report.tables import tables
+from sbora_bench.results import folders
 from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss, share_of
-from sbora_bench.results.read import run_folder, training_of
+from sbora_bench.results.folders import run_folder, samples_file
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.results.store import DONE
 
@@ -26,24 +28,24 @@ CLOSE = 1e-9
 
 def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     """(findings, notes on what could not be checked); no finding where all is as the samples say."""
-    if not (results / "runs").is_dir():
+    if not (results / folders.RUNS).is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
-    findings, records, held = [], {}, {}
+    findings, records, held, read = [], {}, {}, Results(plan, results)
     for run in plan.runs:
         varied = plan.experiment.tables[run.table].learning_rates
         for part, those in [("", records)] + [(VALIDATION, held)] * bool(varied):
             try:
                 record = _record(plan, results, run, part)
-                training_of(results, run)
+                read.training(run)
                 found, told = recomputed(run_folder(results, run) / part, record)
                 those[run] = found
                 findings += told
             except UserError as error:
                 findings.append(str(error))
-    stored = {run: list((results / "store" / run.name).glob(f"*/{DONE}")) for run in records}
+    stored = {run: list(folders.store_folder(results, run).glob(f"*/{DONE}")) for run in records}
     for run, entries in stored.items():
         findings += changed(results, run, entries) if entries else []
-    findings += mixed(results, records)
+    findings += mixed(read, records)
     findings += differing(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
     told = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
@@ -56,10 +58,10 @@ def _within(results: Path, line: str) -> str:
 
 
 def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
-    path = run_folder(results, run) / part / "scores.json"
+    path = run_folder(results, run) / part / folders.SCORES
     if not path.exists():
         cell = [each for each in plan.runs_of(run.table) if each.group == run.group]
-        there = [str(each.seed) for each in cell if (run_folder(results, each) / part / "scores.json").exists()]
+        there = [str(each.seed) for each in cell if (run_folder(results, each) / part / folders.SCORES).exists()]
         missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.group}"
         raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
     record = read_record(path, ScoresRecord)
@@ -71,9 +73,9 @@ def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
 
 def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[str]]:
     """The record of a folder with every number taken from the samples, and where those that it holds are others."""
-    path, tasks, findings = folder / "scores.json", {}, []
+    path, tasks, findings = folder / folders.SCORES, {}, []
     for task, told in record.tasks.items():
-        samples = folder / "samples" / f"{task}.jsonl"
+        samples = samples_file(folder, task)
         rows = read_jsonl(samples)
         if sha256(samples) != told.samples_sha256:
             findings.append(f"{samples}: not the samples that scores.json was made of (SHA-256 {sha256(samples)[:12]})")
@@ -122,11 +124,11 @@ def changed(results: Path, run: Run, entries: list[Path]) -> Iterator[str]:
             yield f"{path}: changed since it was made (SHA-256 {sha256(path)[:12]} is not in the store's {DONE})"
 
 
-def mixed(results: Path, records: dict[Run, ScoresRecord]) -> Iterator[str]:
+def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
     """What should be one for all runs and isn't: package versions, code, and the task as lm-eval ran it."""
     seen: dict[str, dict[str, list[str]]] = {}
     for run, record in records.items():
-        training = training_of(results, run)
+        training = results.training(run)
         on = training.on if training else {}
         made = {f"{name} (training)": version for name, version in on.get("versions", {}).items()}
         made |= {"sbora_bench (training)": on["code_sha256"][:12]} if on.get("code_sha256") else {}
@@ -149,14 +151,14 @@ def differing(
     """
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder)
-        for name in ("data", "paper_footprint.csv"):
+        for name in (folders.DATA, "paper_footprint.csv"):
             _link(results / name, again / name)
         for run in plan.runs:
-            for name in ("train.json", "footprint.json", "samples"):
+            for name in (folders.TRAINING, folders.FOOTPRINT, folders.SAMPLES):
                 _link(run_folder(results, run) / name, run_folder(again, run) / name)
             for part, those in (("", records), (VALIDATION, held)):
                 if run in those:
-                    write_record(run_folder(again, run) / part / "scores.json", those[run])
+                    write_record(run_folder(again, run) / part / folders.SCORES, those[run])
         try:
             collect(plan, again)
             tables(plan, again)

@@ -16,6 +16,7 @@ from sbora_bench.files import read_json, sha256
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.results import store
 from sbora_bench.results.failures import RECORDS
+from sbora_bench.results.folders import STORE, run_folder, store_folder
 from sbora_bench.results.records import read_record
 
 ABANDONED = 86400  # seconds after which a half-written file is held to be left behind
@@ -36,7 +37,7 @@ def size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
 def usage(results: Path) -> dict[str, int]:
     """Part of the results folder -> bytes; a file that stands in `runs` and in `store` counts for `runs`."""
     seen: set[tuple[int, int]] = set()
-    parts = sorted(results.iterdir(), key=lambda path: (path.name == "store", path.name)) if results.is_dir() else []
+    parts = sorted(results.iterdir(), key=lambda path: (path.name == STORE, path.name)) if results.is_dir() else []
     return {path.name: size(path, seen) for path in parts}
 
 
@@ -49,9 +50,9 @@ def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
         if checkpoints.is_dir() and (bases / model / "base.json").is_file():
             found[checkpoints] = "training ended well"
     for run in plan.runs:
-        kept = results / "store" / run.name
+        kept = store_folder(results, run)
         for stage, (name, kind) in RECORDS.items():
-            record = results / "runs" / run.name / name
+            record = run_folder(results, run) / name
             try:
                 ended = read_record(record, kind).status == "ok"
             except UserError:

@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder, store_folder
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 
 LAST = 40  # lines of a log
-RECORDS = {"finetune": ("train.json", TrainRecord), "evaluate": ("scores.json", ScoresRecord)}
+RECORDS = {"finetune": (TRAINING, TrainRecord), "evaluate": (SCORES, ScoresRecord)}
 
 
 def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
     """Run -> why it failed, as its records tell; in the order of the experiment."""
     found = {}
     for run in plan.runs:
-        reasons = [_reason(Path(results) / "runs" / run.name, stage) for stage in RECORDS]
+        reasons = [_reason(run_folder(results, run), stage) for stage in RECORDS]
         if any(reasons):
             found[run.name] = next(filter(None, reasons))
     return found
@@ -39,7 +40,7 @@ def told_failures(plan: Plan, results: Path) -> list[Failure]:
 
 def last_lines(results: Path, run: str) -> str:
     """At most LAST lines, where the packages' files are named without this machine's folders."""
-    for log in sorted((Path(results) / "logs").glob("*/*.log")):
+    for log in log_files(results):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         ends = [number for number, line in enumerate(lines) if line.startswith(f"{run}: failed: ")]
         if ends:
@@ -59,10 +60,10 @@ def forget(plan: Plan, results: Path) -> list[str]:
     names = list(failed_runs(plan, results))
     for name in names:
         for stage, (record, _) in RECORDS.items():
-            run = Path(results) / "runs" / name
+            run = run_folder(results, name)
             if _reason(run, stage):
                 (run / record).unlink()
-            for entry in (Path(results) / "store" / name).glob(f"{stage}-*"):
+            for entry in store_folder(results, name).glob(f"{stage}-*"):
                 if _reason(entry, stage):
                     shutil.rmtree(entry)
     return names

@@ -1,59 +1,99 @@
-"""What runs left, read back: a run's records, samples and scores, and a table's contamination."""
+"""An experiment's results folder, read once: what analysis and report take."""
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.results import folders
 from sbora_bench.results.records import (
     ContaminationRecord,
+    FootprintRecord,
+    Record,
     ScoresRecord,
     TaskScore,
     TrainRecord,
     record_at,
 )
 
+TEXTS = ("prompt", "response", "extracted")  # of a sample: large, and of no use to a test
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
-def run_folder(results: Path, run: Run) -> Path:
-    return results / "runs" / run.name
 
+class Results:
+    """What the runs of a plan left in a folder. A file is read at its first use and kept.
 
-def scores_of(plan: Plan, results: Path, run: Run, part: str = "") -> ScoresRecord | None:
-    """A run's scores, or None; `part`: those of a folder within the run's (held_out.VALIDATION).
-
-    Raises UserError where they were made under other settings than the plan's.
+    `plan`: the whole experiment, or the runs at the picked learning rates (`at`); both share what was read.
     """
-    path = run_folder(results, run) / part / "scores.json"
-    record = record_at(path, ScoresRecord)
-    if record is not None and record.settings_sha256 != plan.settings_hash(run):
-        raise UserError(
-            f"{path}: settings_sha256: found {record.settings_sha256[:12]}, allowed {plan.settings_hash(run)[:12]};"
-            f" {plan.path} or its catalog has changed since: delete the folder and run it again"
-        )
-    return record
 
+    def __init__(self, plan: Plan, folder: str | Path, kept: dict[Hashable, Any] | None = None) -> None:
+        self.plan, self.folder = plan, Path(folder)
+        self._kept: dict[Hashable, Any] = {} if kept is None else kept
 
-def training_of(results: Path, run: Run) -> TrainRecord | None:
-    """What training left, or None (always for a base)."""
-    return record_at(run_folder(results, run) / "train.json", TrainRecord)
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call with this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
+    def at(self, rates: dict[Cell, float]) -> "Results":
+        """The same with the runs of one learning rate alone for each of these cells."""
+        key = ("at", *sorted(rates.items()))
+        return self.once(key, lambda: Results(self.plan.at(rates), self.folder, self._kept)) if rates else self
 
-def contamination_of(results: Path, table: str) -> ContaminationRecord | None:
-    """Which test items of a table stand in its training set, or None where that was not checked."""
-    return record_at(results / "data" / table / "contamination.json", ContaminationRecord)
+    def _record(self, path: Path, kind: type[R]) -> R | None:
+        return self.once(path, lambda: record_at(path, kind))
 
+    def scores(self, run: Run, part: str = "") -> ScoresRecord | None:
+        """A run's scores, or None; `part`: those of a folder within the run's (file_names.VALIDATION).
 
-def samples_of(results: Path, run: Run, task: str) -> list[dict[str, Any]]:
-    """What the model said, item by item. Raises UserError if that file is missing or damaged."""
-    return read_jsonl(run_folder(results, run) / "samples" / f"{task}.jsonl")
+        Raises UserError where they were made under other settings than the plan's.
+        """
+        path = folders.run_folder(self.folder, run) / part / folders.SCORES
+        record = self._record(path, ScoresRecord)
+        if record is not None and record.settings_sha256 != self.settings_hash(run):
+            raise UserError(
+                f"{path}: settings_sha256: found {record.settings_sha256[:12]}, allowed {self.settings_hash(run)[:12]};"
+                f" {self.plan.path} or its catalog has changed since: delete the folder and run it again"
+            )
+        return record
 
+    def settings_hash(self, run: Run) -> str:
+        return self.once(("settings", run), lambda: self.plan.settings_hash(run))
 
-def task_scores(plan: Plan, results: Path, run: Run) -> dict[str, TaskScore | None]:
-    """Task -> its score, in the suite's order; None where the run left none. A failed run's tasks all say failed."""
-    record = scores_of(plan, results, run)
-    training = None if record else training_of(results, run)
-    failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
-    if failed is not None:
-        return dict.fromkeys(plan.scored(run.table), TaskScore(status="failed", reason=failed.reason))
-    return {task: record.tasks.get(task) if record else None for task in plan.scored(run.table)}
+    def training(self, run: Run) -> TrainRecord | None:
+        """What training left, or None (always for a base)."""
+        return self._record(folders.run_folder(self.folder, run) / folders.TRAINING, TrainRecord)
+
+    def footprint(self, run: Run) -> FootprintRecord | None:
+        """What was counted of the run's cell, or None."""
+        return self._record(folders.run_folder(self.folder, run) / folders.FOOTPRINT, FootprintRecord)
+
+    def contamination(self, table: str) -> ContaminationRecord | None:
+        """Which test items of a table stand in its training set, or None where that was not checked."""
+        return self._record(folders.data_folder(self.folder, table) / folders.CONTAMINATION, ContaminationRecord)
+
+    def samples(self, run: Run, task: str) -> list[dict[str, Any]]:
+        """What the model said, item by item; read anew at each call. Raises UserError if missing or damaged."""
+        return read_jsonl(folders.samples_file(folders.run_folder(self.folder, run), task))
+
+    def items(self, run: Run, task: str) -> list[dict[str, Any]]:
+        """The samples without their texts: what an item is judged by. Raises UserError if missing or damaged."""
+
+        def read() -> list[dict[str, Any]]:
+            rows = self.samples(run, task)
+            return [{key: value for key, value in row.items() if key not in TEXTS} for row in rows]
+
+        return self.once(("items", run, task), read)
+
+    def task_scores(self, run: Run) -> dict[str, TaskScore | None]:
+        """Task -> its score, in the suite's order; None where the run left none. All of a failed run say failed."""
+        record, tasks = self.scores(run), self.plan.scored(run.table)
+        training = None if record else self.training(run)
+        failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
+        if failed is not None:
+            return dict.fromkeys(tasks, TaskScore(status="failed", reason=failed.reason))
+        return {task: record.tasks.get(task) if record else None for task in tasks}

@@ -11,6 +11,7 @@ from sbora_bench import progress
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.results.failures import failed_runs
+from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 
 STAGES = {"pretrain": "pre-training", "finetune": "training", "evaluate": "scoring"}
@@ -54,7 +55,7 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     A run whose job fell silent is waiting, and says where it stood.
     """
     now = now or datetime.now(UTC)
-    logs = [path for stage in ("finetune", "evaluate") for path in (results / "logs" / stage).glob("*.log")]
+    logs = [path for stage in ("finetune", "evaluate") for path in log_files(results, stage)]
     bases = {run.model for run in plan.runs}
     logs += [resources / "logs" / f"{model}.log" for model in sorted(bases)]
     at = {run: here for log in logs if log.is_file() for run, here in open_loops(progress.read(log), now).items()}
@@ -64,10 +65,10 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
         if not at[base].silent:
             found["running"][base] = str(at[base])
     for run in plan.runs:
-        name, trained = run.name, run.is_base or _has(results, run, "train.json", TrainRecord)
+        name, trained = run.name, run.is_base or _has(results, run, TRAINING, TrainRecord)
         if name in failed:
             found["failed"][name] = failed[name]
-        elif trained and _has(results, run, "scores.json", ScoresRecord):
+        elif trained and _has(results, run, SCORES, ScoresRecord):
             found["done"][name] = ""
         elif name in at and not at[name].silent:
             found["running"][name] = str(at[name])
@@ -80,7 +81,7 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
 
 def _has(results: Path, run: Run, name: str, kind: type) -> bool:
     try:
-        return bool(read_record(results / "runs" / run.name / name, kind))
+        return bool(read_record(run_folder(results, run) / name, kind))
     except UserError:
         return False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, whole_folder, write_json
+from sbora_bench.results.folders import store_folder
 
 DONE = "done.json"
 CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
@@ -19,7 +20,7 @@ CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
 
 def entry(results: Path, run: str, stage: str, identity: str) -> Path:
     """Folder of a finished run's files."""
-    return Path(results) / "store" / run / f"{stage}-{identity[:16]}"
+    return store_folder(results, run) / f"{stage}-{identity[:16]}"
 
 
 def checkpoints_of(folder: Path) -> Path:

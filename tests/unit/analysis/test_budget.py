@@ -7,6 +7,7 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_budget
 from sbora_bench.files import read_json, write_json
 from sbora_bench.report.page_views import budget_views
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import SEAL, TrainRecord, read_record
 from tests.made_results import make_plan, make_results, make_run
 
@@ -31,14 +32,16 @@ def test_a_row_a_trained_cell_with_means_over_its_seeds(made):
     for seed in range(3):
         edit(results / "runs" / LORA.format(seed) / "footprint.json", "", flops_per_step=7)
     make_run(plan, results, plan.run(LORA.format(2)), failed="no memory")
-    rows = {(row["table"], row["model"], row["method"], row["rank"]): row for row in budget_rows(plan, results)}
+    found = budget_rows(Results(plan, results))
+    rows = {(row["table"], row["model"], row["method"], row["rank"]): row for row in found}
     assert len(rows) == 7 and not any("base" in row for row in rows)
     lora = rows["arithmetic", "llama-7b", "lora", 32]
     assert (lora["trained"], lora["steps"], lora["tokens"], lora["seconds"], lora["flops"]) == (2, 10, 670, 2.25, 70)
     assert (lora["examples"], lora["peak_bytes"], lora["process_peak_bytes"]) == (40, None, None)
     assert lora["measured_peak_bytes"] == 10**9 + 1  # of a GPU's allocator
     edit(results / "runs" / LORA.format(1) / "train.json", "on", hardware={"gpu": None})
-    (lora,) = [row for row in budget_rows(plan, results) if row["method"] == "lora" and row["model"] == "llama-7b"]
+    found = budget_rows(Results(plan, results))
+    (lora,) = [row for row in found if row["method"] == "lora" and row["model"] == "llama-7b"]
     assert (lora["measured_peak_bytes"], lora["process_peak_bytes"]) == (10**9, 10**9 + 1)
 
 
@@ -46,7 +49,7 @@ def test_a_cell_that_never_trained_has_no_row(made):
     plan, results = made
     for seed in range(3):
         make_run(plan, results, plan.run(LORA.format(seed)), failed="no memory")
-    assert ("llama-7b", "lora") not in {(row["model"], row["method"]) for row in budget_rows(plan, results)}
+    assert ("llama-7b", "lora") not in {(row["model"], row["method"]) for row in budget_rows(Results(plan, results))}
 
 
 def test_a_resumed_run_counts_the_whole_training(made):

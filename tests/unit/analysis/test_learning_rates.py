@@ -19,6 +19,7 @@ from sbora_bench.plan.experiment import Cell, load_plan, rate_text
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.report.learning_rate_tables import curve, rates_view
 from sbora_bench.report.tables import tables
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
 from tests import toy_runs
@@ -94,33 +95,33 @@ def test_rates_that_make_no_sense(tmp_path, rates, told):
 def test_the_best_on_held_out_rows_is_picked_and_of_equals_the_lowest(made):
     plan, results = made
     assert pick({0.1: [0.5, 0.6], 0.01: [0.6, 0.5], 1.0: [0.0, 1.0]}) == 0.01
-    rates = {cell.method: rate for cell, rate in picked(plan, results).rates.items() if cell.rank == 32}
+    rates = {cell.method: rate for cell, rate in picked(Results(plan, results)).plan.rates.items() if cell.rank == 32}
     assert rates == {"lora": 0.0003, "dora": 0.001, "sbora-fa": 0.0003}
-    shown = picked(plan, results)
-    assert picked(shown, results) is shown
-    assert {run.learning_rate for run in shown.runs if run.method == "dora"} == {0.001}
+    shown = picked(Results(plan, results))
+    assert picked(shown) is shown
+    assert {run.learning_rate for run in shown.plan.runs if run.method == "dora"} == {0.001}
 
 
 def test_no_test_score_can_sway_the_choice(made):
     """Whatever the test items say, or none of them is there, the same rates; other held-out scores, other rates."""
     plan, results = made
-    before = picked(plan, results).rates
+    before = picked(Results(plan, results)).plan.rates
     for run in plan.runs:
         path = path_of(results, run)
         record, perfect = read_record(path, ScoresRecord), {"value": float(run.learning_rate == 0.01), "extra": {}}
         tasks = {task: score.model_copy(update=perfect) for task, score in record.tasks.items()}
         write_record(path, record.model_copy(update={"tasks": tasks}))
-    assert picked(plan, results).rates == before
+    assert picked(Results(plan, results)).plan.rates == before
     kept = read_record(path_of(results, plan.runs[0]), ScoresRecord)
     for run in plan.runs:
         path_of(results, run).unlink()
         shutil.rmtree(results / "runs" / run.name / "samples")
-    assert picked(plan, results).rates == before
+    assert picked(Results(plan, results)).plan.rates == before
     for run in plan.runs:
         if (run.method, run.rank, run.learning_rate) == ("lora", 32, 0.01):
             write_record(path_of(results, run), kept.model_copy(update={"settings_sha256": plan.settings_hash(run)}))
             hold(plan, results, run, 18)
-    assert picked(plan, results).rates == before | {Cell("arithmetic", "llama-7b", "lora", 32): 0.01}
+    assert picked(Results(plan, results)).plan.rates == before | {Cell("arithmetic", "llama-7b", "lora", 32): 0.01}
 
 
 def test_a_run_that_failed_has_nothing_right(made):
@@ -130,8 +131,8 @@ def test_a_run_that_failed_has_nothing_right(made):
     record = read_record(path, ScoresRecord)
     write_record(path, record.model_copy(update={"status": "failed", "tasks": {}}))
     cell = Cell("arithmetic", "llama-7b", "lora", 32)
-    assert tried(plan, results, "arithmetic")[cell][0.0003] == [0.0, 0.75]
-    assert picked(plan, results).rates[cell] == 0.001
+    assert tried(Results(plan, results), "arithmetic")[cell][0.0003] == [0.0, 0.75]
+    assert picked(Results(plan, results)).plan.rates[cell] == 0.001
 
 
 def test_all_tables_show_the_picked_rate(made):
@@ -140,18 +141,19 @@ def test_all_tables_show_the_picked_rate(made):
     cells = (results / "tables" / "cells.csv").read_text().splitlines()
     of_lora = [line.rsplit(",", 1)[1] for line in cells if ",lora,32," in line]
     assert set(of_lora) == {"arithmetic-llama-7b-lora-r32-lr3e-4-s0 arithmetic-llama-7b-lora-r32-lr3e-4-s1"}
-    assert {row["seeds"] for row in separation(plan, results).gains} == {2}
-    assert set(read_scores(results).run) == {run.name for run in picked(plan, results).runs}
+    assert {row["seeds"] for row in separation(Results(plan, results)).gains} == {2}
+    assert set(read_scores(results).run) == {run.name for run in picked(Results(plan, results)).plan.runs}
 
 
 def test_what_the_choice_gains_is_paired_and_read_afterwards(made):
     plan, results = made
-    rows = {(row["method"], row["rank"], row["learning_rate"]): row for row in rate_rows(plan, results, "arithmetic")}
+    found = rate_rows(Results(plan, results), "arithmetic")
+    rows = {(row["method"], row["rank"], row["learning_rate"]): row for row in found}
     lora = rows["lora", 32, 0.0003]
     assert lora["picked"] and not lora["default"] and lora["validation"] == 0.75 and lora["validation_items"] == 20
     assert lora["difference"] == 0.0 and (lora["p"], lora["p_seeds"]) == (1.0, 1.0)  # the same answers at each rate
     assert rows["dora", 32, 0.001]["picked"] and rows["dora", 32, 0.001]["difference"] is None
-    view = rates_view(plan, results, "arithmetic")
+    view = rates_view(Results(plan, results), "arithmetic")
     assert view.header[2:] == ["1e-3", "3e-4", "1e-2", "Picked", "Score", "At 1e-3", "Gain"]
     line = view.groups[0][0]
     assert [cell.text for cell in line[2:6]] == ["40.0 ± 0.0", "75.0 ± 0.0", "40.0 ± 0.0", "3e-4"]

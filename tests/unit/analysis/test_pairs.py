@@ -11,6 +11,7 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.report.separation_tables import method_view, verdict
 from sbora_bench.report.tables import tables
+from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 
 LORA, FA, FA_TWICE = Cell("t", "m", "lora", 32), Cell("t", "m", "sbora-fa", 32), Cell("t", "m", "sbora-fa", 64)
@@ -89,7 +90,7 @@ def test_words_follow_from_both_tests():
 
 def test_made_samples_say_better(made):
     """Every seed adds one item to all cells alike: the seeds agree wholly, so the items decide."""
-    averages = separation(*made).averages
+    averages = separation(Results(*made)).averages
     words = {(r["method_a"], r["rank_a"], r["method_b"], r["rank_b"]): r["word"] for r in averages}
     assert words["lora", 32, "sbora-fa", 32] == "better" and words["sbora-fa", 32, "sbora-fa", 64] == "worse"
     lora, twice = (sum(RIGHT[cell][task] for task in ("MultiArith", "gsm8k", "AddSub")) / 120
@@ -101,7 +102,7 @@ def test_made_samples_say_better(made):
         120,
     )
     assert mine["difference"] == pytest.approx(lora - twice)
-    assert verdict(separation(*made)) == (
+    assert verdict(separation(Results(*made))) == (
         "Of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 3 are shown to differ with"
         " other seeds too; 0 more seeds would show 1 point in half of them."
     )
@@ -112,7 +113,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     make_results(plan, tmp_path / "results")
     collect(plan, tmp_path / "results")
     tables(plan, tmp_path / "results")
-    found = separation(plan, tmp_path / "results")
+    found = separation(Results(plan, tmp_path / "results"))
     assert {r["word"] for r in found.averages + found.differences} == {"no difference shown; one seed"}
     assert {cell.text for group in method_view(plan, found, "arithmetic").groups for r in group for cell in r[8:]} == {
         "–"

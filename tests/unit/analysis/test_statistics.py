@@ -10,6 +10,7 @@ from sbora_bench.analysis import statistics
 from sbora_bench.analysis.separation import Separation, most_frequent_answer, separation
 from sbora_bench.errors import UserError
 from sbora_bench.report.separation_tables import count_columns
+from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 
 
@@ -70,7 +71,7 @@ def made(tmp_path):
 
 
 def test_claims_of_made_samples(made):
-    found = separation(*made)
+    found = separation(Results(*made))
     claims = {(row["table"], row["model"], row["task"]): row for row in found.claims}
     assert len(claims) == 8
     row = claims["arithmetic", "llama-7b", "MultiArith"]
@@ -87,7 +88,8 @@ def test_claims_of_made_samples(made):
 
 
 def test_gains_are_against_the_base_of_the_same_model(made):
-    rows = [row for row in separation(*made).gains if (row["table"], row["task"]) == ("arithmetic", "MultiArith")]
+    found = separation(Results(*made)).gains
+    rows = [row for row in found if (row["table"], row["task"]) == ("arithmetic", "MultiArith")]
     assert [(row["model"], row["method"], row["rank"]) for row in rows] == [
         ("llama-7b", "lora", 32),
         ("llama-7b", "dora", 32),
@@ -98,7 +100,7 @@ def test_gains_are_against_the_base_of_the_same_model(made):
     fa = rows[2]
     assert (fa["only_tuned"], fa["only_base"], fa["pairs"]) == (3 * (12 + 1 - 2), 0, 120)
     assert fa["difference"] == pytest.approx(33 / 120) and fa["differs"]
-    family = [row for row in separation(*made).gains if row["table"] == "arithmetic"]
+    family = [row for row in separation(Results(*made)).gains if row["table"] == "arithmetic"]
     assert [row["p_holm"] for row in family] == pytest.approx(statistics.holm([row["p"] for row in family]))
 
 
@@ -107,11 +109,11 @@ def test_a_missing_sample_file_is_an_error(made):
     path = results / "runs/arithmetic-llama-7b-base/samples/AddSub.jsonl"
     path.unlink()
     with pytest.raises(UserError, match="AddSub.jsonl: no such file"):
-        separation(plan, results)
+        separation(Results(plan, results))
 
 
 def test_differences_compare_one_thing_at_a_time(made):
-    found = separation(*made)
+    found = separation(Results(*made))
     pairs = {(row["method_a"], row["rank_a"], row["method_b"], row["rank_b"]) for row in found.differences}
     assert pairs == {
         ("lora", 32, "dora", 32),
@@ -133,7 +135,7 @@ def test_differences_compare_one_thing_at_a_time(made):
 
 
 def test_holm_is_over_the_pairs_of_a_table(made):
-    rows = [row for row in separation(*made).differences if row["table"] == "arithmetic"]
+    rows = [row for row in separation(Results(*made)).differences if row["table"] == "arithmetic"]
     assert len(rows) == 3 * 6
     assert [row["p_holm"] for row in rows] == pytest.approx(statistics.holm([row["p"] for row in rows]))
 
@@ -141,7 +143,7 @@ def test_holm_is_over_the_pairs_of_a_table(made):
 def test_only_common_seeds_are_paired(made):
     plan, results = made
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s1"), failed="no memory")
-    found = separation(plan, results)
+    found = separation(Results(plan, results))
     claim = next(row for row in found.claims if (row["model"], row["task"]) == ("llama-7b", "AddSub"))
     assert (claim["seeds"], claim["pairs"]) == (2, 80)
     pairs = {(row["method_a"], row["method_b"]): row["pairs"] for row in found.differences if row["task"] == "AddSub"}
@@ -150,4 +152,4 @@ def test_only_common_seeds_are_paired(made):
 
 def test_nothing_scored_separates_nothing(tmp_path):
     plan = make_plan(tmp_path, experiment(seeds=(0,)))
-    assert separation(plan, tmp_path / "results") == Separation([], [], [], [])
+    assert separation(Results(plan, tmp_path / "results")) == Separation([], [], [], [])

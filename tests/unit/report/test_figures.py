@@ -18,6 +18,7 @@ from sbora_bench.report.figures import (
     short,
     training_data,
 )
+from sbora_bench.results.read import Results
 from tests.made_results import TRAINABLE, experiment, make_plan, make_results
 
 
@@ -126,7 +127,7 @@ def test_ranks_are_told_once_where_points_stand_close():
 
 def test_training_curves_are_means_and_ranges_of_the_seeds(drawn):
     plan, results, _ = drawn
-    rows = [row for row in training_data(plan, results, "arithmetic") if row["method"] == "dora"]
+    rows = [row for row in training_data(Results(plan, results), "arithmetic") if row["method"] == "dora"]
     assert [row["step"] for row in rows] == [1, 5, 10]
     assert {row["kind"] for row in rows} == {"training"}
     assert [rows[1][key] for key in ("low", "mean", "high")] == pytest.approx([0.6, 0.7, 0.8])

@@ -18,7 +18,7 @@ from sbora_bench.report.page import report
 from sbora_bench.report.page_answer import also, answer
 from sbora_bench.report.page_runs import LONGEST, MOST, chosen, loss_curve, section, shown
 from sbora_bench.report.page_views import contamination_view, footprint_view, runs_view
-from sbora_bench.results.read import training_of
+from sbora_bench.results.read import Results
 from tests.made_results import catalog, experiment, make_plan, make_results, make_run
 
 EVIL = "<script>alert(1)</script>"
@@ -127,7 +127,7 @@ def test_the_answer_comes_first(page):
     order = ("answer", "tables", "tests", "budget", "figures", "contamination", "footprint", "claims", "audit", "runs")
     places = [text.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
-    sentences = answer(plan, separation(plan, results))
+    sentences = answer(plan, separation(Results(plan, results)))
     assert len(sentences) == 3
     # SBoRA-FA against LoRA and DoRA: at rank 32 it has 21 of 120 less right than DoRA, at 64, of as many parameters, 3
     # more than LoRA
@@ -151,7 +151,7 @@ def test_the_answer_comes_first(page):
 def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
     plan, results, _ = page
     run = plan.run("arithmetic-llama-7b-lora-r32-s1")
-    told = section(plan, results, run, "--experiment by-hand", 10**6)
+    told = section(Results(plan, results), run, "--experiment by-hand", 10**6)
     assert told.scores[0] == ["MultiArith", "77.5", "[62.5, 87.7]", "6.6", "40", "acc"]
     assert told.loss["label"] == "Loss from 3.100 at update 1 to 0.400 at update 10"
     points = [float(number) for point in told.loss["lines"]["training"].split() for number in point.split(",")]
@@ -166,11 +166,11 @@ def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
 def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(page):
     plan, results, _ = page
     runs = [plan.run(f"arithmetic-llama-7b-{cell}-s0") for cell in ("lora-r32", "sbora-fa-r64")]
-    one, other = ([sample["id"] for sample in chosen(plan, results, run, ["gsm8k"], 10**6)] for run in runs)
+    one, other = ([sample["id"] for sample in chosen(Results(plan, results), run, ["gsm8k"], 10**6)] for run in runs)
     assert one == other != list(range(MOST))
-    few = chosen(plan, results, runs[0], ["MultiArith", "gsm8k"], 2200)
+    few = chosen(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 2200)
     assert [sample["task"] for sample in few] == ["MultiArith", "MultiArith", "GSM8K", "GSM8K"]
-    assert chosen(plan, results, runs[0], ["gsm8k"], 10) == []
+    assert chosen(Results(plan, results), runs[0], ["gsm8k"], 10) == []
 
 
 def test_long_texts_are_cut_and_say_so():
@@ -189,18 +189,19 @@ def test_long_texts_are_cut_and_say_so():
 
 def test_no_curve_of_a_single_point(page):
     plan, results, _ = page
-    record = training_of(results, plan.run("arithmetic-llama-7b-lora-r32-s0"))
+    record = Results(plan, results).training(plan.run("arithmetic-llama-7b-lora-r32-s0"))
     one = record.model_copy(update={"happened": {"loss_curve": record.happened["loss_curve"][:1]}})
     assert loss_curve(one) is None and loss_curve(None) is None
 
 
 def test_runs_and_contamination(page):
     plan, results, _ = page
-    runs = {row[0].text: [cell.text for cell in row[1:]] for group in runs_view(plan, results).groups for row in group}
+    groups = runs_view(Results(plan, results)).groups
+    runs = {row[0].text: [cell.text for cell in row[1:]] for group in groups for row in group}
     assert runs["arithmetic-llama-7b-dora-r32-s1"] == [f"failed (Reason {EVIL})"] + ["–"] * 6
     assert runs["arithmetic-llama-7b-lora-r32-s0"] == ["ok", "44.2", "10", "0.300", "1.5", "427", "954"]
     assert runs["arithmetic-llama-7b-base"] == ["ok", "5.0"] + ["–"] * 5
-    contamination = [[cell.text for cell in row] for row in contamination_view(plan, results).groups[0]]
+    contamination = [[cell.text for cell in row] for row in contamination_view(Results(plan, results)).groups[0]]
     assert contamination[2] == ["arithmetic", "math-10k", f"Task {EVIL}", "3", "40", "40"]
     footprint = footprint_view(plan, results)
     assert "Optimizer, bytes" not in footprint.header  # not known of any cell
@@ -220,7 +221,7 @@ def test_nothing_run_says_so(tmp_path):
     plan = make_plan(tmp_path)
     results = tmp_path / "results"
     collect(plan, results)
-    assert len(answer(plan, separation(plan, results))) == 1
+    assert len(answer(plan, separation(Results(plan, results)))) == 1
     sentences = also(plan, results)
     assert sentences[0] == "Arithmetic, by hand: no tuned run has a score (average)."
     assert sentences[-1] == f"{len(plan.runs)} of {len(plan.runs)} runs have no score: they failed or were not run."

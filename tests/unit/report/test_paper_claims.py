@@ -7,6 +7,7 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.report import paper_claims as claims
 from sbora_bench.report.audit import Finding
 from sbora_bench.results.paper.reported import HERE
+from sbora_bench.results.read import Results
 from tests.made_results import make_plan, make_results
 
 ALL = {claim["id"]: claim for claim in yaml.safe_load((HERE / "claims.yaml").read_text())}
@@ -18,12 +19,12 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims")
     plan, results = make_plan(folder), folder / "results"
     make_results(plan, results)
-    return plan, results, separation(plan, results)
+    return plan, results, separation(Results(plan, results))
 
 
 def test_every_claim_has_its_verdicts(made):
     plan, results, found = made
-    shown = claims.view(plan, results, found, [])
+    shown = claims.view(Results(plan, results), found, [])
     lines = {line[0].text: [cell.text for cell in line[2:]] for line in shown.groups[0]}
     assert list(lines) == [claim["text"] for claim in ALL.values()]
     assert {verdict for line in lines.values() for verdict in line[1:2]} <= {

@@ -17,6 +17,7 @@ from sbora_bench.report.render import csv as spell_csv
 from sbora_bench.report.render import html, latex, markdown
 from sbora_bench.report.tables import views
 from sbora_bench.results.paper.reported import plain, read_reported, reported_cell
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -73,7 +74,7 @@ def drawn(tmp_path_factory):
     for run in plan.runs:
         write_run(plan, results, run)
     collect(plan, results)
-    return plan, {view.name: view for view in views(plan, results)}
+    return plan, {view.name: view for view in views(Results(plan, results))}
 
 
 def write_run(plan, results, run) -> None:

@@ -12,6 +12,7 @@ from sbora_bench.plan.file_names import layouts, table_files
 from sbora_bench.report.render import latex_text, markdown_text
 from sbora_bench.report.tables import agreement, paper_footprint_view, tables, views
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
+from sbora_bench.results.read import Results
 from tests.made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
 
 
@@ -25,7 +26,7 @@ def made(tmp_path):
 
 def view(plan, results, name):
     collect(plan, results)
-    return next(view for view in views(plan, results) if view.name == name)
+    return next(view for view in views(Results(plan, results)) if view.name == name)
 
 
 def line(found, *start):

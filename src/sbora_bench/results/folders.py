@@ -1,0 +1,35 @@
+"""Where things lie in a results folder: the one place that spells it.
+
+runs/<run>/{train,scores,footprint}.json, samples/<task>.jsonl, adapter/; validation/ has scores and samples, too
+data/<table>/{train,<task>}.jsonl, contamination.json
+store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, footprint.csv, budget.csv
+"""
+
+from pathlib import Path
+
+from sbora_bench.plan.experiment import Run
+
+TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
+RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
+
+
+def run_folder(results: str | Path, run: Run | str) -> Path:
+    return Path(results) / RUNS / (run if isinstance(run, str) else run.name)
+
+
+def data_folder(results: str | Path, table: str) -> Path:
+    return Path(results) / DATA / table
+
+
+def store_folder(results: str | Path, run: Run | str) -> Path:
+    return Path(results) / STORE / (run if isinstance(run, str) else run.name)
+
+
+def samples_file(folder: Path, task: str) -> Path:
+    """The samples of a task in a run's folder, in its `validation/`, or in an entry of the store."""
+    return folder / SAMPLES / f"{task}.jsonl"
+
+
+def log_files(results: str | Path, stage: str = "*") -> list[Path]:
+    """The logs of the jobs of a stage, or of all, sorted."""
+    return sorted((Path(results) / "logs").glob(f"{stage}/*.log"))
