@@ -3,7 +3,6 @@
 from collections import Counter
 
 import pytest
-from tests.made_results import make_plan, make_results
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.separation import separation
@@ -12,6 +11,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.tables import views
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
+from tests.made_results import make_plan, make_results
 
 
 @pytest.fixture
