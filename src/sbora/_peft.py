@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     check_adapters_to_merge,
     check_target_module_exists,
+    onload_layer,
 )
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
@@ -48,6 +49,7 @@ __all__ = [
     "check_target_module_exists",
     "get_pattern_key",
     "get_quantization_kwargs",
+    "onload_layer",
     "merge_utils",
     "peft_type",
     "quantization_extra_repr",

@@ -14,6 +14,8 @@ z (FA) or x (FB).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -157,29 +159,24 @@ class _Learn(Function):
     """(y, kept, weight) -> y untouched, with the gradient of a weight that is merged into the base."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, kept: Tensor, weight: Tensor, index: Tensor | None, scaling: float) -> Tensor:
-        ctx.mark_dirty(y)  # so that the output is no view, and may be overwritten by what follows
-        ctx.save_for_backward(kept, weight, index)
-        ctx.scaling = scaling
-        return y
+    def forward(
+        ctx, y: Tensor, kept: Tensor, weight: Tensor, index: Tensor | None, scaling: float, merging: Callable | None
+    ) -> Tensor:
+        ctx.save_for_backward(kept if ctx.needs_input_grad[2] else None, weight, index)
+        ctx.scaling, ctx.merging = scaling, merging
+        return y.detach()  # no view, so that it may be written to like any other output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y: Tensor):
-        kept, weight, index = ctx.saved_tensors
-        grad = grad_y if index is None else _take(grad_y, index)
-        return grad_y, None, _product_over_rows(grad, kept, weight.dtype) * ctx.scaling, None, None
-
-
-def _plain() -> bool:
-    """Whether whoever runs the pass takes plain operations alone: a compiler, a tracer, a transform of torch.func,
-    forward-mode differentiation."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+        kept, weight, index = ctx.saved_tensors  # here autograd raises if they have changed since
+        if ctx.merging is not None and ctx.needs_input_grad[0]:
+            ctx.merging(weight, ctx.scaling)  # the base layer's own backward comes next, and takes its weight
+        grad_weight = None
+        if ctx.needs_input_grad[2]:
+            grad = grad_y if index is None else _take(grad_y, index)
+            grad_weight = _product_over_rows(grad, kept, weight.dtype) * ctx.scaling
+        return grad_y, None, grad_weight, None, None, None
 
 
 def branch(
@@ -200,12 +197,12 @@ def branch(
     Returns:
         x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
     """
-    plain, x_learns = _plain() or not torch.is_grad_enabled(), x.requires_grad
+    is_plain, x_learns = plain() or not torch.is_grad_enabled(), x.requires_grad
     if variant == "fa":
-        x, z = _Gather.apply(x, index) if x_learns and not plain else (x, _take(x, index))
+        x, z = _Gather.apply(x, index) if x_learns and not is_plain else (x, _take(x, index))
         return x, F.dropout(z, dropout) if dropout else z
     adapted = F.dropout(x, dropout) if dropout else x
-    if plain:
+    if is_plain:
         return x, _linear(adapted, weight * scaling)
     if adapted is x and x_learns:
         return _Project.apply(x, weight, scaling)
@@ -226,10 +223,10 @@ def join(
     Returns:
         (..., out_features), of the dtype of y.
     """
-    plain = _plain()
-    in_place = in_place and not plain and _takes_sums(y)
+    is_plain = plain()
+    in_place = in_place and not is_plain and _takes_sums(y)
     if variant == "fa":
-        if plain:
+        if is_plain:
             return y + _linear(z, weight * scaling).to(y.dtype)
         return _AddProduct.apply(y, z.to(y.dtype), weight, scaling, in_place)
     z = (z if scaling == 1 else z * scaling).to(y.dtype)
@@ -243,7 +240,15 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight.to(x.dtype))
 
 
-def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, scaling: float) -> Tensor:
+def learn(
+    variant: str,
+    y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    scaling: float,
+    merging: Callable[[Tensor, float], object] | None = None,
+) -> Tensor:
     """Give the trained matrix its gradient where the adapter is merged into the base weight.
 
     The base layer computes the output and the gradient of x on its own, so that only the region's gradient
@@ -252,11 +257,11 @@ def learn(variant: str, y: Tensor, x: Tensor, weight: Tensor, index: Tensor, sca
     Args:
         y: the output of the merged layer, (..., out_features).
         x: its input, (..., in_features).
+        merging: called in the backward with weight and scaling, before the base layer's own backward.
     """
-    y = y if _takes_sums(y) else y.clone()
-    if variant == "fa":
-        return _Learn.apply(y, _take(x.detach(), index), weight, None, scaling)
-    return _Learn.apply(y, x.detach(), weight, index, scaling)
+    x = x.detach()
+    kept, at = (_take(x, index), None) if variant == "fa" else (x, index)
+    return _Learn.apply(y, kept, weight, at, scaling, merging)
 
 
 def _takes_sums(y: Tensor) -> bool:
@@ -264,7 +269,7 @@ def _takes_sums(y: Tensor) -> bool:
     return y._base is None and y.is_contiguous() and not (y.is_leaf and y.requires_grad)
 
 
-def _plain() -> bool:
+def plain() -> bool:
     """Whether plain operations are to be run, which whoever runs the pass can see through: a compiler, a tracer, a
     transform of `torch.func`, forward-mode differentiation."""
     return (

@@ -52,8 +52,11 @@ class SboraLayer(BaseTunerLayer):
         # what the merged adapters replaced; buffers, so that they follow the layer when it is moved or cast
         self.sbora_replaced = BufferDict(persistent=False)
         self.sbora_replaced_at = BufferDict(persistent=False)
+        self.sbora_replaced_by = BufferDict(persistent=False)
         self._replaced_quantized: dict[str, tuple] = {}
         self._train_merged = False
+        self._writes = 0  # how often the merged region has been written in that mode
+        self._merged_index: tuple[Tensor, int] | None = None
         self._disable_adapters = False
         self.merged_adapters = []
 
@@ -171,12 +174,12 @@ class SboraLayer(BaseTunerLayer):
         """Overwrite them."""
         return weight.index_copy_(self._region_dim(adapter), index, values)
 
-    def _add_to_region(self, region: Tensor, adapter: str) -> Tensor:
-        """The region of the base weight with the adapter added in at least fp32, rounded once."""
-        delta = self.sbora_weight[adapter].detach().to(region.device)
+    def _add_to_region(self, region: Tensor, adapter: str, weight: Tensor, scaling: float) -> Tensor:
+        """The region of the base weight with an update of an adapter's added in at least fp32, rounded once."""
+        delta = weight.detach().to(region.device)
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
         delta = delta.transpose(-2, -1) if self.fan_in_fan_out else delta
-        return torch.add(region, delta, alpha=self.scaling[adapter]).to(region.dtype)
+        return torch.add(region, delta, alpha=scaling).to(region.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""
@@ -208,6 +211,8 @@ class SboraLinear(nn.Module, SboraLayer):
         SboraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, module, r, alpha, config)
+        self.register_state_dict_pre_hook(_leave_merged_pass)
+        self.register_load_state_dict_pre_hook(_leave_merged_pass)
         self.register_load_state_dict_pre_hook(_rename_old_keys)
         self.register_load_state_dict_post_hook(_check_loaded_index)
 
@@ -236,7 +241,7 @@ class SboraLinear(nn.Module, SboraLayer):
         weight = dequantize(self) if quantized else self.base_weight().data
         index = self.sbora_index[name].to(weight.device)
         replaced = self._read_region(weight, name, index)
-        merged = self._add_to_region(replaced, name)
+        merged = self._add_to_region(replaced, name, self.sbora_weight[name], self.scaling[name])
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if quantized:
@@ -244,23 +249,34 @@ class SboraLinear(nn.Module, SboraLayer):
             requantize(self, self._write_region(weight, name, index, merged))
         else:
             self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
+            if not self._train_merged:  # where it would be another copy of the region in every layer
+                self.sbora_replaced_by[name] = merged
             self._write_region(weight, name, index, merged)
         self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take all merged adapters out of the base weight: it has the same bits as before."""
+        """Take all merged adapters out of the base weight: it has the same bits as before.
+
+        Raises:
+            ValueError: something else has changed the region since, an adapter below or of another layer on the
+                same weight, and would be lost. Nothing was changed.
+        """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         while self.merged_adapters:
-            name = self.merged_adapters.pop()  # the last one first, for regions may overlap
+            name = self.merged_adapters[-1]  # the last one first, for regions may overlap
             if name in self._replaced_quantized:
                 restore_quantized(self, self._replaced_quantized.pop(name))
             elif name in self.sbora_replaced:
                 weight = self.base_weight().data
-                replaced = self.sbora_replaced.pop(name).to(weight)
-                index = self.sbora_replaced_at.pop(name).to(weight.device)
-                self._write_region(weight, name, index, replaced)
+                index = self.sbora_replaced_at[name].to(weight.device)
+                if name in self.sbora_replaced_by:
+                    _check_untouched(name, self._read_region(weight, name, index), self.sbora_replaced_by[name])
+                    del self.sbora_replaced_by[name]
+                del self.sbora_replaced_at[name]
+                self._write_region(weight, name, index, self.sbora_replaced.pop(name).to(weight))
+            self.merged_adapters.pop()
 
     def train_merged(self, enabled: bool = True) -> None:
         """See [`SboraModel.train_merged`]."""
@@ -279,7 +295,9 @@ class SboraLinear(nn.Module, SboraLayer):
 
     def _check_train_merged(self) -> None:
         names = self._present_adapters()
-        if names and self.quantization_backend is not None:
+        if not names:
+            return
+        if self.quantization_backend is not None:
             raise ValueError("train_merged needs a base that is not quantised: it would be quantised in every pass.")
         if len(names) > 1:
             raise ValueError(f"train_merged needs one active adapter, but there are {len(names)}: {names}.")
@@ -287,28 +305,58 @@ class SboraLinear(nn.Module, SboraLayer):
             raise ValueError(
                 "train_merged needs sbora_dropout = 0: the merged weight sees the same input as the base does."
             )
+        weight = self.base_weight()
+        if type(weight.data) is not Tensor or (weight.is_meta and hasattr(self.get_base_layer(), "_hf_hook")):
+            raise ValueError("train_merged needs a base weight that is whole and in place, not sharded or offloaded.")
 
     def _present_adapters(self) -> list[str]:
         return [name for name in self.active_adapters if name in self.sbora_weight]
 
     def _forward_merged(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if functional.plain():
+            raise RuntimeError(
+                "train_merged writes to the base weight in every pass, which torch.compile, tracers, torch.func and "
+                "forward-mode differentiation do not allow: switch it off first, train_merged(False)."
+            )
         self._check_train_merged()  # adapters may have been switched since
         names = self._present_adapters()
-        if self.merged and self.merged_adapters != names:
-            self.unmerge()
-        for name in names:
-            if name not in self.merged_adapters:
-                self._merge_one(name)
-            else:
-                weight, replaced = self.base_weight().data, self.sbora_replaced[name]
-                merged = self._add_to_region(replaced, name)
-                self._write_region(weight, name, self.sbora_replaced_at[name], merged)
-        y = self.base_layer(x, *args, **kwargs)
-        for name in names:
-            if torch.is_grad_enabled() and self.sbora_weight[name].requires_grad:
-                variant, index = self.variant[name], self.sbora_index[name]
-                y = functional.learn(variant, y, x, self.sbora_weight[name], index, self.scaling[name])
-        return y
+        if not names:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        name = names[0]
+        region = self.sbora_weight.region(name)
+        y_of = lambda x: self.base_layer(x, *args, **kwargs)  # noqa: E731
+        return region(x, below=y_of, merging=partial(self._write_merged, name))
+
+    def _write_merged(self, name: str, weight: Tensor, scaling: float, written: int | None = None) -> int:
+        """Let the base weight hold the sum of itself and one adapter, before a pass or before its backward.
+
+        Args:
+            weight, scaling: the adapter's, at the pass.
+            written: what the pass got back from here; nothing is done if nothing was written since.
+
+        Raises:
+            RuntimeError: the mode was left since the pass.
+        """
+        if written is not None and written == self._writes and self.merged_adapters == [name]:
+            return written
+        if written is not None and not self._train_merged:
+            raise RuntimeError(
+                f"The base weight was merged with adapter {name!r} in the forward pass and has been unmerged for good "
+                "(train_merged(False), merge, unload) before the backward pass, whose gradients would be wrong."
+            )
+        index = self.sbora_index[name]
+        at = self._merged_index
+        if self.merged_adapters != [name] or at is None or at[0] is not index or at[1] != _version(index):
+            if self.merged:
+                self.unmerge()
+            self._merge_one(name)
+            self._merged_index = index, _version(index)
+        merged = self._add_to_region(self.sbora_replaced[name], name, weight, scaling)
+        self._write_region(self.base_weight().data, name, self.sbora_replaced_at[name], merged)
+        self._writes += 1
+        return self._writes
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in_features) -> (..., out_features). `adapter_names`: the adapter of each item of a batch."""
@@ -357,6 +405,27 @@ class SboraLinear(nn.Module, SboraLayer):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _leave_merged_pass(layer: SboraLinear, *args: Any) -> None:
+    """Give a state that is taken or loaded the base's own bits: the next pass merges anew."""
+    if layer._train_merged and layer.merged:
+        layer.unmerge()
+
+
+def _check_untouched(adapter: str, region: Tensor, written: Tensor) -> None:
+    """Raise if a region holds more than was written into it, but for the rounding of a sum that was undone."""
+    rounding = 8 * torch.finfo(region.dtype).eps * written.abs().max() if written.numel() else 0
+    if not region.is_meta and ((region - written.to(region)).abs() > rounding).any():
+        raise ValueError(
+            f"Adapter {adapter!r} cannot be taken out of its weight: what was merged there has changed since. Another "
+            "adapter was merged into the same weight, or taken out of it: undo that first, the last one first "
+            "(unmerge_adapter of the model takes its own in that order)."
+        )
 
 
 def _rename_old_keys(layer: SboraLinear, state: dict[str, Tensor], prefix: str, *args: Any) -> None:

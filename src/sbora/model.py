@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ._peft import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     AuxiliaryTrainingWrapper,
     BaseTuner,
+    BaseTunerLayer,
     _get_encoder,
     get_quantization_kwargs,
+    onload_layer,
 )
 from .config import SboraConfig
 from .experts import ParamWrapper
@@ -173,14 +175,24 @@ class SboraModel(BaseTuner):
         is switched off, and before merging, unloading or disabling.
 
         Raises:
-            ValueError: the base is quantised, there is dropout, or several adapters are active.
+            ValueError: the base is quantised, sharded or offloaded, there is dropout, several adapters are
+                active, or a weight has another user, which would see the merged weight.
         """
         layers = [module for module in self.model.modules() if isinstance(module, SboraLayer)]
         if enabled:
             for layer in layers:
                 layer._check_train_merged()
+            _check_weights_have_one_user(self.model, layers)
         for layer in layers:
             layer.train_merged(enabled)
+
+    def unmerge_adapter(self) -> None:
+        """Take the merged adapters out of the base weights, the layer that was merged last first: where two layers
+        are on one weight, so the base's own bits come back."""
+        for module in reversed(list(self.model.modules())):
+            if isinstance(module, BaseTunerLayer):
+                with onload_layer(module):
+                    module.unmerge()
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         self.train_merged(False)
@@ -217,6 +229,22 @@ class SboraModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _check_weights_have_one_user(model: nn.Module, layers: list[SboraLayer]) -> None:
+    users: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for own, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta and type(parameter.data) is Tensor:
+                users.setdefault(parameter.untyped_storage().data_ptr(), []).append(f"{name}.{own}")
+    for layer in layers:
+        weight = layer.base_weight()
+        names = [] if weight.is_meta else users[weight.untyped_storage().data_ptr()]
+        if len(names) > 1 and layer._present_adapters():
+            raise ValueError(
+                f"train_merged needs weights with one user, but {' and '.join(map(repr, names))} are one: the adapter "
+                "would be merged into both."
+            )
 
 
 def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple:

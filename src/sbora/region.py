@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -86,14 +87,28 @@ class Region(nn.Module):
             self.check_decided()
         return self._scalings[self.adapter], self._dropouts[self.adapter] if self.training else 0.0
 
-    def forward(self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        below: Callable[[Tensor], Tensor] | None = None,
+        merging: Callable[..., int] | None = None,
+    ) -> Tensor:
         """(..., in_features) -> (..., out_features).
 
         Args:
             below: computes the output of the layer below, which the adapter's contribution is added to;
                 without it the contribution alone is returned.
+            merging: merges weight and scaling into the layer below, as it must do anew before the backward if
+                the layer was written to since; the contribution is in its output then.
         """
         scaling, dropout = self.scaling_and_dropout()
+        if merging is not None:
+            written = merging(self.weight, scaling)
+            y = below(x)
+            if not torch.is_grad_enabled() or not (self.weight.requires_grad or y.requires_grad):
+                return y
+            merging = partial(merging, written=written)
+            return functional.learn(self.variant, y, x, self.weight, self.index, scaling, merging)
         early, late = (1.0, scaling) if self.variant == "fa" else (scaling, 1.0)
         x, z = functional.branch(self.variant, x, self.weight, self.index, dropout, early)
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)

@@ -83,6 +83,13 @@ def test_get_in_out_features_of_both_layouts():
     assert _peft._get_in_out_features(Conv1D(5, 3)) == (3, 5)
 
 
+def test_onload_layer_leaves_a_layer_in_place_as_it_is(toy, adapt, layers):
+    layer = layers(adapt(toy))["base_model.model.lin"]
+    before = layer.base_layer.weight.detach().clone()
+    with _peft.onload_layer(layer):
+        assert torch.equal(layer.base_layer.weight, before)
+
+
 def test_check_adapters_to_merge_leaves_out_the_merged_ones(toy, adapt, layers):
     layer = layers(adapt(toy))["base_model.model.lin"]
     assert _peft.check_adapters_to_merge(layer, None) == ["default"]

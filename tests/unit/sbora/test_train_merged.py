@@ -1,12 +1,14 @@
 """Training on the merged weight: the same training, and the base comes back bit for bit."""
 
 import copy
+import tempfile
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import get_peft_model
 
-from sbora import SboraConfig
+from sbora import SboraConfig, SboraLayer
 
 VARIANTS = ("fa", "fb")
 
@@ -111,3 +113,194 @@ def test_a_second_derivative_is_refused(toy):
     (grad,) = torch.autograd.grad(model(x).square().sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+def _no_gradient(model, x):
+    with torch.no_grad():
+        model(x)
+
+
+def _disabled(model, x):
+    with torch.no_grad(), model.disable_adapter():
+        model(x)
+
+
+def _other(model, x):
+    model.set_adapter("other")
+    _no_gradient(model, x)
+    model.set_adapter("default")
+
+
+def _other_learns(model, x):
+    model.set_adapter("other")
+    model(x).sum().backward()
+    model.set_adapter("default")
+
+
+def _state(model, x):
+    model.state_dict()
+
+
+def _swapped(model, x):
+    """Other weights for an evaluation, as a moving average is evaluated."""
+    trained = [p for n, p in model.named_parameters() if n.endswith("default.weight")]
+    kept = [p.data.clone() for p in trained]
+    for p in trained:
+        p.data.mul_(3)
+    _no_gradient(model, x)
+    for p, data in zip(trained, kept, strict=True):
+        p.data.copy_(data)
+
+
+def _scaled(model, x):
+    layers = [m for m in model.modules() if isinstance(m, SboraLayer)]
+    for layer in layers:
+        layer.scale_layer(2)
+    _no_gradient(model, x)
+    for layer in layers:
+        layer.unscale_layer(2)
+
+
+def _saved(model, x):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+
+
+def _copied(model, x):
+    copy.deepcopy(model)(2 * x)
+
+
+def _functional(model, x):
+    trained = {n: 2 * p.detach() for n, p in model.named_parameters() if n.endswith("default.weight")}
+    torch.func.functional_call(model, trained, (x,))
+
+
+BETWEEN = [
+    _no_gradient, _disabled, _other, _other_learns, _state, _swapped, _scaled, _saved, _copied, _functional
+]  # fmt: skip
+
+
+def _gradients(toy, adapt, variant, between, merged):
+    torch.manual_seed(1)
+    model = adapt(toy, variant=variant)
+    model.add_adapter("other", SboraConfig(variant=variant, r=3, target_modules=["lin", "conv"], init_weights=False))
+    if merged:
+        model.base_model.train_merged()
+    x = torch.linspace(-1, 1, 60).view(3, 20).requires_grad_()
+    loss = model(x).square().sum()
+    between(model, x.detach())
+    loss.backward()
+    return [x.grad, *(p.grad for n, p in model.named_parameters() if n.endswith("default.weight"))]
+
+
+@pytest.mark.filterwarnings("ignore:Adapter cannot be set when the model is merged")
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_happens_between_a_pass_and_its_backward(toy, adapt, variant, between):
+    """DPO's and KTO's references, other adapters, evaluations and checkpoints put the base's own bits back."""
+    wanted, got = (_gradients(toy, adapt, variant, between, merged) for merged in (False, True))
+    assert len(got) == 3
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def _left(model, x):
+    model.base_model.train_merged(False)
+
+
+def _merged_for_good(model, x):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+def _unloaded(model, x):
+    model.unload()
+
+
+def _stepped(model, x):
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if n.endswith("default.weight"):
+                p.add_(1)
+
+
+def _loaded(model, x):
+    model.load_state_dict({n: t + 1 if t.is_floating_point() else t for n, t in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("between", [_left, _merged_for_good, _unloaded, _stepped, _loaded], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_makes_a_backward_stale_is_refused(toy, adapt, variant, between):
+    with pytest.raises(RuntimeError, match="unmerged for good|modified by an inplace operation"):
+        _gradients(toy, adapt, variant, between, True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_another_index_set_that_is_loaded_meanwhile(tmp_path, toy, adapt, variant):
+    x = torch.randn(3, 20)
+    torch.manual_seed(2)
+    source = adapt(toy, variant=variant, random_seed=5)
+    source.save_pretrained(tmp_path)
+    model = adapt(toy, variant=variant)
+    base = _base_weights(model)
+    model.base_model.train_merged()
+    model(x)
+    model.load_adapter(str(tmp_path), "default")
+    torch.testing.assert_close(model(x), source(x))
+    model.base_model.train_merged(False)
+    assert all(torch.equal(weight, base[name]) for name, weight in _base_weights(model).items())
+    torch.testing.assert_close(model(x), source(x))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_whole_state_taken_and_loaded_meanwhile(toy, adapt, variant):
+    x = torch.randn(3, 20)
+    model = adapt(toy, variant=variant)
+    expected = model(x)
+    model.base_model.train_merged()
+    model(x)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fresh = adapt(toy, variant=variant, random_seed=5)
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(fresh(x), expected)
+    fresh = adapt(toy, variant=variant, random_seed=5)
+    fresh.base_model.train_merged()
+    fresh(x)
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(fresh(x), expected)
+    fresh.base_model.train_merged(False)
+    model.base_model.train_merged(False)
+    base = _base_weights(model)
+    assert all(torch.equal(weight, base[name]) for name, weight in _base_weights(fresh).items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_transforms_and_tracers_are_refused(toy, adapt, variant):
+    model = adapt(toy, variant=variant)
+    x = torch.randn(3, 20)
+    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    model.base_model.train_merged()
+    loss = lambda trained: torch.func.functional_call(model, trained, (x,)).square().sum()  # noqa: E731
+    for run in (lambda: torch.func.grad(loss)(trained), lambda: torch.jit.trace(model, (x,))):
+        with pytest.raises(RuntimeError, match="switch it off first"):
+            run()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_output_may_be_written_to_and_the_owner_is_called(toy, adapt, variant):
+    model = adapt(toy, variant=variant, target_modules=["lin"])
+    model.base_model.train_merged()
+    called = []
+    layer = model.base_model.model.lin
+    layer.sbora_weight.region("default").register_forward_hook(lambda *_: called.append(1))
+    y = layer(torch.randn(3, 20))
+    y += 1
+    torch.relu_(y).sum().backward()
+    assert called and layer.sbora_weight["default"].grad.abs().max() > 0
+
+
+def test_offloaded_weights_are_refused(llama):
+    model = get_peft_model(llama, SboraConfig(r=4, target_modules=["q_proj"]))
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="not sharded or offloaded"):
+        model.base_model.train_merged()

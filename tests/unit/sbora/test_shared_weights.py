@@ -1,0 +1,148 @@
+"""Merging where a weight has another user or another adapter on it: the base's bits come back, or it is refused."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from sbora import SboraConfig, SboraLinear
+
+VARIANTS = ("fa", "fb")
+X = torch.linspace(-1, 1, 60).view(3, 20)
+
+
+def _two_on_one_weight():
+    """Two modules on one Parameter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
+    model[1].weight = model[0].weight
+    return model
+
+
+def _adapted(model, variant, **settings):
+    torch.manual_seed(1)
+    settings = {"r": 12, "target_modules": ["0", "1"], "init_weights": False} | settings
+    return get_peft_model(model, SboraConfig(variant=variant, **settings))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_layers_on_one_weight(variant, dtype):
+    model = _two_on_one_weight().to(dtype)
+    before = model[0].weight.detach().clone()
+    model = _adapted(model, variant)
+    x = X.to(dtype)
+    expected = model(x)
+    first, second = (m for m in model.modules() if isinstance(m, SboraLinear))
+    for _ in range(2):
+        model.merge_adapter()
+        with pytest.raises(ValueError, match="has changed since"):
+            first.unmerge()  # not the last writer
+        model.unmerge_adapter()
+        assert torch.equal(first.base_layer.weight, before)
+    model.merge_adapter()
+    second.unmerge()
+    first.unmerge()
+    assert torch.equal(first.base_layer.weight, before)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_refused_unmerge_changes_nothing(variant):
+    model = _adapted(_two_on_one_weight(), variant)
+    first = next(m for m in model.modules() if isinstance(m, SboraLinear))
+    model.merge_adapter()
+    merged = first.base_layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="has changed since"):
+        first.unmerge()
+    assert torch.equal(first.base_layer.weight, merged) and first.merged_adapters == ["default"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_lora_that_is_merged_below(variant):
+    torch.manual_seed(0)
+    lora = get_peft_model(nn.Sequential(nn.Linear(20, 20)), LoraConfig(target_modules=["0"], init_lora_weights=False))
+    below = lora.base_model.model[0]
+    before = below.base_layer.weight.detach().clone()
+    model = _adapted(lora.base_model.model, variant, target_modules=["0"])
+    layer = model.base_model.model[0]
+    assert layer.base_layer is below
+
+    below.merge()  # the order of a stack
+    layer.merge()
+    layer.unmerge()
+    below.unmerge()
+    torch.testing.assert_close(below.base_layer.weight, before)
+
+    stood = below.base_layer.weight.detach().clone()
+    layer.merge()  # another order: refused, and nothing is lost
+    below.merge()
+    with pytest.raises(ValueError, match="has changed since"):
+        layer.unmerge()
+    below.unmerge()
+    layer.unmerge()
+    torch.testing.assert_close(below.base_layer.weight, before)
+    index = layer.sbora_index["default"]
+    region = (slice(None), index) if variant == "fa" else index
+    assert torch.equal(below.base_layer.weight[region], stood[region])
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.body, self.head = nn.Embedding(30, 20), nn.Linear(20, 20), nn.Linear(20, 30, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.body(self.embedding(ids))))
+
+
+def _twice():
+    """One module under two names: PEFT puts a layer under the first of them."""
+    torch.manual_seed(0)
+    linear = nn.Linear(20, 20)
+    return nn.Sequential(linear, nn.Tanh(), linear)
+
+
+def _view():
+    model = _two_on_one_weight()
+    model[1].weight = nn.Parameter(model[0].weight.data.view(20, 20))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "targets"),
+    [(Tied, ["head"]), (_two_on_one_weight, ["0"]), (_two_on_one_weight, ["0", "1"]), (_twice, ["0"]), (_view, ["1"])],
+)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_merged_refuses_a_weight_with_another_user(variant, make, targets):
+    model = _adapted(make(), variant, r=4, target_modules=targets)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match="weights with one user"):
+        model.base_model.train_merged()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_merged_takes_tied_weights_that_are_no_targets(variant):
+    model = _adapted(Tied(), variant, r=4, target_modules=["body"])
+    ids = torch.arange(9).view(3, 3)
+    expected = model(ids)
+    model.base_model.train_merged()
+    torch.testing.assert_close(model(ids), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_module_under_two_names_adapts_as_lora_does(variant):
+    model = _adapted(_twice(), variant, r=4, target_modules=["0"])
+    lora = get_peft_model(_twice(), LoraConfig(target_modules=["0"])).base_model.model
+    assert hasattr(lora[0], "lora_A") and type(lora[2]) is nn.Linear
+    assert isinstance(model.base_model.model[0], SboraLinear) and type(model.base_model.model[2]) is nn.Linear
+    expected = model(X)
+    model.merge_adapter()
+    model.unmerge_adapter()
+    assert torch.equal(model(X), expected)
+    assert copy.deepcopy(model)(X).equal(expected)
