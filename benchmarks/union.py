@@ -80,7 +80,7 @@ def score(plan: Plan, model, table: str, resources: Path, results: Path) -> dict
     scores = {}
     for task in plan.tasks(table):
         items = evaluate.prepared_items(data / f"{task}.jsonl", told[task].sha256)
-        config = task_config(task, plan.catalog.tasks[task], protocol, evaluate.catalog_folder(plan))
+        config = task_config(task, plan.catalog.tasks[task], protocol)
         scores[task] = evaluate.score_task(scorer, config, items, protocol.macro_average)[0].value
     return scores
 

@@ -8,9 +8,8 @@ import random
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.contamination import contaminated
+from sbora_bench.inputs.data.examples import FIELDS, Example
 from sbora_bench.inputs.tasks.local import local_task
-
-Example = dict[str, str]
 
 
 def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int) -> dict[str, list[int]]:
@@ -40,12 +39,17 @@ def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int
 
 def scoring_task(configs: dict[str, dict], rows: list[Example]) -> list[str | None]:
     """For each row the first task that marks its own response as right; None where there is none."""
-    found: list[str | None] = [None] * len(rows)
-    items = [{"prompt": row["instruction"] + row["input"], "answer": row["answer"]} for row in rows]
+    scoring: list[str | None] = [None] * len(rows)
+    others = [{key: value for key, value in row.items() if key not in FIELDS} for row in rows]
+    items = [
+        other | {"prompt": row["instruction"] + row["input"], "answer": row["answer"]}
+        for row, other in zip(rows, others, strict=True)
+    ]
     for name, config in configs.items():
-        for i, right in enumerate(marked(local_task(config, items), [row["output"] for row in rows])):
-            found[i] = found[i] or (name if right else None)
-    return found
+        task = local_task(config | {"num_fewshot": 0}, items)  # the prompt is not read
+        for i, right in enumerate(marked(task, [row["output"] for row in rows])):
+            scoring[i] = scoring[i] or (name if right else None)
+    return scoring
 
 
 def marked(task, responses: list[str]) -> list[bool]:
@@ -63,6 +67,6 @@ def marked(task, responses: list[str]) -> list[bool]:
     task.apply_filters()
     read = [next(iter(request.filtered_resps.values())) for request in requests]
     return [
-        float(task.process_results(request.doc, [text])[metric]) == 1.0
+        task.process_results(request.doc, [text])[metric] == 1.0  # never true of what is averaged otherwise
         for request, text in zip(requests, read, strict=True)
     ]

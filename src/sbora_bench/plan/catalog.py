@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import sha256
 from sbora_bench.strict_yaml import read_yaml
 
 # Names become parts of file names and of commands: no separator, nothing option-like, and short.
@@ -228,6 +229,24 @@ class TaskEntry(Strict):
     answer: dict[str, str] = Field(description="extraction rule by name of the protocol's `extraction`")
     max_new_tokens: int | None = Field(default=None, ge=1)
     items: dict[str, str] = Field(description="data entry by the experiment's `items` (paper, ladder, ...)")
+    _beside: Path = PrivateAttr(default=CATALOG)
+
+    def own_template(self) -> Path | None:
+        """The file of a template of one's own, beside the catalog's file or below the working directory; None for one
+        that comes with the harness. Raises UserError naming the places that were looked at.
+        """
+        if not self.template.endswith((".yaml", ".yml")):
+            return None
+        places = places_of(self.template, self._beside, Path())
+        for place in places:
+            if place.is_file():
+                return place
+        raise UserError(f"{', '.join(map(str, places))}: no such file")
+
+    def settings(self) -> dict[str, Any]:
+        """The entry as JSON, with the SHA-256 of a template of one's own."""
+        own = self.own_template()
+        return self.model_dump(mode="json") | ({"template_sha256": sha256(own)} if own else {})
 
 
 class SuiteEntry(Strict):
@@ -456,6 +475,10 @@ def check_references(catalog: Catalog) -> None:
             catalog.find("suites", suite, f"{where('protocol_notes', key)}.source")
 
 
+# A YAML file beside the catalog's with any of these keys and no section of a catalog is lm-eval's: a task's template.
+TEMPLATE_KEYS = {"output_type", "doc_to_text", "doc_to_target", "task", "group", "include"}
+
+
 @cache
 def load_catalog(folder: str = "experiments/catalog") -> Catalog:
     """Read and merge every YAML of the folder. Raises UserError naming file and key."""
@@ -467,6 +490,8 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
     for path in files:
         try:
             sections = read_yaml(path)
+            if sections.keys() & TEMPLATE_KEYS and not sections.keys() & Catalog.model_fields.keys():
+                continue
             Catalog.model_validate(sections)
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, Catalog)}") from None
@@ -480,7 +505,7 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
     catalog._files.update(origin)
     for (section, name), path in origin.items():
         entry = getattr(catalog, section)[name]
-        if isinstance(entry, OwnData):
+        if isinstance(entry, OwnData | TaskEntry):
             entry._beside = Path(path).parent
     check_references(catalog)
     return catalog

@@ -256,7 +256,7 @@ class Plan:
             "protocol": self.protocol_of(run).model_dump(mode="json"),
             "model_entry": self.catalog.models[run.model].model_dump(mode="json"),
             "method_entry": method,
-            "tasks": {task: self.catalog.tasks[task].model_dump(mode="json") for task in self.scored(run.table)},
+            "tasks": {task: self.catalog.tasks[task].settings() for task in self.scored(run.table)},
         }
 
     def settings_hash(self, run: Run) -> str:

@@ -55,9 +55,7 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
         raise UserError(f"--limit: found {asked.limit}, allowed a whole number of at least 1")
     suite = catalog.find("suites", asked.suite, "--suite")
     protocol = catalog.protocol(asked.protocol, asked.suite, {}, "--protocol")
-    configs = {
-        task: task_config(task, catalog.tasks[task], protocol, Path("experiments/catalog")) for task in suite.tasks
-    }
+    configs = {task: task_config(task, catalog.tasks[task], protocol) for task in suite.tasks}
     sources = {}
     for task in suite.tasks:
         held = catalog.tasks[task].items

@@ -180,8 +180,8 @@ def configs():
     from sbora_bench.plan.experiment import load_plan
 
     plan = load_plan("experiments/ladder.yaml")
-    protocol, folder = plan.protocol("commonsense"), "experiments/catalog"
-    return {task: task_config(task, plan.catalog.tasks[task], protocol, folder) for task in plan.catalog.tasks}
+    protocol = plan.protocol("commonsense")
+    return {task: task_config(task, plan.catalog.tasks[task], protocol) for task in plan.catalog.tasks}
 
 
 def test_a_row_goes_to_the_first_task_that_reads_its_own_answer(configs):

@@ -37,7 +37,7 @@ class Canned(LM):
 def score(task: str, extraction: str, pairs: list[tuple[str, str]], **fields):
     """Score (response, answer) pairs on a task of the catalog."""
     protocol = Protocol(**(toy_runs.PROTOCOL | {"extraction": extraction} | fields))
-    config = task_config(task, load_catalog(str(CATALOG)).tasks[task], protocol, CATALOG)
+    config = task_config(task, load_catalog(str(CATALOG)).tasks[task], protocol)
     prompts = [f"  prompt {index} \n  " for index in range(len(pairs))]
     items = [
         {"id": index, "prompt": prompt, "answer": answer, "contaminated": False}

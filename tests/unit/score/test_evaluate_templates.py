@@ -34,7 +34,7 @@ def test_the_suites_are_the_paper_s():
 @pytest.mark.parametrize("task", sorted(load_catalog(str(CATALOG)).tasks))
 def test_every_task_of_the_catalog_is_filled_in(task, extraction):
     catalog = load_catalog(str(CATALOG))
-    config = task_config(task, catalog.tasks[task], protocol(extraction=extraction), CATALOG)
+    config = task_config(task, catalog.tasks[task], protocol(extraction=extraction))
     assert "$" not in yaml.safe_dump({key: value for key, value in config.items() if key != "filter_list"})
     assert config["task"] == task
     if config["output_type"] == "generate_until":
@@ -56,7 +56,7 @@ def test_official_labels_are_the_authors_expressions():
 
 
 def test_decoding_comes_from_the_protocol_and_the_task():
-    config = task_config("t", entry(), protocol(num_beams=4, max_new_tokens=32), CATALOG)
+    config = task_config("t", entry(), protocol(num_beams=4, max_new_tokens=32))
     assert config["generation_kwargs"] == {
         "do_sample": False,
         "until": [],
@@ -66,22 +66,24 @@ def test_decoding_comes_from_the_protocol_and_the_task():
     }
     for extraction, skip in (("official", False), ("strict", True)):
         number = entry(template="number", answer={extraction: "last-number"})
-        config = task_config("t", number, protocol(extraction=extraction), CATALOG)
+        config = task_config("t", number, protocol(extraction=extraction))
         assert config["generation_kwargs"]["skip_special_tokens"] is skip
-    longer = task_config("t", entry(max_new_tokens=256), protocol(max_new_tokens=32), CATALOG)
+    longer = task_config("t", entry(max_new_tokens=256), protocol(max_new_tokens=32))
     assert longer["generation_kwargs"]["max_gen_toks"] == 256
 
 
 def test_the_letter_s_space_comes_from_the_protocol():
     letters = entry(template="letter", answer={})
-    assert task_config("t", letters, protocol(), CATALOG)["target_delimiter"] == ""
-    assert task_config("t", letters, protocol(letters="spaced"), CATALOG)["target_delimiter"] == " "
+    assert task_config("t", letters, protocol())["target_delimiter"] == ""
+    assert task_config("t", letters, protocol(letters="spaced"))["target_delimiter"] == " "
 
 
-def test_a_template_of_one_s_own_lies_beside_the_catalog(tmp_path):
+def test_a_template_of_one_s_own_is_named_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("output_type: generate_until\ndoc_to_text: prompt\nmetadata: {version: 7}\n")
-    config = task_config("t", entry(template="mine.yaml"), protocol(), tmp_path)
-    assert config["metadata"] == {"version": 7}
+    absolute = task_config("t", entry(template=str(tmp_path / "mine.yaml")), protocol())
+    config = task_config("t", entry(template="mine.yaml"), protocol())
+    assert config["metadata"] == {"version": 7} and config == absolute
     assert config["generation_kwargs"]["max_gen_toks"] == 6
 
 
@@ -89,18 +91,19 @@ def test_a_template_of_one_s_own_lies_beside_the_catalog(tmp_path):
     ("fields", "extraction", "words"),
     [
         ({"template": "chioce"}, "official", ["tasks.t.template", "'chioce'", "'choice'", ".yaml"]),
-        ({"template": "none.yaml"}, "official", ["none.yaml", "no such file"]),
+        ({"template": "none.yaml"}, "official", ["experiments/catalog/none.yaml, none.yaml: no such file"]),
         ({"template": "number", "answer": {"official": "last-numbr"}}, "official", ["tasks.t.answer", "'last-number'"]),
         ({}, "strict", ["tasks.t.answer", "'strict'", "official"]),
         ({"template": "lists.yaml"}, "strict", ["lists.yaml", "filter_list", "'strict'", "official"]),
         ({"template": "dollar.yaml"}, "official", ["dollar.yaml", "'$anser'", "'$answer'"]),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, fields, extraction, words):
+def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, fields, extraction, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "lists.yaml").write_text("filter_list: [{name: official, filter: []}]\n")
     (tmp_path / "dollar.yaml").write_text("doc_to_text: $anser\n")
     with pytest.raises(UserError) as told:
-        task_config("t", entry(**fields), protocol(extraction=extraction), tmp_path)
+        task_config("t", entry(**fields), protocol(extraction=extraction))
     message = str(told.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

@@ -56,7 +56,7 @@ def test_official_prompt_is_bos_and_the_file_s_own_text_and_letters_are_bare(kin
         examples = read_examples("mmlu", entry)
     assert FIVE_SHOTS.fullmatch(examples[0]["input"])
     official = protocol("official")
-    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], official, CATALOG)
+    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], official)
     items = [
         {"id": i, "prompt": e["input"], "answer": e["answer"], "subject": e["subject"], "contaminated": False}
         for i, e in enumerate(examples)
@@ -142,7 +142,7 @@ def test_clean_asks_what_lm_eval_asks_and_scores_as_it_does(stub, monkeypatch):
     run = evaluate(reference, {"tasks": {"mmlu_anatomy": theirs}, "groups": {}})
 
     clean = protocol("clean")
-    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], clean, CATALOG)
+    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], clean)
     items = [
         {"id": i, "prompt": e["input"], "answer": e["answer"], "subject": e["subject"], "contaminated": False}
         for i, e in enumerate(examples)

@@ -4,11 +4,16 @@ import contextlib
 import copy
 import io
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
+
+SHOTS_SEED = 1234  # lm-eval's own
 
 
 def local_task(config: dict, items: list[dict]):
-    """An lm-eval task over items in memory. Raises UserError where lm-eval doesn't take the configuration."""
+    """An lm-eval task over items in memory, its solved examples drawn from a seed of their own.
+
+    Raises UserError where lm-eval doesn't take the configuration.
+    """
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
@@ -23,6 +28,10 @@ def local_task(config: dict, items: list[dict]):
 
     dataset = {"test": Dataset.from_list(items)}
     try:
-        return LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"catalog: tasks.{config['task']}.template: lm-eval does not take it: {error}") from None
+        task = LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
+    except Exception as error:  # whatever a template's settings, expressions and names make lm-eval raise
+        raise UserError(
+            f"catalog: tasks.{config['task']}.template: lm-eval does not take it: {in_a_line(error)}"
+        ) from None
+    task.set_fewshot_seed(SHOTS_SEED)
+    return task

@@ -4,7 +4,7 @@ Reads YAML only: an experiment's templates can be checked before anything heavy 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
@@ -13,16 +13,23 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.strict_yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
+EXTRACTIONS = set(get_args(Protocol.model_fields["extraction"].annotation))
+# Keys of lm-eval that say where items come from.
+OTHER_DATA = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "training_split", "validation_split"}
 NAMES = ("$answer", "$rule", "$extraction", "$strict", "$letters")
 
 
-def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
-    """The template's file: one of ours by name, or a `.yaml` path, taken from the catalog's `folder`.
+def template_path(task: str, entry: TaskEntry) -> Path:
+    """The template's file: one of ours by name, or one of the user's by its path.
 
-    Raises UserError naming the templates that there are.
+    Raises UserError naming the templates that there are, or the places where there is none.
     """
-    if entry.template.endswith((".yaml", ".yml")):
-        return Path(folder) / entry.template
+    try:
+        own = entry.own_template()
+    except UserError as error:
+        raise UserError(f"catalog: tasks.{task}.template: {error}") from None
+    if own is not None:
+        return own
     path = BUILT_IN / f"{entry.template}.yaml"
     if not path.is_file():
         known = [found.stem for found in BUILT_IN.glob("*.yaml")]
@@ -34,30 +41,68 @@ def template_path(task: str, entry: TaskEntry, folder: Path) -> Path:
 
 
 def config_in(plan: Plan, table: str, task: str) -> dict[str, Any]:
-    """`task_config` of a task that a table scores; templates of one's own stand in the experiment's catalog."""
+    """`task_config` of a task that a table scores."""
     protocol = plan.protocol(table, plan.scored(table)[task])
-    return task_config(task, plan.catalog.tasks[task], protocol, Path(plan.path).parent / "catalog")
+    return task_config(task, plan.catalog.tasks[task], protocol)
 
 
-def task_config(task: str, entry: TaskEntry, protocol: Protocol, folder: Path) -> dict[str, Any]:
+def task_config(task: str, entry: TaskEntry, protocol: Protocol) -> dict[str, Any]:
     """The lm-eval configuration of a task under a protocol, without its data set.
 
     In a template, `$answer` stands for the entry's answer under the protocol's `extraction`, `$rule` for the rule of
     that name, `$extraction` for that word, `$strict` for whether it is strict, and `$letters` for what stands before a
     letter. Of a `filter_list` the one pipeline named after the extraction is kept. Raises UserError naming file, key.
     """
-    path = template_path(task, entry, folder)
+    path = template_path(task, entry)
     config = _fill(read_yaml(path), task, entry, protocol, path)
+    _check_sources(config, path)
     if "filter_list" in config:
-        pipelines = {pipeline["name"]: pipeline for pipeline in config["filter_list"]}
-        if protocol.extraction not in pipelines:
-            raise UserError(f"{path}: filter_list: {one_of(protocol.extraction, pipelines, 'extraction')}")
-        config["filter_list"] = [pipelines[protocol.extraction]]
+        config["filter_list"] = [_pipeline(config["filter_list"], protocol.extraction, path)]
     if config.get("output_type") == "generate_until":
         own = {} if entry.max_new_tokens is None else {"max_gen_toks": entry.max_new_tokens}
         given = {"max_gen_toks": protocol.max_new_tokens, "num_beams": protocol.num_beams}
         config["generation_kwargs"] = given | {"until": []} | config.get("generation_kwargs", {}) | own
-    return config | {"task": task, "test_split": "test", "num_fewshot": 0}
+    return {"num_fewshot": 0} | config | {"task": task, "test_split": "test"} | _shots(config, path)
+
+
+def _check_sources(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError for a key of lm-eval that names data: the items are the catalog's."""
+    for key in OTHER_DATA & config.keys():
+        raise UserError(
+            f"{path}: {key}: not read here; take the key out and name the items in the task's `items`, a data entry of"
+            " the catalog ({path: my.jsonl} is one)"
+        )
+    for key in ("test_split", "fewshot_split"):
+        if config.get(key, "test") != "test":
+            raise UserError(
+                f"{path}: {key}: found {config[key]!r}, allowed test: the items are one split; solved examples of"
+                " another source go into fewshot_config, as {samples: [{prompt: ..., answer: ...}]}"
+            )
+
+
+def _shots(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Where the solved examples before an item come from: the template's own samples, else the other items."""
+    shots = config.get("num_fewshot", 0)
+    if type(shots) is not int or shots < 0:
+        raise UserError(f"{path}: num_fewshot: found {shots!r}, allowed a whole number from 0")
+    settings = config.get("fewshot_config") or {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: fewshot_config: found {settings!r}, allowed a mapping such as {{samples: [...]}}")
+    if settings.get("split", "test") != "test":
+        raise UserError(f"{path}: fewshot_config.split: found {settings['split']!r}, allowed test")
+    samples = settings.get("samples")
+    if samples is not None and (not isinstance(samples, list) or len(samples) < shots):
+        count = len(samples) if isinstance(samples, list) else samples
+        raise UserError(f"{path}: fewshot_config.samples: found {count}, and num_fewshot is {shots}; add samples")
+    return {"fewshot_split": "test"} if shots and samples is None else {}
+
+
+def _pipeline(pipelines: list[dict[str, Any]], extraction: str, path: Path) -> dict[str, Any]:
+    """The filters named after the protocol's extraction, or the only ones that there are, by a name of their own."""
+    named = {pipeline["name"]: pipeline for pipeline in pipelines}
+    if extraction not in named and (len(named) > 1 or named.keys() & EXTRACTIONS):
+        raise UserError(f"{path}: filter_list: {one_of(extraction, named, 'extraction')}; name one of them so")
+    return named.get(extraction, pipelines[0])
 
 
 def _fill(value: Any, task: str, entry: TaskEntry, protocol: Protocol, path: Path) -> Any:
