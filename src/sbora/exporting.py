@@ -87,7 +87,10 @@ def _matrices(layer: SboraLayer, variant: str, weight: Tensor, index: Tensor) ->
     """LoRA's A, ([experts,] r, in_features), and B, ([experts,] out_features, r)."""
     width = layer.in_features if variant == "fa" else layer.out_features
     one_hot = nn.functional.one_hot(index, width).to(weight.dtype)
-    return (one_hot, weight) if variant == "fa" else (weight, one_hot.transpose(-2, -1))
+    a, b = (one_hot, weight) if variant == "fa" else (weight, one_hot.transpose(-2, -1))
+    if layer.experts and layer.fan_in_fan_out != getattr(layer.get_base_layer(), "is_transposed", False):
+        a, b = b.transpose(-2, -1), a.transpose(-2, -1)  # PEFT takes its inputs for its outputs
+    return a, b
 
 
 def export(

@@ -20,6 +20,7 @@ from ._peft import (
 )
 from .config import SboraConfig
 
+TRANSPOSED = ("Llama4TextExperts",)  # experts x in x out, without saying so
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -49,9 +50,10 @@ def in_dimension(module: nn.Module, parameter: Tensor) -> int:
     """The dimension of a parameter, from the end, that has the inputs.
 
     A parameter of two dimensions is out x in, as a linear layer's; one of three experts x out x in, unless
-    its module says that it is transposed, as transformers and PEFT have it.
+    its module says that it is transposed, as transformers has it, or is known to be.
     """
-    return -2 if parameter.dim() == 3 and getattr(module, "is_transposed", False) else -1
+    transposed = getattr(module, "is_transposed", type(module).__name__ in TRANSPOSED)
+    return -2 if parameter.dim() == 3 and transposed else -1
 
 
 def check_targets(model: nn.Module, config: SboraConfig) -> None:

@@ -23,6 +23,13 @@ def _custom(variant: str) -> list[tuple]:
         ("MLP", {"target_modules": ["lin0", "lin1"], "exclude_modules": ["lin1"], "random_seed": 7}),
         ("MLP", {"target_modules": ["lin0"], "r": 4, "region": (1, 2)}),
         ("EmbConv1D", {"target_modules": ["conv1d"], "r": CONV1D_RANK[variant]}),
+        ("MLP", {"target_modules": ["lin0"], "use_rslora": True}),
+        ("MLP", {"target_modules": ["lin0"], "index_init": "weight"}),
+        ("MLP", {"target_modules": None, "target_parameters": ["lin0.weight"]}),
+        (
+            "EmbConv1D",
+            {"target_modules": ["conv1d"], "r": CONV1D_RANK[variant], "trainable_token_indices": {"emb": [0, 10]}},
+        ),
     ]
     return [
         (f"{model} {i} SBoRA-{variant.upper()}", model, SboraConfig, {"variant": variant, **config})
@@ -57,6 +64,22 @@ def _models(task_type: str) -> list[tuple]:
     return [(SboraConfig, {**config, "variant": variant}) for variant in ("fa", "fb")]
 
 
+def _experts(variant: str) -> list[tuple]:
+    """(model, config class, config) of mixtures of experts, both layouts of their parameters."""
+    rows = []
+    for model, module in (("tiny-Llama4ForCausalLM", "feed_forward"), ("tiny-GptOssForCausalLM", "mlp")):
+        up, down = f"{module}.experts.gate_up_proj", f"{module}.experts.down_proj"
+        for targets in (
+            {"target_modules": [], "target_parameters": [down]},
+            {"target_modules": [], "target_parameters": [f"0.{up}", f"1.{down}"]},
+            {"target_modules": None, "target_parameters": [down, up]},
+            {"target_modules": ["q_proj", "v_proj"], "target_parameters": [down]},
+        ):
+            config = {"task_type": "CAUSAL_LM", "variant": variant, "r": 8, "sbora_alpha": 32, **targets}
+            rows.append((f"trl-internal-testing/{model}", SboraConfig, config))
+    return rows
+
+
 MIXED = [_mixed("fa"), _mixed("fb")]
 
 # PEFT's test module: the name of its list of methods: what takes the list's place.
@@ -72,6 +95,7 @@ ROWS = {
         "LAYER_INDEXING_CONFIG_CLASSES": [(SboraConfig, {})],
     },
     "test_decoder_models": {"ALL_CONFIGS": _models("CAUSAL_LM")},
+    "test_target_parameters": {"ALL_CONFIGS": _experts("fa") + _experts("fb")},
     "test_encoder_decoder_models": {"ALL_CONFIGS": _models("SEQ_2_SEQ_LM")},
     "test_feature_extraction_models": {"ALL_CONFIGS": _models("FEATURE_EXTRACTION")},
     "test_seq_classifier": {"ALL_CONFIGS": _models("SEQ_CLS")},
@@ -85,6 +109,12 @@ INLINE = {
     "test_adapter_name_makes_no_difference": ("config0", [config for _, config, _ in MIXED]),
     "test_default_target_modules_not_set_raises": ("config_cls", [SboraConfig]),
     "test_default_target_modules_not_set_model_type_set_raises": ("config_cls", [SboraConfig]),
+}
+
+# Tests that expect words of LoRA's own: (module, test): where ours are tested.
+OTHER_WORDS = {
+    ("test_target_parameters", "test_mixed_adapter_batches"): "tests/unit/sbora/test_experts.py",
+    ("test_target_parameters", "test_generate_with_mixed_adapter_batches"): "tests/unit/sbora/test_experts.py",
 }
 
 # Skips that PEFT writes for lists of method names although SBoRA does what the test asks: (module, function).
@@ -102,5 +132,6 @@ ALLOWED_SKIPS = {
     "Test not applicable for <class": "prompt learning alone, or LoRA and IA3 alone (weighted adapters)",
     "Testing bias warnings only for LoraConfig": "every method: PEFT's condition is always true",
     "Multiple active adapters with modules_to_save": "every method's rows with modules_to_save",
+    "Merging with target_parameters is not supported": "rows with target_parameters; test_experts.py merges them",
     "Bnb 4 bit quant with CPU": "every method on a CPU",
 }

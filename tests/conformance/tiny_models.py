@@ -19,6 +19,9 @@ OPT_125M = {**OPT, "num_hidden_layers": 12, "hidden_size": 64, "word_embed_proj_
 BART = {"vocab_size": 128, "d_model": 32, "max_position_embeddings": 64, "init_std": 0.1}
 BART |= {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 37}
 BART |= {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 37}
+EXPERTS = {**DECODER, "num_local_experts": 4, "head_dim": 8}
+LLAMA4 = {**EXPERTS, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "intermediate_size_mlp": 40}
+GPT_OSS = {**EXPERTS, "intermediate_size": 32, "num_experts_per_tok": 2}
 
 PEFT, TRL, HF = "peft-internal-testing", "trl-internal-testing", "hf-internal-testing"
 # id: (architecture, its config)
@@ -30,6 +33,8 @@ MODELS = {
     f"{TRL}/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", DECODER),
     f"{PEFT}/tiny-dummy-qwen2": ("Qwen2ForCausalLM", DECODER),
     f"{HF}/tiny-random-Gemma3ForCausalLM": ("Gemma3ForCausalLM", {**DECODER, "head_dim": 8}),
+    f"{TRL}/tiny-Llama4ForCausalLM": ("Llama4ForCausalLM", LLAMA4),
+    f"{TRL}/tiny-GptOssForCausalLM": ("GptOssForCausalLM", GPT_OSS),
     f"{PEFT}/tiny-random-T5ForConditionalGeneration-calibrated": ("T5ForConditionalGeneration", T5),
     f"{PEFT}/tiny-random-BartForConditionalGeneration": ("BartForConditionalGeneration", BART),
     f"{PEFT}/tiny-random-BertModel": ("BertModel", ENCODER),
