@@ -25,6 +25,7 @@ rehearse: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/adapters.py
+	$(BIN)/python benchmarks/experts.py --output results/benchmarks/experts.json
 	$(BIN)/python benchmarks/whole_model.py
 	$(BIN)/python benchmarks/footprint.py --quick --output results/benchmarks/footprint.json
 	$(BIN)/python benchmarks/overhead.py --experiment ladder
