@@ -212,7 +212,7 @@ class Operand:
             place: an index set of each expert, (experts, r) -> of each row, (..., r).
             each: a matrix of each expert -> what `multiply` takes for it.
         """
-        natural, plain, parts = self._natural(), functional._plain(), []
+        natural, plain, parts = self._natural(), functional.plain(), []
         for adapter in self.adapters:
             matrix = each(adapter.matrix(natural, x.dtype))
             index = place(adapter.index)
