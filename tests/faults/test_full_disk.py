@@ -44,7 +44,7 @@ def test_during_a_checkpoint(tmp_path, disk, whole, free):
     assert [checkpoint.name for checkpoint in kept(tmp_path) if store.is_whole(checkpoint)] == ["checkpoint-2"]
     small.clear()
     train(plan, tmp_path, LORA)
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 2
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 2
     assert digests(tmp_path, LORA) == whole
 
 
@@ -73,7 +73,7 @@ def test_during_the_adapter_and_its_record(tmp_path, disk, whole, monkeypatch, f
     assert not parts(tmp_path) and not (tmp_path / "results" / "runs").exists()
     small.clear()
     train(plan, tmp_path, LORA)
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 5
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 5
     assert digests(tmp_path, LORA) == whole
 
 

@@ -28,32 +28,32 @@ def _row(cell: Cell, runs: list[Run], results: Results) -> dict[str, Any]:
     trained = [record for record in records if record is not None and record.status == "ok"]
     footprints = (results.footprint(run) for run in runs)
     counted = next(filter(None, footprints), None)
-    steps = _mean([record.happened.get("steps") for record in trained])
+    steps = _mean([record.happened.steps for record in trained])
     known = counted is not None and counted.flops_per_step is not None and steps is not None
-    on_gpu = [record for record in trained if record.on.get("hardware", {}).get("gpu")]
+    on_gpu = [record for record in trained if record.on.hardware.gpu]
     on_cpu = [record for record in trained if record not in on_gpu]
-    measured = [record.happened.get("peak_memory_bytes") for record in on_gpu]
+    measured = [record.happened.peak_memory_bytes for record in on_gpu]
     measured += [counted.measured_peak_bytes] if counted else []
     return {
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
         "trained": len(trained),
         "steps": steps,
-        "examples": _mean([record.happened.get("examples") for record in trained]),
-        "tokens": _mean([record.happened.get("tokens") for record in trained]),
+        "examples": _mean([record.happened.examples for record in trained]),
+        "tokens": _mean([record.happened.tokens for record in trained]),
         "seconds": _mean([seconds(record) for record in trained]),
         "flops": counted.flops_per_step * steps if known else None,
         "peak_bytes": counted.memory.get("peak") if counted else None,
         "measured_peak_bytes": max(filter(None, measured), default=None),
-        "process_peak_bytes": max(filter(None, [r.happened.get("peak_memory_bytes") for r in on_cpu]), default=None),
+        "process_peak_bytes": max(filter(None, [r.happened.peak_memory_bytes for r in on_cpu]), default=None),
     }
 
 
 def seconds(record: TrainRecord) -> float | None:
     """Of the whole training; where it went on from a checkpoint, all tokens at the speed since then."""
     happened = record.happened
-    if happened.get("resumed_from_step") and happened.get("tokens_per_second"):
-        return happened["tokens"] / happened["tokens_per_second"]
-    return happened.get("seconds")
+    if happened.resumed_from_step and happened.tokens_per_second and happened.tokens is not None:
+        return happened.tokens / happened.tokens_per_second
+    return happened.seconds
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -136,5 +136,5 @@ def footprint_rows(results: Results) -> list[dict[str, Any]]:
 
 def device_peak(training: TrainRecord | None) -> int | None:
     """The most that a GPU's allocator held in a training run; None where it ran on a CPU: its figure is a process's."""
-    on_device = training is not None and training.on.get("hardware", {}).get("gpu")
-    return training.happened.get("peak_memory_bytes") if on_device else None
+    on_device = training is not None and training.on.hardware.gpu
+    return training.happened.peak_memory_bytes if on_device else None

@@ -120,12 +120,12 @@ def training_data(results: Results, table: str) -> list[dict[str, Any]]:
     rows, plan = [], results.plan
     for cell, runs in plan.runs_by_cell(table).items():
         records = [record for run in runs if (record := results.training(run)) is not None]
-        points = [point for record in records for point in record.happened.get("loss_curve") or []]
+        points = [point for record in records for point in record.happened.loss_curve]
         for kind, key in (("training", "loss"), ("validation", "validation_loss")):
             by_step: dict[int, list[float]] = {}
             for point in points:
-                if point.get(key) is not None:
-                    by_step.setdefault(point["step"], []).append(point[key])
+                if (value := getattr(point, key)) is not None:
+                    by_step.setdefault(point.step, []).append(value)
             for step, losses in sorted(by_step.items()):
                 rows.append(
                     {

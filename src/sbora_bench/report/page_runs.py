@@ -79,8 +79,9 @@ def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[
     asked = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
     found = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **asked})}
     if training is not None:
-        happened = {key: value for key, value in training.happened.items() if key != "loss_curve"}
-        found |= {"What happened": _pairs(happened), "Provenance": _pairs(training.on)}
+        happened = training.happened.model_dump(mode="json", exclude={"loss_curve"})
+        found |= {"What happened": _pairs(dict(sorted(happened.items())))}
+        found |= {"Provenance": _pairs(training.on.model_dump(mode="json"))}
     return {title: pairs for title, pairs in found.items() if pairs}
 
 
@@ -97,9 +98,9 @@ def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
     """Training and validation loss by update as points of a small drawing; None for fewer than two points."""
-    curve = (training.happened.get("loss_curve") or []) if training else []
+    curve = training.happened.loss_curve if training else []
     lines = {
-        kind: [(point["step"], point[key]) for point in curve if point.get(key) is not None]
+        kind: [(point.step, value) for point in curve if (value := getattr(point, key)) is not None]
         for kind, key in (("training", "loss"), ("validation", "validation_loss"))
     }
     lines = {kind: points for kind, points in lines.items() if len(points) > 1}

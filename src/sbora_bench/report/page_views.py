@@ -13,6 +13,7 @@ from sbora_bench.report.render import Cell, View
 from sbora_bench.report.tables import trainable
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
+from sbora_bench.results.records import Training
 
 
 def budget_views(plan: Plan, results: Path) -> list[View]:
@@ -153,17 +154,16 @@ def _run_line(results: Results, run: Run) -> list[str]:
         if score is None or score.status != "ok"
     )
     record = results.training(run)
-    happened: dict[str, Any] = record.happened if record else {}
-    losses = [point["loss"] for point in happened.get("loss_curve") or [] if point.get("loss") is not None]
-    peak = happened.get("peak_memory_bytes")
+    happened = record.happened if record else Training()
+    losses, peak = happened.losses(), happened.peak_memory_bytes
     return [
         run.name,
         "; ".join(bad) or "ok",
         f"{100 * sum(values) / len(values):.1f}" if values else "–",
-        _whole(happened.get("steps")),
+        _whole(happened.steps),
         f"{losses[-1]:.3f}" if losses else "–",
-        f"{happened['seconds']:,.1f}" if happened.get("seconds") is not None else "–",
-        f"{happened['tokens_per_second']:,.0f}" if happened.get("tokens_per_second") is not None else "–",
+        f"{happened.seconds:,.1f}" if happened.seconds is not None else "–",
+        f"{happened.tokens_per_second:,.0f}" if happened.tokens_per_second is not None else "–",
         f"{peak / 2**20:,.0f}" if peak is not None else "–",
     ]
 

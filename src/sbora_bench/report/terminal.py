@@ -53,15 +53,15 @@ def show(folder: Path) -> str:
 
 def _training(record: TrainRecord, data: str | None) -> list[str]:
     happened, protocol = record.happened, record.asked.get("protocol", {})
-    losses = [point["loss"] for point in happened.get("loss_curve") or [] if "loss" in point]
+    losses = happened.losses()
     if record.status == "failed" or not losses:
         return [f"training: {record.status} {record.reason}".rstrip()]
-    updates = f"{happened['steps']:,} updates of {protocol.get('batch_size')} at {protocol.get('learning_rate')}"
-    cost = f"{happened['seconds']:,.1f} s, {happened['tokens']:,} tokens"
-    cost += f", peak {_size(happened.get('peak_memory_bytes'))}"
-    versions = record.on.get("versions", {})
+    updates = f"{happened.steps:,} updates of {protocol.get('batch_size')} at {protocol.get('learning_rate')}"
+    cost = f"{happened.seconds:,.1f} s, {happened.tokens:,} tokens"
+    cost += f", peak {_size(happened.peak_memory_bytes)}"
+    versions = record.on.versions
     on = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions)
-    commit = record.on.get("git", {}).get("commit", "")[:12]
+    commit = (record.on.git.commit or "")[:12]
     on += f", commit {commit}" if commit else ""
     return [f"trained on {data}: {updates}", f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; {cost}", f"on {on}"]
 

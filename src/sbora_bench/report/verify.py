@@ -20,7 +20,7 @@ from sbora_bench.results import folders
 from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss, share_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
+from sbora_bench.results.records import Environment, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.results.store import DONE
 
 CLOSE = 1e-9
@@ -129,9 +129,9 @@ def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
     seen: dict[str, dict[str, list[str]]] = {}
     for run, record in records.items():
         training = results.training(run)
-        on = training.on if training else {}
-        made = {f"{name} (training)": version for name, version in on.get("versions", {}).items()}
-        made |= {"sbora_bench (training)": on["code_sha256"][:12]} if on.get("code_sha256") else {}
+        on = training.on if training else Environment()
+        made = {f"{name} (training)": version for name, version in on.versions.items()}
+        made |= {"sbora_bench (training)": on.code_sha256[:12]} if on.code_sha256 else {}
         made |= {
             f"{run.table}: task {task}": score.task_hash[:12] for task, score in record.tasks.items() if score.task_hash
         }

@@ -7,7 +7,7 @@ reproductions on one machine.
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json, write_json
@@ -64,14 +64,83 @@ class ContaminationRecord(Record):
     tasks: dict[str, TaskData]
 
 
+class Sparse(Strict):
+    """A part of a record whose unknown values (None) are left out of the file."""
+
+    @model_serializer(mode="wrap")
+    def _known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+
+class LossPoint(Sparse):
+    """What was logged at an update: of training, or the validation loss alone."""
+
+    step: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    validation_loss: float | None = None
+
+
+class Training(Sparse):
+    """How a training went; of a failed one the step that it got to, and its loss curve."""
+
+    steps: int | None = Field(default=None, description="updates")
+    examples: int | None = None
+    tokens: int | None = None
+    seconds: float | None = Field(default=None, description="since the start, or since it went on from a checkpoint")
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = Field(default=None, description="of the allocator on a GPU, else of the process")
+    micro_batch: int | None = Field(default=None, description="rows that went through the model at a time")
+    accumulation: int | None = None
+    out_of_memory_with: list[int] | None = Field(default=None, description="micro-batches that were too large")
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    resumed_from_step: int | None = None
+    best_checkpoint_step: int | None = None
+    last_good_checkpoint: int | None = Field(default=None, description="step; of a failed training")
+    step: int | None = Field(default=None, description="where a training failed")
+    adapter_sha256: dict[str, str] = Field(default_factory=dict, description="file name -> SHA-256")
+    loss_curve: list[LossPoint] = Field(default_factory=list)
+
+    def losses(self) -> list[float]:
+        """The logged training losses, in nats a token."""
+        return [point.loss for point in self.loss_curve if point.loss is not None]
+
+
+class Git(Sparse):
+    commit: str | None = None
+    dirty: bool | None = Field(default=None, description="whether the tree differed from the commit")
+
+
+class Hardware(Sparse):
+    cores: int | None = None
+    cpu: str | None = None
+    gpu: str | None = Field(default=None, description="its name; none: trained on the CPU")
+    machine: str | None = None
+    system: str | None = None
+
+
+class Environment(Sparse):
+    """What a training ran on."""
+
+    algorithms: str | None = Field(default=None, description="which torch took")
+    code_sha256: str | None = None
+    git: Git = Field(default_factory=Git)
+    hardware: Hardware = Field(default_factory=Hardware)
+    threads: int | None = None
+    train_sha256: str | None = Field(default=None, description="of the prepared training rows")
+    versions: dict[str, str] = Field(default_factory=dict, description="package -> version")
+
+
 class TrainRecord(RunRecord):
-    """`train.json` in three parts: what was asked, what happened, on what."""
+    """`train.json` in three parts: the settings, what happened, on what."""
 
     status: Literal["ok", "failed"] = "ok"
     reason: str = ""
-    asked: dict[str, Any]
-    happened: dict[str, Any]
-    on: dict[str, Any]
+    asked: dict[str, Any] = Field(description="the settings, as Plan.training_settings has them")
+    happened: Training
+    on: Environment
 
 
 class TaskScore(Strict):

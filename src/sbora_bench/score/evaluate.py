@@ -116,7 +116,7 @@ def adapter_folder(results: Path, run: Run) -> Path | None:
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here; make it with: sbora-bench finetune {run.name}")
     record = training_record(results, run)
-    for name, expected in (record.happened.get("adapter_sha256", {}) if record else {}).items():
+    for name, expected in (record.happened.adapter_sha256 if record else {}).items():
         found = sha256(folder / name) if (folder / name).is_file() else "no file"
         if found != expected:
             raise UserError(

@@ -43,8 +43,8 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
     if method.quantization:
         rows["quantization"] = method.quantization
     lines = [f"| {key} | {', '.join(value) if isinstance(value, list) else value} |" for key, value in rows.items()]
-    happened = training.happened if training else {}
-    counts = [f"{happened[key]:,}" for key in ("trainable_parameters", "total_parameters") if key in happened]
+    known_counts = (training.happened.trainable_parameters, training.happened.total_parameters) if training else ()
+    counts = [f"{count:,}" for count in known_counts if count is not None]
     counted = f": {' of '.join(counts)} parameters" if counts else ""
     told = score_lines(plan, known) or [f"It has no score: {scores.reason or 'no task could be scored'}."]
     words = f"--experiment {Path(plan.path).stem} {run.name}"

@@ -19,6 +19,7 @@ from sbora_bench.report.page_answer import also, answer
 from sbora_bench.report.page_runs import LONGEST, MOST, chosen, loss_curve, section, shown
 from sbora_bench.report.page_views import contamination_view, footprint_view, runs_view
 from sbora_bench.results.read import Results
+from sbora_bench.results.records import Training
 from tests.made_results import catalog, experiment, make_plan, make_results, make_run
 
 EVIL = "<script>alert(1)</script>"
@@ -190,7 +191,7 @@ def test_long_texts_are_cut_and_say_so():
 def test_no_curve_of_a_single_point(page):
     plan, results, _ = page
     record = Results(plan, results).training(plan.run("arithmetic-llama-7b-lora-r32-s0"))
-    one = record.model_copy(update={"happened": {"loss_curve": record.happened["loss_curve"][:1]}})
+    one = record.model_copy(update={"happened": Training(loss_curve=record.happened.loss_curve[:1])})
     assert loss_curve(one) is None and loss_curve(None) is None
 
 

@@ -99,3 +99,25 @@ def test_a_folder_of_results_is_checked_as_a_whole(tmp_path):
     path.write_text(whole.replace('"version": 1', '"version": 2'))
     with pytest.raises(UserError, match=r"runs/b/footprint\.json: version: found 2, allowed 1"):
         check_results(tmp_path)
+
+
+NAMES = {"experiment": "e", "table": "t", "run": "t-m-lora-r4-s0", "model": "m", "method": "lora", "rank": 4, "seed": 0}
+
+
+def test_a_training_is_typed_and_what_is_unknown_is_left_out(tmp_path):
+    """As records of before had it: a key that was not measured is not in the file, and reads as None."""
+    happened = {"steps": 3, "out_of_memory_with": [], "loss_curve": [{"step": 1, "loss": 0.5}, {"step": 2}]}
+    record = TrainRecord(**NAMES, asked={}, happened=happened, on={"hardware": {"gpu": None, "cores": 2}})
+    write_record(tmp_path / "train.json", record)
+    assert read_record(tmp_path / "train.json", TrainRecord) == record
+    written = json.loads((tmp_path / "train.json").read_text())
+    assert written["happened"] == {**happened, "adapter_sha256": {}}
+    assert written["on"]["hardware"] == {"cores": 2} and record.on.hardware.gpu is None
+    assert record.happened.losses() == [0.5] and record.happened.seconds is None
+
+
+def test_a_misspelt_measurement_is_refused(tmp_path):
+    whole = {"version": 1, **NAMES, "asked": {}, "happened": {"tokens_a_second": 1.0}, "on": {}}
+    (tmp_path / "train.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"train\.json: happened\.tokens_a_second"):
+        read_record(tmp_path / "train.json", TrainRecord)

@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sbora_bench.files import sha256
-from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
+from sbora_bench.results.records import ScoresRecord, Training, TrainRecord, read_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.evaluate import evaluate
 from sbora_bench.score.model_card import model_card
@@ -30,7 +30,7 @@ def records(results):
 def test_the_hubs_parser_reads_scores_as_model_index(made, tmp_path):
     plan, results = made
     training, scores = records(results)
-    training = training.model_copy(update={"happened": {"trainable_parameters": 1234, "total_parameters": 56789}})
+    training = training.model_copy(update={"happened": Training(trainable_parameters=1234, total_parameters=56789)})
     path = tmp_path / "README.md"
     path.write_text(model_card(plan, plan.run(RUN), training, scores))
     card = ModelCard.load(path)

@@ -76,17 +76,17 @@ def test_a_killed_training_ends_in_the_bits_of_an_undisturbed_one(tmp_path, case
     settings = RESUMED | CASES[case]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(house(whole, **settings), whole, name)
-    last = record_of(whole, name).happened["steps"]
+    last = record_of(whole, name).happened.steps
     plan = house(broken, **settings)
     for step in (3, last):
         killed(plan, broken, name, step)
     train(plan, broken, name)
     assert digests(broken, name) == digests(whole, name)
     ours, theirs = record_of(broken, name).happened, record_of(whole, name).happened
-    assert theirs["resumed_from_step"] == 0 < ours["resumed_from_step"] < last
-    assert last - ours["resumed_from_step"] <= (settings["checkpoint_every"] or settings["validation_every"])
+    assert theirs.resumed_from_step == 0 < ours.resumed_from_step < last
+    assert last - ours.resumed_from_step <= (settings["checkpoint_every"] or settings["validation_every"])
     timed = {"seconds", "tokens_per_second", "peak_memory_bytes", "resumed_from_step"}
-    assert {key: ours[key] for key in ours.keys() - timed} == {key: theirs[key] for key in theirs.keys() - timed}
+    assert ours.model_dump(exclude=timed) == theirs.model_dump(exclude=timed)
     assert kept(broken) == []
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed
     damage(kept(tmp_path)[0])
     train(plan, tmp_path, LORA)
     assert f"checkpoint-6: {told}" in capsys.readouterr().err
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 4
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 4
     assert digests(tmp_path, LORA) == undisturbed
 
 
@@ -155,7 +155,7 @@ def test_with_every_checkpoint_damaged_it_starts_anew(tmp_path, undisturbed):
     for checkpoint in kept(tmp_path):
         flip(checkpoint / "scheduler.pt")
     train(plan, tmp_path, LORA)
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 0
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 0
     assert digests(tmp_path, LORA) == undisturbed
 
 
@@ -164,7 +164,7 @@ def test_other_settings_never_go_on_from_it(tmp_path, undisturbed):
     killed(plan, tmp_path, LORA, 7)
     assert kept(tmp_path)
     train(house(tmp_path, **RESUMED | LONG), tmp_path, LORA)
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 0
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 0
     assert digests(tmp_path, LORA) == undisturbed
 
 
@@ -229,8 +229,8 @@ def test_a_diverging_loss_is_a_failed_record_and_siblings_go_on(tmp_path, undist
     assert digests(tmp_path, LORA) == undisturbed
     record = record_of(tmp_path, sibling)
     assert record.status == "failed" and "loss nan" in record.reason and "at step 5" in record.reason
-    assert record.happened["step"] == 5 and record.happened["last_good_checkpoint"] == 4
-    assert [row["step"] for row in record.happened["loss_curve"] if "loss" in row][:4] == [1, 2, 3, 4]
+    assert record.happened.step == 5 and record.happened.last_good_checkpoint == 4
+    assert [row.step for row in record.happened.loss_curve if row.loss is not None][:4] == [1, 2, 3, 4]
     assert f"{sibling}: failed: {record.reason}" in capsys.readouterr().err
     assert [(tmp_path / "results" / "runs" / sibling / name).stat().st_size for name in FILES[:2]] == [0, 0]
     assert [checkpoint.name for checkpoint in kept(tmp_path)] == ["checkpoint-4", "checkpoint-2"]
@@ -275,7 +275,7 @@ def test_sigterm_saves_a_checkpoint_at_once(tmp_path, undisturbed):
     assert kept(tmp_path)[0].name == "checkpoint-5" and store.is_whole(kept(tmp_path)[0])
     assert not (tmp_path / "results" / "runs").exists()
     train(plan, tmp_path, LORA)
-    assert record_of(tmp_path, LORA).happened["resumed_from_step"] == 5
+    assert record_of(tmp_path, LORA).happened.resumed_from_step == 5
     assert digests(tmp_path, LORA) == undisturbed
 
 

@@ -34,8 +34,8 @@ def test_a_run_alone_has_the_bytes_of_a_run_beside_its_sibling(trained, tmp_path
     assert digests(tmp_path, name) == digests(root, name)
     assert digests(root, name) != digests(root, name.replace("s1", "s0"))
     one, two = (read_record(at / "results" / "runs" / name / "train.json", TrainRecord) for at in (root, tmp_path))
-    assert one.happened["loss_curve"] == two.happened["loss_curve"]
-    assert one.asked == two.asked and one.on["train_sha256"] == two.on["train_sha256"]
+    assert one.happened.loss_curve == two.happened.loss_curve
+    assert one.asked == two.asked and one.on.train_sha256 == two.on.train_sha256
 
 
 def test_the_record_tells_what_was_asked_and_what_happened(trained):
@@ -43,10 +43,10 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
     folder = root / "results" / "runs" / "toy-tiny-lora-r4-s0"
     record = read_record(folder / "train.json", TrainRecord)
     assert record.status == "ok" and record.asked["protocol"]["steps"] == 3 and record.rank == 4
-    assert record.happened["steps"] == 3 and record.happened["examples"] == 12
-    assert [row["step"] for row in record.happened["loss_curve"]] == [1, 2, 3]
-    assert record.happened["trainable_parameters"] == 2 * 4 * (2 * 32 + 32 + 16)
-    assert {"torch", "peft", "python"} <= set(record.on["versions"]) and record.on["algorithms"]
+    assert record.happened.steps == 3 and record.happened.examples == 12
+    assert [row.step for row in record.happened.loss_curve] == [1, 2, 3]
+    assert record.happened.trainable_parameters == 2 * 4 * (2 * 32 + 32 + 16)
+    assert {"torch", "peft", "python"} <= set(record.on.versions) and record.on.algorithms
     config = read_json(folder / "adapter" / "adapter_config.json")
     assert config["base_model_name_or_path"] == "tiny" and config["target_modules"] == ["q_proj", "v_proj"]
     assert str(root) not in (folder / "train.json").read_text() + json.dumps(config)

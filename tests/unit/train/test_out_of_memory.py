@@ -43,7 +43,7 @@ def record_of(root) -> TrainRecord:
 
 
 def losses(record: TrainRecord) -> list[float]:
-    return [row["loss"] for row in record.happened["loss_curve"] if "loss" in row]
+    return record.happened.losses()
 
 
 @pytest.mark.parametrize("average", ["tokens", "micro-batch"])
@@ -56,11 +56,11 @@ def test_it_ends_as_an_undisturbed_one(tmp_path, small_memory, average, rows, mi
     plan = house(small, **settings)
     train(plan, small, LORA)
     ours, theirs = record_of(small), record_of(whole)
-    assert theirs.happened["out_of_memory_with"] == [] and theirs.happened["micro_batch"] == micro
-    assert ours.happened["out_of_memory_with"] == too_many
-    assert ours.happened["micro_batch"] * ours.happened["accumulation"] == 2 * micro == plan.protocol("toy").batch_size
-    assert ours.asked == theirs.asked and ours.happened["examples"] == theirs.happened["examples"]
-    assert len(losses(ours)) == theirs.happened["steps"] > 2
+    assert theirs.happened.out_of_memory_with == [] and theirs.happened.micro_batch == micro
+    assert ours.happened.out_of_memory_with == too_many
+    assert ours.happened.micro_batch * ours.happened.accumulation == 2 * micro == plan.protocol("toy").batch_size
+    assert ours.asked == theirs.asked and ours.happened.examples == theirs.happened.examples
+    assert len(losses(ours)) == theirs.happened.steps > 2
     assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
     assert digests(small, LORA)[1:] == digests(whole, LORA)[1:]
 
@@ -79,7 +79,7 @@ def test_in_the_midst_it_goes_on_from_its_last_checkpoint(tmp_path, small_memory
     small_memory(4, step=5)
     train(house(small, **SETTINGS), small, LORA)
     record = record_of(small)
-    assert record.happened["resumed_from_step"] == 4 and record.happened["out_of_memory_with"] == [8]
+    assert record.happened.resumed_from_step == 4 and record.happened.out_of_memory_with == [8]
     assert losses(record) == pytest.approx(losses(record_of(whole)), abs=1e-4)
 
 
