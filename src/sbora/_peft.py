@@ -16,6 +16,7 @@ from peft.tuners.lora.model import _get_encoder
 from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
+    _check_lora_target_modules_mamba,
     _get_in_out_features,
     _maybe_include_all_linear_layers,
     check_adapters_to_merge,
@@ -42,6 +43,7 @@ __all__ = [
     "BaseTunerLayer",
     "BufferDict",
     "PeftType",
+    "_check_lora_target_modules_mamba",
     "_get_encoder",
     "_get_in_out_features",
     "_maybe_include_all_linear_layers",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from ._peft import (
@@ -15,6 +16,7 @@ from ._peft import (
     AuxiliaryTrainingWrapper,
     BaseTuner,
     BaseTunerLayer,
+    _check_lora_target_modules_mamba,
     _get_encoder,
     get_quantization_kwargs,
     onload_layer,
@@ -86,6 +88,17 @@ class SboraModel(BaseTuner):
             ValueError: a rank is above what its module has.
         """
         check_targets(model, peft_config)
+
+    def _check_target_module_compatiblity(self, peft_config: SboraConfig, model: nn.Module, target_name: str) -> None:
+        """Refuse what PEFT refuses for LoRA: Mamba's fused kernel reads the weight of `out_proj` past its layer.
+
+        Raises:
+            ValueError: the module is one of these.
+        """
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, target_name)
+        except ValueError as error:
+            raise ValueError(str(error).replace("PeftType.LORA", "PeftType.SBORA")) from None
 
     def _create_and_replace(
         self,

@@ -17,7 +17,7 @@ from peft import (
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.hotswap import hotswap_adapter
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 import sbora
 from sbora import SboraConfig, SboraModel, _peft
@@ -161,6 +161,17 @@ def test_layers_to_transform_and_all_linear(llama):
     assert len(model.targeted_module_names) == 14 and "lm_head" not in model.targeted_module_names
     model = get_peft_model(copy.deepcopy(llama), SboraConfig(r=4))  # PEFT's default for LLaMA
     assert {name.rpartition(".")[2] for name in model.targeted_module_names} == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("targets", [["in_proj", "out_proj"], "all-linear"])
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_mamba_s_out_proj_is_refused_as_for_lora(kind, targets):
+    """Its fused kernel takes the weight and never calls the layer."""
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1)
+    common = {"r": 1, "target_modules": targets}
+    own = LoraConfig(**common) if kind == "lora" else SboraConfig(variant=kind, **common)
+    with pytest.raises(ValueError, match=f"PeftType.{own.peft_type.value}.*'out_proj' is incompatible with Mamba"):
+        get_peft_model(MambaForCausalLM(config), own)
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ A release of PEFT that moves or changes one of them fails the test of its name, 
 import ast
 import inspect
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import peft.utils
@@ -83,6 +85,14 @@ def test_get_in_out_features_of_both_layouts():
     assert _peft._get_in_out_features(Conv1D(5, 3)) == (3, 5)
 
 
+def test_check_lora_target_modules_mamba_goes_by_the_model_s_type():
+    model = nn.Module()
+    for kind, refused in (("mamba", True), ("llama", False)):
+        model.config = SimpleNamespace(model_type=kind)
+        with pytest.raises(ValueError, match="out_proj") if refused else nullcontext():
+            _peft._check_lora_target_modules_mamba(LoraConfig(), model, "out_proj")
+
+
 def test_onload_layer_leaves_a_layer_in_place_as_it_is(toy, adapt, layers):
     layer = layers(adapt(toy))["base_model.model.lin"]
     before = layer.base_layer.weight.detach().clone()
@@ -136,15 +146,17 @@ def test_base_tuner_layer_finds_the_base_below_another_adapter():
     [
         (_peft.BaseTuner, "_create_and_replace"),
         (_peft.BaseTuner, "_prepare_model"),
+        (_peft.BaseTuner, "_check_target_module_compatiblity"),
+        (_peft.BaseTuner, "_remove_adapter_name_from_key"),
         (_peft.BaseTuner, "_unload_and_optionally_merge"),
         (peft.PeftModel, "_enable_peft_forward_hooks"),
     ],
 )
 def test_the_hooks_that_are_overridden_still_exist(owner, hook):
     """An override of what PEFT no longer calls by this name would be dead code, without an error."""
-    ours = inspect.signature(vars(SboraModel)[hook]).parameters
+    ours = inspect.signature(getattr(SboraModel, hook)).parameters
     theirs = inspect.signature(getattr(owner, hook)).parameters
-    assert set(ours) - {"args", "kwargs"} <= set(theirs)
+    assert set(ours) - {"self", "args", "kwargs"} <= set(theirs)
 
 
 def test_the_method_is_a_full_member_of_the_enum():
