@@ -56,7 +56,7 @@ def joined(plan: Plan, way: str, seed: int, resources: Path, results: Path):
     """(model with the joined adapter active, number of its parameters that differ from 0 by construction)."""
     protocol = plan.protocol(SUITES[0])
     base = load_base(resources, "ladder-s", protocol, None)
-    first, second = (evaluate.adapter_folder(results, run) for run in parts_of(plan, way, seed))
+    first, second = (evaluate.adapter_folder(plan, results, run) for run in parts_of(plan, way, seed))
     model = PeftModel.from_pretrained(base, str(first), adapter_name="first")
     model.load_adapter(str(second), adapter_name="second")
     arguments = WAYS[way][3]

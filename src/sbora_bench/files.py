@@ -165,6 +165,31 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+HASHED = "resources/content-hashes.json"  # size, time and SHA-256 of large files, by path
+LARGE = 2**24  # bytes; smaller ones are hashed each time
+
+
+def content_sha256(path: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file, or of the names and contents of all files of a folder.
+
+    Of a large file it is looked up by size and time of change, and computed where these are others than before.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        return hash_of({file.relative_to(path).as_posix(): content_sha256(file) for file in inside})
+    state = path.stat()
+    if state.st_size < LARGE:
+        return sha256(path)
+    known = read_json(HASHED) if Path(HASHED).is_file() else {}
+    name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
+    if known.get(name, [])[:2] != stamp:
+        known[name] = [*stamp, sha256(path)]
+        with contextlib.suppress(UserError):  # where it can't be written it is computed each time
+            write_json(HASHED, known)
+    return known[name][2]
+
+
 def git_blob_id(content: bytes) -> str:
     """The id that `git hash-object` gives to these bytes."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import sha256, whole_folder, write_jsonl
+from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.examples import FIELDS, Example
@@ -59,6 +59,8 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             train_rows=len(kept),
             train_sha256=sha256(train),
             policy=entry.contaminated,
+            settings_sha256=hash_of(plan.data_settings(table)),
+            own_data=plan.own_data(table),
             tasks=tasks,
         )
         write_record(folder / "contamination.json", record)

@@ -190,6 +190,16 @@ class OwnData(Strict):
         """
         return places_of(self.path, self._beside, Path(), Path(os.environ.get("SBORA_DATA_ROOT") or "."))
 
+    def file(self) -> Path:
+        """The file or folder. Raises UserError naming the places that were looked at."""
+        places = self.places()
+        for place in places:
+            if place.exists():
+                return place
+        raise UserError(
+            f"{', '.join(map(str, places))}: no such file; correct the entry's path, or give an absolute one"
+        )
+
 
 class HubData(Strict):
     """A data set on the Hugging Face hub at a pinned revision, read with `datasets`."""

@@ -6,6 +6,8 @@ every model of a table is scored once, as method `base`.
 
 import itertools
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -15,8 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import hash_of
-from sbora_bench.plan.catalog import NAME, SCORING, Catalog, Protocol, Strict, explain, load_catalog
+from sbora_bench.files import content_sha256, hash_of
+from sbora_bench.plan.catalog import NAME, SCORING, Catalog, OwnData, Protocol, Strict, explain, load_catalog
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
@@ -145,18 +147,25 @@ class Plan:
     """A validated experiment with its catalog: the runs, and what each of them resolves to.
 
     `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them.
+    `part`: a command's options that stand for this part of the experiment file; empty for the whole.
     """
 
     def __init__(
-        self, name: str, experiment: Experiment, catalog: Catalog, path: str, rates: dict[Cell, float] | None = None
+        self,
+        name: str,
+        experiment: Experiment,
+        catalog: Catalog,
+        path: str,
+        rates: dict[Cell, float] | None = None,
+        part: Sequence[str] = (),
     ) -> None:
         self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
-        self.rates = rates or {}
+        self.rates, self.part = rates or {}, tuple(part)
         self._check()
 
     def at(self, rates: dict[Cell, float]) -> "Plan":
         """The same with the runs of one learning rate alone for each of these cells."""
-        return Plan(self.name, self.experiment, self.catalog, self.path, rates) if rates else self
+        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part) if rates else self
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -225,9 +234,12 @@ class Plan:
         """All that a table's prepared data depend on, as JSON."""
         entry, protocol = self.experiment.tables[table], self.protocol(table)
         data = self.catalog.data
+        own = self.own_data(table)
         more: dict[str, Any] = {"validation_items": entry.validation_items} if entry.learning_rates else {}
         if entry.also:
             more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}
+        if own:
+            more["own_data"] = own
         return more | {
             "suite": entry.suite,
             "train": {entry.train: data[entry.train].model_dump(mode="json")},
@@ -236,6 +248,18 @@ class Plan:
             "score_prompt": protocol.score_prompt,
             **entry.model_dump(mode="json", include={"limit", "limit_seed", "contaminated", "missing"}),
         }
+
+    def own_data(self, table: str) -> dict[str, str]:
+        """Name -> SHA-256 of the data of one's own that a table is trained and scored on. Raises UserError where there
+        is no such file.
+        """
+        names = [self.experiment.tables[table].train, *self.items(table).values()]
+        data = {name: self.catalog.data[name] for name in names}
+        return {name: content_sha256(entry.file()) for name, entry in data.items() if isinstance(entry, OwnData)}
+
+    def command(self, stage: str, *arguments: str) -> str:
+        """The command line of a stage for this experiment, or for the part of it that this is."""
+        return shlex.join(["sbora-bench", stage, "--experiment", self.path, *self.part, *arguments])
 
     def settings(self, run: Run) -> dict[str, Any]:
         """All that a run depends on but its inputs' bytes and the code, as JSON: what a record says was asked."""

@@ -32,7 +32,8 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
     if not tables:
         raise UserError(f"{plan.path}: no run is left with {', '.join(told)}; these values don't go together")
     changes = {"title": f"{plan.experiment.title} (only {', '.join(told)})", "tables": tables}
-    return Plan(_name(plan.name, told), plan.experiment.model_copy(update=changes), plan.catalog, plan.path)
+    part, options = plan.experiment.model_copy(update=changes), words(plan, only, seeds, limit)
+    return Plan(_name(plan.name, told), part, plan.catalog, plan.path, part=options)
 
 
 def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:

@@ -20,8 +20,16 @@ from sbora_bench.results import folders
 from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss, share_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import Environment, ScoresRecord, TaskScore, read_record, write_record
+from sbora_bench.results.records import (
+    ContaminationRecord,
+    Environment,
+    ScoresRecord,
+    TaskScore,
+    read_record,
+    write_record,
+)
 from sbora_bench.results.store import DONE
+from sbora_bench.results.table_data import difference
 
 CLOSE = 1e-9
 
@@ -46,6 +54,7 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     for run, entries in stored.items():
         findings += changed(results, run, entries) if entries else []
     findings += mixed(read, records)
+    findings += other_inputs(plan, results)
     findings += differing(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
     told = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
@@ -122,6 +131,19 @@ def changed(results: Path, run: Run, entries: list[Path]) -> Iterator[str]:
             yield f"{path}: missing: the store has it"
         elif sha256(path) not in digests:
             yield f"{path}: changed since it was made (SHA-256 {sha256(path)[:12]} is not in the store's {DONE})"
+
+
+def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
+    """Tables whose prepared data are not what the experiment and its data files give now."""
+    for table in plan.experiment.tables:
+        path = folders.data_folder(results, table) / folders.CONTAMINATION
+        if not path.is_file():
+            continue
+        try:
+            if reason := difference(plan, table, read_record(path, ContaminationRecord)):
+                yield f"{path}: {reason}"
+        except UserError as error:
+            yield f"{path}: {error}"
 
 
 def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:

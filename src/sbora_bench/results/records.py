@@ -61,6 +61,8 @@ class ContaminationRecord(Record):
     train_rows: int
     train_sha256: str
     policy: Literal["keep", "drop"]
+    settings_sha256: str = Field(default="", description="of all that the data were made from")
+    own_data: dict[str, str] = Field(default_factory=dict, description="data entry of one's own -> SHA-256")
     tasks: dict[str, TaskData]
 
 

@@ -36,6 +36,7 @@ from sbora_bench.results.records import (
     record_at,
     write_record,
 )
+from sbora_bench.results.table_data import table_data
 from sbora_bench.score.model_card import CARD, model_card
 
 
@@ -72,7 +73,7 @@ def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
 
 def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
     """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
-    data, adapter = data_folder(results, run), adapter_folder(results, run)
+    data, adapter = table_data(plan, results, run.table), adapter_folder(plan, results, run)
     told = read_record(data / "contamination.json", ContaminationRecord)
     held = {}
     if plan.experiment.tables[run.table].learning_rates:
@@ -94,18 +95,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
     }
 
 
-def data_folder(results: Path, run: Run) -> Path:
-    """Where the table's prepared items are. Raises UserError that says how to make them."""
-    folder = Path(results) / "data" / run.table
-    if not (folder / "contamination.json").is_file():
-        raise UserError(
-            f"{folder / 'contamination.json'}: no such file; make it with: sbora-bench prepare --table {run.table}"
-            f" --output {folder}"
-        )
-    return folder
-
-
-def adapter_folder(results: Path, run: Run) -> Path | None:
+def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     """The run's adapter; None for the untuned base and for a run whose training failed.
 
     Raises UserError where there is none, or where a file differs from the SHA-256 that `train.json` has of it.
@@ -114,7 +104,7 @@ def adapter_folder(results: Path, run: Run) -> Path | None:
         return None
     folder = Path(results) / "runs" / run.name / "adapter"
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: no adapter here; make it with: sbora-bench finetune {run.name}")
+        raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
     for name, expected in (record.happened.adapter_sha256 if record else {}).items():
         found = sha256(folder / name) if (folder / name).is_file() else "no file"
@@ -149,13 +139,15 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     `failure`: why there is nothing to score; a failed training is one too.
     """
     protocol, catalog = plan.protocol(run.table), plan.catalog
-    data = data_folder(results, run)
+    data = table_data(plan, results, run.table)
     failure = failure or training_failure(results, run)
     method = None if run.is_base else catalog.methods[run.method]
 
     @cache
     def scorer():
-        return load_scorer(catalog, run.model, resources, protocol, method, adapter_folder(results, run), run.seed or 0)
+        return load_scorer(
+            catalog, run.model, resources, protocol, method, adapter_folder(plan, results, run), run.seed or 0
+        )
 
     table, configs = plan.experiment.tables[run.table], task_configs(plan, run.table)
     own = {task: configs[task] for task in plan.tasks(run.table)}

@@ -27,6 +27,7 @@ from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.results import store
 from sbora_bench.results.records import TrainRecord, read_record, write_record
+from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.checkpoints import (
     Sealing,
@@ -87,21 +88,16 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
             "settings": plan.training_settings(run),
             "code": provenance.code_hash("sbora_bench.train.finetune"),
             "packages": provenance.versions(),
-            "data": sha256(training_file(results, run)),
+            "data": sha256(training_file(plan, results, run)),
             "base": prepared_files(resources, run.model),
             **({"processes": processes.count()} if processes.count() > 1 else {}),
         }
     )
 
 
-def training_file(results: Path, run: Run) -> Path:
-    """The prepared training set of a run's table."""
-    path = Path(results) / "data" / run.table / "train.jsonl"
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; make it with: sbora-bench prepare --table {run.table} --output {path.parent}"
-        )
-    return path
+def training_file(plan: Plan, results: Path, run: Run) -> Path:
+    """The prepared training set of a run's table. Raises UserError where it was made for something else."""
+    return table_data(plan, results, run.table) / "train.jsonl"
 
 
 def train_run(
@@ -138,7 +134,7 @@ def train_run(
     except UserError as error:  # this run's alone: its siblings go on
         raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()
-    train, validation = split(training_rows(tokenizer, training_file(results, run), protocol), protocol, run.seed)
+    train, validation = split(training_rows(tokenizer, training_file(plan, results, run), protocol), protocol, run.seed)
     processes.check(len(train), protocol, method)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
@@ -217,7 +213,7 @@ def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], 
             "hardware": provenance.hardware(),
             "threads": plan.protocol(run.table).threads,
             "algorithms": provenance.algorithms(),
-            "train_sha256": sha256(training_file(results, run)),
+            "train_sha256": sha256(training_file(plan, results, run)),
         },
     )
 

@@ -197,7 +197,9 @@ def test_a_task_of_one_s_own_takes_yaml_alone(tmp_path):
 def test_what_is_missing_is_told_in_one_line(tmp_path):
     plan = toy_runs.write_experiment(tmp_path, tasks={"choose": toy_runs.TASKS["choose"]})
     resources, results, tuned = tmp_path / "resources", tmp_path / "results", plan.runs[1]
-    with pytest.raises(UserError, match=f"no adapter here; make it with: sbora-bench finetune {tuned.name}"):
+    with pytest.raises(
+        UserError, match=f"no adapter here; make it with: sbora-bench finetune --experiment .* {tuned.name}"
+    ):
         evaluate(plan, [tuned], resources, results)
     items = results / "data" / "toy" / "choose.jsonl"
     items.write_text(items.read_text().replace("answer1", "answer2"))
@@ -224,12 +226,12 @@ def test_an_adapter_that_is_not_the_one_of_its_record_is_refused(tmp_path, name)
     plan = toy_training.house(tmp_path, steps=1)
     run = plan.run("toy-tiny-lora-r4-s1")
     toy_training.train(plan, tmp_path, run.name)
-    path = adapter_folder(tmp_path / "results", run) / name
+    path = adapter_folder(plan, tmp_path / "results", run) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"adapter/{name}: SHA-256 \w+, train\.json says \w+: damaged; delete"):
-        adapter_folder(tmp_path / "results", run)
+        adapter_folder(plan, tmp_path / "results", run)
     path.unlink()
     with pytest.raises(UserError, match="no adapter here" if name == "adapter_config.json" else "SHA-256 no file"):
-        adapter_folder(tmp_path / "results", run)
+        adapter_folder(plan, tmp_path / "results", run)

@@ -49,14 +49,10 @@ def read_examples(name: str, entry: DataEntry) -> list[Example]:
 
 def own_path(name: str, entry: OwnData) -> Path:
     """Where the file or folder of an entry lies. Raises UserError naming the places that were looked at."""
-    places = entry.places()
-    for place in places:
-        if place.exists():
-            return place
-    raise UserError(
-        f"data {name}: path: no file {entry.path}; looked for {', '.join(map(str, places))}; correct the path, or give"
-        " an absolute one"
-    )
+    try:
+        return entry.file()
+    except UserError as error:
+        raise UserError(f"data {name}: {error}") from None
 
 
 def fetch(name: str, entry: FileData) -> Path:
