@@ -1,12 +1,15 @@
 """The three flat files of an experiment: their columns, how they are spelt, and reading them back typed."""
 
+from __future__ import annotations
+
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEXT, WHOLE, FRACTION = "string", "Int64", "Float64"  # pandas types that know a missing value
 PREDICTED = {"weights": "weights", "optimizer": "optimizer", "activation": "activations", "peak": "peak"}
@@ -65,12 +68,16 @@ BUDGET = {
 
 def csv_text(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
     """CSV with a header, `\\n` at line ends, six decimals for fractions and nothing where there is no value."""
+    import pandas as pd
+
     frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
     return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     """A CSV that `collect` wrote, typed. Raises UserError if it's missing, damaged or has other columns."""
+    import pandas as pd
+
     try:
         found = pd.read_csv(path, nrows=0).columns.tolist()
         if found == list(columns):
@@ -99,6 +106,8 @@ def read_budget(results: Path) -> pd.DataFrame:
 
 def lines(frame: pd.DataFrame) -> list[Any]:
     """The rows as named tuples, None for what is missing: one by one they are read many times faster than a frame's."""
+    import pandas as pd
+
     line = namedtuple("Line", frame.columns)
     columns = [[None if value is pd.NA else value for value in frame[name].tolist()] for name in frame]
     return [line(*values) for values in zip(*columns, strict=True)]

@@ -1,15 +1,18 @@
 """Collected scores to the cells of a printed table: over the seeds, in per cent, with what the paper reports."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.csv_files import lines
 from sbora_bench.analysis.statistics import Summary, over_seeds
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import Column, Layout
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.rate_gains import own_average
@@ -43,6 +39,11 @@ def components(scores: np.ndarray) -> list[Component]:
     Mean squares by statsmodels' two-way analysis of variance, the parts by its expected mean squares, none below 0.
     Intervals: exact for the rest (chi-square), for the others those of Williams and Tukey, which cover 95 % or more.
     """
+    import pandas as pd
+    from scipy import stats
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
     scores = np.asarray(scores, dtype=float)
     draws, orders = scores.shape
     frame = pd.DataFrame(

@@ -9,10 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.power import TTestPower, normal_sample_size_one_tail
-from statsmodels.stats.proportion import proportion_confint
 
 LEVEL, POWER = 0.05, 0.8  # of the tests, and of the power estimate
 RESAMPLES = 1999
@@ -49,11 +45,15 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Summary:
 @cache
 def _t_interval(confidence: float, degrees: int) -> np.ndarray:
     """The ends of Student's interval of mean 0 and scale 1: the same for all with as many seeds."""
+    from scipy import stats
+
     return np.array(stats.t.interval(confidence, degrees))
 
 
 def p_over_seeds(rows: Sequence[Sequence[float]]) -> list[float | None]:
     """Two-sided p of each row's paired t test: one difference a seed against none. None for a single seed."""
+    from scipy import stats
+
     found: list[float | None] = [None] * len(rows)
     for seeds, places in _places(map(len, rows)).items():
         if seeds > 1:
@@ -80,6 +80,8 @@ def seeds_needed(sds: Sequence[float], difference: float) -> list[int]:
 
     Of this one test alone, without a correction for others beside it. At least two.
     """
+    from statsmodels.stats.power import TTestPower, normal_sample_size_one_tail
+
     spread = np.maximum(sds, difference / 100)  # less takes two seeds too
     seeds = np.maximum(2, np.ceil(normal_sample_size_one_tail(difference, POWER, LEVEL / 2, std_null=spread)))
     while (few := TTestPower().power(difference / spread, seeds, LEVEL) < POWER).any():  # the t test takes a few more
@@ -103,6 +105,8 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
     By scipy, groups of equally long rows on the same draws; the p value is two-sided and normal, with the bootstrap's
     standard error.
     """
+    from scipy import stats
+
     rows = [[np.asarray(row, dtype=float) for row in samples] for samples in groups]
     means = [float(np.mean([row.mean() for row in each])) for each in rows]
     found = [Bootstrapped(mean, mean, mean, float(mean == 0)) for mean in means]
@@ -132,12 +136,16 @@ def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Boot
 @cache  # few scores differ among many runs of as many items
 def binomial_stderr(correct: float, n: int) -> float:
     """Standard error of a share of n items."""
+    from scipy import stats
+
     return float(stats.binom.std(n, correct / n) / n)
 
 
 @cache
 def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share of n items."""
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
     return float(low), float(high)
 
@@ -170,6 +178,8 @@ def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
 
 @cache
 def _mcnemar(only_a: int, only_b: int) -> float:
+    from statsmodels.stats.contingency_tables import mcnemar
+
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from sbora_bench.files import read_json, write_text
-from sbora_bench.report.render import Cell, View, write_views
+from sbora_bench.report.render import Text, View, write_views
 from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
 
 AVERAGES = ("Average", "Mean")
@@ -265,7 +265,7 @@ def view(findings: list[Finding]):
     """What doesn't agree as a table (`render.View`), worst first."""
     header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
     groups = [
-        [[Cell(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
+        [[Text(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
         for verdict in VERDICTS[:-1]
     ]
     agreeing = sum(finding.verdict == "agrees" for finding in findings)
@@ -290,7 +290,7 @@ def summary(findings: list[Finding]):
         agreeing = sum(f.verdict in ("agrees", "rounding") for f in mine)
         numbers = [str(len(mine)), "–" if mine[0].verdict == "open" else str(agreeing)]
         first, *below = told or [""]
-        rows.append([Cell(title), Cell(first, below=tuple(below)), *map(Cell, numbers)])
+        rows.append([Text(title), Text(first, below=tuple(below)), *map(Text, numbers)])
     header = ["Claim", "What does not agree", "Checked", "Agree"]
     return View("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
 

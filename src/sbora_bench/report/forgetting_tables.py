@@ -6,7 +6,7 @@ from sbora_bench.analysis.forgetting import COLUMNS, LOSS, also_rows, pair_rows
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import also_name, forgetting_name
-from sbora_bench.report.render import Cell, View
+from sbora_bench.report.render import Text, View
 from sbora_bench.report.separation_tables import AVERAGE_COLUMNS, difference_text, method_title, p_text
 from sbora_bench.results.read import Results
 
@@ -24,12 +24,12 @@ def also_view(results: Results, table: str) -> View:
     cells: dict[tuple, dict[str, dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault((row["model"], row["method"], row["rank"]), {})[row["measure"]] = row
-    groups: dict[str, list[list[Cell]]] = {}
+    groups: dict[str, list[list[Text]]] = {}
     for (model, method, rank), mine in cells.items():
         base = cells.get((model, "base", None), {})
         count = next(iter(mine.values()))["trainable_parameters"]
         name = "Base, untuned" if method == "base" else method_title(plan, method, rank)
-        line = [Cell(plan.catalog.models[model].title), Cell(name), Cell(f"{count:,}" if count else "–")]
+        line = [Text(plan.catalog.models[model].title), Text(name), Text(f"{count:,}" if count else "–")]
         line += [_also_cell(mine.get(each), base.get(each) if method != "base" else None) for each in measures]
         groups.setdefault(model, []).append(line)
     trained = plan.experiment.tables[table].train
@@ -45,13 +45,13 @@ def also_view(results: Results, table: str) -> View:
     return View(also_name(table), title, header, list(groups.values()), notes, numbers, text_columns=2)
 
 
-def _also_cell(row: dict[str, Any] | None, base: dict[str, Any] | None) -> Cell:
+def _also_cell(row: dict[str, Any] | None, base: dict[str, Any] | None) -> Text:
     if row is None:
-        return Cell("–")
+        return Text("–")
     scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
     spread = "" if row["sd"] is None else f" ± {scale * row['sd']:.{digits}f}"
     below = () if base is None else (f"{scale * (row['mean'] - base['mean']):+.{digits}f}".replace("-", "−"),)
-    return Cell(f"{scale * row['mean']:.{digits}f}{spread}", below=below)
+    return Text(f"{scale * row['mean']:.{digits}f}{spread}", below=below)
 
 
 def forgetting_view(results: Results, table: str) -> View:
@@ -63,10 +63,10 @@ def forgetting_view(results: Results, table: str) -> View:
     for row in shown:
         names = tuple(row[key] for key in ("model", "method_a", "rank_a", "method_b", "rank_b", "equal"))
         pairs.setdefault(names, {})[row["measure"]] = row
-    groups: dict[str, list[list[Cell]]] = {}
+    groups: dict[str, list[list[Text]]] = {}
     for (model, method_a, rank_a, method_b, rank_b, equal), mine in pairs.items():
-        line = [Cell(plan.catalog.models[model].title), Cell(method_title(plan, method_a, rank_a))]
-        line += [Cell(method_title(plan, method_b, rank_b)), Cell(equal)]
+        line = [Text(plan.catalog.models[model].title), Text(method_title(plan, method_a, rank_a))]
+        line += [Text(method_title(plan, method_b, rank_b)), Text(equal)]
         groups.setdefault(model, []).append([*line, *(_pair_cell(mine.get(each)) for each in measures)])
     notes = [
         "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"
@@ -83,10 +83,10 @@ def forgetting_view(results: Results, table: str) -> View:
     return View(forgetting_name(table), title, header, list(groups.values()), notes, numbers, text_columns=4)
 
 
-def _pair_cell(row: dict[str, Any] | None) -> Cell:
+def _pair_cell(row: dict[str, Any] | None) -> Text:
     if row is None:
-        return Cell("–")
+        return Text("–")
     scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
     word = row["word"] if row["word"] in ("better", "worse") else "no difference shown"
     p = () if row["p_both_holm"] is None else (f"p {p_text(row['p_both_holm'])}",)
-    return Cell(word, word != "no difference shown", (difference_text(row, scale, digits), *p))
+    return Text(word, word != "no difference shown", (difference_text(row, scale, digits), *p))

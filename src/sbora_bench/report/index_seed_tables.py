@@ -5,7 +5,7 @@ import numpy as np
 from sbora_bench.analysis.index_seeds import COLUMNS, draw_rows
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.file_names import DRAWS
-from sbora_bench.report.render import Cell, View
+from sbora_bench.report.render import Text, View
 from sbora_bench.report.separation_tables import p_text
 from sbora_bench.results.read import Results
 
@@ -19,14 +19,14 @@ def draws_view(results: Results) -> View:
         low, high = (np.sqrt(row[end]) for end in ("low", "high"))
         groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
             [
-                Cell(plan.catalog.models[row["model"]].title),
-                Cell(f"{row['method']} r = {row['rank']}"),
-                Cell(f"{row['index_seeds']} x {row['seeds']}"),
-                Cell(SOURCES[row["source"]]),
-                Cell(f"{np.sqrt(row['variance']):.2f} [{low:.2f}, {high:.2f}]"),
-                Cell("–" if row["share"] is None else f"{100 * row['share']:.0f}"),
-                Cell("–" if row["f"] is None else f"{row['f']:.2f}"),
-                Cell("–" if row["p"] is None else p_text(row["p"]), row["p"] is not None and row["p"] < LEVEL),
+                Text(plan.catalog.models[row["model"]].title),
+                Text(f"{row['method']} r = {row['rank']}"),
+                Text(f"{row['index_seeds']} x {row['seeds']}"),
+                Text(SOURCES[row["source"]]),
+                Text(f"{np.sqrt(row['variance']):.2f} [{low:.2f}, {high:.2f}]"),
+                Text("–" if row["share"] is None else f"{100 * row['share']:.0f}"),
+                Text("–" if row["f"] is None else f"{row['f']:.2f}"),
+                Text("–" if row["p"] is None else p_text(row["p"]), row["p"] is not None and row["p"] < LEVEL),
             ]
         )
     notes = [

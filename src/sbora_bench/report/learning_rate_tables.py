@@ -9,7 +9,7 @@ from typing import Any
 from sbora_bench.analysis.rate_gains import COLUMNS, GAIN, rate_rows
 from sbora_bench.plan.experiment import Plan, rate_text
 from sbora_bench.plan.file_names import rates_name
-from sbora_bench.report.render import Cell, View
+from sbora_bench.report.render import Text, View
 from sbora_bench.report.separation_tables import difference_text, method_title, p_text
 from sbora_bench.results.read import Results
 
@@ -22,13 +22,13 @@ def rates_view(results: Results, table: str) -> View:
     by_cell: dict[tuple, dict[float, dict[str, Any]]] = {}
     for row in rows:
         by_cell.setdefault((row["model"], row["method"], row["rank"]), {})[row["learning_rate"]] = row
-    groups: dict[str, list[list[Cell]]] = {}
+    groups: dict[str, list[list[Text]]] = {}
     for (model, method, rank), mine in by_cell.items():
         best = next(row for row in mine.values() if row["picked"])
-        line = [Cell(plan.catalog.models[model].title), Cell(method_title(plan, method, rank))]
+        line = [Text(plan.catalog.models[model].title), Text(method_title(plan, method, rank))]
         line += [_rate_cell(mine[rate]) for rate in rates]
-        line += [Cell(rate_text(best["learning_rate"])), Cell(_percent(best["score"]))]
-        groups.setdefault(model, []).append([*line, Cell(_percent(mine[default]["score"])), _gain_cell(best)])
+        line += [Text(rate_text(best["learning_rate"])), Text(_percent(best["score"]))]
+        groups.setdefault(model, []).append([*line, Text(_percent(mine[default]["score"])), _gain_cell(best)])
     n = max((row["validation_items"] for row in rows), default=0)
     tested = "average of the table's tasks" if len(plan.tasks(table)) > 1 else "table's task"
     notes = [
@@ -49,18 +49,18 @@ def _percent(share: float | None) -> str:
     return "failed" if share is None else f"{100 * share:.1f}"
 
 
-def _rate_cell(row: dict[str, Any]) -> Cell:
+def _rate_cell(row: dict[str, Any]) -> Text:
     spread = "" if row["validation_sd"] is None else f" ± {100 * row['validation_sd']:.1f}"
-    return Cell(f"{100 * row['validation']:.1f}{spread}", row["picked"], (f"test {_percent(row['score'])}",))
+    return Text(f"{100 * row['validation']:.1f}{spread}", row["picked"], (f"test {_percent(row['score'])}",))
 
 
-def _gain_cell(best: dict[str, Any]) -> Cell:
+def _gain_cell(best: dict[str, Any]) -> Text:
     if best["default"]:
-        return Cell("0, the protocol's")
+        return Text("0, the protocol's")
     if best["difference"] is None:
-        return Cell("–")
+        return Text("–")
     below = [f"p, items {p_text(best['p'])}"] + [f"p, seeds {p_text(p)}" for p in (best["p_seeds"],) if p is not None]
-    return Cell(difference_text(best), below=tuple(below))
+    return Text(difference_text(best), below=tuple(below))
 
 
 def curve(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from sbora_bench.analysis.csv_files import by_place, read_budget, read_footprint
 from sbora_bench.analysis.entries import Entry, entries, row_titles
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import Layout, layouts
-from sbora_bench.report.render import Cell, View
+from sbora_bench.report.render import Text, View
 from sbora_bench.report.tables import trainable
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
@@ -39,7 +39,7 @@ def _budget_view(
 ) -> View:
     names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
     counted, given = by_place(footprint), by_place(budget)
-    groups: dict[tuple, list[list[Cell]]] = {}
+    groups: dict[tuple, list[list[Text]]] = {}
     for row, cells in entries(plan, layout, scores).items():
         if row.method == "base":
             continue
@@ -51,9 +51,9 @@ def _budget_view(
             names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, row), _whole(row.rank)]
             names_of += [f"{mine.trained}", _whole(trainable(layout, row, counted))]
             costs = [_sized(getattr(mine, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]
-            told = [Cell(text) for text in names_of]
-            told += [Cell(c.text, interval=c.interval) if c else Cell("–") for c in shown]
-            told += [Cell(text) for text in costs]
+            told = [Text(text) for text in names_of]
+            told += [Text(c.text, interval=c.interval) if c else Text("–") for c in shown]
+            told += [Text(text) for text in costs]
             groups.setdefault((table, row.model, row.rank), []).append(told)
     header = (["Table"] if len(layout.tables) > 1 else []) + [
         "Model",
@@ -94,7 +94,7 @@ def contamination_view(results: Results) -> View:
                 numbers = [f"{len(data.contaminated):,}", f"{data.available:,}", f"{data.n:,}"]
             elif data is not None:
                 numbers = [f"{data.status} ({data.reason})", "–", "–"]
-            lines.append([Cell(text) for text in (table, entry.train, plan.catalog.tasks[task].title, *numbers)])
+            lines.append([Text(text) for text in (table, entry.train, plan.catalog.tasks[task].title, *numbers)])
         groups.append(lines)
     header = ["Table", "Training set", "Task", "In the training set", "Items in the file", "Items scored"]
     return View("contamination", "Test items in the training set", header, groups, [], text_columns=3)
@@ -118,12 +118,12 @@ def footprint_view(plan: Plan, results: Path) -> View:
     ]
     frame = read_footprint(results)
     known = [column for column in columns if frame[column].notna().any()]
-    groups: dict[tuple, list[list[Cell]]] = {}
+    groups: dict[tuple, list[list[Text]]] = {}
     for row in frame.to_dict("records"):
-        numbers = [Cell(_whole(row[column])) for column in known]
+        numbers = [Text(_whole(row[column])) for column in known]
         method = "Base, untuned" if row["method"] == "base" else plan.catalog.methods[row["method"]].title
         names = [row["table"], plan.catalog.models[row["model"]].title, method]
-        line = [*(Cell(name) for name in names), Cell(_whole(row["rank"])), *numbers, Cell(_error(row))]
+        line = [*(Text(name) for name in names), Text(_whole(row["rank"])), *numbers, Text(_error(row))]
         groups.setdefault((row["table"], row["model"]), []).append(line)
     header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]
     return View("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
@@ -137,9 +137,9 @@ def _error(row: dict[str, Any]) -> str:
 
 def runs_view(results: Results) -> View:
     """A line a run: its mean score, how training went, what it ran on; or why it has none."""
-    groups: dict[tuple, list[list[Cell]]] = {}
+    groups: dict[tuple, list[list[Text]]] = {}
     for run in results.plan.runs:
-        groups.setdefault((run.table, run.model), []).append([Cell(text) for text in _run_line(results, run)])
+        groups.setdefault((run.table, run.model), []).append([Text(text) for text in _run_line(results, run)])
     header = ["Run", "Status", "Mean score, %", "Updates", "Last loss", "Seconds", "Tokens a second", "Peak, MiB"]
     notes = ["Mean over the run's tasks. Seconds and memory are this machine's, and differ between reproductions."]
     return View("runs", "Every run", header, list(groups.values()), notes, text_columns=2)

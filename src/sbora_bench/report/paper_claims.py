@@ -15,7 +15,7 @@ from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.audit import Finding, gain, leads, read_rows
-from sbora_bench.report.render import Cell, View
+from sbora_bench.report.render import Text, View
 from sbora_bench.report.separation_tables import method_rows, method_title
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
 from sbora_bench.results.read import Results
@@ -34,7 +34,7 @@ def view(results: Results, found: Separation, findings: list[Finding]) -> View:
         mine, evidence = ours(plan, claim, found, footprints)
         printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
         texts = [claim["text"], claim["source"], printed, mine, evidence]
-        lines.append([Cell(text) for text in texts])
+        lines.append([Text(text) for text in texts])
     notes = [
         "On the reported numbers: as the audit recomputes them. On ours: on this experiment's models and items, which"
         " may be others than the paper's; points with 95 % t intervals over the seeds. Never run: no cell of this"

@@ -11,8 +11,8 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What a cell says: `text`, bold or not, and further lines below it; HTML shows the `interval` too."""
+class Text:
+    """What a place of a table says: `text`, bold or not, and further lines below it; HTML shows the `interval` too."""
 
     text: str
     bold: bool = False
@@ -27,7 +27,7 @@ class View:
     name: str
     title: str
     header: list[str]
-    groups: list[list[list[Cell]]]
+    groups: list[list[list[Text]]]
     notes: list[str]
     csv: list[list[Any]] = field(default_factory=list)
     text_columns: int = 1
@@ -61,7 +61,7 @@ def latex_text(text: str) -> str:
 
 
 def markdown(view: View) -> str:
-    def spell(cell: Cell) -> str:
+    def spell(cell: Text) -> str:
         text = markdown_text(cell.text)
         text = f"**{text}**" if cell.bold else text
         return "<br>".join([text, *map(markdown_text, cell.below)])
@@ -77,7 +77,7 @@ def markdown(view: View) -> str:
 def latex(view: View) -> str:
     """A `table` environment for \\input; the preamble needs booktabs. With graphicx too, a wide table fits the line."""
 
-    def spell(cell: Cell) -> str:
+    def spell(cell: Text) -> str:
         text = latex_text(cell.text)
         text = rf"\textbf{{{text}}}" if cell.bold else text
         lines = " \\\\ ".join([text, *map(latex_text, cell.below)])

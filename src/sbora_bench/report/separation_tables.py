@@ -8,7 +8,7 @@ from sbora_bench.analysis.separation import CLAIM_LEVEL, DIFFERENCE_LEVEL, MARGI
 from sbora_bench.analysis.statistics import LEVEL, POWER
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.render import Cell, View, csv, markdown
+from sbora_bench.report.render import Text, View, csv, markdown
 
 CLAIM_COLUMNS = ["table", "model", "task", "method", "rank", "seeds", "pairs", "score", "base"]
 CLAIM_COLUMNS += ["most_frequent_answer", "most_frequent_rate", "p", "p_holm", "holds"]
@@ -68,20 +68,20 @@ def difference_text(row: dict[str, Any], scale: float = 100, digits: int = 1) ->
 
 def claim_view(plan: Plan, found: Separation) -> View:
     """LoRA at its top rank against the base and the most frequent answer, column by column."""
-    groups: dict[tuple[str, str], list[list[Cell]]] = {}
+    groups: dict[tuple[str, str], list[list[Text]]] = {}
     for row in found.claims:
         groups.setdefault((row["table"], row["model"]), []).append(
             [
-                Cell(row["table"]),
-                Cell(plan.catalog.models[row["model"]].title),
-                Cell(plan.catalog.tasks[row["task"]].title),
-                Cell(method_title(plan, row["method"], row["rank"])),
-                Cell(f"{100 * row['score']:.1f}"),
-                Cell(f"{100 * row['base']:.1f}"),
-                Cell(f"{100 * row['most_frequent_rate']:.1f}"),
-                Cell(f"{row['pairs']:,}"),
-                Cell(p_text(row["p_holm"])),
-                Cell("yes" if row["holds"] else "no", bold=row["holds"]),
+                Text(row["table"]),
+                Text(plan.catalog.models[row["model"]].title),
+                Text(plan.catalog.tasks[row["task"]].title),
+                Text(method_title(plan, row["method"], row["rank"])),
+                Text(f"{100 * row['score']:.1f}"),
+                Text(f"{100 * row['base']:.1f}"),
+                Text(f"{100 * row['most_frequent_rate']:.1f}"),
+                Text(f"{row['pairs']:,}"),
+                Text(p_text(row["p_holm"])),
+                Text("yes" if row["holds"] else "no", bold=row["holds"]),
             ]
         )
     notes = [
@@ -102,15 +102,15 @@ def gain_view(plan: Plan, found: Separation, table: str) -> View:
         (row["model"], row["method"], row["rank"], row["task"]): row for row in found.gains if row["table"] == table
     }
     tasks = plan.tasks(table)
-    groups: dict[str, list[list[Cell]]] = {}
+    groups: dict[str, list[list[Text]]] = {}
     for model, method, rank in dict.fromkeys(cell[:3] for cell in gains):
-        line = [Cell(plan.catalog.models[model].title), Cell(method_title(plan, method, rank))]
+        line = [Text(plan.catalog.models[model].title), Text(method_title(plan, method, rank))]
         for task in tasks:
             row = gains.get((model, method, rank, task))
             text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
             text = "0.0" if text in ("+0.0", "−0.0") else text
             below = (f"p {p_text(row['p_holm'])}",) if row else ()
-            line.append(Cell(text, bool(row and row["differs"]), below))
+            line.append(Text(text, bool(row and row["differs"]), below))
         groups.setdefault(model, []).append(line)
     notes = [
         f"Points over the base on the same items, all seeds pooled. Bold: p < {DIFFERENCE_LEVEL} after Holm over this"
@@ -146,21 +146,21 @@ def verdict(found: Separation) -> str:
 
 def method_view(plan: Plan, found: Separation, table: str) -> View:
     """Which method of a table is better, at equal rank and at equal trainable parameters: a row a pair."""
-    groups: dict[str, list[list[Cell]]] = {}
+    groups: dict[str, list[list[Text]]] = {}
     for row in method_rows(found, table):
         ratio = row["parameters_ratio"]
         groups.setdefault(row["model"], []).append(
             [
-                Cell(plan.catalog.models[row["model"]].title),
-                Cell(method_title(plan, row["method_a"], row["rank_a"])),
-                Cell(row["word"], bold=row["word"] in ("better", "worse")),
-                Cell(method_title(plan, row["method_b"], row["rank_b"])),
-                Cell(row["equal"]),
-                Cell("–" if ratio is None else f"{ratio:.2f}"),
-                Cell(difference_text(row)),
-                Cell(p_text(row["p_holm"])),
-                Cell("–" if row["p_seeds"] is None else p_text(row["p_seeds"])),
-                Cell("–" if row["p_both_holm"] is None else p_text(row["p_both_holm"])),
+                Text(plan.catalog.models[row["model"]].title),
+                Text(method_title(plan, row["method_a"], row["rank_a"])),
+                Text(row["word"], bold=row["word"] in ("better", "worse")),
+                Text(method_title(plan, row["method_b"], row["rank_b"])),
+                Text(row["equal"]),
+                Text("–" if ratio is None else f"{ratio:.2f}"),
+                Text(difference_text(row)),
+                Text(p_text(row["p_holm"])),
+                Text("–" if row["p_seeds"] is None else p_text(row["p_seeds"])),
+                Text("–" if row["p_both_holm"] is None else p_text(row["p_both_holm"])),
             ]
         )
     averaged = any(row["table"] == table for row in found.averages)
@@ -217,19 +217,19 @@ def difference_view(plan: Plan, found: Separation) -> View:
     columns: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in found.differences:
         columns.setdefault((row["table"], row["model"], row["task"]), []).append(row)
-    groups: dict[tuple[str, str], list[list[Cell]]] = {}
+    groups: dict[tuple[str, str], list[list[Text]]] = {}
     for (table, model, task), rows in columns.items():
         differing = [row for row in rows if row["differs"]]
         widest = max(differing, key=lambda row: abs(row["difference"]), default=None)
         groups.setdefault((table, model), []).append(
             [
-                Cell(table),
-                Cell(plan.catalog.models[model].title),
-                Cell(plan.catalog.tasks[task].title),
-                Cell(_pair(plan, widest) if widest else "no difference shown"),
-                Cell(f"{abs(100 * widest['difference']):.1f}" if widest else "–"),
-                Cell(p_text(widest["p_holm"]) if widest else "–"),
-                Cell(f"{len(differing)} of {len(rows)}"),
+                Text(table),
+                Text(plan.catalog.models[model].title),
+                Text(plan.catalog.tasks[task].title),
+                Text(_pair(plan, widest) if widest else "no difference shown"),
+                Text(f"{abs(100 * widest['difference']):.1f}" if widest else "–"),
+                Text(p_text(widest["p_holm"]) if widest else "–"),
+                Text(f"{len(differing)} of {len(rows)}"),
             ]
         )
     undecided = [

@@ -69,7 +69,7 @@ def score_view(results: Results, layout: Layout, scores: pd.DataFrame, footprint
     named = [
         list(dict.fromkeys(name for cells in found.values() for name in cells[i].beside)) for i in range(len(titles))
     ]
-    groups: dict[tuple, list[list[render.Cell]]] = {}
+    groups: dict[tuple, list[list[render.Text]]] = {}
     header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if printed else [])
     for title, names in zip(titles, named, strict=True):
         header += [title, f"{title} sd", f"{title} seeds"]
@@ -82,9 +82,9 @@ def score_view(results: Results, layout: Layout, scores: pd.DataFrame, footprint
         reported = next((cell.reported for cell in cells if cell.reported), None)
         millions = reported.params_millions if reported else None
         model, method = row_titles(plan, row)
-        line = [render.Cell(model), render.Cell(method), render.Cell("–" if row.rank is None else str(row.rank))]
+        line = [render.Text(model), render.Text(method), render.Text("–" if row.rank is None else str(row.rank))]
         below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
-        line.append(render.Cell("–" if count is None else f"{count:,}", below=below))
+        line.append(render.Text("–" if count is None else f"{count:,}", below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
         groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
         numbers.append(
@@ -103,7 +103,7 @@ def _mark(footnotes: dict[str, str], note: str) -> str:
     return footnotes.setdefault(note, MARKS[len(footnotes)]) if note else ""
 
 
-def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> render.Cell:
+def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> render.Text:
     below = []
     if entry.reported:
         mark = _mark(footnotes, anomaly_of(entry.reported, entry.reported.metric))
@@ -111,7 +111,7 @@ def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> render.Cell:
         less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
         below.append(f"{entry.reported.value:.1f}{mark}{less}")
     below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
-    return render.Cell(entry.text, bold, tuple(below), entry.interval)
+    return render.Text(entry.text, bold, tuple(below), entry.interval)
 
 
 def _difference(entry: Entry) -> float | None:
@@ -241,7 +241,7 @@ def _failures(results: Results, scores: pd.DataFrame) -> list[str]:
 def paper_footprint_view(plan: Plan, results: Path) -> View:
     """The paper's cells at true scale: parameters as counted here beside those reported."""
     lines = read_paper_footprint(results)
-    groups: dict[tuple[str, str], list[list[render.Cell]]] = {}
+    groups: dict[tuple[str, str], list[list[render.Text]]] = {}
     header = ["table", "model", "method", "rank", "trainable_parameters", "total_parameters", "adapter_bytes"]
     header += ["reported_millions", "agrees"]
     numbers = [header]
@@ -251,15 +251,15 @@ def paper_footprint_view(plan: Plan, results: Path) -> View:
         total, size = line["total_parameters"], line["adapter_bytes"]
         groups.setdefault((line["table"], line["model"]), []).append(
             [
-                render.Cell(line["table"]),
-                render.Cell(_title(plan.catalog.models, line["model"])),
-                render.Cell(_title(plan.catalog.methods, line["method"])),
-                render.Cell(line["rank"] or "–"),
-                render.Cell(f"{int(count):,}" if count else "not available"),
-                render.Cell(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
-                render.Cell(f"{int(size) / 2**20:,.1f}" if size else "–"),
-                render.Cell(f"{float(reported):.1f}" if reported else "–"),
-                render.Cell(agrees or "–"),
+                render.Text(line["table"]),
+                render.Text(_title(plan.catalog.models, line["model"])),
+                render.Text(_title(plan.catalog.methods, line["method"])),
+                render.Text(line["rank"] or "–"),
+                render.Text(f"{int(count):,}" if count else "not available"),
+                render.Text(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
+                render.Text(f"{int(size) / 2**20:,.1f}" if size else "–"),
+                render.Text(f"{float(reported):.1f}" if reported else "–"),
+                render.Text(agrees or "–"),
             ]
         )
         numbers.append([line[key] for key in header[:-1]] + [agrees])
