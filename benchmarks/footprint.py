@@ -25,11 +25,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from sbora_bench.cost import footprint
-from sbora_bench.cost import meta_model as meta
-from sbora_bench.cost import real_step as measure
-from sbora_bench.cost import traced_step as foretell
+from sbora_bench.cost import counting, real_step, traced_step
+from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.files import read_json, write_json, write_text
+from sbora_bench.inputs.models import meta_twin
+from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.report import render
@@ -93,9 +93,9 @@ def protocol_of(known, case: dict):
 def predict(known, case: dict) -> dict[str, int]:
     """Bytes by kind at the peak of a traced step on `meta`."""
     protocol = protocol_of(known, case)
-    model = footprint.build(known, case["model"], known.methods[case["method"]], RANK, protocol)
-    adapter = footprint.adapter_state(model).values()
-    return foretell.trace_training(model, adapter, protocol, ROWS, case["length"], "cpu").peak()
+    model = meta_twin.build(known, case["model"], known.methods[case["method"]], RANK, protocol)
+    adapter = counting.adapter_state(model).values()
+    return traced_step.trace_training(model, adapter, protocol, ROWS, case["length"], "cpu").peak()
 
 
 def measured(known, case: dict, profiled: bool) -> dict[str, int]:
@@ -104,7 +104,7 @@ def measured(known, case: dict, profiled: bool) -> dict[str, int]:
 
     torch.set_num_threads(1)
     protocol = protocol_of(known, case)
-    model = measure.real_model(known, case["model"], known.methods[case["method"]], RANK, protocol)
+    model = real_step.random_model(read_config(known, case["model"]), known.methods[case["method"]], RANK, protocol)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(WordLevel({"a": 1, "[PAD]": 0}, unk_token="a")), pad_token="[PAD]"
@@ -118,13 +118,13 @@ def measured(known, case: dict, profiled: bool) -> dict[str, int]:
         libc = ctypes.CDLL(None)
         libc.mallopt(MMAP_THRESHOLD, 2**16)  # freed tensors go back to the system at once, or they would stay resident
         libc.malloc_trim(0)
-        held = meta.storage_bytes(meta.weight_tensors(model))
+        held = storage_bytes(weight_tensors(model))
         if not profiled:
             before = resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")
             trainer.train()
             return {"held": held, "resident": resident("VmHWM") - before}
-        return {"held": held, "allocated": measure.highest(trainer.train)}
+        return {"held": held, "allocated": real_step.highest(trainer.train)}
 
 
 def resident(key: str) -> int:
@@ -137,20 +137,20 @@ def compare(case: dict) -> dict:
     """One row of the table; runs in a process of its own."""
     warnings.simplefilter("ignore")
     known = catalog()
-    foretold = predict(known, case)
+    estimated = predict(known, case)
     resident_growth = None
     if case["model"] != "small" and case["length"] == 192:
         resident_growth = measured(known, case, profiled=False)["resident"]
     real = measured(known, case, profiled=True)
-    over = foretold["peak"] - foretold["weights"] - foretold["adapter"]
+    over = estimated["peak"] - estimated["weights"] - estimated["adapter"]
     return {
         "name": case["name"],
-        "held_predicted": foretold["weights"] + foretold["adapter"],
+        "held_predicted": estimated["weights"] + estimated["adapter"],
         "held_measured": real["held"],
         "over_predicted": over,
         "over_measured": real["allocated"],
         "resident_growth": resident_growth,
-        "peak_error": foretold["peak"] / (real["held"] + real["allocated"]) - 1,
+        "peak_error": estimated["peak"] / (real["held"] + real["allocated"]) - 1,
         "over_error": over / real["allocated"] - 1,
     }
 
@@ -165,18 +165,18 @@ def views(rows: list[dict]) -> list[View]:
         about = (titles[case["method"]].title, WORDS[case["precision"]])
         groups.setdefault(about, []).append(row)
         resident = mib(row["held_measured"] + row["resident_growth"]) if row["resident_growth"] else "–"
-        every.append([*about, *told(case), *peaks(row), f"{row['over_error']:+.2%}", resident])
+        every.append([*about, *words_of(case), *peaks(row), f"{row['over_error']:+.2%}", resident])
     worst = []
-    for about, mine in groups.items():
-        row = max(mine, key=lambda row: abs(row["peak_error"]))
-        over = max((row["over_error"] for row in mine), key=abs)
-        worst.append([*about, ", ".join(told(known[row["name"]])), *peaks(row), f"{over:+.2%}"])
+    for about, alike in groups.items():
+        row = max(alike, key=lambda row: abs(row["peak_error"]))
+        over = max((row["over_error"] for row in alike), key=abs)
+        worst.append([*about, ", ".join(words_of(known[row["name"]])), *peaks(row), f"{over:+.2%}"])
     most: dict[str, float] = {}
     for row in rows:
         model = known[row["name"]]["model"]
         most[model] = max(most.get(model, 0.0), abs(row["peak_error"]))
     largest = ", ".join(f"{error:.3%} with model {model}" for model, error in most.items())
-    figures = ["Foretold, MiB", "Measured, MiB", "Error", "Over the weights"]
+    figures = ["Estimated, MiB", "Measured, MiB", "Error", "Over the weights"]
     header = ["Method", "Precision", "Case of the largest error", *figures]
     small = f"{SMALL['num_hidden_layers']} layers of {SMALL['hidden_size']}"
     notes = [
@@ -188,12 +188,14 @@ def views(rows: list[dict]) -> list[View]:
     resident = "Resident: the model and the process's growth at its highest, without the profiler; not in every case."
     header_of_all = ["Method", "Precision", "Model", "Length", "Dropout, checkpointing", *figures, "Resident, MiB"]
     return [
-        View("worst", "Foretold and measured memory of a training step", header, [texts(worst)], notes, text_columns=3),
+        View(
+            "worst", "Estimated and measured memory of a training step", header, [texts(worst)], notes, text_columns=3
+        ),
         View("every", "Every case", header_of_all, [texts(every)], [resident], text_columns=5),
     ]
 
 
-def told(case: dict) -> list[str]:
+def words_of(case: dict) -> list[str]:
     """A case's model, length and what is on."""
     dropout, again = (case["overrides"][key] for key in ("dropout", "gradient_checkpointing"))
     ways = [f"dropout {dropout}"] * bool(dropout) + ["checkpointing"] * again
@@ -201,9 +203,9 @@ def told(case: dict) -> list[str]:
 
 
 def peaks(row: dict) -> list[str]:
-    """Foretold and measured peak, the model's own bytes among them, and the error."""
-    foretold, measured = (row[f"held_{way}"] + row[f"over_{way}"] for way in ("predicted", "measured"))
-    return [mib(foretold), mib(measured), f"{row['peak_error']:+.2%}"]
+    """Estimated and measured peak, the model's own bytes among them, and the error."""
+    estimated, measured = (row[f"held_{way}"] + row[f"over_{way}"] for way in ("predicted", "measured"))
+    return [mib(estimated), mib(measured), f"{row['peak_error']:+.2%}"]
 
 
 def mib(size: int) -> str:

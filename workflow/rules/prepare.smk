@@ -1,7 +1,9 @@
+from sbora_bench.inputs.models.sources import source_of
+
 PRETRAINED = [
     name
     for name, model in PLAN.catalog.models.items()
-    if model.source.kind == "pretrain"
+    if source_of(name, model).command == "pretrain"
 ]
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import click
 
 from sbora_bench import gpus
+from sbora_bench.cli.footprint import ESTIMATING
 from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_option
 from sbora_bench.cli.results import READING
-from sbora_bench.errors import Terminated, UserError, one_of
+from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
 
 
@@ -29,7 +30,7 @@ resources_option = click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
 
-for command in (*PLANNING, *READING):
+for command in (*PLANNING, *READING, *ESTIMATING):
     cli.add_command(command)
 
 
@@ -142,54 +143,6 @@ def score(resources: Path, output: Path, **asked) -> None:
 
 
 @cli.command()
-@click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
-@click.option("--table", help="... of this one.")
-@narrowing_options
-@results_option
-@click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
-@click.option("--paper-memory", is_flag=True, help="Foretell the memory of each method at each of the paper's scales.")
-@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper or --paper-memory.")
-@click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json ...")
-@click.option("--method", default="base", show_default=True, help="... a method of the catalog ...")
-@click.option("--rank", type=int, help="... and its rank.")
-@click.option("--protocol", default="official", show_default=True, help="How the cell is trained.")
-@click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]")
-@click.option("--micro-batch", type=int, help="Rows of a forward pass  [default: the protocol's]")
-@click.option("--length", type=int, help="Tokens of a row  [default: the protocol's]")
-@click.option("--checkpointing/--no-checkpointing", default=None, help="Of activations  [default: the protocol's]")
-@click.option("--optimizer", help="adamw_torch, paged_adamw_32bit, adamw_8bit ...  [default: the protocol's]")
-@click.option("--device", help="A card of the catalog: does it fit? (cpu: the kernels of a CPU)")
-@click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths.")
-@click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams.")
-@click.option("--json", "as_json", is_flag=True)
-def footprint(experiment, table, results, paper, paper_memory, output, as_json, only, seeds, limit, **asked) -> None:
-    """Foretell parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
-    whole = (paper != paper_memory) and output is not None
-    if [bool(experiment and table), whole, bool(asked["model"])].count(True) != 1:
-        raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
-    if experiment is not None:
-        loaded = load(experiment, only, seeds, limit)
-        if table not in loaded.experiment.tables:
-            raise UserError(f"{loaded.path}: {one_of(table, loaded.experiment.tables, 'table')}")
-        from sbora_bench.cost import footprint as stage
-
-        stage.run_footprints(loaded, table, results or Path("results") / loaded.name)
-        return
-    from sbora_bench.plan.catalog import load_catalog
-
-    catalog = load_catalog()
-    if whole:
-        from sbora_bench.cost import footprint as stage
-
-        (stage.paper_footprint if paper else stage.paper_memory)(catalog, output)
-        return
-    from sbora_bench.cost import one_cell as fitting
-
-    found = fitting.report(catalog, fitting.Asked(**asked))
-    click.echo(fitting.as_json(found) if as_json else fitting.as_text(found))
-
-
-@cli.command()
 @click.option("--tables", type=click.Path(path_type=Path, exists=True), help="Check the averages of these tables too.")
 @click.option("--own", is_flag=True, help="Those of --tables alone.")
 @click.option(
@@ -210,11 +163,11 @@ def audit(
     if reported is not None:
         found = stage.read_findings(reported) + found
     elif not own:
-        from sbora_bench.cost import footprint as truth
+        from sbora_bench.cost import paper_cells
         from sbora_bench.plan.catalog import load_catalog
 
         catalog = load_catalog()
-        count, memory = truth.true_counts(catalog), lambda claim: truth.memory_ratio(catalog, claim)
+        count, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
         found = stage.audit(stage.read_rows(), count, memory) + found
     if output is not None:
         stage.write(found, output)

@@ -71,19 +71,18 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
 def _print_cost(loaded, device: str, calibrate: bool, as_json: bool) -> None:
     from sbora_bench import gpus
     from sbora_bench.cost import calibrate as speeds
-    from sbora_bench.cost import estimate as cost
-    from sbora_bench.cost import estimate_text as cost_text
+    from sbora_bench.cost import estimate, estimate_text
 
     card = None if device == "cpu" else loaded.catalog.find("devices", device, "--device")
     if calibrate:
         gpus.take()
         speeds.calibrate(loaded, device)
-    cells = cost.costs(loaded, card, speeds.known_rates(device))
-    found = cost_text.summary(loaded, device, card, cells)
+    cells = estimate.costs(loaded, card, speeds.known_rates(device))
+    summary = estimate_text.summary(loaded, device, card, cells)
     if as_json:
-        click.echo(cost_text.as_json(found))
+        click.echo(estimate_text.as_json(summary))
     else:
-        cost_text.show(loaded, found, cells, "this machine's CPU" if card is None else card.title)
+        estimate_text.show(loaded, summary, cells, "this machine's CPU" if card is None else card.title)
 
 
 @click.command()

@@ -1,22 +1,22 @@
 """How fast this machine trains: `sbora-bench plan NAME --cost --calibrate` times a micro-batch of each kind of update.
 
 A kind is a model and method under a protocol. Its model has the true layers with random weights, but two of them, and
-is loaded, quantised and adapted as `finetune` does it; what is kept is FLOP/s, which the layers have in common.
+is quantised and adapted as `finetune` does it; what is kept is FLOP/s, which the layers have in common.
 """
 
-import tempfile
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sbora_bench import provenance
-from sbora_bench.cost import roofline as compute
+from sbora_bench.cost import roofline
 from sbora_bench.cost.estimate import CACHE, rate_key
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, sha256, write_json
-from sbora_bench.plan.catalog import Catalog, FolderSource
+from sbora_bench.files import read_json, write_json
+from sbora_bench.plan.catalog import Catalog, FolderSource, ModelEntry, Protocol
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.results.records import BaseRecord, write_record
 
 LAYERS = 2
 TIMED = 3  # micro-batches, after one that warms up
@@ -30,10 +30,10 @@ def speeds_file(device: str, kept: Path = CACHE) -> Path:
 def known_rates(device: str, kept: Path = CACHE) -> dict[str, float]:
     """FLOP/s by `cost.rate_key`; empty where nothing was measured, or by other packages than are here."""
     path = speeds_file(device, kept)
-    found = read_json(path) if path.is_file() else {}
-    if found.get("versions") != provenance.versions():
+    measured = read_json(path) if path.is_file() else {}
+    if measured.get("versions") != provenance.versions():
         return {}
-    return {key: entry["flops_per_second"] for key, entry in found["speeds"].items()}
+    return {key: entry["flops_per_second"] for key, entry in measured["speeds"].items()}
 
 
 def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
@@ -46,9 +46,9 @@ def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
     from rich.progress import track
 
     if (device == "cpu") == torch.cuda.is_available():
-        found = f"a GPU ({torch.cuda.get_device_name(0)})" if device == "cpu" else "no GPU"
+        here = f"a GPU ({torch.cuda.get_device_name(0)})" if device == "cpu" else "no GPU"
         raise UserError(
-            f"--calibrate: {found} is here, so the speed of {device} can't be measured; name the right device"
+            f"--calibrate: {here} is here, so the speed of {device} can't be measured; name the right device"
         )
     kinds: dict[str, Cell] = {}
     for table in plan.experiment.tables:
@@ -57,23 +57,28 @@ def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
     path = speeds_file(device, kept)
     speeds = read_json(path)["speeds"] if known_rates(device, kept) else {}
     for key, cell in track(kinds.items(), "measuring", console=Console(stderr=True)):
-        speeds[key] = {"cell": cell.name, **measure(plan, cell, kept)}
-        told = {"device": device, "hardware": provenance.hardware(), "versions": provenance.versions()}
-        write_json(path, {**told, "speeds": speeds})
+        speeds[key] = {"cell": cell.name, **measured_speed(plan, cell, kept)}
+        machine = {"device": device, "hardware": provenance.hardware(), "versions": provenance.versions()}
+        write_json(path, {**machine, "speeds": speeds})
     return path
 
 
-def measure(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
+def measured_speed(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
     """Seconds of a micro-batch of a kind of update, and the FLOP/s that they make."""
     import torch
+
+    from sbora_bench.cost.real_step import random_model
+    from sbora_bench.inputs.models.config import read_config
 
     protocol = plan.protocol(cell.table)
     protocol = protocol.model_copy(update={"batch_size": protocol.micro_batch})
     catalog, name = shallow(plan.catalog, cell.model)
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
-    work = compute.update_work(catalog, name, cell.method, cell.rank, protocol, kept, kernels)
+    work = roofline.update_work(catalog, name, cell.method, cell.rank, protocol, kept, kernels)
     torch.set_num_threads(protocol.threads)
-    model = random_model(catalog, name, cell, protocol)
+    torch.manual_seed(0)
+    config = read_config(catalog, name)
+    model = random_model(config, catalog.methods[cell.method], cell.rank, protocol).train()
     step = training_step(model, protocol)
     step()
     began = time.perf_counter()
@@ -86,48 +91,16 @@ def measure(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
 
 def shallow(catalog: Catalog, model: str) -> tuple[Catalog, str]:
     """(catalog with the model cut to its first layers, its name there)."""
-    entry = catalog.models[model]
-    layers = min(LAYERS, entry.architecture["num_hidden_layers"])
-    source = FolderSource(kind="folder", path="")
-    cut = {"architecture": entry.architecture | {"num_hidden_layers": layers}, "source": source}
+    from sbora_bench.inputs.models.config import cut, read_config
+
+    values = cut(read_config(catalog, model), LAYERS).to_dict()
+    entry = ModelEntry(title=model, source=FolderSource(kind="folder", path=""), architecture=values)
     name = f"{model}.shallow"
-    return catalog.model_copy(update={"models": catalog.models | {name: entry.model_copy(update=cut)}}), name
+    return catalog.model_copy(update={"models": catalog.models | {name: entry}}), name
 
 
-def random_model(catalog: Catalog, name: str, cell: Cell, protocol):
-    """The adapted model as `finetune` makes it, of random weights."""
-    import torch
-    from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM
-
-    from sbora_bench.cost.meta_model import read_config
-    from sbora_bench.inputs.adapters import adapt, adapter_config
-    from sbora_bench.inputs.models.load import load_base
-
-    method = catalog.methods[cell.method]
-    with tempfile.TemporaryDirectory() as resources:
-        folder = Path(resources) / "models" / name
-        torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(
-            read_config(catalog, name), dtype=getattr(torch, protocol.weights_dtype)
-        )
-        made.save_pretrained(folder)
-        files = {path.name: sha256(path) for path in folder.iterdir()}
-        write_record(folder / "base.json", BaseRecord(model=name, source={"kind": "folder"}, files=files))
-        del made
-        base = load_base(Path(resources), name, protocol, method)
-    if method.quantization:
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
-    elif protocol.gradient_checkpointing:
-        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        base.enable_input_require_grads()
-    return adapt(base, adapter_config(method, cell.rank, 0, protocol)).train()
-
-
-def training_step(model, protocol):
+def training_step(model, protocol: Protocol) -> Callable[[], None]:
     """A function that takes one micro-batch through forward, backward and the optimizer, and waits for the device."""
-    import contextlib
-
     import torch
 
     from sbora_bench.cost.traced_step import OPTIMIZERS
@@ -135,7 +108,9 @@ def training_step(model, protocol):
     device = next(model.parameters()).device
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[protocol.optimizer](trained, lr=protocol.learning_rate)
-    ids = torch.randint(model.config.vocab_size, (protocol.micro_batch, protocol.max_length), device=device)
+    ids = torch.randint(
+        model.config.get_text_config().vocab_size, (protocol.micro_batch, protocol.max_length), device=device
+    )
     mask = torch.ones_like(ids)
     mask[0, 0] = 0  # a batch with padding, as most are
 

@@ -1,6 +1,6 @@
 """What an experiment costs on a card before anyone pays: `sbora-bench plan NAME --cost --device a100-80gb`.
 
-Steps and parameters are exact; memory is traced on `meta` (compute.py keeps the traces, in `resources/plan`); tokens,
+Steps and parameters are exact; memory is traced on `meta` (roofline.py keeps the traces, in `resources/plan`); tokens,
 samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing heavy unless something must be traced.
 """
 
@@ -13,9 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.cost import roofline as compute
+from sbora_bench.cost import roofline
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
+from sbora_bench.inputs.models.config import positions_of
+from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
 from sbora_bench.plan.experiment import Cell, Plan
@@ -24,7 +26,6 @@ from sbora_bench.results.store import CHECKPOINTS
 
 CACHE = Path("resources/plan")
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
-STORED_BITS = {"hub": 16, "folder": 16, "wheel": 32, "pretrain": 32}  # of a base's parameter on disk
 MANY = 8  # cells to trace that are worth the start of further processes
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter
 BASIS = {
@@ -37,13 +38,15 @@ BASIS = {
     "score": "estimate: all answers as long as allowed, each operator at the card's peak or bandwidth (roofline)",
     "roofline": "estimate, not measured: each operator at the card's peak or bandwidth (roofline), so real runs take"
     " longer; `--calibrate` measures the machine at hand",
+    "not traced": "not known: the method can't be traced without values",
     "none": "not known: no speed is measured for this device yet; `--calibrate` measures the machine at hand",
 }
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """A cell of a table, its seeds folded: figures of one run, but for `seeds`. None: doesn't apply or isn't known.
+    """What a cell of a table costs, its seeds folded: figures of one run, but for `seeds`. None: doesn't apply, or
+    isn't known.
 
     `micro_batch` x `accumulation` is the protocol's batch, split so that it fits; 0 x 0 where one example is too much.
     """
@@ -124,7 +127,7 @@ def _counted(data: str, entry: SyntheticData) -> int:
 
 def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
     """(items, tokens of the longest prompt, new tokens at most) of each task that a table scores."""
-    entry, suites, found = plan.experiment.tables[table], plan.scored(table), []
+    entry, suites, rows = plan.experiment.tables[table], plan.scored(table), []
     for task, data in plan.items(table).items():
         protocol = plan.protocol(table, suites[task])
         config = config_in(plan, table, task)
@@ -132,10 +135,10 @@ def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
         items = min(items, entry.limit.get(task, items))
         if config.get("output_type") == "generate_until":
             new = config["generation_kwargs"]["max_gen_toks"]
-            found.append((items, min(protocol.max_length, protocol.score_max_length - new), new))
+            rows.append((items, min(protocol.max_length, protocol.score_max_length - new), new))
         else:
-            found.append((items, protocol.score_max_length, 1))
-    return found
+            rows.append((items, protocol.score_max_length, 1))
+    return rows
 
 
 def cell_cost(
@@ -146,28 +149,18 @@ def cell_cost(
     `rates`: measured FLOP/s by `rate_key`; where one is missing the card's roofline serves.
     """
     protocol, catalog = setting.protocol, plan.catalog
-    room, kernels = compute.room(card), "cpu" if card is None else "cuda"
-    counts = compute.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
-    found: dict[str, Any] = dict.fromkeys(("steps", "tokens", "tokens_per_second", "train_hours"))
-    found |= {"micro_batch": None, "accumulation": None, "train_peak_bytes": None, "trains": True, "speed": ""}
-    if not cell.is_base:
-        split, work = fitting_split(catalog, cell, protocol, room, kernels, kept)
-        steps, examples = setting.steps, protocol.batch_size * protocol.max_length
-        seconds, speed = update_seconds(catalog, cell, split, work, card, rates) if split else (None, "")
-        found |= {"steps": steps, "tokens": steps * examples, "train_peak_bytes": work.peak, "speed": speed}
-        found |= {"trains": split is not None, "micro_batch": split.micro_batch if split else 0}
-        found["accumulation"] = protocol.batch_size // split.micro_batch if split else 0
-        if seconds:
-            found |= {"tokens_per_second": examples / seconds, "train_hours": steps * seconds / 3600}
+    room, kernels = roofline.room(card), "cpu" if card is None else "cuda"
+    source = named_source(catalog, cell.model)
+    counts = roofline.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
+    training = training_cost(plan, cell, setting, card, rates, kept)
     seconds, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
     trained = counts["trainable_parameters"]
     adapter = counts["adapter_bytes"] or 0
     saves = protocol.keep_best or protocol.checkpoint_every
     length = sum(items * (prompt + new) for items, prompt, new in setting.questions)
-    bits = STORED_BITS[catalog.models[cell.model].source.kind]
     return CellCost(
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
-        **found,
+        **training,
         run=cell.name,
         seeds=len(plan.runs_by_cell(cell.table)[cell]),
         score_hours=None if seconds is None else seconds / 3600,
@@ -176,13 +169,38 @@ def cell_cost(
         adapter_bytes=adapter,
         checkpoint_bytes=CHECKPOINTS * (adapter + ADAM_BYTES * trained) if saves and not cell.is_base else 0,
         samples_bytes=SAMPLE_BYTES * length,
-        base_bytes=untuned(catalog, cell, protocol, kept) * bits // 8,
+        base_bytes=untuned(catalog, cell, protocol, kept) * source.stored_bits // 8,
     )
+
+
+def training_cost(
+    plan: Plan, cell: Cell, setting: Setting, card: DeviceEntry | None, rates: dict[str, float], kept: Path
+) -> dict[str, Any]:
+    """The part of a CellCost that is of training; None where nothing is trained or a method can't be traced."""
+    protocol, catalog = setting.protocol, plan.catalog
+    costs: dict[str, Any] = dict.fromkeys(("steps", "tokens", "tokens_per_second", "train_hours"))
+    costs |= {"micro_batch": None, "accumulation": None, "train_peak_bytes": None, "trains": True, "speed": ""}
+    if cell.is_base:
+        return costs
+    steps, examples = setting.steps, protocol.batch_size * protocol.max_length
+    costs |= {"steps": steps, "tokens": steps * examples}
+    try:
+        split, work = fitting_split(catalog, cell, protocol, roofline.room(card), "cuda" if card else "cpu", kept)
+    except roofline.NotTraced:
+        accumulation = protocol.batch_size // protocol.micro_batch
+        return costs | {"micro_batch": protocol.micro_batch, "accumulation": accumulation, "speed": "not traced"}
+    seconds, speed = update_seconds(catalog, cell, split, work, card, rates) if split else (None, "")
+    costs |= {"train_peak_bytes": work.peak, "speed": speed, "trains": split is not None}
+    costs["micro_batch"] = split.micro_batch if split else 0
+    costs["accumulation"] = protocol.batch_size // split.micro_batch if split else 0
+    if seconds:
+        costs |= {"tokens_per_second": examples / seconds, "train_hours": steps * seconds / 3600}
+    return costs
 
 
 def untuned(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int:
     """Parameters of a cell's base."""
-    return compute.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
+    return roofline.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
 
 
 def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path):
@@ -193,7 +211,7 @@ def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, k
     sizes = [n for n in range(protocol.micro_batch, 0, -1) if protocol.batch_size % n == 0]
     for size in sizes:
         split = protocol.model_copy(update={"micro_batch": size})
-        work = compute.update_work(catalog, cell.model, cell.method, cell.rank, split, kept, kernels)
+        work = roofline.update_work(catalog, cell.model, cell.method, cell.rank, split, kept, kernels)
         if work.peak <= room:
             return split, work
     return None, work
@@ -210,7 +228,9 @@ def update_seconds(catalog: Catalog, cell: Cell, protocol: Protocol, work, card,
 def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
     """What a measured speed holds for: a model and method under a protocol, whatever rank and micro-batch."""
     free = {"batch_size": 1, "micro_batch": 1}
-    about = compute.described(catalog, cell.model, cell.method, None, protocol.model_copy(update=free), compute.TRACED)
+    about = roofline.described(
+        catalog, cell.model, cell.method, None, protocol.model_copy(update=free), roofline.TRACED
+    )
     return hash_of(about)
 
 
@@ -221,13 +241,16 @@ def scoring_cost(
     protocol, method = setting.protocol, catalog.methods.get(cell.method)
     alone = method is None or merged(method, protocol)
     name, rank = ("base", None) if alone else (cell.method, cell.rank)
-    positions = catalog.models[cell.model].architecture.get("max_position_embeddings")
+    positions = positions_of(named_source(catalog, cell.model).values())
     batches: Counter[tuple[int, int]] = Counter()
     for items, prompt, new in setting.questions:
         batches[min(prompt, positions - new) if positions else prompt, new] += -(-items // protocol.score_batch)
     seconds, peaks = 0.0, []
     for (prompt, new), times in batches.items():
-        work = compute.scoring_work(catalog, cell.model, name, rank, protocol, prompt, new, kept, kernels)
+        try:
+            work = roofline.scoring_work(catalog, cell.model, name, rank, protocol, prompt, new, kept, kernels)
+        except roofline.NotTraced:  # at least what the base takes
+            work = roofline.scoring_work(catalog, cell.model, "base", None, protocol, prompt, new, kept, kernels)
         peaks.append(work.peak)
         if card is not None:
             seconds += work.seconds(card, protocol.tf32) * times
@@ -239,11 +262,11 @@ def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: P
     cells = [cell for table in plan.experiment.tables for cell in plan.cells(table)]
     settings = {table: setting_of(plan, table) for table in plan.experiment.tables}
     known: dict[Cell, CellCost] = {}
-    with compute.only_kept():
+    with roofline.only_kept():
         for cell in cells:
             try:
                 known[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
-            except compute.NotKept:
+            except roofline.NotKept:
                 continue
     missing = [cell for cell in cells if cell not in known]
     if missing:
@@ -261,19 +284,18 @@ def traced(
     workers = min(os.cpu_count() or 1, len(cells)) if len(cells) >= MANY else 1
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("tracing", total=len(cells))
+        known = {}
         if workers == 1:
-            found = {}
             for cell in cells:
-                found[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
+                known[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
                 progress.advance(bar)
-            return found
+            return known
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
             jobs = {pool.submit(cell_cost, plan, cell, settings[cell.table], card, rates, kept): cell for cell in cells}
-            found = {}
             for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
+                known[jobs[job]] = job.result()
                 progress.advance(bar)
-            return found
+            return known
 
 
 def _quiet() -> None:

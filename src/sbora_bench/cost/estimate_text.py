@@ -1,4 +1,4 @@
-"""The costs of an experiment (cost.py) for people and for programs."""
+"""The costs of an experiment (estimate.py) for people and for programs."""
 
 import json
 from collections.abc import Iterable
@@ -37,24 +37,27 @@ def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[CellC
 
 def basis(cells: list[CellCost]) -> dict[str, str]:
     """What each kind of figure rests on, speeds by how many cells."""
-    told = {key: BASIS[key] for key in ("steps", "tokens", "peak", "adapter", "samples", "base", "score")}
+    rests = {key: BASIS[key] for key in ("steps", "tokens", "peak", "adapter", "samples", "base", "score")}
     if all(cell.score_hours is None for cell in cells):
-        told["score"] = "not known: only cards have the peaks that an estimate takes"
+        rests["score"] = "not known: only cards have the peaks that an estimate takes"
     trained = [cell for cell in cells if cell.speed]
-    kinds = {kind: sum(cell.speed == kind for cell in trained) for kind in ("measured", "roofline", "none")}
+    kinds = {
+        kind: sum(cell.speed == kind for cell in trained) for kind in ("measured", "roofline", "not traced", "none")
+    }
     words = BASIS | {"measured": "measured here: FLOP/s of a micro-batch on two layers of random weights"}
     if trained:
-        told["train"] = "; ".join(
+        rests["train"] = "; ".join(
             f"{count} of {len(trained)} cells {words[kind]}" for kind, count in kinds.items() if count
         )
-    return told
+    return rests
 
 
-def as_json(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=1, sort_keys=True)
+def as_json(costs: dict[str, Any]) -> str:
+    """The summary as JSON text."""
+    return json.dumps(costs, indent=1, sort_keys=True)
 
 
-def show(plan: Plan, found: dict[str, Any], cells: list[CellCost], title: str) -> None:
+def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -> None:
     """Print a table for each of the experiment's tables, the sums, what doesn't fit and what the figures rest on."""
     from rich.console import Console
 
@@ -62,39 +65,39 @@ def show(plan: Plan, found: dict[str, Any], cells: list[CellCost], title: str) -
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     for name, entry in plan.experiment.tables.items():
-        mine = [cell for cell in cells if cell.table == name]
+        of_table = [cell for cell in cells if cell.table == name]
         protocol = plan.protocol(name)
         console.print(
             f"\n[bold]{name}[/]: {entry.suite}, trained on {entry.train}, protocol {entry.protocol},"
             f" batch {protocol.batch_size}, at most {protocol.max_length} tokens"
         )
-        console.print(_table(mine))
-    disk = [found["adapter_bytes"], found["samples_bytes"], sum(found["base_bytes"].values())]
-    spare = f"; at most {_size(found['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
-    unknown = f" ({found['cells_without_hours']} cells not known)" if found["cells_without_hours"] else ""
+        console.print(_table(of_table))
+    disk = [costs["adapter_bytes"], costs["samples_bytes"], sum(costs["base_bytes"].values())]
+    spare = f"; at most {_size(costs['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
+    unknown = f" ({costs['cells_without_hours']} cells not known)" if costs["cells_without_hours"] else ""
     console.print(
-        f"\n{found['runs']} runs on {title}: {_hours(found['hours'])} hours{unknown}; disk {_size(sum(disk))}:"
+        f"\n{costs['runs']} runs on {title}: {_hours(costs['hours'])} hours{unknown}; disk {_size(sum(disk))}:"
         f" adapters {_size(disk[0])}, samples {_size(disk[1])}, bases {_size(disk[2])}"
-        + (spare if found["checkpoint_bytes"] else "")
+        + (spare if costs["checkpoint_bytes"] else "")
     )
-    for line in _unfit(cells, found["room_bytes"]):
+    for line in _unfit(cells, costs["room_bytes"]):
         console.print(line)
-    for key, told in found["basis"].items():
-        console.print(f"[dim]{key:8} {told}[/]")
+    for key, words in costs["basis"].items():
+        console.print(f"[dim]{key:8} {words}[/]")
 
 
 def _table(cells: Iterable[CellCost]):
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("Run", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Run", no_wrap=True)
     heads = ("Seeds", "Updates", "M tokens", "Split", "Tokens/s", "Train h", "Score h", "All seeds h")
     for head in (*heads, "Train GiB", "Score GiB", "Adapter"):
-        made.add_column(head, justify="right", no_wrap=head == "Split")
+        table.add_column(head, justify="right", no_wrap=head == "Split")
     for cell in cells:
         split = "too large" if not cell.trains else f"{cell.micro_batch} x {cell.accumulation}"
-        made.add_row(
+        table.add_row(
             cell.run,
             str(cell.seeds),
             _number(cell.steps),
@@ -108,7 +111,7 @@ def _table(cells: Iterable[CellCost]):
             f"{cell.score_peak_bytes / GIB:.1f}",
             _size(cell.adapter_bytes) if cell.adapter_bytes else "–",
         )
-    return made
+    return table
 
 
 def _unfit(cells: list[CellCost], most: int) -> list[str]:

@@ -7,22 +7,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sbora_bench.cost import footprint
-from sbora_bench.cost.meta_model import read_config
+from sbora_bench.cost.counting import counts
+from sbora_bench.cost.footprint import counted_and_traced, trace
 from sbora_bench.cost.roofline import CONTEXT_GIB, GIB, room, work_of
 from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
+from sbora_bench.inputs.models.config import cut, positions_of, read_config
+from sbora_bench.inputs.models.meta_twin import build, build_base, build_scored, targeted
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
-from sbora_bench.plan.experiment import Cell, layer_width
+from sbora_bench.plan.experiment import Cell
 
+ALL = "all-linear"  # PEFT's name of every linear layer but the head
 MOST = 4096  # rows of a micro-batch beyond which nobody looks
 PASSING = ("activations", "logits", "temporaries")  # kinds of memory that grow with the tokens
 RANKS, LENGTHS = (4, 8, 16, 32, 64, 128), (128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asked about; None where the protocol says."""
+class CellRequest:
+    """The cell that a user wants to know about; None where the protocol says."""
 
     model: str
     method: str
@@ -36,80 +39,101 @@ class Asked:
     device: str | None = None
     sweep: str | None = None
     beams: int | None = None
+    target_modules: str | None = None
 
 
-def resolve(catalog: Catalog, asked: Asked) -> tuple[MethodEntry | None, Protocol, int]:
+def resolve(catalog: Catalog, request: CellRequest) -> tuple[MethodEntry | None, Protocol, int]:
     """(method, protocol with the user's sizes, the model's positions). Raises UserError for what can't be."""
-    method = None if asked.method == "base" else catalog.find("methods", asked.method, "--method")
-    if method is not None and asked.rank is None:
-        raise UserError(f"--rank: missing; method {asked.method} needs one")
+    method = None if request.method == "base" else catalog.find("methods", request.method, "--method")
+    if method is not None and request.rank is None:
+        raise UserError(f"--rank: missing; method {request.method} needs one")
     for name in ("rank", "micro_batch", "length", "beams"):
-        value = getattr(asked, name)
+        value = getattr(request, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: found {value}, allowed a whole number of at least 1")
-    if asked.device is not None and asked.device != "cpu":
-        catalog.find("devices", asked.device, "--device")
-        if method is None and asked.beams is None:
+    if request.device is not None and request.device != "cpu":
+        catalog.find("devices", request.device, "--device")
+        if method is None and request.beams is None:
             raise UserError("--device: the base isn't trained; name a --method, or --beams to generate with it")
-    suite = asked.suite or ("mmlu" if method is not None and method.quantization else "commonsense")
+    suite = request.suite or ("mmlu" if method is not None and method.quantization else "commonsense")
     catalog.find("suites", suite, "--suite")
-    protocol = catalog.protocol(asked.protocol, suite, {}, "--protocol")
-    rows = asked.micro_batch or protocol.micro_batch
-    changes: dict[str, Any] = {"micro_batch": rows, "max_length": asked.length or protocol.max_length}
+    protocol = catalog.protocol(request.protocol, suite, {}, "--protocol")
+    rows = request.micro_batch or protocol.micro_batch
+    changes: dict[str, Any] = {"micro_batch": rows, "max_length": request.length or protocol.max_length}
     changes["batch_size"] = rows * -(-protocol.batch_size // rows)
-    if asked.checkpointing is not None:
-        changes["gradient_checkpointing"] = asked.checkpointing
-    if asked.optimizer is not None:
-        changes["optimizer"] = asked.optimizer
+    if request.checkpointing is not None:
+        changes["gradient_checkpointing"] = request.checkpointing
+    if request.optimizer is not None:
+        changes["optimizer"] = request.optimizer
+    config = read_config(catalog, request.model)
+    if method is not None:
+        changes["target_modules"] = targets(config, method, request, protocol)
     protocol = protocol.model_copy(update=changes)
-    positions = getattr(read_config(catalog, asked.model), "max_position_embeddings", None) or protocol.max_length
+    positions = positions_of(config.to_dict()) or protocol.max_length
     if protocol.max_length > positions:
         raise UserError(f"--length: found {protocol.max_length}, allowed 1 to {positions}, the positions of the model")
     return method, protocol, positions
 
 
-def report(catalog: Catalog, asked: Asked) -> dict[str, Any]:
+def targets(config, method: MethodEntry, request: CellRequest, protocol: Protocol) -> list[str] | str:
+    """The target modules: the user's, else the protocol's or, where the model has none of those, all linear layers.
+
+    Those of the protocol are LLaMA's; another model's layers have other names.
+    """
+    wanted = request.target_modules
+    if wanted is not None:
+        return wanted if wanted == ALL else [name for name in wanted.split(",") if name]
+    if "$target_modules" not in method.arguments.values() or request.rank is None:
+        return protocol.target_modules
+    base = build_base(cut(config, 1), protocol)
+    return protocol.target_modules if any(targeted(base, method, request.rank, protocol)) else ALL
+
+
+def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
     """Everything about the cell, as JSON. Raises UserError as `resolve` does."""
-    method, protocol, positions = resolve(catalog, asked)
-    kernels = "cpu" if asked.device == "cpu" else "cuda"
-    card = catalog.devices.get(asked.device or "")
-    model = footprint.build(catalog, asked.model, method, asked.rank, protocol)
-    traced = footprint.trace(model, protocol, kernels) if method is not None else None
-    cell = Cell("cell", asked.model, asked.method, asked.rank)
-    found = footprint.record_of(model, cell, protocol, traced).model_dump(mode="json")
-    found |= {"micro_batch": protocol.micro_batch, "length": protocol.max_length, "kernels": kernels}
-    found |= {name: getattr(protocol, name) for name in ("batch_size", "gradient_checkpointing", "optimizer")}
-    if asked.beams is not None:
-        found["generation"] = generation(catalog, asked, method, protocol, kernels, positions)
+    method, protocol, positions = resolve(catalog, request)
+    kernels = "cpu" if request.device == "cpu" else "cuda"
+    card = catalog.devices.get(request.device or "")
+    cell = Cell("cell", request.model, request.method, request.rank)
+    record, model, traced = counted_and_traced(catalog, cell, method, protocol, kernels)
+    figures = record.model_dump(mode="json")
+    figures |= {"micro_batch": protocol.micro_batch, "length": protocol.max_length, "kernels": kernels}
+    figures |= {name: getattr(protocol, name) for name in ("batch_size", "gradient_checkpointing", "optimizer")}
+    if method is not None:
+        figures["target_modules"] = protocol.target_modules
+    if record.status == "ok" and request.beams is not None:
+        figures["generation"] = generation(catalog, request, method, protocol, kernels, positions)
     if card is not None and traced is not None:
-        found["device"] = verdict(model, protocol, card, kernels, traced, positions)
-    if asked.sweep:
-        found["sweep"] = sweep(catalog, asked, protocol, kernels, positions)
-    return found
+        figures["device"] = verdict(model, protocol, card, kernels, traced, positions)
+    if record.status == "ok" and request.sweep:
+        figures["sweep"] = sweep(catalog, request, protocol, kernels, positions)
+    return figures
 
 
-def generation(catalog: Catalog, asked: Asked, method, protocol: Protocol, kernels: str, positions: int) -> dict:
-    """The peak of generating the protocol's new tokens after prompts of the asked length, and how many of each."""
-    rows, new = asked.micro_batch or protocol.score_batch, protocol.max_new_tokens
+def generation(
+    catalog: Catalog, request: CellRequest, method, protocol: Protocol, kernels: str, positions: int
+) -> dict:
+    """The peak of generating the protocol's new tokens after prompts of the requested length, and how many of each."""
+    rows, new = request.micro_batch or protocol.score_batch, protocol.max_new_tokens
     if protocol.max_length + new > positions:
         raise UserError(
             f"--length: found {protocol.max_length} and {new} new tokens, allowed 1 to {positions - new},"
             f" for the model has {positions} positions"
         )
-    model = footprint.build_scored(catalog, asked.model, method, asked.rank, protocol)
-    peak = trace_generation(model, rows, protocol.max_length, new, asked.beams, kernels)
-    return {"rows": rows, "beams": asked.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}
+    model = build_scored(catalog, request.model, method, request.rank, protocol)
+    peak = trace_generation(model, rows, protocol.max_length, new, request.beams, kernels)
+    return {"rows": rows, "beams": request.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}
 
 
 def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, positions: int) -> dict[str, Any]:
     """Whether a training step fits `card`, by how many GiB, the most that does, and the roofline's bound."""
     most = room(card)
-    found = traced.peak()
-    peak, empty = found["peak"], found["peak"] - sum(found[kind] for kind in PASSING)
+    memory = traced.peak()
+    peak, empty = memory["peak"], memory["peak"] - sum(memory[kind] for kind in PASSING)
     rows, length = protocol.micro_batch, protocol.max_length
 
     def at(rows: int, length: int) -> int:
-        return footprint.trace(model, protocol, kernels, rows, length).peak()["peak"]
+        return trace(model, protocol, kernels, rows, length).peak()["peak"]
 
     times = protocol.batch_size // protocol.micro_batch
     return {
@@ -147,56 +171,67 @@ def largest(
     return max((n for n, size in seen.items() if n and size <= room), default=0) * unit or None
 
 
-def sweep(catalog: Catalog, asked: Asked, protocol: Protocol, kernels: str, positions: int) -> list[dict[str, int]]:
+def sweep(
+    catalog: Catalog, request: CellRequest, protocol: Protocol, kernels: str, positions: int
+) -> list[dict[str, int]]:
     """The peak over some ranks or lengths, those that the model has room for."""
-    method = catalog.methods.get(asked.method)
+    method = catalog.methods.get(request.method)
     if method is None:
         raise UserError("--sweep: the base isn't trained; name a --method")
-    width = layer_width(read_config(catalog, asked.model).to_dict())
-    ranks = [r for r in RANKS if r <= width] if asked.sweep == "rank" else [asked.rank]
-    lengths = [n for n in LENGTHS if n <= positions] if asked.sweep == "length" else [protocol.max_length]
+    ranks = RANKS if request.sweep == "rank" else [request.rank]
+    lengths = [n for n in LENGTHS if n <= positions] if request.sweep == "length" else [protocol.max_length]
     rows = []
     for rank in ranks:
-        model = footprint.build(catalog, asked.model, method, rank, protocol)
+        try:
+            model = build(catalog, request.model, method, rank, protocol)
+        except UserError:  # a rank above a layer's width
+            if rank == request.rank:
+                raise
+            continue
         for length in lengths:
-            peak = footprint.trace(model, protocol, kernels, length=length).peak()["peak"]
-            trained = footprint.counts(model)["trainable_parameters"]
+            peak = trace(model, protocol, kernels, length=length).peak()["peak"]
+            trained = counts(model)["trainable_parameters"]
             rows.append({"rank": rank, "length": length, "trainable_parameters": trained, "peak": peak})
     return rows
 
 
-def as_json(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=1, sort_keys=True)
+def as_json(figures: dict[str, Any]) -> str:
+    """The report as JSON text."""
+    return json.dumps(figures, indent=1, sort_keys=True)
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """The same for reading."""
-    lines = [f"{found['model']} {found['method']}" + (f" r={found['rank']}" if found["rank"] else "")]
+def as_text(figures: dict[str, Any]) -> str:
+    """The report for reading."""
+    lines = [f"{figures['model']} {figures['method']}" + (f" r={figures['rank']}" if figures["rank"] else "")]
     for name in ("trainable_parameters", "total_parameters", "adapter_bytes"):
-        if found[name] is not None:
-            lines.append(f"  {name.replace('_', ' '):24} {found[name]:>18,}")
-    if found["memory"]["peak"]:
-        ways = ", checkpointing" if found["gradient_checkpointing"] else ""
+        if figures[name] is not None:
+            lines.append(f"  {name.replace('_', ' '):24} {figures[name]:>18,}")
+    if figures.get("target_modules") == ALL:
+        lines.append("  target modules: all linear layers")
+    if figures["status"] == "not traced":
+        lines.append(f"  not traced: {figures['reason']}")
+    if figures["memory"].get("peak"):
+        ways = ", checkpointing" if figures["gradient_checkpointing"] else ""
         lines.append(
-            f"peak of a training step, micro-batch {found['micro_batch']} x {found['length']} tokens,"
-            f" {found['optimizer']}{ways}, {found['kernels']} kernels, GiB"
+            f"peak of a training step, micro-batch {figures['micro_batch']} x {figures['length']} tokens,"
+            f" {figures['optimizer']}{ways}, {figures['kernels']} kernels, GiB"
         )
-        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in found["memory"].items()]
-        intensity = found["flops_per_step"] / found["moved_bytes_per_step"]
-        lines.append(f"an update of {found['batch_size']} examples, TFLOP ({intensity:.0f} FLOP a byte moved)")
-        lines += [f"  {name:24} {value / 1e12:>18.3f}" for name, value in found["flops"].items()]
-    else:
-        lines.append(f"  {'weights, GiB':24} {found['memory']['weights'] / GIB:>18.3f}")
-    if "generation" in found:
-        made = found["generation"]
+        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in figures["memory"].items()]
+        intensity = figures["flops_per_step"] / figures["moved_bytes_per_step"]
+        lines.append(f"an update of {figures['batch_size']} examples, TFLOP ({intensity:.0f} FLOP a byte moved)")
+        lines += [f"  {name:24} {value / 1e12:>18.3f}" for name, value in figures["flops"].items()]
+    elif "weights" in figures["memory"]:
+        lines.append(f"  {'weights, GiB':24} {figures['memory']['weights'] / GIB:>18.3f}")
+    if "generation" in figures:
+        generated = figures["generation"]
         lines.append(
-            f"peak of generating {made['new_tokens']} tokens for {made['rows']} prompts of {made['prompt']},"
-            f" beams {made['beams']}, GiB"
+            f"peak of generating {generated['new_tokens']} tokens for {generated['rows']} prompts of"
+            f" {generated['prompt']}, beams {generated['beams']}, GiB"
         )
-        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in made["memory"].items()]
-    if "device" in found:
-        lines += _verdict_lines(found["device"])
-    for row in found.get("sweep", []):
+        lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in generated["memory"].items()]
+    if "device" in figures:
+        lines += _verdict_lines(figures["device"])
+    for row in figures.get("sweep", []):
         lines.append(f"  rank {row['rank']:<5} length {row['length']:<6} {row['peak'] / GIB:>10.3f} GiB")
     return "\n".join(lines)
 

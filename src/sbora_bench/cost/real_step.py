@@ -1,36 +1,42 @@
 """Real training steps on this CPU, with random weights, watched through the allocator's own events.
 
-What `foretell` says is checked against this: by the tests, by `benchmarks/footprint.py`, and by stage `footprint` for
-cells that are small enough to be run on the side.
+What `traced_step` estimates is checked against this: by the tests, by `benchmarks/footprint.py`, and by stage
+`footprint` for cells that are small enough to be run on the side.
 """
 
 import itertools
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 
-import peft
 import torch
 from transformers import AutoModelForCausalLM
 
-from sbora_bench.cost import meta_model as meta
-from sbora_bench.inputs.adapters import adapter_config
+from sbora_bench.cost.storages import storage_bytes, weight_tensors
+from sbora_bench.inputs.adapters import adapter_config, as_trained
+from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import nf4_config
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 
 FUSED = {"adamw_torch": False, "adamw_torch_fused": True}  # optimizers that are measured: what `fused` is for them
 
 
-def real_model(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
-    """A cell with random weights in memory, quantised and adapted through the very steps of `finetune`."""
-    config, dtype = meta.read_config(catalog, model), getattr(torch, protocol.weights_dtype)
+def random_model(config, method: MethodEntry, rank: int, protocol: Protocol):
+    """A model of `config` with random weights, quantised and adapted as training does it, where it would be trained."""
+    dtype = getattr(torch, protocol.weights_dtype)
     base = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if method is not None and method.quantization:
+    place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if method.quantization:
         with tempfile.TemporaryDirectory() as folder:
             base.save_pretrained(folder)
-            base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=nf4_config(protocol))
-        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
-    return base if method is None else peft.get_peft_model(base, adapter_config(method, rank, 0, protocol))
+            settings = {"quantization_config": nf4_config(protocol), "device_map": {"": place}}
+            if place == "cpu":
+                del settings["device_map"]
+            base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
+    else:
+        base = base.to(place)
+    return as_trained(base, method, adapter_config(method, rank, 0, protocol), protocol)
 
 
 def highest(work: Callable[[], object]) -> int:
@@ -51,8 +57,6 @@ def step_peak(model, protocol: Protocol, rows: int, length: int) -> int:
     optimizer = torch.optim.AdamW(trained, fused=FUSED[protocol.optimizer])
     model.config.use_cache = False
     model.train()
-    if protocol.gradient_checkpointing:
-        model.activation_checkpointing_enable()
     ids = torch.ones(rows, length, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[1:, -5:] = 0
@@ -73,6 +77,6 @@ def step_peak(model, protocol: Protocol, rows: int, length: int) -> int:
 def cell_peak(catalog: Catalog, model: str, method: MethodEntry, rank: int, protocol: Protocol) -> int:
     """Bytes at the highest of a training step of a cell, the model's own among them; at the protocol's longest."""
     torch.set_num_threads(1)
-    made = real_model(catalog, model, method, rank, protocol)
-    over = step_peak(made, protocol, protocol.micro_batch, protocol.max_length)
-    return meta.storage_bytes(meta.weight_tensors(made)) + over
+    cell = random_model(read_config(catalog, model), method, rank, protocol)
+    over = step_peak(cell, protocol, protocol.micro_batch, protocol.max_length)
+    return storage_bytes(weight_tensors(cell)) + over

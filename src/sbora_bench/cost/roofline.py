@@ -12,7 +12,9 @@ from functools import cache as once
 from pathlib import Path
 
 from sbora_bench import provenance
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_json, write_json
+from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol
 
 GIB = 2**30
@@ -40,7 +42,11 @@ SCORED |= {"score_batch", "target_modules", "weights_dtype"}
 
 
 class NotKept(Exception):
-    """What was asked for is not in the cache, and must not be traced now."""
+    """What is wanted is not in the cache, and must not be traced now."""
+
+
+class NotTraced(Exception):
+    """A method's work that can't be traced on `meta`, with the reason."""
 
 
 def room(card: DeviceEntry | None) -> int:
@@ -83,7 +89,7 @@ class Work:
 
 
 def work_of(tracer) -> Work:
-    """What a `tracer.Tracer` found."""
+    """What a `tracer.Tracer` counted."""
     operations = [(o.dtype, o.flops, o.moved, times) for o, times in sorted(tracer.operations.items())]
     return Work(tracer.peak()["peak"], operations)
 
@@ -94,14 +100,15 @@ def update_work(
     """The work of an update of a cell, each of its examples `protocol.max_length` tokens long.
 
     `peak` is a micro-batch's, the rest is the whole update's. Kept in the folder `cache`. Raises UserError where the
-    cell can't be: an optimizer that can't be traced, a rank above a layer's width.
+    cell can't be: an optimizer that can't be traced, a rank above a layer's width. Raises NotTraced.
     """
 
     def trace() -> Work:
         from sbora_bench.cost import footprint
+        from sbora_bench.inputs.models import meta_twin
 
-        built = footprint.build(catalog, model, catalog.methods[method], rank, protocol)
-        return repeated(work_of(footprint.trace(built, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
+        twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
+        return repeated(work_of(footprint.trace(twin, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
 
     return kept(cache, "update", [*described(catalog, model, method, rank, protocol, TRACED), kernels], trace)
 
@@ -124,14 +131,14 @@ def scoring_work(
     """
 
     def trace() -> Work:
-        from sbora_bench.cost import footprint
-        from sbora_bench.cost import traced_step as foretell
+        from sbora_bench.cost import traced_step
+        from sbora_bench.inputs.models import meta_twin
 
-        built = footprint.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
+        twin = meta_twin.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
         rows, beams = protocol.score_batch, protocol.num_beams
-        peak = foretell.trace_generation(built, rows, prompt, new_tokens, beams, kernels)["peak"]
-        first = work_of(foretell.decoding_step(built, rows, beams, prompt, 0, kernels)[0])
-        middle = foretell.decoding_step(built, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]
+        peak = traced_step.trace_generation(twin, rows, prompt, new_tokens, beams, kernels)["peak"]
+        first = work_of(traced_step.decoding_step(twin, rows, beams, prompt, 0, kernels)[0])
+        middle = traced_step.decoding_step(twin, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]
         return Work(peak, first.operations + repeated(work_of(middle), new_tokens - 1).operations)
 
     about = [*described(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
@@ -140,8 +147,10 @@ def scoring_work(
 
 def described(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, keys: set[str]) -> list:
     """All that the work of a cell depends on, but the code, as JSON."""
-    entries = [catalog.models[model], *(catalog.methods[name] for name in [method] if name != "base")]
-    return [*(e.model_dump(mode="json") for e in entries), rank, protocol.model_dump(mode="json", include=keys)]
+    entry, source = catalog.models[model], named_source(catalog, model)
+    method_entry = [] if method == "base" else [catalog.methods[method].model_dump(mode="json")]
+    about = [source.values(), source.pads, entry.source.kind, *method_entry]
+    return [*about, rank, protocol.model_dump(mode="json", include=keys)]
 
 
 def repeated(work: Work, times: int) -> Work:
@@ -150,20 +159,32 @@ def repeated(work: Work, times: int) -> Work:
 
 
 def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
-    """`footprint.counts` of a cell: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
+    """`counting.counts_of_cell`: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
 
     def count() -> dict:
-        from sbora_bench.cost import footprint
+        from sbora_bench.cost import counting
 
-        return footprint.counts(footprint.build(catalog, model, catalog.methods.get(method), rank, protocol))
+        return counting.counts_of_cell(catalog, model, catalog.methods.get(method), rank, protocol)
 
     return remembered(cache, "counts", described(catalog, model, method, rank, protocol, TRACED), count)
 
 
 def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
     """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none."""
-    found = remembered(cache, kind, about, lambda: asdict(trace()))
-    return Work(found["peak"], [tuple(operation) for operation in found["operations"]])
+    entry = remembered(cache, kind, about, lambda: _traced(trace))
+    if "reason" in entry:
+        raise NotTraced(entry["reason"])
+    return Work(entry["peak"], [tuple(operation) for operation in entry["operations"]])
+
+
+def _traced(trace: Callable[[], Work]) -> dict:
+    """The work as JSON, or why it can't be traced: PEFT's methods raise what they like where `meta` has no values."""
+    try:
+        return asdict(trace())
+    except (UserError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        return {"reason": in_a_line(error)}
 
 
 def remembered(cache: Path, kind: str, about: list, make: Callable[[], dict]) -> dict:
@@ -176,8 +197,8 @@ def remembered(cache: Path, kind: str, about: list, make: Callable[[], dict]) ->
         return read_json(path)
     if _only_kept.get():
         raise NotKept(path.name)
-    write_json(path, made := make())
-    return made
+    write_json(path, value := make())
+    return value
 
 
 _only_kept = contextvars.ContextVar("only_kept", default=False)

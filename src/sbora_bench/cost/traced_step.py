@@ -12,9 +12,10 @@ from accelerate.utils import convert_outputs_to_fp32
 from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sbora_bench.cost import meta_model as meta
+from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.inputs.adapters import CHECKPOINTING
 from sbora_bench.plan.catalog import Protocol
 
 # transformers' names of the optimizers that can be traced; those of bitsandbytes have 32-bit or 8-bit states.
@@ -45,17 +46,17 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     alone = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if alone else "sdpa")
-    tracer = Tracer(device, model.config.vocab_size, trained)
+    tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
     if protocol.gradient_checkpointing:
-        again = {"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), kernels.forward())}
+        again = CHECKPOINTING | {"context_fn": lambda: (contextlib.nullcontext(), kernels.forward())}
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     optimizer = ready_optimizer(protocol.optimizer, trained)
     accumulation = protocol.batch_size // protocol.micro_batch
     if accumulation > 1:
         for p in trained:
             p.grad = torch.empty_like(p)
-    tracer.adopt(meta.weight_tensors(model), "weights")
+    tracer.adopt(weight_tensors(model), "weights")
     tracer.adopt(adapter, "adapter")
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
@@ -126,12 +127,12 @@ def decoding_step(model, rows: int, beams: int, fed: int, past: int, device: str
     """
     model.eval()
     model.config.use_cache = True
-    wide, words = rows * beams, model.config.vocab_size
+    wide, words = rows * beams, model.config.get_text_config().vocab_size
     kernels, cache = Kernels(device), DynamicCache(config=model.config)
     if past:
         _fill(cache, model, wide, past)
     tracer = Tracer(device, words)
-    tracer.adopt(meta.weight_tensors(model), "weights")
+    tracer.adopt(weight_tensors(model), "weights")
     tracer.adopt(_tensors(cache), "activations")
     with torch.no_grad(), tracer:
         made = [torch.empty(wide, past + fed, dtype=torch.long, device="meta") for _ in range(3 if beams > 1 else 2)]
@@ -151,14 +152,15 @@ def decoding_step(model, rows: int, beams: int, fed: int, past: int, device: str
             cache.reorder_cache(torch.empty(wide, dtype=torch.long, device="meta"))
             del scores
         del made, logits
-    return tracer, meta.storage_bytes(_tensors(cache))
+    return tracer, storage_bytes(_tensors(cache))
 
 
 def _fill(cache, model, rows: int, length: int) -> None:
-    config = model.config
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for layer in range(config.num_hidden_layers):
-        shape = (rows, config.num_key_value_heads, length, size)
+        shape = (rows, heads, length, size)
         cache.update(*(torch.empty(shape, dtype=model.dtype, device="meta") for _ in range(2)), layer)
 
 

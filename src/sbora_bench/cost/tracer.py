@@ -112,7 +112,7 @@ def _described(value):
 class Tracer(TorchDispatchMode):
     """Counts while it is active, as on a `cpu` or `cuda` device.
 
-    Storages that stood before are told by `adopt`; `phase` names what is going on.
+    Storages that stood before are named by `adopt`; `phase` names what is going on.
     """
 
     def __init__(self, device: str, vocabulary: int, trained: Iterable[torch.Tensor] = ()) -> None:
@@ -205,12 +205,12 @@ class Tracer(TorchDispatchMode):
 
     def flops(self) -> dict[str, int]:
         """FLOPs of matrix products (2 a multiply-add) by pass, and how many of all are the adapter's."""
-        found = dict.fromkeys(("forward", "recomputation", "backward", "adapter"), 0)
+        flops = dict.fromkeys(("forward", "recomputation", "backward", "adapter"), 0)
         for operation, times in self.operations.items():
             if operation.flops:
-                found[operation.work] += operation.flops * times
-                found["adapter"] += operation.flops * times * (operation.part == "adapter")
-        return found
+                flops[operation.work] += operation.flops * times
+                flops["adapter"] += operation.flops * times * (operation.part == "adapter")
+        return flops
 
     def moved(self) -> int:
         """Bytes that operators read and write, each operator its operands and its result once."""
@@ -243,7 +243,7 @@ LOWERED = {F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__,
 class Kernels:
     """Dropout, attention and autocast as a `cpu` or a `cuda` device has them; `meta` has none of its own.
 
-    `low`: the dtype of autocast, or None where the training has none. `tracer`: told when a pass begins and ends.
+    `low`: the dtype of autocast, or None where the training has none. `tracer`: hears when a pass begins and ends.
     """
 
     def __init__(self, device: str, low: torch.dtype | None = None, tracer: Tracer | None = None) -> None:

@@ -1,13 +1,26 @@
-"""From a catalog entry to a PEFT config: `$rank $alpha $dropout $target_modules $seed` filled in, nothing else."""
+"""From a catalog entry to a PEFT config and to the adapted model, as training makes it.
+
+In a method's `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` are filled in, and nothing else;
+`$rank*1.5` and `$steps*0.1` are a whole number near that part of a number.
+"""
 
 from typing import Any
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.plan.catalog import MethodEntry, Protocol
 
+CHECKPOINTING = {"use_reentrant": False}  # how activations are checkpointed: as transformers' Trainer does
+UNKNOWN_STEPS = 10_000  # updates, where a config is built that nothing is trained by
 
-def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Protocol) -> dict[str, Any]:
-    """The arguments of the method's config class. Raises UserError for an unknown `$name`."""
+
+def adapter_arguments(
+    method: MethodEntry, rank: int, seed: int, protocol: Protocol, steps: int | None = None
+) -> dict[str, Any]:
+    """The arguments of the method's config class; `steps`: updates of the run.
+
+    Raises UserError for an unknown `$name`.
+    """
     alpha = protocol.alpha if protocol.alpha is not None else protocol.alpha_over_rank * rank
     values = {
         "rank": rank,
@@ -15,14 +28,25 @@ def adapter_arguments(method: MethodEntry, rank: int, seed: int, protocol: Proto
         "dropout": protocol.dropout,
         "target_modules": protocol.target_modules,
         "seed": seed,
+        "steps": steps or protocol.steps or UNKNOWN_STEPS,
     }
 
     def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(part) for key, part in value.items()}
         if not (isinstance(value, str) and value.startswith("$")):
             return value
-        if value[1:] not in values:
-            raise UserError(f"arguments: {one_of(value[1:], values, '$name')}")
-        return values[value[1:]]
+        name, times, factor = value[1:].partition("*")
+        if name not in values:
+            raise UserError(f"arguments: {one_of(name, values, '$name')}")
+        if not times:
+            return values[name]
+        try:
+            return round(values[name] * float(factor))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"arguments: found {value!r}, allowed a number's name, `*` and a number: $steps*0.1"
+            ) from None
 
     return {key: fill(value) for key, value in method.arguments.items()}
 
@@ -41,17 +65,34 @@ def peft_types() -> dict[str, type]:
     return {str(getattr(key, "value", key)): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
-def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol):
+def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol, steps: int | None = None):
     """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
     types = peft_types()
     where = f"catalog: methods: {method.title}"
     if method.peft_type not in types:
         raise UserError(f"{where}: peft_type: {one_of(method.peft_type, types, 'PEFT method')}")
-    arguments = adapter_arguments(method, rank, seed, protocol)
+    arguments = adapter_arguments(method, rank, seed, protocol, steps)
     try:
         return types[method.peft_type](task_type="CAUSAL_LM", **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: arguments: {error}") from None
+
+
+def as_trained(base, method: MethodEntry, config, protocol: Protocol, **arguments):
+    """`base` as training makes it: layers in 4 bits prepared, the adapter of `config` on it, activations checkpointed.
+
+    The one place where that is done, for weights from a file, for random ones and on `meta`; `arguments` go to PEFT.
+    Raises UserError where the method doesn't suit the model.
+    """
+    import peft
+
+    checkpointing = protocol.gradient_checkpointing
+    if method.quantization:
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpointing)
+    model = host_adapter(adapt(base, config, **arguments), protocol)
+    if checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=CHECKPOINTING)
+    return model
 
 
 def adapt(base, config, **arguments):

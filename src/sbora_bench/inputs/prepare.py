@@ -79,8 +79,6 @@ def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
     Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be had.
     """
     entry = catalog.find("models", model, "prepare")
-    if entry.source.kind == "pretrain":
-        raise UserError(f"model {model} is trained here: run `sbora-bench pretrain {model} --output {output}`")
     from sbora_bench.inputs.models.fetch import fetch_model
 
     fetch_model(model, entry, output)

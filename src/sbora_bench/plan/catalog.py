@@ -94,14 +94,14 @@ class ModelEntry(Strict):
     licence: str = ""
     architecture: dict[str, Any] = Field(
         default_factory=dict,
-        description="keys of transformers' LlamaConfig; enough to count parameters without weights",
+        description="keys of config.json, LlamaConfig's where there is no `model_type`; enough to count without files",
     )
 
     @field_validator("architecture")
     @classmethod
     def _sizes(cls, architecture):
         for key in SIZES & architecture.keys():
-            if type(architecture[key]) is not int or architecture[key] < 1:
+            if architecture[key] is not None and type(architecture[key]) is not int or architecture[key] < 1:
                 raise ValueError(f"{key}: found {_short(architecture[key])}, allowed are whole numbers from 1")
         return architecture
 

@@ -174,16 +174,22 @@ class ScoresRecord(RunRecord):
 
 
 class FootprintRecord(Record):
-    """`footprint.json`: exact counts of a cell; bytes are of what is stored."""
+    """`footprint.json`: exact counts of a cell; bytes are of what is stored.
+
+    `not traced`: the memory and the work of an update could not be estimated, for the `reason`; counts are None where
+    they could not be had either.
+    """
 
     model: str
     method: str
     rank: int | None
-    trainable_parameters: int
-    total_parameters: int
-    adapter_bytes: int | None
+    status: Literal["ok", "not traced"] = "ok"
+    reason: str = ""
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    adapter_bytes: int | None = None
     memory: dict[str, int | None] = Field(
-        default_factory=dict, description="weights, optimizer, activations, peak: bytes, foretold"
+        default_factory=dict, description="weights, optimizer, activations, peak: bytes, estimated"
     )
     measured_peak_bytes: int | None = Field(
         default=None, description="the allocator's, in a real step of this size on a CPU with random weights"

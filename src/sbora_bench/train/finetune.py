@@ -18,8 +18,7 @@ from typing import Any
 from sbora_bench import progress, provenance
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
-from sbora_bench.inputs.adapters import adapt, adapter_config
-from sbora_bench.inputs.models.host import host_adapter
+from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_files
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
@@ -115,7 +114,6 @@ def train_run(
     `rows`: of a micro-batch that go through the model at a time; `too_many`: those that memory did not suffice for.
     """
     import torch
-    from peft import prepare_model_for_kbit_training
     from transformers import set_seed
 
     protocol = plan.protocol_of(run)
@@ -126,11 +124,9 @@ def train_run(
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
-    if method.quantization:
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=protocol.gradient_checkpointing)
     set_seed(run.seed)
     try:
-        model = host_adapter(adapt(base, adapter_config(method, run.rank, run.seed, protocol)), protocol)
+        model = as_trained(base, method, adapter_config(method, run.rank, run.seed, protocol), protocol)
     except UserError as error:  # this run's alone: its siblings go on
         raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()

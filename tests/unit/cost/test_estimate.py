@@ -7,10 +7,7 @@ import sys
 
 import pytest
 
-from sbora_bench.cost import calibrate
-from sbora_bench.cost import estimate as cost
-from sbora_bench.cost import estimate_text as cost_text
-from sbora_bench.cost import roofline as compute
+from sbora_bench.cost import calibrate, estimate, estimate_text, roofline
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.experiment import load_plan
@@ -51,26 +48,26 @@ def kept(tmp_path_factory):
 def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, name, table, steps):
     monkeypatch.chdir(ROOT)
     plan = load_plan(name)
-    assert cost.steps_of(plan.catalog, plan.experiment.tables[table].train, plan.protocol(table)) == steps
+    assert estimate.steps_of(plan.catalog, plan.experiment.tables[table].train, plan.protocol(table)) == steps
 
 
 def test_rows_of_each_kind_of_data():
     catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
-    found = [cost.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
+    found = [estimate.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
     assert found == [9_919, 52_002, 50_000, 100]
-    assert cost.rows_of(catalog, "ladder-math") > 100
+    assert estimate.rows_of(catalog, "ladder-math") > 100
 
 
 def test_what_a_table_scores(plan):
     protocol = plan.protocol("sums")
-    assert cost.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
+    assert estimate.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
     limited = plan.experiment.tables["sums"].model_copy(update={"limit": {"SVAMP": 7}})
     plan.experiment.tables["sums"] = limited
-    assert [items for items, _, _ in cost.questions(plan, "sums")] == [100] * 5 + [7]
+    assert [items for items, _, _ in estimate.questions(plan, "sums")] == [100] * 5 + [7]
 
 
 def test_a_cell_by_hand(plan, kept):
-    cells = cost.costs(plan, card(10), {}, kept)
+    cells = estimate.costs(plan, card(10), {}, kept)
     assert [cell.run for cell in cells] == [
         "sums-ladder-xs-base",
         "sums-ladder-xs-lora-r4",
@@ -78,7 +75,7 @@ def test_a_cell_by_hand(plan, kept):
     ]
     base, lora, _ = cells
     protocol = plan.protocol("sums")
-    work = compute.update_work(plan.catalog, "ladder-xs", "lora", 4, protocol, kept)
+    work = roofline.update_work(plan.catalog, "ladder-xs", "lora", 4, protocol, kept)
     assert (lora.steps, lora.tokens) == (10, 10 * 8 * 128) and (lora.micro_batch, lora.accumulation) == (4, 2)
     assert lora.train_peak_bytes == work.peak and lora.speed == "roofline"
     assert lora.tokens_per_second == pytest.approx(8 * 128 / work.seconds(card(10)))
@@ -89,41 +86,41 @@ def test_a_cell_by_hand(plan, kept):
     assert (
         lora.base_bytes
         == base.base_bytes
-        == 4 * compute.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
+        == 4 * roofline.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
     )
 
 
 def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
-    first = cost.costs(plan, card(10), {}, kept)
-    monkeypatch.setattr("sbora_bench.cost.footprint.build", None)  # from here on a trace would raise
-    monkeypatch.setattr("sbora_bench.cost.footprint.build_scored", None)
-    assert cost.costs(plan, card(10), {}, kept) == first
+    first = estimate.costs(plan, card(10), {}, kept)
+    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build", None)  # from here on a trace would raise
+    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build_scored", None)
+    assert estimate.costs(plan, card(10), {}, kept) == first
     faster = card(10).model_copy(update={"bandwidth_gb_s": 1000.0})
-    assert cost.costs(plan, faster, {}, kept)[1].train_hours < first[1].train_hours
+    assert estimate.costs(plan, faster, {}, kept)[1].train_hours < first[1].train_hours
 
 
 def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     protocol = plan.protocol("sums")
-    cell, setting = plan.tuned_cells("sums")[0], cost.setting_of(plan, "sums")
+    cell, setting = plan.tuned_cells("sums")[0], estimate.setting_of(plan, "sums")
     peaks = {
-        n: compute.update_work(
+        n: roofline.update_work(
             plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
         ).peak
         for n in (4, 2, 1)
     }
     assert peaks[4] > peaks[2] > peaks[1]
     for room, split in ((peaks[4], (4, 2)), (peaks[4] - 1, (2, 4)), (peaks[2] - 1, (1, 8)), (peaks[1] - 1, (0, 0))):
-        found = cost.cell_cost(plan, cell, setting, card(room / compute.GIB + compute.CONTEXT_GIB), {}, kept)
+        found = estimate.cell_cost(plan, cell, setting, card(room / roofline.GIB + roofline.CONTEXT_GIB), {}, kept)
         assert (found.micro_batch, found.accumulation) == split
         assert found.trains == (split != (0, 0)) and (found.train_hours is None) == (split == (0, 0))
 
 
 def test_what_does_not_fit_is_said(plan, kept, capsys):
-    small = card(compute.CONTEXT_GIB + 0.001)
-    cells = cost.costs(plan, small, {}, kept)
-    found = cost_text.summary(plan, "small", small, cells)
+    small = card(roofline.CONTEXT_GIB + 0.001)
+    cells = estimate.costs(plan, small, {}, kept)
+    found = estimate_text.summary(plan, "small", small, cells)
     assert set(found["does_not_fit"]) == {cell.run for cell in cells}
-    cost_text.show(plan, found, cells, "Card")
+    estimate_text.show(plan, found, cells, "Card")
     out = capsys.readouterr().out
     assert "sums-ladder-xs-lora-r4: even one example takes" in out and "scoring a batch takes" in out
     assert "too large" in out
@@ -131,24 +128,24 @@ def test_what_does_not_fit_is_said(plan, kept, capsys):
 
 def test_scoring_a_merged_adapter_costs_what_the_base_does(plan, kept):
     table = plan.experiment.tables["sums"]
-    base, lora, nf4 = cost.costs(plan, card(10), {}, kept)
+    base, lora, nf4 = estimate.costs(plan, card(10), {}, kept)
     assert lora.score_hours > base.score_hours
     plan.experiment.tables["sums"] = table.model_copy(update={"overrides": {"merge": True}})
-    base, lora, nf4 = cost.costs(plan, card(10), {}, kept)
+    base, lora, nf4 = estimate.costs(plan, card(10), {}, kept)
     assert (lora.score_hours, lora.score_peak_bytes) == (base.score_hours, base.score_peak_bytes)
     assert nf4.score_hours != base.score_hours  # 4-bit weights are never merged
 
 
 def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     cells = plan.tuned_cells("sums")
-    key = cost.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
-    assert key != cost.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
-    setting = cost.setting_of(plan, "sums")
-    lora, nf4 = (cost.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
-    work = compute.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
+    key = estimate.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
+    assert key != estimate.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
+    setting = estimate.setting_of(plan, "sums")
+    lora, nf4 = (estimate.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
+    work = roofline.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
     assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
     assert (nf4.speed, nf4.train_hours, nf4.hours, lora.score_hours) == ("none", None, None, None)
-    found = cost_text.summary(plan, "cpu", None, [lora, nf4])
+    found = estimate_text.summary(plan, "cpu", None, [lora, nf4])
     assert found["cells_without_hours"] == 1 and found["hours"] == lora.hours
     assert found["basis"]["train"].startswith("1 of 2 cells measured here") and "1 of 2 cells not known" in str(found)
 
@@ -157,9 +154,9 @@ def test_calibration_measures_every_kind_and_is_kept(plan, kept):
     assert calibrate.known_rates("cpu", kept) == {}
     path = calibrate.calibrate(plan, "cpu", kept)
     rates = calibrate.known_rates("cpu", kept)
-    assert set(rates) == {cost.rate_key(plan.catalog, c, plan.protocol("sums")) for c in plan.tuned_cells("sums")}
+    assert set(rates) == {estimate.rate_key(plan.catalog, c, plan.protocol("sums")) for c in plan.tuned_cells("sums")}
     assert all(rate > 0 for rate in rates.values())
-    assert {cell.speed for cell in cost.costs(plan, None, rates, kept) if cell.steps} == {"measured"}
+    assert {cell.speed for cell in estimate.costs(plan, None, rates, kept) if cell.steps} == {"measured"}
     written = json.loads(path.read_text())
     path.write_text(json.dumps(written | {"versions": {"torch": "another"}}))
     assert calibrate.known_rates("cpu", kept) == {}

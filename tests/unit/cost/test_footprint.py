@@ -11,13 +11,12 @@ from bitsandbytes.nn import Linear4bit
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig
 
-from sbora_bench.cost import footprint
-from sbora_bench.cost import meta_model as meta
-from sbora_bench.cost import one_cell as fitting
-from sbora_bench.cost import real_step as measure
-from sbora_bench.cost import traced_step as foretell
+from sbora_bench.cost import counting, footprint, one_cell, paper_cells, real_step, traced_step
+from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import KINDS, aten, flop_registry
 from sbora_bench.errors import UserError
+from sbora_bench.inputs.models import meta_twin
+from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import ModelEntry, Optimizer, load_catalog
 from sbora_bench.plan.experiment import Cell
 
@@ -40,11 +39,11 @@ def protocol_of(catalog, **overrides):
 
 
 def on_meta(catalog, method, protocol, rank=RANK):
-    return footprint.build(catalog, "tiny", catalog.methods[method], rank, protocol)
+    return meta_twin.build(catalog, "tiny", catalog.methods[method], rank, protocol)
 
 
 def real(catalog, method, protocol):
-    return measure.real_model(catalog, "tiny", catalog.methods[method], RANK, protocol)
+    return real_step.random_model(read_config(catalog, "tiny"), catalog.methods[method], RANK, protocol)
 
 
 SIZES = {  # hidden, intermediate, key-value width, layers, vocabulary
@@ -68,7 +67,7 @@ def by_formula(table, model, method, rank):
 
 
 def test_the_papers_44_cells(catalog, tmp_path):
-    footprint.paper_footprint(catalog, tmp_path / "paper.csv")
+    paper_cells.paper_footprint(catalog, tmp_path / "paper.csv")
     rows = list(csv.DictReader((tmp_path / "paper.csv").open()))
     assert len(rows) == 44
     for row in rows:
@@ -81,7 +80,7 @@ def test_adapter_bytes_are_those_of_the_file(catalog, method, tmp_path):
     protocol = protocol_of(catalog)
     real(catalog, method, protocol).save_pretrained(tmp_path / "adapter")
     size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
-    assert footprint.counts(on_meta(catalog, method, protocol))["adapter_bytes"] == size
+    assert counting.counts(on_meta(catalog, method, protocol))["adapter_bytes"] == size
 
 
 @pytest.mark.parametrize("method", ["qlora", "qdora", "qsbora-fa"])
@@ -92,25 +91,25 @@ def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
 
     def stored(model):
         layers = {n: part for n, part in model.named_modules() if isinstance(part, Linear4bit)}
-        return {n: [(t.dtype, t.untyped_storage().nbytes()) for t in meta.weight_tensors(p)] for n, p in layers.items()}
+        return {n: [(t.dtype, t.untyped_storage().nbytes()) for t in weight_tensors(p)] for n, p in layers.items()}
 
     assert stored(models[0]) and stored(models[0]) == stored(models[1])
-    assert len({meta.storage_bytes(meta.weight_tensors(model)) for model in models}) == 1
+    assert len({storage_bytes(weight_tensors(model)) for model in models}) == 1
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, "qlora", "qsbora-fb"])
-def test_foretold_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):
+def test_estimated_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):
     protocol = protocol_of(catalog, gradient_checkpointing=checkpointing)
     traced = footprint.trace(on_meta(catalog, method, protocol), protocol, "cpu", length=LENGTH).peak()
     over = traced["peak"] - traced["weights"] - traced["adapter"]
-    assert over == pytest.approx(measure.step_peak(real(catalog, method, protocol), protocol, ROWS, LENGTH), rel=0.03)
+    assert over == pytest.approx(real_step.step_peak(real(catalog, method, protocol), protocol, ROWS, LENGTH), rel=0.03)
     assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_alone_has_no_mask(catalog, dtype):
-    """Then keys and values stay as few as the model has them, which is foretold too."""
+    """Then keys and values stay as few as the model has them, which is estimated too."""
     protocol = protocol_of(catalog, weights_dtype=dtype)
     rows = {}
     for kernels in ("cpu", "cuda"):
@@ -118,13 +117,13 @@ def test_a_row_alone_has_no_mask(catalog, dtype):
             footprint.trace(on_meta(catalog, "lora", protocol), protocol, kernels, n, LENGTH).peak() for n in (1, 2)
         ]
         rows[kernels] = [peak["peak"] - peak["weights"] - peak["adapter"] for peak in peaks]
-    measured = [measure.step_peak(real(catalog, "lora", protocol), protocol, n, LENGTH) for n in (1, 2)]
+    measured = [real_step.step_peak(real(catalog, "lora", protocol), protocol, n, LENGTH) for n in (1, 2)]
     assert rows["cpu"] == pytest.approx(measured, rel=0.03)
     assert all(one < two for one, two in rows.values())
 
 
 def test_a_small_cell_is_run_too(catalog):
-    """The record of a cell holds the foretold peak and, where a step is cheap, the allocator's own."""
+    """The record of a cell holds the estimated peak and, where a step is cheap, the allocator's own."""
     protocol = protocol_of(catalog, max_length=LENGTH)
     cell = Cell("table", "tiny", "lora", RANK)
     record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
@@ -136,10 +135,10 @@ def test_a_small_cell_is_run_too(catalog):
 
 def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
     """A row for each method at each scale, its kinds adding up; small models in the place of the paper's."""
-    cells = [(table, model, method, RANK, 0.0) for table, model, method, _, _ in footprint.paper_cells(catalog)]
-    monkeypatch.setattr(footprint, "paper_cells", lambda _: cells)
+    cells = [(table, model, method, RANK, 0.0) for table, model, method, _, _ in paper_cells.paper_cells(catalog)]
+    monkeypatch.setattr(paper_cells, "paper_cells", lambda _: cells)
     models = {model: catalog.models["tiny"] for _, model, _, _, _ in cells}
-    footprint.paper_memory(catalog.model_copy(update={"models": models}), tmp_path / "memory.csv")
+    paper_cells.paper_memory(catalog.model_copy(update={"models": models}), tmp_path / "memory.csv")
     rows = list(csv.DictReader((tmp_path / "memory.csv").open()))
     assert len(rows) == 20 and len({(row["table"], row["model"], row["method"]) for row in rows}) == 20
     for row in rows:
@@ -195,28 +194,28 @@ GENERATED = [(*cell, "float32") for cell in itertools.product(METHODS, [LENGTH, 
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(("method", "prompt", "dtype"), GENERATED)
-def test_foretold_memory_of_generating_is_what_the_allocator_did(catalog, method, prompt, dtype, beams, tmp_path):
+def test_estimated_memory_of_generating_is_what_the_allocator_did(catalog, method, prompt, dtype, beams, tmp_path):
     """At the prompts (long ones) and at the last token (short ones), with `generate` as the scorer calls it."""
     protocol, new = protocol_of(catalog, weights_dtype=dtype), 40
-    foretold = foretell.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
+    estimated = traced_step.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
     model = real(catalog, method, protocol).eval()
     mask = torch.ones(ROWS, prompt, dtype=torch.long)
     mask[0, 0] = 0
     inputs = {"input_ids": mask + 5, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
     exactly = {"max_new_tokens": new, "min_new_tokens": new, "eos_token_id": 2, "pad_token_id": 0}
     config = GenerationConfig(num_beams=beams, do_sample=False, use_cache=True, **exactly)
-    over = measure.highest(lambda: model.generate(**inputs, generation_config=config))
-    assert foretold["peak"] - foretold["weights"] == pytest.approx(over, rel=0.03)
+    over = real_step.highest(lambda: model.generate(**inputs, generation_config=config))
+    assert estimated["peak"] - estimated["weights"] == pytest.approx(over, rel=0.03)
     keys = ROWS * beams * TINY["num_key_value_heads"] * (prompt + new) * 32  # a head is 32 wide
-    assert foretold["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize
+    assert estimated["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize
 
 
 def test_scoring_merges_where_the_protocol_does(catalog):
     peaks = {}
     for merge in (True, False):
         protocol = protocol_of(catalog, merge=merge)
-        model = footprint.build_scored(catalog, "tiny", catalog.methods["lora"], RANK, protocol)
-        peaks[merge] = foretell.trace_generation(model, 2, 20, 4, 1, "cuda")["peak"]
+        model = meta_twin.build_scored(catalog, "tiny", catalog.methods["lora"], RANK, protocol)
+        peaks[merge] = traced_step.trace_generation(model, 2, 20, 4, 1, "cuda")["peak"]
     assert peaks[True] < peaks[False]
 
 
@@ -224,21 +223,21 @@ def test_scoring_merges_where_the_protocol_does(catalog):
 @pytest.mark.parametrize("start", [1, 4, 300])
 def test_largest_fits_and_is_near_the_most_that_does(curve, start):
     room = curve(90)
-    found = fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
+    found = one_cell.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
     assert 85 <= found <= 90
-    assert fitting.largest(curve, curve(0), start, curve(start), cap=4096, room=curve(1) - 1) is None
+    assert one_cell.largest(curve, curve(0), start, curve(start), cap=4096, room=curve(1) - 1) is None
 
 
 def test_a_verdict(catalog):
-    asked = fitting.Asked(
+    request = one_cell.CellRequest(
         "tiny", "sbora-fa", RANK, "smollm2", micro_batch=2, length=64, device="rtx-4090", sweep="rank"
     )
-    found = fitting.report(catalog, asked)
+    found = one_cell.report(catalog, request)
     device = found["device"]
     assert device["fits"] and device["largest_micro_batch"] >= 2 and device["largest_length"] == 256
     peaks = [row["peak"] for row in found["sweep"]]
     assert peaks == sorted(peaks) and len(set(peaks)) == len(peaks)
-    assert "fits, to spare" in fitting.as_text(found) and json.loads(fitting.as_json(found)) == found
+    assert "fits, to spare" in one_cell.as_text(found) and json.loads(one_cell.as_json(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -263,43 +262,45 @@ def test_a_verdict(catalog):
     ],
 )
 def test_bad_input_is_one_line(catalog, wrong, words):
-    asked = {"model": "tiny", "method": "lora", "rank": RANK, "protocol": "smollm2", "length": 64} | wrong
+    request = {"model": "tiny", "method": "lora", "rank": RANK, "protocol": "smollm2", "length": 64} | wrong
     with pytest.raises(UserError) as caught:
-        fitting.report(catalog, fitting.Asked(**asked))
+        one_cell.report(catalog, one_cell.CellRequest(**request))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_every_optimizer_of_a_protocol_can_be_foretold():
-    assert set(get_args(Optimizer)) == foretell.OPTIMIZERS.keys()
+def test_every_optimizer_of_a_protocol_can_be_traced():
+    assert set(get_args(Optimizer)) == traced_step.OPTIMIZERS.keys()
 
 
 def test_targets_that_the_model_lacks_are_one_line(catalog):
     protocol = catalog.protocol("smollm2", "arithmetic", {"target_modules": ["qq_proj"]}, "here")
-    base = meta.build_base(meta.read_config(catalog, "tiny"), protocol)
+    base = meta_twin.build_base(read_config(catalog, "tiny"), protocol)
     with pytest.raises(UserError, match="can't put this LORA on the model: Target modules .*qq_proj.* not found"):
-        meta.attach(base, catalog.methods["lora"], RANK, protocol)
+        meta_twin.attach(base, catalog.methods["lora"], RANK, protocol)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         ("{", "not a readable config.json"),
-        ('{"model_type": "gpt2", "vocab_size": 10}', "LLaMA-like"),
-        ('{"model_type": "nonsense"}', "LLaMA-like"),
-        ('{"model_type": "llama", "hidden_size": -8}', "LLaMA-like"),
-        ("[]", "LLaMA-like"),
+        ('{"model_type": "vit"}', "not a causal language model"),
+        ('{"model_type": "nonsense"}', "not a configuration of a causal language model"),
+        ('{"model_type": "llama", "hidden_size": -8}', "not a causal language model"),
+        ("[]", "not a readable config.json"),
     ],
 )
-def test_configs_that_are_not_llamas(catalog, config, words, tmp_path):
+def test_configs_that_are_no_causal_language_models(catalog, config, words, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=words):
-        fitting.report(catalog, fitting.Asked(str(tmp_path / "config.json"), "lora", 2, length=8))
+        one_cell.report(catalog, one_cell.CellRequest(str(tmp_path / "config.json"), "lora", 2, length=8))
 
 
 def test_a_model_without_fused_attention(catalog, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "gemma2", "head_dim": 32}))
     peaks = [
-        fitting.report(catalog, fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))["memory"]["peak"]
+        one_cell.report(catalog, one_cell.CellRequest(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))[
+            "memory"
+        ]["peak"]
         for rows in (1, 2)
     ]
     assert 0 < peaks[0] < peaks[1]
@@ -307,7 +308,7 @@ def test_a_model_without_fused_attention(catalog, tmp_path):
 
 def test_a_local_config_serves(catalog, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "llama"}))
-    asked = fitting.Asked(str(tmp_path), "lora", RANK, "smollm2", length=64)
-    here = fitting.report(catalog, asked)
-    known = fitting.report(catalog, fitting.Asked("tiny", "lora", RANK, "smollm2", length=64))
+    request = one_cell.CellRequest(str(tmp_path), "lora", RANK, "smollm2", length=64)
+    here = one_cell.report(catalog, request)
+    known = one_cell.report(catalog, one_cell.CellRequest("tiny", "lora", RANK, "smollm2", length=64))
     assert here["trainable_parameters"] == known["trainable_parameters"] and here["memory"] == known["memory"]

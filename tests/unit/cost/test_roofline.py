@@ -2,7 +2,7 @@
 
 import pytest
 
-from sbora_bench.cost import roofline as compute
+from sbora_bench.cost import roofline
 from sbora_bench.plan.catalog import DeviceEntry, ModelEntry, load_catalog
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -29,35 +29,37 @@ def test_each_operator_is_as_slow_as_its_arithmetic_or_its_memory():
         ("float32", 10**9, 5 * 10**11, 1),  # 5 s of memory
         ("float16", 10**12, 0, 2),  # the card has no such peak: its slowest, 1 s each
     ]
-    work = compute.Work(peak=7, operations=operations)
+    work = roofline.Work(peak=7, operations=operations)
     assert work.seconds(CARD) == pytest.approx(3 * 2 + 5 + 2 * 1)
     assert (work.flops, work.moved) == (26 * 10**12 + 10**9, 503 * 10**9)
-    assert compute.repeated(work, 4).seconds(CARD) == pytest.approx(4 * work.seconds(CARD))
-    assert compute.repeated(work, 4).peak == 7
+    assert roofline.repeated(work, 4).seconds(CARD) == pytest.approx(4 * work.seconds(CARD))
+    assert roofline.repeated(work, 4).peak == 7
 
 
 def test_an_update_is_its_micro_batches(catalog, protocol, tmp_path):
-    update = compute.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    update = roofline.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
     alone = protocol.model_copy(update={"batch_size": 2})
-    assert update.flops == 2 * compute.update_work(catalog, "tiny", "lora", 2, alone, tmp_path).flops > 0
+    assert update.flops == 2 * roofline.update_work(catalog, "tiny", "lora", 2, alone, tmp_path).flops > 0
 
 
 def test_a_trace_is_kept_by_what_it_depends_on(catalog, protocol, tmp_path, monkeypatch):
-    first = compute.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path)
-    assert first != compute.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
-    assert first != compute.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    first = roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path)
+    assert first != roofline.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
+    assert first != roofline.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr("sbora_bench.cost.footprint.build", None)  # from here on a trace would raise
-    assert compute.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
+    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build", None)  # from here on a trace would raise
+    assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
     other = protocol.model_copy(update={"learning_rate": 1.0, "train_prompt": "plain"})
-    assert compute.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
-    with pytest.raises(TypeError):
+    assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
+    with pytest.raises(roofline.NotTraced, match="not callable"):
         longer = protocol.model_copy(update={"max_length": 24})
-        compute.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
+        roofline.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
 
 
 def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):
-    one, two, five = (compute.scoring_work(catalog, "tiny", "base", None, protocol, 16, n, tmp_path) for n in (1, 2, 5))
+    one, two, five = (
+        roofline.scoring_work(catalog, "tiny", "base", None, protocol, 16, n, tmp_path) for n in (1, 2, 5)
+    )
     step = two.flops - one.flops
     assert 0 < step < one.flops, "a token costs less than a prompt"
     assert 4 * step <= five.flops - one.flops < 4.2 * step, "and a little more, the longer the cache"

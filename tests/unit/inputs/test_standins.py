@@ -8,7 +8,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, sha256
 from sbora_bench.inputs.data import flan, sources
 from sbora_bench.inputs.data.own_files import read_rows
-from sbora_bench.inputs.models.fetch import check_weights, fetch_model
+from sbora_bench.inputs.models.fetch import fetch_model
+from sbora_bench.inputs.models.weights import check_weights
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
 from tests.workplace import ROOT
 

@@ -1,0 +1,131 @@
+"""The commands that estimate parameters, memory and compute without weights or a GPU.
+
+`cell-footprint`, `table-footprint` and `paper-footprint`; `footprint` is all three, told apart by its options.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_option
+from sbora_bench.errors import UserError, one_of
+
+
+def cell_options(command: Callable) -> Callable:
+    """How a cell is trained, where that isn't as its protocol says."""
+    for option in reversed(
+        (
+            click.option("--method", default="base", show_default=True, help="A method of the catalog ..."),
+            click.option("--rank", type=int, help="... and its rank."),
+            click.option("--protocol", default="official", show_default=True, help="How the cell is trained."),
+            click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]"),
+            click.option("--micro-batch", type=int, help="Rows of a forward pass  [default: the protocol's]"),
+            click.option("--length", type=int, help="Tokens of a row  [default: the protocol's]"),
+            click.option(
+                "--checkpointing/--no-checkpointing", default=None, help="Of activations  [default: the protocol's]"
+            ),
+            click.option("--optimizer", help="adamw_torch, adamw_8bit ...  [default: the protocol's]"),
+            click.option("--target-modules", help="Names, commas between, or all-linear  [default: the protocol's]"),
+            click.option("--device", help="A card of the catalog: does it fit? (cpu: the kernels of a CPU)"),
+            click.option("--sweep", type=click.Choice(["rank", "length"]), help="The peak over ranks or lengths."),
+            click.option("--beams", type=int, help="The peak of generating too, with a KV cache and so many beams."),
+            click.option("--json", "as_json", is_flag=True),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("cell-footprint")
+@click.argument("model")
+@cell_options
+def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
+    """Estimate parameters, memory and compute of one cell.
+
+    MODEL: a model of the catalog, a hub id, a folder or a config.json.
+    Example: sbora-bench cell-footprint llama-7b --method sbora-fa --rank 32 --device rtx-4090
+    """
+    from sbora_bench.plan.catalog import load_catalog
+
+    catalog = load_catalog()
+    from sbora_bench.cost import one_cell
+
+    figures = one_cell.report(catalog, one_cell.CellRequest(model=model, **request))
+    click.echo(one_cell.as_json(figures) if as_json else one_cell.as_text(figures))
+
+
+@click.command("table-footprint")
+@click.argument("table")
+@experiment_option
+@narrowing_options
+@results_option
+def table_footprint(table: str, experiment: str, results: Path | None, **part: str) -> None:
+    """Estimate every run of TABLE, a table of the experiment, and write its footprint.json.
+
+    Example: sbora-bench table-footprint arithmetic -e tiny
+    """
+    plan = load(experiment, **part)
+    if table not in plan.experiment.tables:
+        raise UserError(f"{plan.path}: {one_of(table, plan.experiment.tables, 'table')}")
+    from sbora_bench.cost.footprint import run_footprints
+
+    run_footprints(plan, table, results or Path("results") / plan.name)
+
+
+@click.command("paper-footprint")
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--memory", is_flag=True, help="Memory of each method at each scale, in the place of the counts.")
+def paper_footprint(output: Path, memory: bool) -> None:
+    """Count the paper's cells at true scale and write the CSV file OUTPUT.
+
+    Example: sbora-bench paper-footprint counts.csv
+    """
+    from sbora_bench.plan.catalog import load_catalog
+
+    catalog = load_catalog()
+    from sbora_bench.cost import paper_cells
+
+    (paper_cells.paper_memory if memory else paper_cells.paper_footprint)(catalog, output)
+
+
+@click.command()
+@click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
+@click.option("--table", help="... of this one.")
+@narrowing_options
+@results_option
+@click.option("--paper", is_flag=True, help="Count the paper's cells at true scale.")
+@click.option("--paper-memory", is_flag=True, help="Estimate the memory of each method at each of the paper's scales.")
+@click.option("--output", type=click.Path(path_type=Path), help="CSV file for --paper or --paper-memory.")
+@click.option("--model", help="One cell: a model of the catalog, a hub id, a folder or a config.json.")
+@cell_options
+@click.pass_context
+def footprint(
+    context: click.Context,
+    experiment: str | None,
+    table: str | None,
+    results: Path | None,
+    paper: bool,
+    paper_memory: bool,
+    output: Path | None,
+    model: str | None,
+    only: str,
+    seeds: str,
+    limit: str,
+    **request: Any,
+) -> None:
+    """Estimate parameters, memory and compute of runs, of the paper's cells, or of one cell: no weights, no GPU."""
+    of_paper = paper != paper_memory and output is not None
+    if [bool(experiment and table), of_paper, bool(model)].count(True) != 1:
+        raise UserError("footprint: give --experiment and --table, or --paper and --output, or --model")
+    if experiment is not None:
+        part = {"only": only, "seeds": seeds, "limit": limit}
+        context.invoke(table_footprint, table=table, experiment=experiment, results=results, **part)
+    elif of_paper:
+        context.invoke(paper_footprint, output=output, memory=paper_memory)
+    else:
+        context.invoke(cell_footprint, model=model, **request)
+
+
+ESTIMATING = (footprint, cell_footprint, table_footprint, paper_footprint)

@@ -1,0 +1,151 @@
+"""Exact counts of a model and its adapter: parameters are numbers, however packed; bytes are as stored."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM
+
+from sbora_bench.cost.storages import saved_tensors, storage_bytes, weight_tensors
+from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.inputs.adapters import adapter_config, as_trained
+from sbora_bench.inputs.models.config import added_rows, cut, read_config
+from sbora_bench.inputs.models.meta_twin import build, build_base
+from sbora_bench.inputs.models.sources import named_source
+from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+
+T = TypeVar("T")
+GIB = 2**30
+LARGEST = 4 * GIB  # bytes of layers that are built for real to be counted
+VOCABULARY = 32  # rows of embeddings that such a model has
+LAST = re.compile(r"\.1\.")  # in the name of a tensor: of the second of two layers
+# safetensors' names of dtypes, in the order in which it stores them.
+SAFETENSORS = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def counts(model) -> dict[str, Any]:
+    """Counts of a model on `meta`: numbers trained and in all, bytes of the adapter's file, of weights and adapter."""
+    parameters = list(model.parameters())
+    trained = [p for p in parameters if p.requires_grad] if isinstance(model, peft.PeftModel) else []
+    state = adapter_state(model)
+    held, adapter = storage_bytes(weight_tensors(model)), storage_bytes(state.values())
+    return {
+        "trainable_parameters": sum(p.numel() for p in trained),
+        "total_parameters": sum(numbers(p) for p in parameters),
+        "adapter_bytes": adapter_bytes(state) if trained else None,
+        "memory": {"weights": held - adapter, "adapter": adapter, "peak": None},
+    }
+
+
+def counts_of_cell(
+    catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
+) -> dict[str, Any]:
+    """`counts` of a cell on `meta`, or of layers that are built for real where its method needs values.
+
+    Raises UserError where the method doesn't suit the model or can't be counted.
+    """
+    try:
+        return counts(build(catalog, model, method, rank, protocol))
+    except UserError:
+        raise
+    except Exception as error:
+        if method is None or rank is None:
+            raise
+        reason = in_a_line(error)
+    try:
+        return counts_of_layers(catalog, model, method, rank, protocol)
+    except Exception as error:
+        raise UserError(f"{method.title} on {model} can't be counted: {reason}; {in_a_line(error)}") from None
+
+
+def adapter_state(model) -> dict[str, torch.Tensor]:
+    """The tensors that PEFT would save of a model on `meta`; none for an untuned base."""
+    if not isinstance(model, peft.PeftModel):
+        return {}
+    tensors = dict(saved_tensors(model))
+    return peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+
+
+def numbers(parameter: torch.Tensor) -> int:
+    """How many weights a parameter stands for (4-bit ones are packed two to a byte)."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
+
+
+def adapter_bytes(state: dict[str, torch.Tensor]) -> int:
+    """Size of the `adapter_model.safetensors` that PEFT would write of these tensors, header included."""
+    order = list(SAFETENSORS)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in sorted(state.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
+        end = offset + tensor.numel() * tensor.element_size()
+        kind = SAFETENSORS[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + (text + 7) // 8 * 8 + offset
+
+
+def counts_of_layers(
+    catalog: Catalog, model: str, method: MethodEntry, rank: int, protocol: Protocol
+) -> dict[str, Any]:
+    """`counts` of a cell whose method needs real values, from a model with two of its layers and few tokens.
+
+    What the second layer holds is repeated for those that follow, so layers must be alike; a prompt's encoder is told
+    how many there are. Raises UserError where two layers are too large, and whatever PEFT raises.
+    """
+    config = read_config(catalog, model)
+    layers = config.get_text_config().num_hidden_layers
+    small = cut(config, 2)
+    small.get_text_config().vocab_size = VOCABULARY
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(small.get_text_config(), key, None)
+    with torch.device("meta"):
+        size = storage_bytes(AutoModelForCausalLM.from_config(small, dtype=torch.float32).parameters())
+    if size > LARGEST:
+        raise UserError(f"two of its layers take {size / GIB:.1f} GiB, more than {LARGEST // GIB}: not built to count")
+    base = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, protocol.weights_dtype))
+    unquantised = method.model_copy(update={"quantization": None})
+    before = {name: p.numel() for name, p in base.named_parameters()}
+    peft_config = adapter_config(method, rank, 0, protocol)
+    if peft_config.is_prompt_learning:
+        peft_config.num_layers = layers
+    adapted = as_trained(base, unquantised, peft_config, protocol)
+    after = {name: p.numel() for name, p in adapted.named_parameters()}
+    trained = {name: p.numel() for name, p in adapted.named_parameters() if p.requires_grad}
+    saved = repeated(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False), layers)
+    adapter = sum(tensor.numel() * tensor.element_size() for tensor in saved.values())
+    rows = added_rows(named_source(catalog, model), protocol, config.get_text_config().vocab_size)
+    untuned = counts(build_base(config, protocol, method, rows))
+    of_adapter = sum(repeated(after, layers).values()) - sum(repeated(before, layers).values())
+    return {
+        "trainable_parameters": sum(repeated(trained, layers).values()),
+        "total_parameters": untuned["total_parameters"] + of_adapter,
+        "adapter_bytes": adapter_bytes(saved),
+        "memory": {"weights": untuned["memory"]["weights"], "adapter": adapter, "peak": None},
+    }
+
+
+def repeated(tensors: dict[str, T], layers: int) -> dict[str, T]:
+    """By name what two layers have and what belongs to none, as a model of so many layers has it."""
+    if layers < 2:
+        return tensors
+    copies = {
+        LAST.sub(f".{layer}.", name, count=1): tensor
+        for layer in range(2, layers)
+        for name, tensor in tensors.items()
+        if LAST.search(name)
+    }
+    return tensors | copies

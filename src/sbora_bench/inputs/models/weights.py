@@ -1,0 +1,61 @@
+"""A folder of weights in the hub's form: what must be in it, of what architecture, and how another folder uses it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, sha256
+
+# Any one of these sets of files is a tokenizer.
+TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
+NAMES = {"tokenizer.model", "merges.txt"}
+
+
+def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
+    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, of this architecture."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    for name in [shard for shard in shards if not (folder / shard).is_file()]:
+        raise UserError(f"{folder}: {name} is missing; expected safetensors (other formats are never read)")
+    if not has_tokenizer(folder):
+        raise UserError(f"{folder}: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt is here")
+
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
+    for key, expected in architecture.items():
+        value = getattr(config, key, None)
+        if not _same(value, expected):
+            raise UserError(f"{folder}/config.json: {key}: found {value}, the catalog says {expected}; another model?")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer in one of the forms that transformers reads."""
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZERS)
+
+
+def _same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return isinstance(value, dict) and all(_same(value.get(key), part) for key, part in expected.items())
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=1e-6)  # GGUF keeps single precision
+    return value == expected
+
+
+def link(source: Path, folder: Path) -> None:
+    """Link the files of a model, and no others, into `folder`."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (path.suffix in PARTS or path.name in NAMES):
+            (folder / path.name).symlink_to(path.resolve())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 of every file of the folder."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}

