@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from sbora_bench.cost import counting, real_step, traced_step
 from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.files import read_json, write_json, write_text
-from sbora_bench.inputs.models import meta_twin
+from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
 from sbora_bench.plan.experiment import Cell, Run

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from sbora_bench.cost.storages import saved_tensors, storage_bytes, weight_tensors
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.adapters import adapter_config, as_trained
+from sbora_bench.inputs.meta_twin import build, build_base
 from sbora_bench.inputs.models.config import added_rows, cut, read_config
-from sbora_bench.inputs.models.meta_twin import build, build_base
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 

@@ -12,8 +12,8 @@ from sbora_bench.cost.footprint import counted_and_traced, trace
 from sbora_bench.cost.roofline import CONTEXT_GIB, GIB, room, work_of
 from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
+from sbora_bench.inputs.meta_twin import build, build_base, build_scored, targeted
 from sbora_bench.inputs.models.config import cut, positions_of, read_config
-from sbora_bench.inputs.models.meta_twin import build, build_base, build_scored, targeted
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Cell
 

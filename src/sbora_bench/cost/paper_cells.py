@@ -10,7 +10,7 @@ from sbora_bench.cost.counting import counts
 from sbora_bench.cost.footprint import trace
 from sbora_bench.cost.tracer import KINDS
 from sbora_bench.files import hash_of, write_text
-from sbora_bench.inputs.models.meta_twin import build
+from sbora_bench.inputs.meta_twin import build
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 

@@ -105,7 +105,7 @@ def update_work(
 
     def trace() -> Work:
         from sbora_bench.cost import footprint
-        from sbora_bench.inputs.models import meta_twin
+        from sbora_bench.inputs import meta_twin
 
         twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
         return repeated(work_of(footprint.trace(twin, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
@@ -132,7 +132,7 @@ def scoring_work(
 
     def trace() -> Work:
         from sbora_bench.cost import traced_step
-        from sbora_bench.inputs.models import meta_twin
+        from sbora_bench.inputs import meta_twin
 
         twin = meta_twin.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
         rows, beams = protocol.score_batch, protocol.num_beams

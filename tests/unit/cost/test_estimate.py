@@ -92,8 +92,8 @@ def test_a_cell_by_hand(plan, kept):
 
 def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
     first = estimate.costs(plan, card(10), {}, kept)
-    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build", None)  # from here on a trace would raise
-    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build_scored", None)
+    monkeypatch.setattr("sbora_bench.inputs.meta_twin.build", None)  # from here on a trace would raise
+    monkeypatch.setattr("sbora_bench.inputs.meta_twin.build_scored", None)
     assert estimate.costs(plan, card(10), {}, kept) == first
     faster = card(10).model_copy(update={"bandwidth_gb_s": 1000.0})
     assert estimate.costs(plan, faster, {}, kept)[1].train_hours < first[1].train_hours

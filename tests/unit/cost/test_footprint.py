@@ -15,7 +15,7 @@ from sbora_bench.cost import counting, footprint, one_cell, paper_cells, real_st
 from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import KINDS, aten, flop_registry
 from sbora_bench.errors import UserError
-from sbora_bench.inputs.models import meta_twin
+from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import ModelEntry, Optimizer, load_catalog
 from sbora_bench.plan.experiment import Cell
@@ -285,7 +285,7 @@ def test_targets_that_the_model_lacks_are_one_line(catalog):
         ("{", "not a readable config.json"),
         ('{"model_type": "vit"}', "not a causal language model"),
         ('{"model_type": "nonsense"}', "not a configuration of a causal language model"),
-        ('{"model_type": "llama", "hidden_size": -8}', "not a causal language model"),
+        ('{"model_type": "llama", "hidden_size": -8}', "not a configuration of a causal language model"),
         ("[]", "not a readable config.json"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_trace_is_kept_by_what_it_depends_on(catalog, protocol, tmp_path, monk
     assert first != roofline.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
     assert first != roofline.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr("sbora_bench.inputs.models.meta_twin.build", None)  # from here on a trace would raise
+    monkeypatch.setattr("sbora_bench.inputs.meta_twin.build", None)  # from here on a trace would raise
     assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
     other = protocol.model_copy(update={"learning_rate": 1.0, "train_prompt": "plain"})
     assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
