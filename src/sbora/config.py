@@ -81,6 +81,9 @@ class SboraConfig(PeftConfig):
         alpha_pattern (`dict[str, float]`):
             Alphas of modules (names or regular expressions) that differ from `sbora_alpha`.
 
+        index_checksum (`str`, *optional*):
+            Written when an adapter is saved, and compared with its index sets when it is loaded.
+
     Raises:
         ValueError: a value is out of its range (the message says which, and what is allowed).
     """
@@ -139,6 +142,9 @@ class SboraConfig(PeftConfig):
     alpha_pattern: dict = field(
         default_factory=dict,
         metadata={"help": "Alphas of modules that differ from sbora_alpha, by name or pattern."},
+    )
+    index_checksum: str | None = field(
+        default=None, metadata={"help": "Written when an adapter is saved: a checksum of its index sets."}
     )
 
     def __post_init__(self) -> None:

@@ -214,6 +214,8 @@ class SboraLinear(nn.Module, SboraLayer):
         self.register_state_dict_pre_hook(_leave_merged_pass)
         self.register_load_state_dict_pre_hook(_leave_merged_pass)
         self.register_load_state_dict_pre_hook(_rename_old_keys)
+        self.register_load_state_dict_pre_hook(_refuse_averages)
+        self.register_state_dict_pre_hook(_restore_averaged)
         self.register_load_state_dict_post_hook(_check_loaded_index)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -407,6 +409,27 @@ class SboraLinear(nn.Module, SboraLayer):
         return quantization_extra_repr(self)
 
 
+def _refuse_averages(layer: SboraLinear, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Integers that were averaged, as FedAvg does with states: fine where all parts were equal, else no index set."""
+    for name, own in layer.sbora_index.items():
+        key = f"{prefix}sbora_weight.{name}.index"
+        index = state.get(key)
+        if index is not None and index.is_floating_point():
+            near = not own.is_meta and own.shape == index.shape and (index.to(own.device) - own).abs().max() < 0.01
+            if not near:
+                raise ValueError(
+                    f"The index set of adapter {name!r} ({prefix.rstrip('.')}) must be whole numbers, but an average "
+                    "was loaded, of adapters with different index sets: average adapters of one random_seed, or leave "
+                    "the index sets out."
+                )
+            state[key] = own.clone()
+
+
+def _restore_averaged(layer: SboraLinear, *args: Any) -> None:
+    for name in layer.sbora_weight:
+        layer.sbora_weight.region(name).restore_averaged()
+
+
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
@@ -437,6 +460,8 @@ def _rename_old_keys(layer: SboraLinear, state: dict[str, Tensor], prefix: str, 
 
 def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:
     for name, index in layer.sbora_index.items():
+        layer.sbora_weight.region(name).is_new = False
+        layer.sbora_weight.region(name).keep_index()
         size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
         if index.is_meta or layer.sbora_weight.region(name).undecided and (index == UNDECIDED).all():
             continue

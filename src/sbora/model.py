@@ -25,6 +25,7 @@ from .config import SboraConfig
 from .experts import ParamWrapper
 from .layer import SboraLayer, SboraLinear
 from .merging import Combination, add_union
+from .region import Region, checksum
 from .targets import check_module, check_targets
 
 SAVED_NAMES = {"weight": "sbora_weight", "index": "sbora_index"}  # of a region's tensors, in a saved adapter
@@ -79,6 +80,44 @@ class SboraModel(BaseTuner):
         if peft_config.target_modules is None and peft_config.target_parameters and not known:
             return peft_config  # parameters alone
         return super()._prepare_adapter_config(peft_config, model_config)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: SboraConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list
+    ) -> dict[str, Tensor]:
+        """An adapter's tensors, when it is saved; the checksum of its index sets goes into its configuration."""
+        found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        saved = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in found.items()}
+        config.index_checksum = _checksum(saved)
+        for region in _regions(model, adapter_name):
+            region.is_new = False
+        return found
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: SboraConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """An adapter's tensors under their names in the model.
+
+        Raises:
+            ValueError: the index sets are not those that the configuration was saved with.
+        """
+        new = any(region.is_new for region in _regions(model, adapter_name))
+        if new and config.index_checksum not in (None, _checksum(state_dict)):
+            raise ValueError(
+                f"The index sets of adapter {adapter_name!r} are not those that it was saved with (index_checksum in "
+                "adapter_config.json): the file was changed, or averaged with others, or belongs to another adapter."
+            )
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    def index_checksum(self, adapter_name: str = "default") -> str:
+        """The checksum of an adapter's index sets as they are now: the same for copies, other where one has changed."""
+        sets = {
+            name: layer.sbora_index[adapter_name]
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, SboraLayer) and adapter_name in layer.sbora_weight
+        }
+        return checksum(sets)
 
     def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
         """Check all that the configuration targets, before the first of it is changed.
@@ -242,6 +281,21 @@ class SboraModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _regions(model: nn.Module, adapter_name: str) -> list[Region]:
+    layers = [m for m in model.modules() if isinstance(m, SboraLayer) and adapter_name in m.sbora_weight]
+    return [layer.sbora_weight.region(adapter_name) for layer in layers]
+
+
+def _checksum(saved: dict[str, Tensor]) -> str | None:
+    end = ".sbora_index"
+    sets = {
+        key.removeprefix("base_model.model.").removesuffix(end): index
+        for key, index in saved.items()
+        if key.endswith(end)
+    }
+    return None if any(index.is_meta for index in sets.values()) else checksum(sets)
 
 
 def _check_weights_have_one_user(model: nn.Module, layers: list[SboraLayer]) -> None:

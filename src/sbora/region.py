@@ -65,6 +65,9 @@ class Region(nn.Module):
         self.out_features = layer.out_features
         self.drawn_by = drawn_by
         self.undecided = index.numel() > 0 and bool((index == UNDECIDED).all())
+        self.is_new = True  # neither loaded nor saved yet
+        self._known: tuple[Tensor, Tensor, int] = (index, index, -1)
+        self.keep_index()
         self._scalings, self._dropouts = layer.scaling, layer.sbora_dropout  # the layer's own, which PEFT changes
 
     def check_decided(self) -> None:
@@ -81,10 +84,30 @@ class Region(nn.Module):
             )
         self.undecided = False
 
+    def restore_averaged(self) -> None:
+        """Undo what averages of buffers (EMA, SWA) do to an index set: each mean of equal integers is truncated, and
+        so is one too low or right. Any other change is taken for meant."""
+        index, (copied, known, version) = self.index, self._known
+        if index.is_meta or index.is_inference() or (index is known and index._version == version):
+            return
+        if index is known and copied.shape == index.shape:
+            copied = copied.to(index.device)
+            if ((copied - index).abs() <= 1).all():
+                index.copy_(copied)
+        self.keep_index()
+
+    def keep_index(self) -> None:
+        """Take the index set as it is for what it is meant to be."""
+        index = self.index
+        if not index.is_meta and not index.is_inference():
+            self._known = (index.clone(), index, index._version)
+
     def scaling_and_dropout(self) -> tuple[float, float]:
         """What the update is multiplied with, and the probability of dropping an input, as they are now."""
         if self.undecided:
             self.check_decided()
+        if not torch.compiler.is_compiling():
+            self.restore_averaged()
         return self._scalings[self.adapter], self._dropouts[self.adapter] if self.training else 0.0
 
     def forward(
@@ -117,6 +140,15 @@ class Region(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.variant}, weight={tuple(self.weight.shape)}"
+
+
+def checksum(index_sets: dict[str, Tensor]) -> str:
+    """Of index sets by name of module: hexadecimal SHA-256 of names and numbers."""
+    digest = hashlib.sha256()
+    for name in sorted(index_sets):
+        index = index_sets[name].detach().cpu().to(torch.int64)
+        digest.update(f"{name} {index.tolist()}\n".encode())
+    return digest.hexdigest()
 
 
 class Weights(nn.ParameterDict):

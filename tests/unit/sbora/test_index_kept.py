@@ -1,0 +1,88 @@
+"""An index set survives averages of buffers and states, or a change of it is seen."""
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+VARIANTS = ("fa", "fb")
+X = torch.linspace(-1, 1, 60).view(3, 20)
+
+
+def _sets(model):
+    return [t.clone() for n, t in model.named_buffers() if n.endswith("default.index")]
+
+
+def _moved(model):
+    """A copy with another matrix and the same index set."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(0.5)
+    return other
+
+
+@pytest.mark.parametrize("settings", [{"multi_avg_fn": get_ema_multi_avg_fn(0.999)}, {}], ids=["ema", "swa"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_moving_averages_over_buffers(toy, adapt, variant, settings):
+    model = adapt(toy, variant=variant)
+    average = AveragedModel(model, use_buffers=True, **settings)
+    without = AveragedModel(model, use_buffers=False, **settings)
+    for other in (model, _moved(model), _moved(_moved(model))):
+        average.update_parameters(other)
+        without.update_parameters(other)
+    state = average.module.state_dict()
+    torch.testing.assert_close(average(X), without(X))
+    assert all(torch.equal(a, b) for a, b in zip(_sets(average.module), _sets(model), strict=True))
+    fresh = adapt(toy, variant=variant, random_seed=5)
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(fresh(X), without(X))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_averages_of_states(toy, adapt, variant, whole):
+    """FedAvg: right where all have one index set, refused where they have not."""
+    take = (lambda m: m.state_dict()) if whole else get_peft_model_state_dict
+    give = (lambda m, s: m.load_state_dict(s)) if whole else set_peft_model_state_dict
+    model = adapt(toy, variant=variant)
+    for other, refused in ((_moved(model), False), (adapt(toy, variant=variant, random_seed=5), True)):
+        one, two = take(model), take(other)
+        average = {name: 0.3 * one[name] + 0.7 * two[name] for name in one}
+        target, kept = copy.deepcopy(model), _sets(model)
+        if refused:
+            with pytest.raises(ValueError, match="different index sets"):
+                give(target, average)
+        else:
+            give(target, average)
+            layer, first = (m.base_model.model.lin for m in (target, model))
+            expected = 0.65 * first.sbora_weight["default"]
+            torch.testing.assert_close(layer.sbora_weight["default"], expected)
+        assert all(torch.equal(a, b) for a, b in zip(_sets(target), kept, strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_changed_file_is_refused(tmp_path, toy, adapt, variant):
+    model = adapt(toy, variant=variant)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    assert PeftModel.from_pretrained(copy.deepcopy(toy), tmp_path)(X).equal(model(X))
+    name = next(n for n in tensors if n.endswith("sbora_index"))
+    tensors[name][0] = next(i for i in range(10) if i not in tensors[name])
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not those that it was saved with"):
+        PeftModel.from_pretrained(copy.deepcopy(toy), tmp_path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_checksum_on_request(toy, adapt, layers, variant):
+    model, other = adapt(toy, variant=variant), adapt(toy, variant=variant, random_seed=5)
+    before = model.base_model.index_checksum()
+    assert _moved(model).base_model.index_checksum() == before != other.base_model.index_checksum()
+    next(iter(layers(model).values())).sbora_index["default"].copy_(torch.arange(4))
+    assert model.base_model.index_checksum() != before
