@@ -1,5 +1,7 @@
 """The one exception that a user sees: a mistake of theirs, told in one line (exit status 2)."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake in a file, a key, a name or an argument: says where, what was found, what is allowed, what to do."""
@@ -7,6 +9,13 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         line = " ".join(str(message).split())
         super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line))
+
+
+class Problems(UserError):
+    """Several mistakes, each in a line of its own."""
+
+    def __init__(self, messages: Iterable[str]) -> None:
+        Exception.__init__(self, "\n".join(str(UserError(message)) for message in messages))
 
 
 SHOWN = 40  # names in a message

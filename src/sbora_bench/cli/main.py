@@ -264,7 +264,8 @@ def main() -> None:
     try:
         cli(prog_name="sbora-bench", standalone_mode=False)
     except UserError as error:
-        click.echo(f"sbora-bench: {error}", err=True)
+        for line in str(error).splitlines():
+            click.echo(f"sbora-bench: {line}", err=True)
         sys.exit(2)
     except click.exceptions.Abort:
         click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)

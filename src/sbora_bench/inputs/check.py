@@ -3,8 +3,9 @@
 Apart from experiment.py so that no training depends on the code of tables, prompts and answers.
 """
 
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import Problems, UserError, one_of
 from sbora_bench.inputs.adapters import adapter_arguments
+from sbora_bench.inputs.check_data import data_problems
 from sbora_bench.inputs.data.prompts import TEMPLATES
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, load_plan
@@ -12,11 +13,16 @@ from sbora_bench.plan.file_names import layouts
 
 
 def checked_plan(name: str) -> Plan:
-    """`load_plan(name)`, and its prompts, task templates, methods' arguments and tables' names. Raises UserError."""
+    """`load_plan(name)`, and its prompts, task templates, methods' arguments, tables' names, data and tasks.
+
+    Raises UserError, of data and tasks with a line a problem.
+    """
     plan = load_plan(name)
     for table in plan.experiment.tables:
         _check_table(plan, table)
     layouts(plan)
+    if problems := data_problems(plan):
+        raise Problems(problems)
     return plan
 
 

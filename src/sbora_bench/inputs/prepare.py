@@ -43,7 +43,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         held = _hold_out(plan, table, training) if entry.learning_rates else {}
         out = {index for indices in held.values() for index in indices}
         kept = [example for index, example in enumerate(training) if index not in out]
-        write_jsonl(train, [_training_row(example, protocol.train_prompt) for example in kept])
+        write_jsonl(train, [training_row(example, protocol.train_prompt) for example in kept])
         tasks = {
             task: _prepare_task(plan, entry, task, name, prompts[task], training, folder)
             for task, name in plan.items(table).items()
@@ -110,7 +110,7 @@ def _write_held(training: list[Example], held: list[int], train: str, template: 
     """Write held-out training rows as a task's items; an id is the row's place in the training set."""
     if not held:
         return TaskData(status="not available", reason="no held-out row is of this task", source=train)
-    write_jsonl(path, [_task_row(i, training[i], template, False) for i in held])
+    write_jsonl(path, [task_row(i, training[i], template, False) for i in held])
     return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
 
@@ -132,7 +132,7 @@ def prepare_items(
     known = [] if training is None else contaminated(items, training)
     chosen = choose(len(items), known, policy, limit, seed)
     held = set(known)
-    rows = [_task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
+    rows = [task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
     write_jsonl(path, rows)
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
 
@@ -165,11 +165,12 @@ def choose(available: int, known: list[int], policy: str, limit: int | None, see
     return chosen
 
 
-def _training_row(example: Example, template: str) -> dict[str, str]:
+def training_row(example: Example, template: str) -> dict[str, str]:
+    """A row of a training set."""
     return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
 
 
-def _task_row(index: int, example: Example, template: str, known: bool | None) -> dict[str, Any]:
+def task_row(index: int, example: Example, template: str, known: bool | None) -> dict[str, Any]:
     """A row of a task: what every template reads, and any other column of the source."""
     return {key: value for key, value in example.items() if key not in FIELDS} | {
         "id": index,

@@ -1,0 +1,210 @@
+"""What of an experiment's data and tasks can't work, looked for before anything runs: a line a problem.
+
+Reads what is at hand and downloads nothing: own files, files below SBORA_DATA_ROOT or downloaded before, the synthetic
+sets, and tokenizers of models that are prepared or lie in a folder. lm-eval is imported for own templates alone.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.errors import UserError
+from sbora_bench.inputs.data.examples import Example
+from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
+from sbora_bench.inputs.models.fetch import variable
+from sbora_bench.inputs.prepare import task_row, training_row
+from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.plan.catalog import FileData, FolderSource, HubData, ModelEntry, Protocol
+from sbora_bench.plan.experiment import Plan
+
+TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+LETTERS = {"A", "B", "C", "D"}
+
+
+def data_problems(plan: Plan) -> list[str]:
+    """Every problem of the experiment's data and tasks, each one line: file, key, what was found, what to do."""
+    check = _Check(plan)
+    return list(dict.fromkeys(problem for table in plan.experiment.tables for problem in check.table(table)))
+
+
+class Tokenizer:
+    """A model's tokenizer and positions, read from its folder without transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _read(self):
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens the model's config allows; None where it doesn't say."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return next((config[key] for key in POSITIONS if isinstance(config.get(key), int)), None)
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(encoded.ids) for encoded in self._read.encode_batch(texts)]
+
+
+def tokenizer_of(model: str, entry: ModelEntry) -> Tokenizer | None:
+    """The tokenizer of a model that is prepared, or that lies in a folder; None where it isn't at hand."""
+    own = os.environ.get(variable(model)) or (entry.source.path if isinstance(entry.source, FolderSource) else "")
+    folder = Path(own) if own else Path("resources/models") / model
+    return Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+
+
+class _Check:
+    """The checks of a plan's tables; each data set is read once, each task tried once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.read: dict[str, list[Example] | UserError | None] = {}
+        self.tried: dict[str, str] = {}
+        self.tokenizers = {name: tokenizer_of(name, entry) for name, entry in plan.catalog.models.items()}
+
+    def table(self, table: str) -> Iterator[str]:
+        entry, where = self.plan.experiment.tables[table], f"{self.plan.path}: tables.{table}"
+        training = self.rows(entry.train)
+        if isinstance(training, UserError):
+            yield f"{where}.train: {training}"
+        elif training is not None:
+            yield from self.training(table, training)
+        for task, name in self.plan.items(table).items():
+            items = self.rows(name)
+            if isinstance(items, UserError):
+                yield f"{where}: task {task}: {items}"
+            elif items is not None:
+                yield from self.task(table, task, name, items)
+
+    def rows(self, name: str) -> list[Example] | UserError | None:
+        """A data entry's examples, or why they can't be read; None where they aren't at hand."""
+        if name not in self.read:
+            try:
+                entry = self.plan.catalog.data[name]
+                self.read[name] = read_examples(name, entry) if at_hand(entry) else None
+            except UserError as error:
+                self.read[name] = error
+        return self.read[name]
+
+    def training(self, table: str, rows: list[Example]) -> Iterator[str]:
+        entry, protocol = self.plan.experiment.tables[table], self.plan.protocol(table)
+        where = f"{self.plan.path}: tables.{table}"
+        if not rows:
+            yield f"{where}.train: data {entry.train} has no row; give a training set with rows"
+            return
+        if protocol.validation_rows >= len(rows):
+            yield (
+                f"{where}.protocol: validation_rows: found {protocol.validation_rows:,}, and data {entry.train} has"
+                f" {len(rows):,} rows, of which some must be left to train on; lower it under `overrides`"
+            )
+        made = [training_row(row, protocol.train_prompt) for row in rows]
+        for model in self.models(table):
+            tokenizer = self.tokenizers[model]
+            if tokenizer is None:
+                continue
+            if shortest := too_long(made, tokenizer, protocol):
+                yield (
+                    f"{where}.train: no row of data {entry.train} fits: the shortest prompt has {shortest:,} tokens of"
+                    f" {model} and max_length is {protocol.max_length:,}; raise max_length under `overrides`"
+                )
+            texts = [row["prompt"] + row["response"] for row in made]
+            longest = min(longest_of(texts, tokenizer), protocol.max_length)
+            if tokenizer.positions and longest > tokenizer.positions:
+                yield (
+                    f"{where}.train: data {entry.train} has rows of {longest:,} tokens and model {model} has"
+                    f" {tokenizer.positions:,} positions; set max_length: {tokenizer.positions} under `overrides`"
+                )
+
+    def task(self, table: str, task: str, name: str, items: list[Example]) -> Iterator[str]:
+        plan, where = self.plan, f"{self.plan.path}: tables.{table}: task {task}"
+        protocol = plan.protocol(table, plan.scored(table)[task])
+        if not items:
+            yield f"{where}: data {name} has no item; give one with items"
+            return
+        config, own = config_in(plan, table, task), plan.catalog.tasks[task].own_template() is not None
+        rows = [task_row(index, item, protocol.score_prompt, None) for index, item in enumerate(items)]
+        if problem := self.tries(config, rows) if own else built_in_problem(config, rows):
+            yield f"{where}: {problem}"
+        if own and config.get("doc_to_text") != "prompt":
+            return  # what is asked is not the prompt alone
+        room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
+        for model in self.models(table):
+            tokenizer = self.tokenizers[model]
+            if tokenizer is None or not tokenizer.positions:
+                continue
+            longest = min(longest_of([row["prompt"] for row in rows], tokenizer), protocol.score_max_length - room)
+            if longest + room > tokenizer.positions:
+                new = f" and up to {room:,} new ones follow" if room else ""
+                yield (
+                    f"{where}: data {name} has prompts of {longest:,} tokens{new}, and model {model} has"
+                    f" {tokenizer.positions:,} positions; set score_max_length: {tokenizer.positions} under `overrides`"
+                    " (longer prompts are cut), or shorten them"
+                )
+
+    def tries(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+        from sbora_bench.inputs.tasks.trial import try_task
+
+        key = json.dumps([config, rows[:50], len(rows)], sort_keys=True, default=str)
+        if key not in self.tried:
+            self.tried[key] = ""
+            try:
+                try_task(config, rows)
+            except UserError as error:
+                self.tried[key] = str(error)
+        return self.tried[key]
+
+    def models(self, table: str) -> list[str]:
+        return list(dict.fromkeys(m for grid in self.plan.experiment.tables[table].grids for m in grid.models))
+
+
+def at_hand(entry: Any) -> bool:
+    """Whether a data entry can be read without a download and without writing anything."""
+    if isinstance(entry, HubData):
+        return False
+    if not isinstance(entry, FileData):
+        return True
+    root = os.environ.get("SBORA_DATA_ROOT")
+    return (Path(root) / entry.path if root and not entry.stand_in else DOWNLOADS / entry.path).is_file()
+
+
+def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> int:
+    """Tokens of the shortest prompt where no row keeps a token of its answer under `max_length`; else 0."""
+    if protocol.loss_on == "all" or protocol.source_length:
+        return 0
+    prompts = sorted((row["prompt"] for row in rows), key=len)
+    shortest = min(tokenizer.lengths(prompts[:TOKENISED]))
+    if shortest < protocol.max_length:
+        return 0
+    shortest = min(tokenizer.lengths(prompts))
+    return shortest if shortest >= protocol.max_length else 0
+
+
+def longest_of(texts: list[str], tokenizer: Tokenizer) -> int:
+    """Tokens of the longest text, looked for among those of most characters."""
+    return max(tokenizer.lengths(sorted(texts, key=len)[-TOKENISED:]))
+
+
+def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """What of the catalog's entry or of the items does not fit one of our own templates."""
+    for step in (step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]):
+        try:
+            re.compile(step.get("regex_pattern", ""))
+        except (re.error, TypeError) as error:
+            return f"answer: {step['regex_pattern']!r} is no regular expression: {error}"
+    if config.get("doc_to_choice") == sorted(LETTERS):
+        for row in rows:
+            if row["answer"] not in LETTERS:
+                return f"item {row['id']}: answer: found {row['answer']!r}, allowed A, B, C or D"
+    return ""

@@ -1,0 +1,215 @@
+"""`validate` says of data and tasks what won't work, a line a problem, before anything runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tests.workplace import workplace  # noqa: F401
+
+ROWS = [
+    {"instruction": f"What is {i} + 1 ?", "input": "", "output": f"It is {i + 1}", "answer": f"{i + 1}"}
+    for i in range(9)
+]
+TEMPLATE = {
+    "output_type": "generate_until",
+    "doc_to_text": "prompt",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+CHOICE = TEMPLATE | {"output_type": "multiple_choice", "doc_to_choice": ["1", "2", "3", "4"], "doc_to_target": 0}
+TABLE = ["tables", "sums"]
+
+
+def write(name: str, rows: list[dict]) -> None:
+    Path(name).write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def place(workplace):  # noqa: F811
+    """An experiment on rows of one's own and a model in a folder whose tokens are words; 32 positions."""
+    write("own.jsonl", ROWS)
+    write("items.jsonl", ROWS)
+    words = ["<unk>", *{word for row in ROWS for text in row.values() for word in text.split()}]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    Path("model").mkdir()
+    tokenizer.save("model/tokenizer.json")
+    Path("model/config.json").write_text(json.dumps({"n_positions": 32}))
+    catalog(workplace)
+    experiment(workplace)
+    return workplace
+
+
+def catalog(place, template: dict | None = None, **task) -> None:
+    entry = {"title": "T", "template": "number", "answer": {"official": "last-number"}, "items": {"ladder": "items"}}
+    if template is not None:
+        Path("template.yaml").write_text(yaml.safe_dump(template))
+        entry |= {"template": "template.yaml", "answer": {}}
+    place.catalog(
+        models={"words": {"title": "Words", "source": {"kind": "folder", "path": "model"}}},
+        data={"own": {"path": "own.jsonl"}, "items": {"path": "items.jsonl"}},
+        tasks={"own": entry | task},
+        suites={"own": {"title": "Own", "tasks": ["own"]}},
+    )
+
+
+def experiment(place, *edits, **overrides) -> None:
+    values = {"train_prompt": "plain", "score_prompt": "plain", "max_length": 20, "max_new_tokens": 8, **overrides}
+    place.experiment(
+        ([*TABLE, "train"], "own"),
+        ([*TABLE, "suite"], "own"),
+        ([*TABLE, "overrides"], values),
+        ([*TABLE, "grids"], [{"models": ["words"], "methods": ["lora"], "ranks": [4]}]),
+        *edits,
+    )
+
+
+def problems(place) -> list[str]:
+    before = place.files()
+    status, out, err = place.run("validate", "small")
+    assert (status, out) == (2, ""), (status, out, err)
+    assert place.files() == before
+    lines = err.splitlines()
+    assert all(line.startswith("sbora-bench: ") for line in lines), err
+    return [line.removeprefix("sbora-bench: ") for line in lines]
+
+
+def test_what_works_passes(place):
+    status, out, err = place.run("validate", "small")
+    assert (status, err) == (0, ""), err
+
+
+def test_an_empty_training_set_and_empty_items(place):
+    for name in ("own.jsonl", "items.jsonl"):
+        Path(name).write_text("\n \n")
+    assert problems(place) == [
+        "experiments/small.yaml: tables.sums.train: data own has no row; give a training set with rows",
+        "experiments/small.yaml: tables.sums: task own: data items has no item; give one with items",
+    ]
+
+
+def test_a_row_that_cannot_be_read_is_named_by_its_line(place):
+    Path("own.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"text": 1}\n')
+    (line,) = problems(place)
+    assert line.startswith("experiments/small.yaml: tables.sums.train: own.jsonl: line 2: found text; allowed are"), (
+        line
+    )
+
+
+def test_a_file_that_is_not_there(place):
+    Path("own.jsonl").unlink()
+    (line,) = problems(place)
+    assert "data own: experiments/catalog/own.jsonl, own.jsonl: no such file" in line
+
+
+def test_more_validation_rows_than_rows(place):
+    experiment(place, validation_rows=9, validation_every=1)
+    (line,) = problems(place)
+    assert "tables.sums.protocol: validation_rows: found 9, and data own has 9 rows" in line
+    experiment(place, validation_rows=8, validation_every=1)
+    assert place.run("validate", "small")[0] == 0
+
+
+def test_rows_that_all_are_too_long_for_max_length(place):
+    write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS])
+    (line,) = problems(place)
+    assert "no row of data own fits: the shortest prompt has 20 tokens of words and max_length is 20" in line
+    write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS] + ROWS[:1])
+    assert place.run("validate", "small")[0] == 0
+    write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS])
+    experiment(place, loss_on="all")
+    assert place.run("validate", "small")[0] == 0
+
+
+def test_prompts_beyond_the_model_s_positions(place):
+    write("items.jsonl", [*ROWS, ROWS[0] | {"instruction": "What " * 25}])
+    (line,) = problems(place)
+    assert "prompts of 25 tokens and up to 8 new ones follow, and model words has 32 positions" in line
+    experiment(place, score_max_length=32)
+    assert place.run("validate", "small")[0] == 0
+
+
+def test_training_rows_beyond_the_model_s_positions(place):
+    write("own.jsonl", [*ROWS, ROWS[0] | {"output": "What " * 30}])
+    experiment(place, max_length=64)
+    (line,) = problems(place)
+    assert "rows of 35 tokens and model words has 32 positions; set max_length: 32" in line
+
+
+def test_a_folder_by_its_variable(place, monkeypatch):
+    Path("model").rename("elsewhere")
+    write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS])
+    assert place.run("validate", "small")[0] == 0  # no tokenizer is at hand
+    monkeypatch.setenv("SBORA_MODEL_WORDS", "elsewhere")
+    assert len(problems(place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (TEMPLATE | {"metric_list": [{"metric": "no-such-metric"}]}, "lm-eval does not take it"),
+        (TEMPLATE | {"metric_list": [{"metric": "f1", "aggregation": "f1"}]}, "metric f1: Target is multiclass"),
+        (TEMPLATE | {"doc_to_text": "{{nothing}}"}, "'nothing' is undefined"),
+        (TEMPLATE | {"doc_to_target": "{{nothing}}"}, "'nothing' is undefined"),
+        (TEMPLATE | {"num_fewshot": 9}, "num_fewshot: found 9, and there are 9 items"),
+        (TEMPLATE | {"dataset_path": "json"}, "dataset_path: not read here"),
+        (TEMPLATE | {"output_type": "loglikelihood_rolling"}, "allowed generate_until, multiple_choice, loglikelihood"),
+        (TEMPLATE | {"output_type": "generate"}, "output_type: found 'generate'"),
+        (TEMPLATE | {"no_such_key": 1}, "no_such_key"),
+        (
+            TEMPLATE | {"filter_list": [{"name": "x", "filter": [{"function": "regex", "regex_pattern": "("}]}]},
+            "lm-eval",
+        ),
+        (CHOICE | {"doc_to_target": 7}, "list index out of range"),
+        (CHOICE | {"metric_list": [{"metric": "f1", "aggregation": "f1"}]}, "f1 gives no number for an item"),
+        (CHOICE | {"doc_to_choice": "{{choices}}"}, "'choices' is undefined"),
+    ],
+)
+def test_a_template_that_cannot_work(place, template, expected):
+    catalog(place, template)
+    (line,) = problems(place)
+    assert line.startswith("experiments/small.yaml: tables.sums") and expected in line, line
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        TEMPLATE,
+        TEMPLATE | {"num_fewshot": 8},
+        CHOICE | {"metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "f1", "aggregation": "f1"}]},
+        CHOICE | {"metric_list": [{"metric": "acc_mutual_info"}]},
+        TEMPLATE | {"output_type": "loglikelihood", "metric_list": [{"metric": "acc"}]},
+        TEMPLATE | {"metric_list": [{"metric": "exact_match"}, {"metric": "bleu"}, {"metric": "chrf"}]},
+    ],
+)
+def test_templates_that_work(place, template):
+    catalog(place, template)
+    status, out, err = place.run("validate", "small")
+    assert (status, err) == (0, ""), err
+
+
+def test_an_answer_s_expression_is_compiled_and_letters_are_letters(place):
+    catalog(place, template=None, answer={"official": "(yes"})
+    own = yaml.safe_load(Path("experiments/catalog/own.yaml").read_text())
+    own["tasks"]["own"]["template"] = "choice"
+    place.catalog(**own)
+    (line,) = problems(place)
+    assert "task own: answer: '(yes' is no regular expression" in line
+    own["tasks"]["own"] |= {"template": "letter", "answer": {}}
+    place.catalog(**own)
+    (line,) = problems(place)
+    assert "task own: item 0: answer: found '1', allowed A, B, C or D" in line
+
+
+def test_nothing_heavy_is_imported_for_the_shipped_experiments():
+    code = (
+        "import sys; from sbora_bench.inputs.check import checked_plan; checked_plan('tiny');"
+        "print({'torch', 'transformers', 'lm_eval', 'datasets', 'peft'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done
