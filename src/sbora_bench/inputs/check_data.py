@@ -15,10 +15,10 @@ from typing import Any
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.examples import Example
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
-from sbora_bench.inputs.models.fetch import variable
+from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.prepare import task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import FileData, FolderSource, HubData, ModelEntry, Protocol
+from sbora_bench.plan.catalog import FileData, HubData, ModelEntry, Protocol
 from sbora_bench.plan.experiment import Plan
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
@@ -42,7 +42,10 @@ class Tokenizer:
     def _read(self):
         import tokenizers
 
-        return tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        whole, vocabulary, merges = (str(self.folder / name) for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+        if Path(whole).is_file():
+            return tokenizers.Tokenizer.from_file(whole)
+        return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
 
     @cached_property
     def positions(self) -> int | None:
@@ -60,9 +63,11 @@ class Tokenizer:
 
 def tokenizer_of(model: str, entry: ModelEntry) -> Tokenizer | None:
     """The tokenizer of a model that is prepared, or that lies in a folder; None where it isn't at hand."""
-    own = os.environ.get(variable(model)) or (entry.source.path if isinstance(entry.source, FolderSource) else "")
-    folder = Path(own) if own else Path("resources/models") / model
-    return Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    own, prepared = source_of(model, entry).files(), Path("resources/models") / model
+    for folder in (own, prepared):
+        if folder and ((folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()):
+            return Tokenizer(folder)
+    return None
 
 
 class _Check:
@@ -72,7 +77,8 @@ class _Check:
         self.plan = plan
         self.read: dict[str, list[Example] | UserError | None] = {}
         self.tried: dict[str, str] = {}
-        self.tokenizers = {name: tokenizer_of(name, entry) for name, entry in plan.catalog.models.items()}
+        models = {model for table in plan.experiment.tables for model in self.models(table)}
+        self.tokenizers = {model: tokenizer_of(model, plan.catalog.models[model]) for model in sorted(models)}
 
     def table(self, table: str) -> Iterator[str]:
         entry, where = self.plan.experiment.tables[table], f"{self.plan.path}: tables.{table}"
