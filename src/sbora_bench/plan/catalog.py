@@ -109,16 +109,30 @@ class ModelEntry(Strict):
 # --- methods --------------------------------------------------------------------------------------------------------
 
 
+class Hooks(Strict):
+    """What a method wants of training beside its PEFT config (inputs/method_hooks.py).
+
+    What PEFT's own methods can't do without (AdaLoRA's pruning, first values from data for EVA, LoRA-GA and CorDA)
+    needs no entry.
+    """
+
+    optimizer: Literal["lora-plus", "lora-fa"] | None = None
+    optimizer_arguments: dict[str, float] = Field(default_factory=dict, description="{loraplus_lr_ratio: 16}, say")
+    init_batches: int = Field(default=8, ge=1, description="micro-batches of training data for first values from data")
+
+
 class MethodEntry(Strict):
     """A PEFT method: the config class that `peft_type` names, and its arguments.
 
-    In `arguments`, `$rank $alpha $dropout $target_modules $seed` stand for what the run and its protocol say.
+    In `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` stand for what the run and its protocol say,
+    `$rank*1.5` and the like for a part of it.
     """
 
     title: str
     peft_type: str
     arguments: dict[str, Any]
     quantization: Literal["nf4"] | None = None
+    hooks: Hooks | None = Field(default=None, exclude_if=lambda hooks: hooks is None)
 
 
 # --- data, tasks, suites --------------------------------------------------------------------------------------------
