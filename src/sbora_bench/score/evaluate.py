@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench import progress, provenance
+from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl, write_text
 from sbora_bench.inputs.models.host import host_adapter
@@ -81,7 +82,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
     return held | {
         "settings": plan.settings(run),
-        "code": provenance.code_hash("sbora_bench.score.evaluate"),
+        "code": code_hash("sbora_bench.score.evaluate"),
         "packages": provenance.versions(),
         "templates": task_configs(plan, run.table),
         "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench import progress, provenance
+from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
 from sbora_bench.inputs.adapters import adapter_config, as_trained
@@ -85,7 +86,7 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
     return hash_of(
         {
             "settings": plan.training_settings(run),
-            "code": provenance.code_hash("sbora_bench.train.finetune"),
+            "code": code_hash("sbora_bench.train.finetune"),
             "packages": provenance.versions(),
             "data": sha256(training_file(plan, results, run)),
             "base": prepared_files(resources, run.model),
@@ -204,7 +205,7 @@ def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], 
         happened=happened,
         on={
             "versions": provenance.versions(),
-            "code_sha256": provenance.code_hash("sbora_bench.train.finetune"),
+            "code_sha256": code_hash("sbora_bench.train.finetune"),
             "git": provenance.git_state(),
             "hardware": provenance.hardware(),
             "threads": plan.protocol(run.table).threads,

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sbora_bench import files, progress, provenance
+from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data import corpus
 from sbora_bench.results import store
@@ -168,7 +169,7 @@ def identity(architecture: dict[str, Any], recipe: Recipe, threads: int) -> str:
             "architecture": architecture,
             "recipe": recipe.model_dump(),
             "threads": threads,
-            "code": provenance.code_hash("sbora_bench.train.pretrain"),
+            "code": code_hash("sbora_bench.train.pretrain"),
             "packages": provenance.versions(),
         }
     )

@@ -194,7 +194,7 @@ def test_with_every_checkpoint_damaged_it_starts_anew(tmp_path, undisturbed, cap
 def test_nothing_else_goes_on_from_it(tmp_path, undisturbed, capsys, monkeypatch, other):
     with monkeypatch.context() as patch:
         if "code" in other:
-            patch.setattr(stage.provenance, "code_hash", lambda _: "edited")
+            patch.setattr(stage, "code_hash", lambda _: "edited")
         if "packages" in other:
             patch.setattr(stage.provenance, "versions", lambda: {"torch": "newer"})
         killed(tmp_path, 7, **{key: value for key, value in other.items() if key in ("learning_rate", "threads")})

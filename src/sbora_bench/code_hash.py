@@ -1,0 +1,222 @@
+"""What code a stage runs, as a hash: a part of every result's key, so that an edit re-runs what it changes and no more.
+
+Read from the syntax trees, nothing is imported. A module that is imported, directly or not, counts with all that its
+import runs. A function, a class or a plain constant counts only where code that counts has its name, in whatever module
+that stands: a name too many re-runs too much, never too little. Comments and docstrings don't count. A data file of the
+package counts where code, or a template, that counts has its name.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent
+PACKAGES = ("sbora", "sbora_bench")
+# Decorators that do nothing but at a call, so that what they decorate may be left out; others may register it.
+INERT = {"cache", "contextmanager", "dataclass", "lru_cache"}
+FILE_NAME = re.compile(r"[\w*.-]+\.(?!py$)[a-z]+")
+Key = tuple[str, int]  # module, place of a top-level statement in it
+
+
+class Module:
+    """A source file by its top-level statements: the names each needs, the modules each imports, and its text."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name, self.path = name, path
+        tree = ast.parse(path.read_bytes())
+        self.statements = [statement for statement in tree.body if not _is_text(statement)]
+        self.defined = [_defined(statement) for statement in self.statements]
+        self.aliases = [
+            (alias.asname, alias.name.rpartition(".")[2])
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+            if alias.asname
+        ]
+
+    def needs(self, place: int) -> set[str]:
+        """Names and texts in a statement. An import alone needs none, but for classes: their objects come unnamed."""
+        found: set[str] = set()
+        for node in ast.walk(self.statements[place]):
+            if isinstance(node, ast.Name):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+            elif isinstance(node, ast.alias) and node.name[0].isupper() and not node.name.isupper():
+                found.add(node.name)
+        return found
+
+    def imports(self, place: int) -> Iterator[str]:
+        """Names of what may be modules."""
+        package = self.name.split(".") if self.path.name == "__init__.py" else self.name.split(".")[:-1]
+        for node in ast.walk(self.statements[place]):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                origin = ".".join([*base, *filter(None, [node.module])])
+                yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+
+    def text(self, place: int, names: frozenset[str]) -> str:
+        """A statement without comments and docstrings; of an import only what binds one of `names`."""
+        statement = self.statements[place]
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            origin = f"{'.' * statement.level}{statement.module or ''}" if isinstance(statement, ast.ImportFrom) else ""
+            bound = [(alias.asname or alias.name.partition(".")[0], alias.name) for alias in statement.names]
+            return " ".join(f"{origin} {name} {own}" for own, name in sorted(bound) if own in names)
+        return _bare_text(statement)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+@cache
+def _bare_text(statement: ast.stmt) -> str:
+    """A statement without its docstrings, as text."""
+    for node in ast.walk(statement):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            node.body = [line for line in node.body if not _is_text(line)] or [ast.Pass()]
+    return ast.dump(statement)
+
+
+def _defined(statement: ast.stmt) -> set[str] | None:
+    """The names that a statement defines and does nothing else; None for one that always counts."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        names = {_last_name(decorator) for decorator in statement.decorator_list}
+        registers = isinstance(statement, ast.ClassDef) and statement.keywords
+        return None if registers or names - INERT else {statement.name}
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        targets = [statement.target]
+    else:
+        return None
+    if any(isinstance(node, ast.Call) for node in ast.walk(statement)):
+        return None
+    names = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    plain = all(isinstance(target, (ast.Name, ast.Tuple)) for target in targets)
+    return names if plain else None
+
+
+def _last_name(decorator: ast.expr) -> str:
+    node = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+@cache
+def _module(name: str) -> Module | None:
+    """A module of ours by its name; None for another's, or for a name that is no module."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    stem = SOURCE.joinpath(*name.split("."))
+    path = next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+    return Module(name, path) if path else None
+
+
+def _known(name: str) -> Module:
+    module = _module(name)
+    assert module is not None, name
+    return module
+
+
+@cache
+def _data_files() -> dict[str, list[Path]]:
+    """Name -> the files of that name in the packages that are not Python's."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(path for package in PACKAGES for path in (SOURCE / package).rglob("*") if path.is_file()):
+        if path.suffix not in (".py", ".pyc"):
+            found.setdefault(path.name, []).append(path)
+    return found
+
+
+def _files_named(text: str, folder: Path) -> list[Path]:
+    """The data files that a text names; by a pattern (`*.yaml`) those of a folder."""
+    if not FILE_NAME.fullmatch(text):
+        return []
+    if "*" in text:
+        return [
+            path for paths in _data_files().values() for path in paths if path.parent == folder and path.match(text)
+        ]
+    return _data_files().get(text, [])
+
+
+@cache
+def reached(module: str) -> tuple[frozenset[Key], frozenset[str], frozenset[Path]]:
+    """The statements that `module` runs, all of its own among them, the names in them, and the data files they read."""
+    modules: dict[str, Module] = {}
+    names: set[str] = set()
+    aliases: dict[str, set[str]] = {}
+    counted: set[Key] = set()
+    files: set[Path] = set()
+    waiting_modules, waiting_names = [module], []
+
+    def count(name: str, place: int) -> None:
+        if (name, place) in counted:
+            return
+        counted.add((name, place))
+        waiting_modules.extend(modules[name].imports(place))
+        waiting_names.extend(modules[name].needs(place))
+        for text in modules[name].needs(place):
+            add_files(text, modules[name].path.parent)
+
+    def add_files(text: str, folder: Path) -> None:
+        for path in set(_files_named(text, folder)) - files:
+            files.add(path)
+            if path.suffix == ".html":  # what it includes
+                for word in re.findall(r'"([^"]+)"', path.read_text(encoding="utf-8")):
+                    add_files(word, path.parent)
+
+    while waiting_modules or waiting_names:
+        if waiting_modules:
+            name = waiting_modules.pop()
+            found = _module(name)
+            if found is None or name in modules:
+                continue
+            modules[name] = found
+            waiting_modules.append(name.rpartition(".")[0])  # importing a module imports its package
+            for asname, original in found.aliases:
+                aliases.setdefault(asname, set()).add(original)
+                waiting_names += [original] if asname in names else []
+            for place, defined in enumerate(found.defined):
+                if defined is None or name == module or defined & names:
+                    count(name, place)
+        else:
+            needed = waiting_names.pop()
+            if needed in names:
+                continue
+            names.add(needed)
+            waiting_names += aliases.get(needed, ())
+            for name, other in modules.items():
+                for place, defined in enumerate(other.defined):
+                    if defined and needed in defined:
+                        count(name, place)
+    return frozenset(counted), frozenset(names), frozenset(files)
+
+
+def source_files(module: str) -> tuple[Path, ...]:
+    """The files that hold what `module` runs; sorted."""
+    counted, _, files = reached(module)
+    return tuple(sorted({_known(name).path for name, _ in counted} | files))
+
+
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes."""
+    counted, names, files = reached(module)
+    digest = hashlib.sha256()
+    texts = ((name, _known(name).text(place, names)) for name, place in counted)
+    for name, text in sorted(pair for pair in texts if pair[1]):
+        digest.update(f"{name}\0{text}\0".encode())
+    for path in sorted(files):
+        digest.update(str(path.relative_to(SOURCE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
