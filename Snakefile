@@ -18,6 +18,7 @@ include: "workflow/rules/report.smk"
 # on a cluster these run where `snakemake` does: they read records, for seconds
 localrules:
     collect,
+    cards,
     tables,
     figures,
     paper_audit,
@@ -29,18 +30,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        CHECKED,
-        f"{RESULTS}/report.html",
-        RECORDS,
-        DATA,
-        CSV,
-        PAPER,
-        MEMORY,
-        REPORTED,
-        TABLES,
-        FIGURES,
-        AUDIT,
+        FILES.all,
 
 
 onsuccess:
-    print(WHERE)
+    print(FILES.where)

@@ -10,15 +10,9 @@ import pytest
 from sbora_bench import code_hash as hashing
 from tests.made_results import make_plan, make_results
 
-STAGES = [
-    "inputs.prepare",
-    "inputs.models.fetch",
-    "train.pretrain",
-    "train.finetune",
-    "score.evaluate",
-    "cost.footprint",
-]
-STAGES += ["analysis.collect", "report.tables", "report.figures", "report.audit", "report.page", "results.failures"]
+STAGES = ["inputs.prepare", "inputs.models.fetch", "train.pretrain", "train.finetune", "score.evaluate"]
+STAGES += ["cost.footprint", "analysis.collect", "report.cards", "report.tables", "report.figures", "report.audit"]
+STAGES += ["report.page", "results.failures"]
 IMPORTED = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])

@@ -115,6 +115,8 @@ def test_the_commands_give_the_bytes_of_the_dag(reproduction):
         for stage in ("finetune", "evaluate"):
             done = reproduction.bench(stage, "--experiment", "tiny", "--results", str(own), RUN)
             assert done.returncode == 0, done.stderr[-3000:]
+        done = reproduction.bench("cards", "--experiment", "tiny", "--results", str(own))
+        assert done.returncode == 0, done.stderr[-3000:]
         by_hand, by_dag = digests(own / "runs" / RUN), digests(dag / "runs" / RUN)
     finally:
         shutil.rmtree(own)

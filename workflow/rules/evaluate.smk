@@ -1,27 +1,26 @@
 # As in finetune.smk, a rule for each job; the untuned bases are runs like the others.
-for table in EXPERIMENT.tables:
-    for number, runs in enumerate(jobs(table, "evaluate")):
+for table in PLAN.experiment.tables:
+    for number, runs in enumerate(jobs(PLAN, table, "evaluate")):
 
         rule:
             name:
                 rule_name("evaluate", table, number)
             input:
-                trained(runs),
-                data=f"{RESULTS}/data/{table}",
+                FILES.trained(runs),
+                data=FILES.data_of(table),
                 base=f"resources/models/{runs[0].model}",
-                code=code_of("score.evaluate"),
             output:
-                of(runs, scored_files(table)),
-                of(tuned(runs), [CARD]),
+                FILES.scored(runs),
             log:
-                f"{RESULTS}/logs/evaluate/{table}-{number}.log",
+                f"{FILES.root}/logs/evaluate/{table}-{number}.log",
             conda:
                 "../../environment.yml"
             threads: PLAN.protocol(table).threads
             resources:
-                gpu=EXPERIMENT.gpus_per_job,
+                gpu=PLAN.experiment.gpus_per_job,
             params:
                 asked=ASKED,
+                code=code("score.evaluate"),
                 results=subpath(output[0], ancestor=3),
                 resources=subpath(input.base, ancestor=2),
                 settings=[PLAN.settings_hash(run) for run in runs],

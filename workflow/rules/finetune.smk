@@ -1,26 +1,26 @@
 # A rule for each job, since outputs can't be functions: a job carries several runs, for imports cost as much as a short
 # run. A finished run also stands in the results folder's store, so that a sibling's crash doesn't take it along.
-for table in EXPERIMENT.tables:
-    for number, runs in enumerate(jobs(table, "finetune")):
+for table in PLAN.experiment.tables:
+    for number, runs in enumerate(jobs(PLAN, table, "finetune")):
 
         rule:
             name:
                 rule_name("finetune", table, number)
             input:
-                data=f"{RESULTS}/data/{table}",
+                data=FILES.data_of(table),
                 base=f"resources/models/{runs[0].model}",
-                code=code_of("train.finetune"),
             output:
-                trained(runs),
+                FILES.trained(runs),
             log:
-                f"{RESULTS}/logs/finetune/{table}-{number}.log",
+                f"{FILES.root}/logs/finetune/{table}-{number}.log",
             conda:
                 "../../environment.yml"
             threads: PLAN.protocol(table).threads
             resources:
-                gpu=EXPERIMENT.gpus_per_job,
+                gpu=PLAN.experiment.gpus_per_job,
             params:
                 asked=ASKED,
+                code=code("train.finetune"),
                 results=subpath(output[0], ancestor=3),
                 resources=subpath(input.base, ancestor=2),
                 settings=[PLAN.training_hash(run) for run in runs],

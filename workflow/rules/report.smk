@@ -1,38 +1,16 @@
-SCORES = [
-    f"{RUNS}/{run.name}/{name}"
-    for run in PLAN.runs
-    for name in ("footprint.json", *scored_files(run.table))
-    if name.endswith(".json")
-]
-TRAINED = [f"{RUNS}/{run.name}/train.json" for run in PLAN.runs if not run.is_base]
-SAMPLES = [
-    f"{RUNS}/{run.name}/{name}"
-    for run in PLAN.runs
-    for name in scored_files(run.table)
-    if name != "scores.json"
-]
-DATA = [f"{RESULTS}/data/{table}" for table in EXPERIMENT.tables]
-PAPER = [f"{RESULTS}/paper_footprint.csv"] if EXPERIMENT.paper_footprint else []
-MEMORY = [f"{RESULTS}/paper_memory.csv"] if EXPERIMENT.paper_footprint else []
-REPORTED = [f"{RESULTS}/paper_audit.json"] if EXPERIMENT.paper_footprint else []
-
-CSV = [f"{RESULTS}/{name}.csv" for name in ("scores", "footprint", "budget")]
-
-
 rule collect:
     """All records into three CSV files."""
     input:
-        SCORES,
-        TRAINED,
-        code=code_of("analysis.collect"),
+        FILES.records,
     output:
-        CSV,
+        FILES.collected,
     log:
-        f"{RESULTS}/logs/collect.log",
+        f"{FILES.root}/logs/collect.log",
     conda:
         "../../environment.yml"
     params:
         asked=ASKED,
+        code=code("analysis.collect"),
         results=subpath(output[0], parent=True),
     shell:
         "sbora-bench collect {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
@@ -41,21 +19,20 @@ rule collect:
 rule tables:
     """The paper's tables, ours beside the reported ones."""
     input:
-        SCORES,
-        TRAINED,
-        SAMPLES,
-        DATA,
-        PAPER,
-        CSV,
-        code=code_of("report.tables"),
+        FILES.records,
+        FILES.samples,
+        FILES.data,
+        FILES.paper["footprint"],
+        FILES.collected,
     output:
-        [in_report(name) for name in TABLES],
+        [in_report(name) for name in FILES.tables],
     log:
-        f"{RESULTS}/logs/tables.log",
+        f"{FILES.root}/logs/tables.log",
     conda:
         "../../environment.yml"
     params:
         asked=ASKED,
+        code=code("report.tables"),
         results=subpath(output[0], ancestor=2),
     shell:
         "sbora-bench tables {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
@@ -64,20 +41,19 @@ rule tables:
 rule figures:
     """Score against trainable parameters, training curves, footprint."""
     input:
-        SCORES,
-        TRAINED,
-        PAPER,
-        MEMORY,
-        CSV,
-        code=code_of("report.figures"),
+        FILES.records,
+        FILES.paper["footprint"],
+        FILES.paper["memory"],
+        FILES.collected,
     output:
-        [in_report(name) for name in FIGURES],
+        [in_report(name) for name in FILES.figures],
     log:
-        f"{RESULTS}/logs/figures.log",
+        f"{FILES.root}/logs/figures.log",
     conda:
         "../../environment.yml"
     params:
         asked=ASKED,
+        code=code("report.figures"),
         results=subpath(output[0], ancestor=2),
     shell:
         "sbora-bench figures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
@@ -85,15 +61,15 @@ rule figures:
 
 rule paper_audit:
     """The reported numbers and claims, recomputed; needs nothing of ours."""
-    input:
-        code=code_of("report.audit") + code_of("cost.footprint"),
-        catalog=PAPER_CATALOG,
     output:
-        f"{RESULTS}/paper_audit.json",
+        f"{FILES.root}/paper_audit.json",
     log:
-        f"{RESULTS}/logs/paper_audit.log",
+        f"{FILES.root}/logs/paper_audit.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("report.audit", "cost.footprint"),
+        settings=paper_catalog(),
     shell:
         "sbora-bench audit --json > {output:q} 2> {log:q}"
 
@@ -101,43 +77,60 @@ rule paper_audit:
 rule audit:
     """Our averages recomputed, beside the reported numbers where the experiment counts the paper's cells."""
     input:
-        TABLES,
-        reported=REPORTED,
-        code=code_of("report.audit"),
+        FILES.tables,
+        reported=FILES.paper["audit"],
     output:
-        [in_report(name) for name in AUDIT],
+        [in_report(name) for name in FILES.audit],
     log:
-        f"{RESULTS}/logs/audit.log",
+        f"{FILES.root}/logs/audit.log",
     conda:
         "../../environment.yml"
     params:
-        beside="--reported" if REPORTED else "--own",
+        code=code("report.audit"),
+        beside="--reported" if FILES.paper["audit"] else "--own",
         tables=subpath(input[0], parent=True),
         results=subpath(output[0], parent=True),
     shell:
         "sbora-bench audit --tables {params.tables:q} --output {params.results:q} {params.beside} {input.reported:q} > {log:q} 2>&1"
 
 
-rule report:
-    """One self-contained page."""
+rule cards:
+    """A model card beside each adapter."""
     input:
-        SCORES,
-        TRAINED,
-        SAMPLES,
-        DATA,
-        CSV,
-        TABLES,
-        FIGURES,
-        AUDIT,
-        code=code_of("report.page"),
+        FILES.records,
     output:
-        in_report(f"{RESULTS}/report.html"),
+        FILES.cards,
     log:
-        f"{RESULTS}/logs/report.log",
+        f"{FILES.root}/logs/cards.log",
     conda:
         "../../environment.yml"
     params:
         asked=ASKED,
+        code=code("report.cards"),
+        results=subpath(output[0], ancestor=4),
+    shell:
+        "sbora-bench cards {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+
+
+rule report:
+    """One self-contained page."""
+    input:
+        FILES.records,
+        FILES.samples,
+        FILES.data,
+        FILES.collected,
+        FILES.tables,
+        FILES.figures,
+        FILES.audit,
+    output:
+        in_report(FILES.page),
+    log:
+        f"{FILES.root}/logs/report.log",
+    conda:
+        "../../environment.yml"
+    params:
+        asked=ASKED,
+        code=code("report.page"),
         results=subpath(output[0], parent=True),
     shell:
         "sbora-bench report {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
@@ -146,18 +139,17 @@ rule report:
 rule failures:
     """The end of a reproduction with status 1 where runs failed; all the rest is there by then."""
     input:
-        SCORES,
-        TRAINED,
-        f"{RESULTS}/report.html",
-        code=code_of("results.failures"),
+        FILES.records,
+        FILES.page,
     output:
-        touch(CHECKED),
+        touch(FILES.every_run_ok),
     log:
-        f"{RESULTS}/logs/failures.log",
+        f"{FILES.root}/logs/failures.log",
     conda:
         "../../environment.yml"
     params:
         asked=ASKED,
+        code=code("results.failures"),
         results=subpath(output[0], parent=True),
     shell:
         "sbora-bench failures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"

@@ -198,6 +198,7 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
 
 for stage, module, does in (
     ("collect", "analysis.collect", "Gather every record into scores.csv, footprint.csv and budget.csv."),
+    ("cards", "report.cards", "Write a model card, README.md, beside the adapter of every run that is scored."),
     ("tables", "report.tables", "Draw the paper's tables and the separation from what was collected."),
     ("figures", "report.figures", "Draw the figures, PNG and SVG, from what was collected."),
     ("report", "report.page", "Write report.html, one page that holds it all."),

@@ -12,6 +12,7 @@ from sbora_bench.plan.experiment import Cell, Plan
 
 TABLE_FORMATS = ("md", "csv", "tex", "html")
 FIGURE_FORMATS = ("png", "svg")
+MODEL_CARD = "README.md"  # in an adapter's folder
 VALIDATION = "validation"  # folder of a table's data and of a run
 SEPARATION = ("separation.md", "separation.csv", "gains.csv", "differences.csv", "averages.csv", "cells.csv")
 RESERVED = {name.partition(".")[0] for name in SEPARATION}

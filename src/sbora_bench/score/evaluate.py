@@ -1,8 +1,8 @@
 """Score runs on their suite with lm-eval: `sbora-bench evaluate RUN...`.
 
 Each run leaves `samples/<task>.jsonl` and `scores.json`; where its table picks a learning rate, the same again of the
-held-out training rows in `validation/`; a tuned one its adapter's model card too, which tells the scores. The base is
-loaded anew for each run, so a run's bytes do not depend on which others share the process.
+held-out training rows in `validation/`. The base is loaded anew for each run, so a run's bytes do not depend on which
+others share the process.
 """
 
 import gc
@@ -17,14 +17,14 @@ from typing import Any
 from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl, write_text
+from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, prepared_files
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.results import store
 from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss
 from sbora_bench.results.records import (
@@ -89,7 +89,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         "base": prepared_files(resources, run.model),
         "training": training_failure(results, run),
         "adapter": {
-            path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file() and path.name != CARD
+            path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file() and path.name != MODEL_CARD
         }
         if adapter
         else None,
@@ -134,8 +134,8 @@ def task_configs(plan: Plan, table: str) -> dict[str, dict[str, Any]]:
 
 
 def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, failure: str = "") -> None:
-    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json` and the model
-    card; before that the held-out training rows into `validation/`, where the table picks a learning rate by them.
+    """Score one run into the folder `made`: `samples/<task>.jsonl` for every task, then `scores.json`;
+    before that the held-out training rows into `validation/`, where the table picks a learning rate by them.
 
     `failure`: why there is nothing to score; a failed training is one too.
     """
@@ -169,8 +169,6 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             tasks=scores,
         )
         write_record(made / part / "scores.json", record)
-    if not run.is_base:
-        write_text(made / "adapter" / CARD, model_card(plan, run, training_record(results, run), record))
 
 
 def score_tasks(

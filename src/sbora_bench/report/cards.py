@@ -1,16 +1,32 @@
 """The README.md of a tuned run's adapter, in Hugging Face's format: what it is, of what, how good, and how to make it.
 
+`sbora-bench cards -e EXPERIMENT`, once runs are scored: of all that are.
+
 Nothing in it depends on the time or the machine but the scores: the same run and scores, the same bytes.
 """
 
 from pathlib import Path
 
+from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.file_names import MODEL_CARD
+from sbora_bench.results.read import run_folder, scores_of, training_of
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
 
-CARD = "README.md"
 SHOWN = ["learning_rate", "schedule", "warmup_steps", "optimizer", "batch_size", "micro_batch", "steps", "epochs"]
 SHOWN += ["max_length", "loss_on", "dropout", "target_modules", "weights_dtype", "autocast"]
+
+
+def cards(plan: Plan, results: Path) -> None:
+    """Write `runs/<run>/adapter/README.md` of every tuned run that has a record of scoring.
+
+    Raises UserError for a damaged record, or one made under other settings than the plan's.
+    """
+    for run in plan.runs:
+        scores = None if run.is_base else scores_of(plan, results, run)
+        if scores is not None:
+            text = model_card(plan, run, training_of(results, run), scores)
+            write_text(run_folder(results, run) / "adapter" / MODEL_CARD, text)
 
 
 def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: ScoresRecord) -> str:

@@ -1,13 +1,13 @@
-"""The card of a tuned run's adapter, read by huggingface_hub's own parser; and what scoring makes of it."""
+"""The card of a tuned run's adapter, read by huggingface_hub's own parser."""
 
 import pytest
 from huggingface_hub import ModelCard
 
 from sbora_bench.files import sha256
+from sbora_bench.report.cards import cards, model_card
 from sbora_bench.results.records import ScoresRecord, Training, TrainRecord, read_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.evaluate import evaluate
-from sbora_bench.score.model_card import model_card
 from tests import toy_runs
 from tests.made_results import make_plan, make_results, make_run
 
@@ -61,11 +61,12 @@ def test_a_run_without_scores_says_so_and_has_no_model_index(made, tmp_path):
     assert model_card(plan, plan.run(RUN), failed, scores) == "Training failed: loss nan\n"
 
 
-def test_scoring_leaves_the_card_and_the_card_does_not_change_what_scores_depend_on(tmp_path, monkeypatch):
+def test_the_card_has_the_scores_and_does_not_change_what_scores_depend_on(tmp_path, monkeypatch):
     plan = toy_runs.write_experiment(tmp_path, seeds=(0,))
     run = next(run for run in plan.runs if not run.is_base)
     path = toy_runs.write_adapter(plan, tmp_path, run) / "README.md"  # PEFT leaves one of its own
     evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
+    cards(plan, tmp_path / "results")
     card, digest = ModelCard.load(path), sha256(path)
     scores = read_record(path.parents[1] / "scores.json", ScoresRecord).tasks
     known = {plan.catalog.tasks[task].title: score.value for task, score in scores.items() if score.status == "ok"}
@@ -74,5 +75,5 @@ def test_scoring_leaves_the_card_and_the_card_does_not_change_what_scores_depend
     monkeypatch.setattr(stage, "score_run", lambda *_: pytest.fail("it was scored before"))
     evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
     path.unlink()
-    evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
+    cards(plan, tmp_path / "results")
     assert sha256(path) == digest

@@ -1,0 +1,245 @@
+"""What the Snakefile asks of the package: the part of an experiment to run, its jobs, every stage's files and keys.
+
+All paths are text, relative to the folder that `snakemake` runs in. The rules hold no Python of their own beyond calls.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sbora_bench import code_hash
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.files import check_writable, hash_of
+from sbora_bench.inputs.check import checked_plan
+from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, audit_files, figure_files, table_files
+from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
+from sbora_bench.results.records import check_results
+
+KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
+ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+CARD = f"adapter/{MODEL_CARD}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `--config` requests: `plan`, the part to run; `words`, its options for `sbora-bench`; failed runs again?"""
+
+    plan: Plan
+    words: list[str]
+    retry_failed: bool
+
+
+def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = False) -> Request:
+    """The request of a `--config`, its experiment checked as a whole, and its results folder.
+
+    `in_storage`: outputs don't lie on this machine. Raises UserError for an unknown key or value, a mistake in the
+    experiment or its catalog, records of another version, and a folder that can't be written.
+    """
+    for key in config.keys() - set(KEYS):
+        raise UserError(f"--config: {one_of(key, KEYS, 'key')}")
+    again = str(config.get("retry_failed", False)).lower()
+    if again not in ("true", "false"):
+        raise UserError(f"--config: retry_failed: found {again!r}, allowed true or false")
+    if again == "true" and in_storage:
+        raise UserError(
+            "--config: retry_failed: failed runs in a storage are not looked for; delete their train.json there, or"
+            " name them with --forcerun"
+        )
+    part = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
+    whole = checked_plan(str(config.get("experiment", "ladder")))
+    plan = narrowed(whole, **part)
+    check_results(f"results/{plan.name}")
+    if not dry:
+        check_writable(f"results/{plan.name}")
+    return Request(plan, ["--experiment", plan.path, *words(whole, **part)], again == "true")
+
+
+def code(*stages: str) -> str:
+    """The key of the code that stages run (`train.finetune`): an edit that changes what one does changes it."""
+    return hash_of([code_hash.code_hash(f"sbora_bench.{stage}") for stage in stages])
+
+
+def paper_catalog() -> str:
+    """The key of the catalog's entries that the paper's own cells are counted from."""
+    return hash_of(load_catalog().model_dump(mode="json", include={"models", "methods", "protocols"}))
+
+
+def rule_name(*parts: object) -> str:
+    """A name that Snakemake takes: `evaluate_mmlu_0`."""
+    return "_".join(map(str, parts)).replace("-", "_").replace(".", "_")
+
+
+def tuned(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if not run.is_base]
+
+
+def jobs(plan: Plan, table: str, stage: str) -> Iterator[list[Run]]:
+    """The runs that a job of `finetune` or `evaluate` carries: those of a table and a model, `runs_per_job` at a time.
+
+    Untuned bases are scored and not trained.
+    """
+    runs = plan.runs_of(table) if stage == "evaluate" else tuned(plan.runs_of(table))
+    size = plan.experiment.runs_per_job
+    for model in dict.fromkeys(run.model for run in runs):
+        of_model = [run for run in runs if run.model == model]
+        yield from (of_model[start : start + size] for start in range(0, len(of_model), size))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Every file of an experiment's results, and what the rules' parameters are."""
+
+    plan: Plan
+
+    @property
+    def root(self) -> str:
+        return f"results/{self.plan.name}"
+
+    def of(self, runs: Iterable[Run], names: Iterable[str]) -> list[str]:
+        """The files of these names of each run."""
+        kept = list(names)
+        return [f"{self.root}/runs/{run.name}/{name}" for run in runs for name in kept]
+
+    def trained(self, runs: Iterable[Run]) -> list[str]:
+        """What training leaves: nothing of an untuned base."""
+        return self.of(tuned(runs), ["train.json", *ADAPTER])
+
+    def scored(self, runs: Iterable[Run]) -> list[str]:
+        """What scoring leaves; of the held-out training rows too, where the table picks a learning rate by them."""
+        return [path for run in runs for path in self.of([run], self._scored_names(run.table))]
+
+    def _scored_names(self, table: str) -> list[str]:
+        names = ["scores.json", *(f"samples/{task}.jsonl" for task in self.plan.scored(table))]
+        if self.plan.experiment.tables[table].learning_rates:
+            held_out = ["scores.json", *(f"samples/{task}.jsonl" for task in self.plan.tasks(table))]
+            names += [f"{VALIDATION}/{name}" for name in held_out]
+        return names
+
+    @cached_property
+    def score_records(self) -> list[str]:
+        return [path for path in self.scored(self.plan.runs) if path.endswith(".json")]
+
+    @cached_property
+    def samples(self) -> list[str]:
+        return [path for path in self.scored(self.plan.runs) if path.endswith(".jsonl")]
+
+    @property
+    def train_records(self) -> list[str]:
+        return self.of(tuned(self.plan.runs), ["train.json"])
+
+    @property
+    def footprint_records(self) -> list[str]:
+        return self.of(self.plan.runs, ["footprint.json"])
+
+    @property
+    def records(self) -> list[str]:
+        """All JSON that the readers read."""
+        return [*self.score_records, *self.footprint_records, *self.train_records]
+
+    @property
+    def cards(self) -> list[str]:
+        return self.of(tuned(self.plan.runs), [CARD])
+
+    @property
+    def runs(self) -> list[str]:
+        """Every file that runs leave."""
+        return list(dict.fromkeys([*self.records, *self.samples, *self.trained(self.plan.runs), *self.cards]))
+
+    def data_of(self, table: str) -> str:
+        return f"{self.root}/data/{table}"
+
+    @property
+    def data(self) -> list[str]:
+        return [self.data_of(table) for table in self.plan.experiment.tables]
+
+    @property
+    def collected(self) -> list[str]:
+        return [f"{self.root}/{name}.csv" for name in ("scores", "footprint", "budget")]
+
+    @property
+    def paper(self) -> dict[str, list[str]]:
+        """What is counted at the paper's scale, by name; lists of none where the experiment has no part of that."""
+        names = {"footprint": "paper_footprint.csv", "memory": "paper_memory.csv", "audit": "paper_audit.json"}
+        return {key: [f"{self.root}/{name}"] * self.plan.experiment.paper_footprint for key, name in names.items()}
+
+    @property
+    def tables(self) -> list[str]:
+        return [f"{self.root}/{name}" for name in table_files(self.plan)]
+
+    @property
+    def figures(self) -> list[str]:
+        return [f"{self.root}/{name}" for name in figure_files(self.plan)]
+
+    @property
+    def audit(self) -> list[str]:
+        return [f"{self.root}/{name}" for name in audit_files()]
+
+    @property
+    def page(self) -> str:
+        return f"{self.root}/report.html"
+
+    @property
+    def every_run_ok(self) -> str:
+        return f"{self.root}/every-run-ok"
+
+    @property
+    def all(self) -> list[str]:
+        paper = [path for paths in self.paper.values() for path in paths]
+        files = [*self.runs, *self.data, *self.collected, *paper, *self.tables, *self.figures, *self.audit]
+        return [self.every_run_ok, self.page, *files]
+
+    @property
+    def where(self) -> str:
+        """What is said at the end."""
+        return f"Tables: {self.root}/tables/  figures: {self.root}/figures/  report: {self.page}"
+
+    def model_settings(self, wildcards: Any) -> str:
+        """All that a prepared model (`wildcards.model`) depends on but the code."""
+        return self.plan.catalog.models[wildcards.model].model_dump_json()
+
+    def data_settings(self, wildcards: Any) -> str:
+        """All that a table's prepared data (`wildcards.table`) depend on but the code."""
+        return str(self.plan.data_settings(wildcards.table))
+
+    def cell_settings(self, table: str) -> list[str]:
+        """All that the footprints of a table's cells depend on but the code."""
+        return [self.plan.settings_hash(Run(cell)) for cell in self.plan.tuned_cells(table)]
+
+    def models(self, pretrained: bool) -> str:
+        """The models that are pre-trained here, or fetched, as a wildcard's constraint."""
+        models = self.plan.catalog.models.items()
+        return "|".join(name for name, model in models if (source_of(name, model).command == "pretrain") is pretrained)
+
+
+@dataclass(frozen=True)
+class ReportEntry:
+    """How Snakemake's own report (`--report`) shows a file."""
+
+    caption: str
+    category: str
+    labels: dict[str, str]
+
+
+def report_entry(name: str, captions: Path, experiment: str) -> ReportEntry | None:
+    """The entry of an output: a table's or a page's HTML, an SVG; None for other files.
+
+    `captions`: the folder of `<kind>.rst`; a figure whose kind has none gets that of any figure.
+    """
+    path = PurePosixPath(name)
+    kind, _, of = path.stem.partition("-")
+    if path.suffix == ".svg":
+        caption = kind if (captions / f"{kind}.rst").is_file() else "figure"
+        labels = {"figure": kind.replace("_", " "), "of": of or "the paper"}
+        return ReportEntry(f"../report/{caption}.rst", "Figures", labels)
+    if path.suffix == ".html":
+        kind = path.stem if path.parent.name == experiment else "table"
+        caption = "page" if kind == "report" else kind
+        category = {"table": "Tables", "audit": "Audit", "report": "Page"}[kind]
+        label = kind if kind == "table" else "what"
+        return ReportEntry(f"../report/{caption}.rst", category, {label: path.stem.replace("_", " ")})
+    return None

@@ -1,0 +1,143 @@
+"""What the Snakefile is given: requests checked, jobs, the files of a run and of an experiment, report entries."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sbora_bench import workflow
+from sbora_bench.errors import UserError
+from sbora_bench.plan.experiment import load_plan
+from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
+
+
+@pytest.fixture
+def small(workplace):  # noqa: F811
+    """Files of a small experiment: one table of sums, two methods, two seeds, one base."""
+    return workflow.Files(load_plan(workplace.experiment()))
+
+
+def test_a_request_names_the_part_and_its_options(workplace):  # noqa: F811
+    path = workplace.experiment()
+    whole = workflow.requested({"experiment": path})
+    assert whole.words == ["--experiment", path] and not whole.retry_failed
+    part = workflow.requested({"experiment": path, "only": "method=lora", "seeds": 0, "retry_failed": "True"})
+    assert part.words == ["--experiment", path, "--only", "method=lora,seed=0"] and part.retry_failed
+    assert {run.method for run in part.plan.runs} == {"base", "lora"} and part.plan.name != whole.plan.name
+
+
+@pytest.mark.parametrize(
+    ("config", "in_storage", "says"),
+    [
+        ({"experimen": "tiny"}, False, "--config: found 'experimen'"),
+        ({"retry_failed": "maybe"}, False, "--config: retry_failed: found 'maybe', allowed true or false"),
+        ({"retry_failed": True}, True, "--config: retry_failed: failed runs in a storage are not looked for"),
+        ({"experiment": "nothing-of-this-name"}, False, "nothing-of-this-name"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(workplace, config, in_storage, says):  # noqa: F811
+    path = workplace.experiment()
+    before = workplace.files()
+    with pytest.raises(UserError) as refused:
+        workflow.requested({"experiment": path, **config}, in_storage)
+    assert says in str(refused.value) and workplace.files() == before
+
+
+def test_a_dry_run_does_not_look_whether_results_can_be_written(workplace, monkeypatch):  # noqa: F811
+    path, looked = workplace.experiment(), []
+    monkeypatch.setattr(workflow, "check_writable", looked.append)
+    workflow.requested({"experiment": path}, dry=True)
+    assert looked == []
+    workflow.requested({"experiment": path})
+    assert looked == ["results/small"]
+
+
+def test_jobs_hold_every_run_once_and_bases_are_not_trained(workplace):  # noqa: F811
+    plan = load_plan(workplace.experiment((("runs_per_job",), 2)))
+    for stage, runs in (("evaluate", plan.runs), ("finetune", workflow.tuned(plan.runs))):
+        carried = list(workflow.jobs(plan, "sums", stage))
+        assert [len(job) for job in carried] == [2, 2] + [1] * (stage == "evaluate")
+        assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in runs)
+
+
+def test_jobs_do_not_mix_models(workplace):  # noqa: F811
+    grids = [{"models": ["ladder-xs", "ladder-s"], "methods": ["lora"], "ranks": [4]}]
+    plan = load_plan(workplace.experiment((("tables", "sums", "grids"), grids), (("runs_per_job",), 9)))
+    assert [{run.model for run in job} for job in workflow.jobs(plan, "sums", "finetune")] == [
+        {"ladder-xs"},
+        {"ladder-s"},
+    ]
+
+
+def test_every_file_is_named_once_and_a_base_has_no_adapter(small):
+    assert len(small.all) == len(set(small.all)) and {path.partition("/")[0] for path in small.all} == {"results"}
+    base, tuned = small.plan.runs_of("sums")[-1], workflow.tuned(small.plan.runs)
+    assert base.is_base and small.trained([base]) == []
+    of_base = [path for path in small.runs if f"/{base.name}/" in path]
+    assert {path.rpartition(f"{base.name}/")[2] for path in of_base} == {
+        "scores.json",
+        "footprint.json",
+        *(f"samples/{task}.jsonl" for task in small.plan.scored("sums")),
+    }
+    assert len(small.cards) == len(small.train_records) == len(tuned)
+    assert set(small.records) == {path for path in small.runs if path.endswith(".json") and "/adapter/" not in path}
+
+
+def test_a_table_that_picks_its_rate_is_scored_on_held_out_rows_too(workplace):  # noqa: F811
+    plain = workflow.Files(load_plan(workplace.experiment()))
+    picking = workflow.Files(load_plan(workplace.experiment((("tables", "sums", "learning_rates"), [1e-3, 3e-3]))))
+    assert not [path for path in plain.all if "/validation/" in path]
+    held_out = [path for path in picking.scored(picking.plan.runs[:1]) if "/validation/" in path]
+    assert held_out[0].endswith("/validation/scores.json")
+    assert len(held_out) == 1 + len(picking.plan.tasks("sums"))
+    assert set(held_out) <= {*picking.score_records, *picking.samples}
+
+
+def test_what_is_counted_at_the_papers_scale_is_left_out_where_it_is_not_wanted(workplace):  # noqa: F811
+    without = workflow.Files(load_plan(workplace.experiment()))
+    counted = workflow.Files(load_plan(workplace.experiment((("paper_footprint",), True))))
+    assert set(map(tuple, without.paper.values())) == {()}
+    assert counted.paper["audit"] == ["results/small/paper_audit.json"] and set(counted.paper["memory"]) < set(
+        counted.all
+    )
+
+
+def test_keys_follow_settings_and_code(small, monkeypatch):
+    before = small.data_settings(SimpleNamespace(table="sums"))
+    assert "ladder-math" in before and "ladder-xs" not in before
+    assert '"kind":"pretrain"' in small.model_settings(SimpleNamespace(model="ladder-xs"))
+    assert len(small.cell_settings("sums")) == 2
+    assert workflow.code("train.finetune") != workflow.code("score.evaluate")
+    both = workflow.code("report.audit", "cost.footprint")
+    monkeypatch.setattr(workflow.code_hash, "code_hash", lambda module: f"edited {module}")
+    assert workflow.code("report.audit", "cost.footprint") != both
+
+
+def test_models_are_pretrained_or_fetched(small):
+    pretrained, fetched = (set(small.models(value).split("|")) for value in (True, False))
+    assert "ladder-xs" in pretrained and "llama-7b" in fetched
+    assert pretrained | fetched == set(small.plan.catalog.models) and not pretrained & fetched
+
+
+@pytest.mark.parametrize(
+    ("name", "caption", "category", "labels"),
+    [
+        ("tables/sums.html", "table", "Tables", {"table": "sums"}),
+        ("figures/score-sums.svg", "score", "Figures", {"figure": "score", "of": "sums"}),
+        ("figures/draws.svg", "figure", "Figures", {"figure": "draws", "of": "the paper"}),
+        ("report.html", "page", "Page", {"what": "report"}),
+        ("audit.html", "audit", "Audit", {"what": "audit"}),
+    ],
+)
+def test_tables_figures_and_pages_stand_in_snakemakes_report(name, caption, category, labels):
+    entry = workflow.report_entry(f"results/small/{name}", ROOT / "workflow" / "report", "small")
+    assert entry == workflow.ReportEntry(f"../report/{caption}.rst", category, labels)
+
+
+def test_other_files_do_not():
+    for name in ("tables/sums.csv", "figures/score-sums.png", "audit.json"):
+        assert workflow.report_entry(f"results/small/{name}", ROOT / "workflow" / "report", "small") is None
+
+
+def test_names_of_rules():
+    assert workflow.rule_name("evaluate", "mmlu-ladder.x", 0) == "evaluate_mmlu_ladder_x_0"
+    assert edited(EXPERIMENT) == EXPERIMENT
