@@ -10,7 +10,8 @@ from pathlib import Path
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD
-from sbora_bench.results.read import run_folder, scores_of, training_of
+from sbora_bench.results.folders import run_folder
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
 
 SHOWN = ["learning_rate", "schedule", "warmup_steps", "optimizer", "batch_size", "micro_batch", "steps", "epochs"]
@@ -22,10 +23,11 @@ def cards(plan: Plan, results: Path) -> None:
 
     Raises UserError for a damaged record, or one made under other settings than the plan's.
     """
+    left = Results(plan, results)
     for run in plan.runs:
-        scores = None if run.is_base else scores_of(plan, results, run)
+        scores = None if run.is_base else left.scores(run)
         if scores is not None:
-            text = model_card(plan, run, training_of(results, run), scores)
+            text = model_card(plan, run, left.training(run), scores)
             write_text(run_folder(results, run) / "adapter" / MODEL_CARD, text)
 
 
