@@ -12,8 +12,8 @@ from functools import cache as once
 from pathlib import Path
 
 from sbora_bench import provenance
-from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.code_hash import code_hash
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol

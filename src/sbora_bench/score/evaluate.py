@@ -38,7 +38,6 @@ from sbora_bench.results.records import (
     write_record,
 )
 from sbora_bench.results.table_data import table_data
-from sbora_bench.score.model_card import CARD, model_card
 
 
 def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
