@@ -75,7 +75,7 @@ def over_items(score: TaskScore) -> tuple[float | None, float, float]:
     A macro average keeps its own standard error, and is taken as a share of as many items as have that one.
     """
     value, n, stderr = score.value, score.n, score.stderr
-    if not score.metric.endswith("_macro"):
+    if not score.over_subjects:
         return binomial_stderr(value * n, n), *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
     return stderr, *wilson(value * size, size)

@@ -23,6 +23,7 @@ from pydantic import (
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import sha256
+from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.strict_yaml import read_yaml
 
 # Names become parts of file names and of commands: no separator, nothing option-like, and short.
@@ -253,7 +254,16 @@ class TaskEntry(Strict):
     answer: dict[str, str] = Field(description="extraction rule by name of the protocol's `extraction`")
     max_new_tokens: int | None = Field(default=None, ge=1)
     items: dict[str, str] = Field(description="data entry by the experiment's `items` (paper, ladder, ...)")
+    metrics: dict[str, Metric] = Field(
+        default_factory=dict,
+        description="metrics of the template by name, the first the score; none: its first, right or wrong",
+    )
     _beside: Path = PrivateAttr(default=CATALOG)
+
+    @property
+    def metric(self) -> Metric:
+        """What the score is a mean of."""
+        return next(iter(self.metrics.values()), SHARE)
 
     def own_template(self) -> Path | None:
         """The file of a template of one's own, beside the catalog's file or below the working directory; None for one
@@ -270,7 +280,10 @@ class TaskEntry(Strict):
     def settings(self) -> dict[str, Any]:
         """The entry as JSON, with the SHA-256 of a template of one's own."""
         own = self.own_template()
-        return self.model_dump(mode="json") | ({"template_sha256": sha256(own)} if own else {})
+        settings = self.model_dump(mode="json", exclude={"metrics"})
+        if self.metrics:  # a task without has the hash of its settings from before there were any
+            settings["metrics"] = [{"name": name, **one.model_dump(mode="json")} for name, one in self.metrics.items()]
+        return settings | ({"template_sha256": sha256(own)} if own else {})
 
 
 class SuiteEntry(Strict):

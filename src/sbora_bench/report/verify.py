@@ -17,7 +17,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import VALIDATION, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
-from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss, share_of
+from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, mean_of, other_means, value_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -89,24 +89,26 @@ def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[s
         if sha256(samples) != told.samples_sha256:
             findings.append(f"{samples}: not the samples that scores.json was made of (SHA-256 {sha256(samples)[:12]})")
         found = tasks[task] = from_samples(samples, told, rows) if told.status == "ok" else told
-        for key, value in found.model_dump().items():
-            if not _same(value, getattr(told, key)):
-                findings.append(f"{path}: {task}: {key}: found {getattr(told, key)}, the samples give {value}")
+        for key in TaskScore.model_fields:
+            value, recorded = getattr(found, key), getattr(told, key)
+            if not _same(value, recorded):
+                findings.append(f"{path}: {task}: {key}: found {recorded}, the samples give {value}")
     return record.model_copy(update={"tasks": tasks}), findings
 
 
 def from_samples(path: Path, told: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
-    """A score counted again: the share right, or the mean of the subjects' shares where the metric says so."""
+    """A score counted again: the mean of the items, or that of the subjects' means where the metric says so."""
     try:
-        values = [float(row["correct"]) for row in rows]
-        value, stderr = share_of(values)
-        extra = clean_share(values, rows) | (mean_loss(rows) if "loss" in rows[0] else {})
+        values = [value_of(row) for row in rows]
+        value, stderr = mean_of(values)
+        extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
+        extra |= mean_loss(rows) if "loss" in rows[0] else {}
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}
-            if told.metric.endswith("_macro"):
+            if told.over_subjects:
                 value, stderr = average, spread
-        elif told.metric.endswith("_macro"):
+        elif told.over_subjects:
             raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not samples of a scored task ({error!r}); score the run again") from None

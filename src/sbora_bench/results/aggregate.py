@@ -1,4 +1,19 @@
-"""Samples to a task's numbers: share right, mean loss, the clean items' share, the mean over subjects."""
+"""Samples to a task's numbers: the mean of its items, mean loss, the clean items' mean, the mean over subjects.
+
+A sample has `correct` where its metric is right or wrong, else `value`; `metrics` has those beside the score.
+"""
+
+from typing import Any
+
+
+def value_of(row: dict[str, Any]) -> float:
+    """What an item counts: 1 or 0 for right or wrong, else its value. Raises KeyError for no sample of a score."""
+    return float(row["value"] if "value" in row else row["correct"])
+
+
+def other_means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means of the metrics beside the score, from each sample's `metrics`."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
 
 
 def mean_loss(answers: list[dict]) -> dict[str, float]:
@@ -6,7 +21,7 @@ def mean_loss(answers: list[dict]) -> dict[str, float]:
     return {"loss": sum(row["loss"] for row in answers) / sum(row["tokens"] for row in answers)}
 
 
-def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:
+def clean_mean(values: list[float], items: list[dict]) -> dict[str, float]:
     """Mean and number of the items whose question is not in the training set; empty where none is in it."""
     clean = [value for value, item in zip(values, items, strict=True) if not item["contaminated"]]
     if len(clean) == len(items):
@@ -15,7 +30,7 @@ def clean_share(values: list[float], items: list[dict]) -> dict[str, float]:
     return {**mean, "clean_n": float(len(clean))}
 
 
-def share_of(values: list[float]) -> tuple[float, float | None]:
+def mean_of(values: list[float]) -> tuple[float, float | None]:
     """Mean and standard error of a task's items, as lm-eval has them; none of a single item."""
     from lm_eval.api.metrics import mean, mean_stderr
 

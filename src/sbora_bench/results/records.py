@@ -12,8 +12,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.plan.catalog import Strict, explain
+from sbora_bench.plan.metric import SHARE, Metric
 
 VERSION = 1
+MACRO = "_macro"  # ends the metric's name in files where the score is a mean over subjects
 SEAL = "record_sha256"  # a record's own checksum, of all its other keys
 
 
@@ -146,11 +148,12 @@ class TrainRecord(RunRecord):
 
 
 class TaskScore(Strict):
-    """One task's score; `value` and `stderr` in [0, 1]."""
+    """One task's score: the mean over its items of a metric, or the mean over subjects of those means."""
 
     status: Literal["ok", "not available", "failed"] = "ok"
     reason: str = ""
-    metric: str = ""
+    metric: str = Field(default="", description="its name; ends in _macro where the mean is over subjects")
+    measured: Metric = Field(default=SHARE, exclude_if=lambda metric: metric == SHARE)
     value: float | None = None
     stderr: float | None = None
     n: int = 0
@@ -158,6 +161,11 @@ class TaskScore(Strict):
     task_hash: str = Field(default="", description="SHA-256 of the lm-eval task as it was run")
     samples_sha256: str = ""
     extra: dict[str, float] = Field(default_factory=dict, description="further metrics, micro average say")
+
+    @property
+    def over_subjects(self) -> bool:
+        """Whether the value is a mean over subjects, not over items. The one place that reads it off the name."""
+        return self.metric.endswith(MACRO)
 
 
 class ScoresRecord(RunRecord):

@@ -77,7 +77,8 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
         def scorer():
             return load_fitting(catalog, name, where, protocol, method, adapter)
 
-        scores = score_tasks(configs, told, data, protocol, scorer, adapter.name, made)
+        metrics = {task: catalog.tasks[task].metrics for task in configs}
+        scores = score_tasks(configs, metrics, told, data, protocol, scorer, adapter.name, made)
         settings = {
             "adapter": {file: sha256(adapter / file) for file in (CONFIG, WEIGHTS)},
             "base": prepared_files(where, name)["files"] or prepared_files(where, name)["source"],

@@ -7,6 +7,8 @@ others share the process.
 
 import gc
 import logging
+import math
+import numbers
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,9 +27,11 @@ from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
+from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results import store
-from sbora_bench.results.aggregate import clean_share, macro_average, mean_loss
+from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, other_means
 from sbora_bench.results.records import (
+    MACRO,
     ContaminationRecord,
     ScoresRecord,
     TaskData,
@@ -151,9 +155,10 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
 
     table, configs = plan.experiment.tables[run.table], task_configs(plan, run.table)
     own = {task: configs[task] for task in plan.tasks(run.table)}
+    metrics = {task: catalog.tasks[task].metrics for task in configs}
     for part, asked in [(VALIDATION, own)] * bool(table.learning_rates) + [("", configs)]:
         told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
-        scores = score_tasks(asked, told, data / part, protocol, scorer, run.name, made / part, failure)
+        scores = score_tasks(asked, metrics, told, data / part, protocol, scorer, run.name, made / part, failure)
         record = ScoresRecord(
             **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
             experiment=plan.name,
@@ -172,6 +177,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
 
 def score_tasks(
     configs: dict[str, dict],
+    metrics: dict[str, dict[str, Metric]],
     told: dict[str, TaskData],
     data: Path,
     protocol: Protocol,
@@ -182,8 +188,8 @@ def score_tasks(
 ) -> dict[str, TaskScore]:
     """Task -> its score; `samples/<task>.jsonl` in `made` for each.
 
-    `configs`: of lm-eval; `told`: what `data` holds of each task; `load` gives the model (a Scorer) once a task needs
-    it; `failure`: why there is none, every task's score says so then.
+    `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `told`: what `data` holds of each task;
+    `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every task's score says so.
     """
     scorer = None
     scores: dict[str, TaskScore] = {}
@@ -200,7 +206,7 @@ def score_tasks(
             scorer = scorer or load()
             scorer.label = f"{label} {task}"
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
-                score, rows = score_task(scorer, config, items, protocol.macro_average)
+                score, rows = score_task(scorer, config, items, protocol.macro_average, metrics[task])
         samples = made / "samples" / f"{task}.jsonl"
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
@@ -248,12 +254,15 @@ def load_scorer(
     return Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
 
 
-def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[TaskScore, list[dict]]:
+def score_task(
+    scorer, config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric] | None = None
+) -> tuple[TaskScore, list[dict]]:
     """The score of one task and its samples, in the order of the items.
 
     `items` have id, prompt, answer, contaminated and, for a macro average, subject. The value is lm-eval's mean of the
-    template's first metric; where items have subjects and `macro` is set, the mean of the subjects' means.
-    Raises UserError where lm-eval doesn't take the template.
+    first of `metrics`, where there are none of the template's first; where items have subjects and `macro` is set, the
+    mean of the subjects' means. Means of the other metrics stand in `extra`. Raises UserError where lm-eval doesn't
+    take the template, and for items whose values the metric doesn't allow.
     """
     from lm_eval.evaluator import evaluate as run_lm_eval
 
@@ -262,23 +271,27 @@ def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[Ta
     described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
     scorer.tokens.clear()
     found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}})
-    metric = next(iter(task.aggregation()))
+    metrics = metrics or {next(iter(task.aggregation())): SHARE}
+    metric, measured = next(iter(metrics.items()))
     examples = sorted(found["samples"][name], key=lambda example: example["doc_id"])
     pipeline = examples[0]["filter"]
+    item_values = {other: values_of(name, other, metrics[other], examples) for other in metrics}
+    values = item_values.pop(metric)
     value = found["results"][name][f"{metric},{pipeline}"]
     stderr = found["results"][name][f"{metric}_stderr,{pipeline}"]
-    values = [float(example[metric]) for example in examples]
-    extra = clean_share(values, items)
+    beside = [dict(zip(item_values, of, strict=True)) for of in zip(*item_values.values(), strict=True)]
+    extra = clean_mean(values, items) | other_means(beside)
     if "subject" in items[0]:
         average, spread = macro_average(values, [item["subject"] for item in items])
         extra |= {"micro": float(value), "macro": average}
         if macro:
-            metric, value, stderr = f"{metric}_macro", average, spread
+            metric, value, stderr = f"{metric}{MACRO}", average, spread
     told = [answered(task, example, scorer.tokens) for example in examples]
     if task.OUTPUT_TYPE == "loglikelihood":
         extra |= mean_loss(told)
     score = TaskScore(
         metric=metric,
+        measured=measured,
         value=float(value),
         stderr=None if stderr in (None, "N/A") else float(stderr),
         n=len(examples),
@@ -292,13 +305,28 @@ def score_task(scorer, config: dict, items: list[dict], macro: bool) -> tuple[Ta
             "prompt": item["prompt"],
             "answer": item["answer"],
             "contaminated": item["contaminated"],
-            "correct": correct == 1.0,
+            **({"correct": value == 1.0} if measured.right_or_wrong else {"value": value}),
             **({"subject": item["subject"]} if "subject" in item else {}),
+            **({"metrics": beside[place]} if beside else {}),
             **answer,
         }
-        for item, correct, answer in zip(items, values, told, strict=True)
+        for place, (item, value, answer) in enumerate(zip(items, values, told, strict=True))
     ]
     return score, rows
+
+
+def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
+    """The items' values of a metric. Raises UserError where there are none, or some that it doesn't allow."""
+    where = f"catalog: tasks.{task}.metrics.{name}: an item"
+    for example in examples:
+        value = example.get(name)
+        if not isinstance(value, numbers.Real):
+            raise UserError(f"{where}: found {value!r}, allowed a number: a score is the mean of its items")
+        if metric.right_or_wrong and value not in (0, 1):
+            raise UserError(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
+        if not (math.isfinite(value) and metric.contains(value)):
+            raise UserError(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
+    return [float(example[name]) for example in examples]
 
 
 def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What our task templates need of lm-eval beyond its own: two filters and a metric, registered by importing this."""
+"""What our task templates need of lm-eval beyond its own: two filters and two metrics, registered by importing this."""
+
+from collections import Counter
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
@@ -33,3 +35,11 @@ def within_tolerance(references: list[str], predictions: list[str], tolerance: f
     """1.0 if the predicted number is at most `tolerance` from the reference, else 0.0."""
     difference = extraction.number(references[0]) - extraction.number(predictions[0])
     return float(abs(difference) <= tolerance)
+
+
+@register_metric(metric="token_f1", higher_is_better=True, output_type="generate_until", aggregation="mean")
+def token_f1(references: list[str], predictions: list[str]) -> float:
+    """Overlap of the words of answer and reference, in [0, 1]: harmonic mean of precision and recall."""
+    reference, prediction = (Counter(texts[0].lower().split()) for texts in (references, predictions))
+    shared = (reference & prediction).total()
+    return 2 * shared / (reference.total() + prediction.total()) if shared else 0.0

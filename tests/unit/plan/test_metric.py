@@ -1,0 +1,56 @@
+"""A task's metric: what may be said of it, and that saying nothing leaves settings as they were."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from sbora_bench.errors import UserError
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.metric import SHARE, Metric
+
+LOSS = Metric(items="values", higher_is_better=False, high=None, unit="nats a token")
+TASK = {"title": "Own", "template": "number", "answer": {}, "items": {"paper": "own"}}
+
+
+def catalog(tmp_path, **fields):
+    entries = {"data": {"own": {"path": "own.jsonl"}}, "tasks": {"own": TASK | fields}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+    return load_catalog(str(tmp_path))
+
+
+def test_a_task_that_names_no_metric_is_right_or_wrong(tmp_path):
+    task = catalog(tmp_path).tasks["own"]
+    assert task.metric == SHARE and SHARE.right_or_wrong and SHARE.is_share and SHARE.sign == 1
+    assert "metrics" not in task.settings(), "the hash of settings is that from before there were metrics"
+
+
+def test_the_first_metric_is_the_score(tmp_path):
+    written = {"loss": {"items": "values", "higher_is_better": False, "high": None, "unit": "nats"}, "acc": {}}
+    task = catalog(tmp_path, metrics=written).tasks["own"]
+    assert (task.metric.unit, task.metric.sign, task.metric.high) == ("nats", -1, None)
+    assert [metric["name"] for metric in task.settings()["metrics"]] == ["loss", "acc"], "a hash knows their order"
+
+
+def test_how_a_value_is_shown_and_averaged():
+    assert (SHARE.scale, SHARE.digits, SHARE.shown_unit, SHARE.point) == (100, 1, "%", 0.01)
+    assert (LOSS.scale, LOSS.digits, LOSS.shown_unit, LOSS.point) == (1, 3, "nats a token", None)
+    assert Metric(items="values", low=0, high=5, unit="stars").point == 0.05
+    assert SHARE.averages_with(Metric(items="values")) and not SHARE.averages_with(LOSS)
+    assert LOSS.contains(1e9) and not LOSS.contains(-0.1) and not SHARE.contains(1.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"low": 1.0, "high": 1.0}, "low 1 is not below high 1"),
+        ({"high": None}, "right-or-wrong items are 0 or 1"),
+        ({"unit": "points"}, "right-or-wrong items are 0 or 1"),
+        ({"items": "some"}, "right-or-wrong"),
+        ({"direction": "up"}, "direction"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Metric(**fields)
+    with pytest.raises(UserError, match=r"own\.yaml: tasks\.own\.metrics\.f1"):
+        catalog(tmp_path, metrics={"f1": fields})
