@@ -151,6 +151,8 @@ def _check_union(tuner, adapters: list[str], adapter_name: str, weights: list[fl
             f"other with set_adapter({adapters})."
         )
     for name, config in zip(adapters, configs, strict=True):
+        if config.target_parameters:
+            raise ValueError(f"Adapter {name!r} adapts parameters (target_parameters), which have no union.")
         if config.modules_to_save or config.trainable_token_indices or config.bias != "none":
             raise ValueError(f"Adapter {name!r} trains modules, tokens or biases in full, which have no union.")
     return variants.pop()

@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import accelerate
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -313,7 +314,54 @@ def test_parameters_take_no_mixed_batches_and_no_merged_training():
     other = SboraConfig(target_parameters=["experts.down_proj"], target_modules=[])
     with pytest.raises(ValueError, match="must name the same target_parameters"):
         model.add_adapter("other", other)
+    with pytest.raises(ValueError, match="adapts parameters .*, which have no union"):
+        model.add_weighted_adapter(["default"], "joined")
     assert list(model.peft_config) == ["default"]
+
+
+@VARIANTS
+@pytest.mark.parametrize("kind", ["qwen3", "gpt-oss"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_autocast_gives_what_the_sum_gives(kind, variant, implementation):
+    base = _base(kind, implementation)
+    model = _adapt(base, variant=variant)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, expected = model(IDS).logits.float(), _of_the_sum(base, model)(IDS).logits.float()
+    assert (logits - expected).norm() < 0.01 * expected.norm()
+    logits.sum().backward()
+    assert all(layer.sbora_weight["default"].grad.any() for layer in _wrappers(model).values())
+
+
+@VARIANTS
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_offloaded_experts_are_adapted(tmp_path, variant, where):
+    """Their weights are put in place when their module is called, past the adapter."""
+    model = _adapt(_base("mixtral"), variant=variant)
+    expected = model(IDS).logits.detach()
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    else:
+        accelerate.disk_offload(model, tmp_path, execution_device="cpu")
+    assert _wrappers(model).popitem()[1].base_weight().is_meta
+    assert torch.equal(model(IDS).logits, expected)
+
+
+@VARIANTS
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_compiled_experts_are_adapted(variant, implementation):
+    model = _adapt(_base("qwen3", implementation), variant=variant)
+    expected = model(IDS).logits
+    logits = torch.compile(model, backend="aot_eager")(IDS).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@VARIANTS
+def test_transformers_loads_them(tmp_path, variant):
+    model = _adapt(_base("qwen3"), variant=variant, target_modules=["q_proj"])
+    model.save_pretrained(tmp_path)
+    loaded = _base("qwen3")
+    loaded.load_adapter(tmp_path)
+    assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "mixtral"])
