@@ -40,6 +40,7 @@ from sbora_bench.train.checkpoints import (
     whole_checkpoint,
 )
 from sbora_bench.train.encoding import IGNORED, encode
+from sbora_bench.train.index_init import choose_index_sets
 from sbora_bench.train.out_of_memory import InParts, fitting
 from sbora_bench.train.wandb_log import asked_for, tracked
 
@@ -125,13 +126,15 @@ def train_run(
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
+    train, validation = split(training_rows(tokenizer, training_file(plan, results, run), protocol), protocol, run.seed)
+    config = adapter_config(method, run.rank, run.seed, protocol)
+    choose_index_sets(base, config, train, protocol, tokenizer.pad_token_id)
     set_seed(run.seed)
     try:
-        model = as_trained(base, method, adapter_config(method, run.rank, run.seed, protocol), protocol)
+        model = as_trained(base, method, config, protocol)
     except UserError as error:  # this run's alone: its siblings go on
         raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()
-    train, validation = split(training_rows(tokenizer, training_file(plan, results, run), protocol), protocol, run.seed)
     processes.check(len(train), protocol, method)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
