@@ -34,11 +34,12 @@ class Request:
     retry_failed: bool
 
 
-def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = False) -> Request:
+def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = False, data: bool = True) -> Request:
     """The request of a `--config`, its experiment checked as a whole, and its results folder.
 
-    `in_storage`: outputs don't lie on this machine. Raises UserError for an unknown key or value, a mistake in the
-    experiment or its catalog, records of another version, and a folder that can't be written.
+    `in_storage`: outputs don't lie on this machine; `data`: look at data and tasks too. Raises UserError for an unknown
+    key or value, a mistake in the experiment or its catalog, records of another version, and a folder that can't be
+    written.
     """
     for key in config.keys() - set(KEYS):
         raise UserError(f"--config: {one_of(key, KEYS, 'key')}")
@@ -51,7 +52,7 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
             " name them with --forcerun"
         )
     part = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
-    whole = checked_plan(str(config.get("experiment", "ladder")))
+    whole = checked_plan(str(config.get("experiment", "ladder")), data)
     plan = narrowed(whole, **part)
     check_results(f"results/{plan.name}")
     if not dry:
@@ -200,7 +201,8 @@ class Files:
 
     def model_settings(self, wildcards: Any) -> str:
         """All that a prepared model (`wildcards.model`) depends on but the code."""
-        return self.plan.catalog.models[wildcards.model].model_dump_json()
+        entry = self.plan.catalog.models[wildcards.model]
+        return entry.model_dump_json() + source_of(wildcards.model, entry).content()
 
     def data_settings(self, wildcards: Any) -> str:
         """All that a table's prepared data (`wildcards.table`) depend on but the code."""

@@ -25,9 +25,10 @@ DRY = bool(
 IN_STORAGE = workflow.storage_settings.default_storage_provider is not None
 
 try:
-    REQUEST = requested(config, IN_STORAGE, DRY)
+    REQUEST = requested(config, IN_STORAGE, DRY, data=workflow.is_main_process)
 except UserError as error:
-    print(f"snakemake: {error}", file=sys.stderr, flush=True)
+    for line in str(error).splitlines():
+        print(f"snakemake: {line}", file=sys.stderr, flush=True)
     os._exit(2)  # Snakemake would turn any exception into exit status 1
 
 PLAN = REQUEST.plan

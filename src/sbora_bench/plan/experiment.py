@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
-from sbora_bench.plan.catalog import NAME, SCORING, Catalog, OwnData, Protocol, Strict, explain, load_catalog
+from sbora_bench.plan.catalog import CATALOG, NAME, SCORING, Catalog, OwnData, Protocol, Strict, explain, load_catalog
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
@@ -351,6 +351,8 @@ def layer_width(architecture: dict[str, Any]) -> int | None:
 def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
     """Read experiment `name` (`experiments/NAME.yaml`) or a path to a YAML file, and check all of it.
 
+    Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`.
+
     Raises UserError with file, key, what was found and what is allowed.
     """
     if name.endswith((".yaml", ".yml")):
@@ -361,6 +363,8 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
         path = Path("experiments") / f"{name}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in Path("experiments").glob("*.yaml"))
+            if not known:
+                raise UserError(f"{path}: no such file in {Path.cwd()}; run this in the root of the repository")
             raise UserError(f"{path}: {one_of(name, known, 'experiment')}")
     stem = path.stem
     if stem == "published":
@@ -371,7 +375,8 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
         experiment = Experiment.model_validate(read_yaml(path))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Experiment)}") from None
-    folder = catalog_folder or str(path.parent / "catalog")
+    beside = path.parent / "catalog"
+    folder = catalog_folder or str(beside if any(beside.glob("*.yaml")) else CATALOG)
     return Plan(stem, experiment, load_catalog(folder), str(path))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, read_jsonl, sha256
+from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import VALIDATION, table_files
 from sbora_bench.report.tables import tables
@@ -21,11 +21,13 @@ from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, 
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
+    BaseRecord,
     ContaminationRecord,
     Environment,
     ScoresRecord,
     TaskScore,
     read_record,
+    record_at,
     write_record,
 )
 from sbora_bench.results.store import DONE
@@ -136,7 +138,9 @@ def changed(results: Path, run: Run, entries: list[Path]) -> Iterator[str]:
 
 
 def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
-    """Tables whose prepared data are not what the experiment and its data files give now."""
+    """Tables whose prepared data are not what the experiment and its data files give now, and prepared models whose
+    files are others than those that were hashed: a folder's are linked.
+    """
     for table in plan.experiment.tables:
         path = folders.data_folder(results, table) / folders.CONTAMINATION
         if not path.is_file():
@@ -146,6 +150,12 @@ def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
                 yield f"{path}: {reason}"
         except UserError as error:
             yield f"{path}: {error}"
+    for model in dict.fromkeys(run.model for run in plan.runs):
+        path = Path("resources/models") / model / "base.json"
+        base = record_at(path, BaseRecord)
+        for name, digest in base.files.items() if base else ():
+            if not (path.parent / name).is_file() or content_sha256(path.parent / name) != digest:
+                yield f"{path.parent / name}: changed since the model was prepared; run the experiment again"
 
 
 def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:

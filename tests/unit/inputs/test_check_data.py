@@ -213,3 +213,16 @@ def test_nothing_heavy_is_imported_for_the_shipped_experiments():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "set()", done
+
+
+def test_an_experiment_may_lie_anywhere(place, tmp_path_factory, monkeypatch):
+    """Its catalog is the one beside it, else the repository's; elsewhere the line says where to go."""
+    text = Path("experiments/small.yaml").read_text()
+    for name in ("mine.yaml", "far/mine.yaml", str(tmp_path_factory.mktemp("far") / "mine.yaml")):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+        assert place.run("validate", name)[:2] == (0, f"{name}: good, 3 runs\n")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert "run this in the root of the repository" in place.run("validate", "small")[2]
+    (Path.cwd() / "mine.yaml").write_text(text)
+    assert "experiments/catalog: no catalog here; run this in the root" in place.run("validate", "mine.yaml")[2]

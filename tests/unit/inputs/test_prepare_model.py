@@ -20,7 +20,7 @@ from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
-from sbora_bench.plan.catalog import Catalog, load_catalog
+from sbora_bench.plan.catalog import Catalog, ModelEntry, load_catalog
 from sbora_bench.results.records import BaseRecord, read_record
 
 ROOT = Path(__file__).parents[3]
@@ -315,3 +315,19 @@ def test_a_download_of_other_bytes_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="expected 0{64}; nothing was kept"):
         prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
     assert list(package.DOWNLOADS.iterdir()) == []
+
+
+def test_a_folder_is_known_by_what_its_files_hold(tmp_path, monkeypatch):
+    entry = ModelEntry(title="M", source={"kind": "folder", "path": str(tmp_path / "m")})
+    other = ModelEntry(title="M", source={"kind": "hub", "id": "who/m"})
+    missing = sources.source_of("m", entry).content()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    first = sources.source_of("m", entry).content()
+    (tmp_path / "m" / "notes.txt").write_text("not a part of the model")
+    assert sources.source_of("m", entry).content() == first != missing
+    (tmp_path / "m" / "config.json").write_text("[]")
+    second = sources.source_of("m", entry).content()
+    assert second != first and sources.source_of("m", other).content() == ""
+    monkeypatch.setenv("SBORA_MODEL_M", str(tmp_path / "m"))
+    assert sources.source_of("m", other).content() == second

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import read_json
+from sbora_bench.files import content_sha256, hash_of, read_json
 from sbora_bench.hub import MODEL_FILES, snapshot
 from sbora_bench.inputs.models import wheel
-from sbora_bench.inputs.models.weights import check_weights, hashes, link
+from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts
 from sbora_bench.plan.catalog import (
     Catalog,
     FolderSource,
@@ -55,6 +55,10 @@ class Source(ABC, Generic[S]):
     def files(self) -> Path | None:
         """The folder with the model's config and tokenizer, where it is at hand before anything is fetched."""
         return None
+
+    def content(self) -> str:
+        """What the folder's files hold, where they are a user's own; empty where their names and hashes are pinned."""
+        return ""
 
     def values(self) -> dict[str, Any]:
         """The keys of the model's config.json: of its files, or where they aren't at hand the entry's `architecture`.
@@ -117,6 +121,9 @@ class Folder(Source[FolderSource]):
         if self.files() is None and not self.entry.architecture:
             raise UserError(f"{path / 'config.json'}: no such file; give the folder of model {self.model}")
         return super().values()
+
+    def content(self) -> str:
+        return hash_of({path.name: content_sha256(path) for path in parts(Path(self.settings.path))})
 
     def fetch(self, folder: Path) -> dict[str, Any]:
         weights = Path(self.settings.path)

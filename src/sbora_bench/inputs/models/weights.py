@@ -51,9 +51,14 @@ def _same(value: Any, expected: Any) -> bool:
 
 def link(source: Path, folder: Path) -> None:
     """Link the files of a model, and no others, into `folder`."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and (path.suffix in PARTS or path.name in NAMES):
-            (folder / path.name).symlink_to(path.resolve())
+    for path in parts(source):
+        (folder / path.name).symlink_to(path.resolve())
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files of a folder that a model is made of, sorted; none where there is no folder."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if path.is_file() and (path.suffix in PARTS or path.name in NAMES)]
 
 
 def hashes(folder: Path) -> dict[str, str]:
