@@ -15,6 +15,7 @@ z (FA) or x (FB).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,14 +68,14 @@ class _Gather(Function):
     """x -> (x, x[..., index]), such that the gradient of x is a sum made in place."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index)
         ctx.shape = x.shape
         return x, _take(x, index)
 
     @staticmethod
-    def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
+    def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_z is None:
             return grad_x, None
         (index,) = ctx.saved_tensors
@@ -89,14 +90,14 @@ class _Project(Function):
     """(x, weight) -> (x, scaling x weight^T), such that the gradient of x is a sum made in place."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         ctx.scaling = scaling
         return x, F.linear(x, (weight * scaling).to(x.dtype))
 
     @staticmethod
-    def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
+    def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_z is None:
             return grad_x, None, None
         x, weight = ctx.saved_tensors
@@ -119,7 +120,7 @@ class _AddProduct(Function):
     """(y, z, weight) -> y + scaling z weight^T, in y's memory if told so."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, z: Tensor, weight: Tensor, scaling: float, in_place: bool) -> Tensor:
+    def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, scaling: float, in_place: bool) -> Tensor:
         ctx.save_for_backward(z, weight)
         ctx.scaling = scaling
         if in_place:
@@ -129,7 +130,7 @@ class _AddProduct(Function):
         return torch.addmm(_rows(y), _rows(z), weight.to(y.dtype).t(), alpha=scaling).view(y.shape)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor):
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         z, weight = ctx.saved_tensors
         grad_z = grad_weight = None
         # the scaling goes to the small tensors
@@ -144,13 +145,13 @@ class _AddAt(Function):
     """(y, z) -> y with z added to y[..., index], in y's memory."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, z: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, z: Tensor, index: Tensor) -> Tensor:
         ctx.mark_dirty(y)
         ctx.save_for_backward(index)
         return _add_at(y, index, z)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor):
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         return grad_y, _take(grad_y, index), None
 
@@ -160,7 +161,13 @@ class _Learn(Function):
 
     @staticmethod
     def forward(
-        ctx, y: Tensor, kept: Tensor, weight: Tensor, index: Tensor | None, scaling: float, merging: Callable | None
+        ctx: Any,
+        y: Tensor,
+        kept: Tensor,
+        weight: Tensor,
+        index: Tensor | None,
+        scaling: float,
+        merging: Callable | None,
     ) -> Tensor:
         ctx.save_for_backward(kept if ctx.needs_input_grad[2] else None, weight, index)
         ctx.scaling, ctx.merging = scaling, merging
@@ -168,7 +175,7 @@ class _Learn(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y: Tensor):
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, index = ctx.saved_tensors  # here autograd raises if they have changed since
         if ctx.merging is not None and ctx.needs_input_grad[0]:
             ctx.merging(weight, ctx.scaling)  # the base layer's own backward comes next, and takes its weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ def union(
 
 
 def add_union(
-    tuner, adapters: list[str], adapter_name: str, weights: list[float] | None, combination: Combination
+    tuner: Any, adapters: list[str], adapter_name: str, weights: list[float] | None, combination: Combination
 ) -> None:
     """See [`SboraModel.add_weighted_adapter`]."""
     weights = [1.0] * len(adapters) if weights is None else list(weights)
@@ -133,7 +134,7 @@ def add_union(
         layer.sbora_index[adapter_name] = index
 
 
-def _check_union(tuner, adapters: list[str], adapter_name: str, weights: list[float]) -> str:
+def _check_union(tuner: Any, adapters: list[str], adapter_name: str, weights: list[float]) -> str:
     if adapter_name in tuner.peft_config:
         raise ValueError(f"There is an adapter {adapter_name!r} already: choose another name.")
     if not adapters or len(set(adapters)) != len(adapters):

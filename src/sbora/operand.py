@@ -67,14 +67,14 @@ class _GatherAt(Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index)
         ctx.shape = x.shape
         return x, x.gather(-1, index)
 
     @staticmethod
-    def backward(ctx, grad_x: Tensor | None, grad_z: Tensor | None):
+    def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         if grad_z is None:
             return grad_x, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,11 +68,11 @@ def of_gradients() -> tuple[Counts, Counts]:
 
 class _Measure(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, measured: list[Counts]) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, measured: list[Counts]) -> tuple[Tensor, Tensor]:
         ctx.measured = measured
         return x, x.clone()
 
     @staticmethod
-    def backward(ctx, grad_x: Tensor, grad_z: Tensor):
+    def backward(ctx: Any, grad_x: Tensor, grad_z: Tensor) -> tuple[Tensor | None, ...]:
         ctx.measured.append(counts(grad_x))
         return grad_x, None

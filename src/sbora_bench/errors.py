@@ -21,7 +21,7 @@ class Problems(UserError):
 SHOWN = 40  # names in a message
 
 
-def one_of(name: str, allowed, what: str) -> str:
+def one_of(name: str, allowed: Iterable[str], what: str) -> str:
     """The tail of a message about an unknown name: the nearest known one, then all of them.
 
     Example: `one_of("lroa", ["lora", "dora"], "method")` gives

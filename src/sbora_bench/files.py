@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sbora_bench.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, needed: str = ""):
+def whole_file(path: str | os.PathLike, needed: str = "") -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes `path`'s place when the block ends without an error.
 
     Raises UserError, naming the path and the bytes `needed`, where the disk is full or the folder can't be written.
@@ -33,7 +34,7 @@ def whole_file(path: str | os.PathLike, needed: str = ""):
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike, needed: str = ""):
+def whole_folder(path: str | os.PathLike, needed: str = "") -> Iterator[Path]:
     """Yield a new folder beside `path`; it takes `path`'s place (an older one is removed) at the end.
 
     Raises UserError, naming the path and the bytes `needed`, where the disk is full, the folder can't be written, or

@@ -14,7 +14,7 @@ LARGEST = 200_000  # values, counted after aliases are followed
 class _Loader(yaml.CSafeLoader):
     """Safe YAML in which a key given twice is an error."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

@@ -115,7 +115,9 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
         if not uneven:
             continue
 
-        def averages(*drawn, axis=-1, uneven=uneven):  # of each row the places drawn, resamples x items
+        def averages(
+            *drawn: np.ndarray, axis: int = -1, uneven: np.ndarray = uneven
+        ) -> np.ndarray:  # of each row the places drawn, resamples x items
             told = [[row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven]
             return np.mean(told, axis=1)
 

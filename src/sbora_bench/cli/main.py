@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -127,7 +128,7 @@ def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: P
 @click.option("--revision", default="main", show_default=True, help="Of an adapter on the hub.")
 @resources_option
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
-def score(resources: Path, output: Path, **asked) -> None:
+def score(resources: Path, output: Path, **asked: Any) -> None:
     """Score a PEFT ADAPTER from anywhere: a folder, or a hub id; safetensors only."""
     from sbora_bench.plan.catalog import load_catalog
 
@@ -251,7 +252,7 @@ def export(adapter: Path, to: str, output: Path, base: str | None, resources: Pa
     click.echo(f"{output}: written")
 
 
-def _terminate(*_) -> None:
+def _terminate(*_: Any) -> None:
     raise Terminated
 
 

@@ -3,10 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sbora_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from sbora_bench.plan.experiment import Plan
 
 experiment_option = click.option(
     "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
@@ -28,7 +32,7 @@ def narrowing_options(command: Callable) -> Callable:
     return command
 
 
-def load(experiment: str, only: str, seeds: str, limit: str):
+def load(experiment: str, only: str, seeds: str, limit: str) -> "Plan":
     """The Plan that a command's options stand for."""
     from sbora_bench.plan.experiment import load_plan
     from sbora_bench.plan.narrowing import narrowed
@@ -68,7 +72,7 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
 
 
-def _print_cost(loaded, device: str, calibrate: bool, as_json: bool) -> None:
+def _print_cost(loaded: "Plan", device: str, calibrate: bool, as_json: bool) -> None:
     from sbora_bench import gpus
     from sbora_bench.cost import calibrate as speeds
     from sbora_bench.cost import estimate, estimate_text

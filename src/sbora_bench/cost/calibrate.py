@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench import provenance
 from sbora_bench.cost import roofline
@@ -17,6 +17,9 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog, FolderSource, ModelEntry, Protocol
 from sbora_bench.plan.experiment import Cell, Plan
+
+if TYPE_CHECKING:
+    import torch
 
 LAYERS = 2
 TIMED = 3  # micro-batches, after one that warms up
@@ -99,7 +102,7 @@ def shallow(catalog: Catalog, model: str) -> tuple[Catalog, str]:
     return catalog.model_copy(update={"models": catalog.models | {name: entry}}), name
 
 
-def training_step(model, protocol: Protocol) -> Callable[[], None]:
+def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], None]:
     """A function that takes one micro-batch through forward, backward and the optimizer, and waits for the device."""
     import torch
 

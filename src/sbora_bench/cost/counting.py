@@ -35,7 +35,7 @@ SAFETENSORS = {
 }
 
 
-def counts(model) -> dict[str, Any]:
+def counts(model: torch.nn.Module) -> dict[str, Any]:
     """Counts of a model on `meta`: numbers trained and in all, bytes of the adapter's file, of weights and adapter."""
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad] if isinstance(model, peft.PeftModel) else []
@@ -70,7 +70,7 @@ def counts_of_cell(
         raise UserError(f"{method.title} on {model} can't be counted: {reason}; {in_a_line(error)}") from None
 
 
-def adapter_state(model) -> dict[str, torch.Tensor]:
+def adapter_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that PEFT would save of a model on `meta`; none for an untuned base."""
     if not isinstance(model, peft.PeftModel):
         return {}

@@ -203,7 +203,7 @@ def untuned(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int
     return roofline.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
 
 
-def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path):
+def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path) -> Any:
     """(the protocol with the largest micro-batch that fits, its own at most; or None, the work of an update).
 
     The micro-batches tried divide the batch, so that the batch stays the protocol's.
@@ -217,7 +217,9 @@ def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, k
     return None, work
 
 
-def update_seconds(catalog: Catalog, cell: Cell, protocol: Protocol, work, card, rates) -> tuple[float | None, str]:
+def update_seconds(
+    catalog: Catalog, cell: Cell, protocol: Protocol, work: Any, card: Any, rates: Any
+) -> tuple[float | None, str]:
     """(seconds of an update, `measured`, `roofline` or `none`)."""
     rate = rates.get(rate_key(catalog, cell, protocol))
     if rate is not None:
@@ -275,7 +277,7 @@ def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: P
 
 
 def traced(
-    plan: Plan, cells: list[Cell], settings: dict[str, Setting], card, rates, kept: Path
+    plan: Plan, cells: list[Cell], settings: dict[str, Setting], card: Any, rates: Any, kept: Path
 ) -> dict[Cell, CellCost]:
     """The costs of `cells` from fresh traces, many of them by as many processes as there are cores; a progress bar."""
     from rich.console import Console

@@ -86,7 +86,7 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
         console.print(f"[dim]{key:8} {words}[/]")
 
 
-def _table(cells: Iterable[CellCost]):
+def _table(cells: Iterable[CellCost]) -> Any:
     from rich import box
     from rich.table import Table
 

@@ -114,7 +114,9 @@ def work_of_an_update(traced: Tracer, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def trace(model, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None) -> Tracer:
+def trace(
+    model: torch.nn.Module, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None
+) -> Tracer:
     """A traced training step of an adapted model, at the protocol's micro-batch and length where none is given."""
     adapter = counting.adapter_state(model).values()
     rows, length = micro_batch or protocol.micro_batch, length or protocol.max_length

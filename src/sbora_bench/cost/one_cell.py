@@ -4,8 +4,9 @@ Counts, memory at the peak, compute; whether it fits a card, and the largest mic
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.cost.counting import counts
 from sbora_bench.cost.footprint import counted_and_traced, trace
@@ -16,6 +17,12 @@ from sbora_bench.inputs.meta_twin import build, build_base, build_scored, target
 from sbora_bench.inputs.models.config import cut, positions_of, read_config
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Cell
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from sbora_bench.cost.tracer import Tracer
 
 ALL = "all-linear"  # PEFT's name of every linear layer but the head
 MOST = 4096  # rows of a micro-batch beyond which nobody looks
@@ -75,7 +82,9 @@ def resolve(catalog: Catalog, request: CellRequest) -> tuple[MethodEntry | None,
     return method, protocol, positions
 
 
-def targets(config, method: MethodEntry, request: CellRequest, protocol: Protocol) -> list[str] | str:
+def targets(
+    config: "PretrainedConfig", method: MethodEntry, request: CellRequest, protocol: Protocol
+) -> list[str] | str:
     """The target modules: the user's, else the protocol's or, where the model has none of those, all linear layers.
 
     Those of the protocol are LLaMA's; another model's layers have other names.
@@ -111,7 +120,7 @@ def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
 
 
 def generation(
-    catalog: Catalog, request: CellRequest, method, protocol: Protocol, kernels: str, positions: int
+    catalog: Catalog, request: CellRequest, method: MethodEntry | None, protocol: Protocol, kernels: str, positions: int
 ) -> dict:
     """The peak of generating the protocol's new tokens after prompts of the requested length, and how many of each."""
     rows, new = request.micro_batch or protocol.score_batch, protocol.max_new_tokens
@@ -125,7 +134,9 @@ def generation(
     return {"rows": rows, "beams": request.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}
 
 
-def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, positions: int) -> dict[str, Any]:
+def verdict(
+    model: "torch.nn.Module", protocol: Protocol, card: DeviceEntry, kernels: str, traced: "Tracer", positions: int
+) -> dict[str, Any]:
     """Whether a training step fits `card`, by how many GiB, the most that does, and the roofline's bound."""
     most = room(card)
     memory = traced.peak()
@@ -149,7 +160,7 @@ def verdict(model, protocol: Protocol, card: DeviceEntry, kernels: str, traced, 
 
 
 def largest(
-    peak_at, empty: int, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5
+    peak_at: Callable[[int], int], empty: int, start: int, peak: int, cap: int, room: int, unit: int = 1, looks: int = 5
 ) -> int | None:
     """The largest n <= `cap`, in units, that was seen to fit `room`; None if none was.
 

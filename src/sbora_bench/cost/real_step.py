@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -19,10 +20,13 @@ from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import nf4_config
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 FUSED = {"adamw_torch": False, "adamw_torch_fused": True}  # optimizers that are measured: what `fused` is for them
 
 
-def random_model(config, method: MethodEntry, rank: int, protocol: Protocol):
+def random_model(config: "PretrainedConfig", method: MethodEntry, rank: int, protocol: Protocol) -> torch.nn.Module:
     """A model of `config` with random weights, quantised and adapted as training does it, where it would be trained."""
     dtype = getattr(torch, protocol.weights_dtype)
     base = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -49,7 +53,7 @@ def highest(work: Callable[[], object]) -> int:
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def step_peak(model, protocol: Protocol, rows: int, length: int) -> int:
+def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int) -> int:
     """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
     end in padding.
     """

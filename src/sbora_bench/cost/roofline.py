@@ -6,10 +6,11 @@ A trace takes seconds and knows no card, so what it found is kept in a file that
 import contextlib
 import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sbora_bench import provenance
 from sbora_bench.code_hash import code_hash
@@ -17,6 +18,9 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol
+
+if TYPE_CHECKING:
+    from sbora_bench.cost.tracer import Tracer
 
 GIB = 2**30
 # What a process holds on a card besides tensors: the CUDA context and its kernels, some 0.5 GiB on recent cards.
@@ -89,7 +93,7 @@ class Work:
         )
 
 
-def work_of(tracer) -> Work:
+def work_of(tracer: "Tracer") -> Work:
     """What a `tracer.Tracer` counted."""
     operations = [(o.dtype, o.flops, o.moved, times) for o, times in sorted(tracer.operations.items())]
     return Work(tracer.peak()["peak"], operations)
@@ -206,7 +210,7 @@ _only_kept = contextvars.ContextVar("only_kept", default=False)
 
 
 @contextlib.contextmanager
-def only_kept():
+def only_kept() -> Iterator[None]:
     """In this block nothing is traced: what isn't in the cache raises NotKept."""
     token = _only_kept.set(True)
     try:

@@ -5,6 +5,7 @@ autocast, loss in fp32, backward, clipping, optimizer), at a moment when the opt
 """
 
 import contextlib
+from collections.abc import Iterable
 
 import bitsandbytes as bnb
 import torch
@@ -33,7 +34,14 @@ UNMASKED = "sdpa_unmasked"
 AttentionInterface.register(UNMASKED, sdpa_attention_forward)
 
 
-def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length: int, device: str) -> Tracer:
+def trace_training(
+    model: torch.nn.Module,
+    adapter: Iterable[torch.Tensor],
+    protocol: Protocol,
+    micro_batch: int,
+    length: int,
+    device: str,
+) -> Tracer:
     """Trace a step of `micro_batch` examples of `length` tokens, padding among them, on a `cpu` or `cuda` device.
 
     `model`: on `meta`, adapted. `adapter`: the tensors that belong to the adapter. Raises UserError for an optimizer
@@ -76,7 +84,7 @@ def trace_training(model, adapter, protocol: Protocol, micro_batch: int, length:
     return tracer
 
 
-def training_loss(model, inputs, kernels: Kernels) -> torch.Tensor:
+def training_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor | None], kernels: Kernels) -> torch.Tensor:
     """The loss of a batch, the outputs in fp32 as accelerate has them under autocast, and let go."""
     with kernels.forward():
         outputs = model(**inputs)
@@ -92,7 +100,7 @@ def batch(rows: int, length: int, masked: bool) -> dict[str, torch.Tensor | None
     return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
 
-def ready_optimizer(name: str, parameters: list[torch.Tensor]):
+def ready_optimizer(name: str, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
     """An optimizer on `meta` whose state exists."""
     if name not in OPTIMIZERS:
         raise UserError(f"protocol: optimizer: {one_of(name, OPTIMIZERS, 'optimizer')}")
@@ -108,7 +116,9 @@ def ready_optimizer(name: str, parameters: list[torch.Tensor]):
     return optimizer
 
 
-def trace_generation(model, rows: int, prompt: int, new_tokens: int, beams: int, device: str) -> dict[str, int]:
+def trace_generation(
+    model: torch.nn.Module, rows: int, prompt: int, new_tokens: int, beams: int, device: str
+) -> dict[str, int]:
     """Bytes at the peak of generating `new_tokens` for `rows` prompts with a KV cache: `weights`, `cache`, `peak`.
 
     Two moments are traced: the prompts at once, and the last token, whose cache is the longest.
@@ -119,7 +129,9 @@ def trace_generation(model, rows: int, prompt: int, new_tokens: int, beams: int,
     return {"weights": peaks[0]["weights"], "cache": traced[-1][1], "peak": max(peak["peak"] for peak in peaks)}
 
 
-def decoding_step(model, rows: int, beams: int, fed: int, past: int, device: str) -> tuple[Tracer, int]:
+def decoding_step(
+    model: torch.nn.Module, rows: int, beams: int, fed: int, past: int, device: str
+) -> tuple[Tracer, int]:
     """A traced step of transformers' `generate` that feeds `fed` tokens after `past`, and the bytes of its cache after.
 
     With beams, each is a row of its own, and afterwards the cache is put in the order of the beams that go on. The
@@ -155,7 +167,7 @@ def decoding_step(model, rows: int, beams: int, fed: int, past: int, device: str
     return tracer, storage_bytes(_tensors(cache))
 
 
-def _fill(cache, model, rows: int, length: int) -> None:
+def _fill(cache: DynamicCache, model: torch.nn.Module, rows: int, length: int) -> None:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -164,5 +176,5 @@ def _fill(cache, model, rows: int, length: int) -> None:
         cache.update(*(torch.empty(shape, dtype=model.dtype, device="meta") for _ in range(2)), layer)
 
 
-def _tensors(cache) -> list[torch.Tensor]:
+def _tensors(cache: DynamicCache) -> list[torch.Tensor]:
     return [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class Results:
     def __init__(self) -> None:
         self._known: dict[tuple, tuple] = {}
 
-    def __call__(self, func, args: tuple, kwargs: dict):
+    def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
         if not _makes_one(func):
             return func(*args, **kwargs)
         key = func, _described(args), _described(tuple(kwargs.items()))
@@ -82,14 +82,14 @@ class Results:
 
 
 @cache
-def _makes_one(func) -> bool:
+def _makes_one(func: Any) -> bool:
     """Whether an operator returns one tensor, made anew, and writes to none."""
     schema = func._schema
     touched = any(value.alias_info for value in (*schema.arguments, *schema.returns))
     return not touched and [str(value.type) for value in schema.returns] == ["Tensor"]
 
 
-def _tensors(value) -> Iterator[torch.Tensor]:
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """The tensors among an operator's operands or results."""
     if isinstance(value, torch.Tensor):
         yield value
@@ -100,7 +100,7 @@ def _tensors(value) -> Iterator[torch.Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def _described(value):
+def _described(value: Any) -> Any:
     """A hashable stand-in of an operand: tensors by shape, strides and dtype."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype
@@ -127,13 +127,13 @@ class Tracer(TorchDispatchMode):
         self._clock = 0
         self._passing = False
 
-    def adopt(self, tensors, kind: str) -> None:
+    def adopt(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
         """Count the storages of `tensors` as `kind`, from now on if they are new, else for all of their lives."""
         for tensor in tensors:
             self._storage(tensor).kind = kind
 
     @contextlib.contextmanager
-    def passing(self):
+    def passing(self) -> Iterator[None]:
         """In this block operators are of a forward pass, or of one made again; what it leaves are activations."""
         self._passing = True
         try:
@@ -144,7 +144,9 @@ class Tracer(TorchDispatchMode):
                 if life.passing and life.kind is None:
                     life.kind = "activations"
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.bitsandbytes.gemm_4bit.default:
             with self:  # one operator to autograd, several to the allocator
@@ -250,7 +252,7 @@ class Kernels:
         self.device, self.low, self.tracer = device, low, tracer
 
     @contextlib.contextmanager
-    def forward(self):
+    def forward(self) -> Iterator[None]:
         """Within this block (a forward pass, or one made again) the functions go the device's way."""
         with _Forward(self.device, self.low), self.tracer.passing() if self.tracer else contextlib.nullcontext():
             yield
@@ -262,7 +264,9 @@ class _Forward(TorchFunctionMode):
         self.device, self.low = device, low
         self._cast: dict[torch.Tensor, torch.Tensor] = {}  # autocast casts a trained weight once
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self.low is not None and (func in LOWERED or func is F.scaled_dot_product_attention):
             args, kwargs = tree_map_only(torch.Tensor, self._lowered, (args, kwargs))
@@ -282,11 +286,21 @@ class _Forward(TorchFunctionMode):
         return self._cast[tensor]
 
 
-def _dropout_cuda(x, p=0.5, training=True, inplace=False):
+def _dropout_cuda(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 
-def _attention(device, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def _attention(
+    device: str,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.where(attn_mask, *(torch.empty((), dtype=query.dtype, device="meta") for _ in range(2)))
     if device == "cpu":

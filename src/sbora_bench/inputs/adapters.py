@@ -4,11 +4,15 @@ In a method's `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` 
 `$rank*1.5` and `$steps*0.1` are a whole number near that part of a number.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.plan.catalog import MethodEntry, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
 
 CHECKPOINTING = {"use_reentrant": False}  # how activations are checkpointed: as transformers' Trainer does
 UNKNOWN_STEPS = 10_000  # updates, where a config is built that nothing is trained by
@@ -65,7 +69,9 @@ def peft_types() -> dict[str, type]:
     return {str(getattr(key, "value", key)): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
-def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol, steps: int | None = None):
+def adapter_config(
+    method: MethodEntry, rank: int, seed: int, protocol: Protocol, steps: int | None = None
+) -> "PeftConfig":
     """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
     types = peft_types()
     where = f"catalog: methods: {method.title}"
@@ -78,7 +84,9 @@ def adapter_config(method: MethodEntry, rank: int, seed: int, protocol: Protocol
         raise UserError(f"{where}: arguments: {error}") from None
 
 
-def as_trained(base, method: MethodEntry, config, protocol: Protocol, **arguments):
+def as_trained(
+    base: "torch.nn.Module", method: MethodEntry, config: "PeftConfig", protocol: Protocol, **arguments: Any
+) -> "PeftModel":
     """`base` as training makes it: layers in 4 bits prepared, the adapter of `config` on it, activations checkpointed.
 
     The one place where that is done, for weights from a file, for random ones and on `meta`; `arguments` go to PEFT.
@@ -95,7 +103,7 @@ def as_trained(base, method: MethodEntry, config, protocol: Protocol, **argument
     return model
 
 
-def adapt(base, config, **arguments):
+def adapt(base: "torch.nn.Module", config: "PeftConfig", **arguments: Any) -> "PeftModel":
     """`peft.get_peft_model(base, config, **arguments)`. Raises UserError where the config doesn't suit the model."""
     import peft
 

@@ -39,7 +39,7 @@ class Tokenizer:
         self.folder = folder
 
     @cached_property
-    def _read(self):
+    def _read(self) -> Any:
         import tokenizers
 
         whole, vocabulary, merges = (str(self.folder / name) for name in ("tokenizer.json", "vocab.json", "merges.txt"))

@@ -5,11 +5,15 @@ extraction and metric: so the rate is picked by the very scoring of the table, a
 """
 
 import random
+from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.examples import FIELDS, Example
 from sbora_bench.inputs.tasks.local import local_task
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
 
 
 def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int) -> dict[str, list[int]]:
@@ -52,7 +56,7 @@ def scoring_task(configs: dict[str, dict], rows: list[Example]) -> list[str | No
     return scoring
 
 
-def marked(task, responses: list[str]) -> list[bool]:
+def marked(task: "ConfigurableTask", responses: list[str]) -> list[bool]:
     """Whether lm-eval's `task` marks each response as right, item by item; a choice among labels has none to read."""
     if task.OUTPUT_TYPE == "multiple_choice":
         docs = list(task.test_docs())

@@ -7,6 +7,7 @@ weight, and copying a `Params4bit` on `meta` raises, so ours is a subclass that 
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
 import torch
@@ -21,6 +22,9 @@ from sbora_bench.inputs.models.load import nf4_config
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 LINEAR = (torch.nn.Linear, Conv1D)
 RANKED = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a layer's shorter side
 
@@ -28,7 +32,7 @@ RANKED = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a 
 class Params4bit(bnb.nn.Params4bit):
     """bitsandbytes' parameter (PEFT knows it by this class name), with a copy that works on `meta`."""
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Params4bit":
         return packed(self, self.data.clone(), self.quant_state)
 
 
@@ -46,7 +50,9 @@ def packed(like: bnb.nn.Params4bit, data: torch.Tensor, state: bnb.functional.Qu
     )
 
 
-def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
+def build(
+    catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
+) -> torch.nn.Module:
     """The twin of a cell's model, in the protocol's dtype, quantised and adapted as training does it."""
     config = read_config(catalog, model)
     rows = added_rows(named_source(catalog, model), protocol, config.get_text_config().vocab_size)
@@ -54,13 +60,17 @@ def build(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | 
     return base if method is None else attach(base, method, rank, protocol)
 
 
-def build_scored(catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol):
+def build_scored(
+    catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
+) -> torch.nn.Module:
     """The twin of a cell as it is scored: without an adapter where the protocol merges it."""
     alone = method is None or merged(method, protocol)
     return build(catalog, model, None if alone else method, rank, protocol)
 
 
-def build_base(config, protocol: Protocol, method: MethodEntry | None = None, extra_rows: int = 0):
+def build_base(
+    config: "PretrainedConfig", protocol: Protocol, method: MethodEntry | None = None, extra_rows: int = 0
+) -> torch.nn.Module:
     """The causal language model of `config` on `meta`, in the protocol's dtype, NF4 where the method says so.
 
     `extra_rows` tokens are added to the vocabulary, as a tokenizer that gains a [PAD] would. Raises UserError
@@ -81,7 +91,7 @@ def build_base(config, protocol: Protocol, method: MethodEntry | None = None, ex
     return model
 
 
-def _quantize(model, protocol: Protocol) -> None:
+def _quantize(model: torch.nn.Module, protocol: Protocol) -> None:
     settings = nf4_config(protocol)
     replace_with_bnb_linear(model, ["lm_head"], settings)
     layers = [part for part in model.modules() if isinstance(part, bnb.nn.Linear4bit)]
@@ -102,7 +112,7 @@ def _quantize(model, protocol: Protocol) -> None:
 
 
 @contextlib.contextmanager
-def _code_of_its_own():
+def _code_of_its_own() -> Iterator[None]:
     """bitsandbytes keeps one code for all layers, on the device of the first: don't leave it on `meta`."""
     codes = bnb.functional.name2qmap
     kept = dict(codes)
@@ -114,7 +124,7 @@ def _code_of_its_own():
         codes.update(kept)
 
 
-def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
+def attach(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Protocol) -> torch.nn.Module:
     """`base` with the method's adapter on it, on `meta`.
 
     Raises UserError for a rank above the shorter side of a layer that the method changes, and what PEFT refuses.
@@ -127,7 +137,7 @@ def attach(base, method: MethodEntry, rank: int, protocol: Protocol):
     return model
 
 
-def check_rank(base, method: MethodEntry, rank: int, protocol: Protocol) -> None:
+def check_rank(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Protocol) -> None:
     """Raise UserError where `rank` is none of an update of the layers that the method changes."""
     if method.peft_type not in RANKED:
         return
@@ -142,7 +152,9 @@ def sides(layer: torch.nn.Module) -> tuple[int, int]:
     return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
 
 
-def targeted(base, method: MethodEntry, rank: int, protocol: Protocol) -> Iterator[tuple[str, torch.nn.Module]]:
+def targeted(
+    base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Protocol
+) -> Iterator[tuple[str, torch.nn.Module]]:
     """(name, layer) of the linear layers that the method changes, by PEFT's own rule."""
     from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_target_module_exists
 

@@ -6,11 +6,15 @@ start as plain LoRA. A hook is looked up by what the config says, or named in th
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import as_trained
 from sbora_bench.plan.catalog import Hooks, MethodEntry, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
 
 Batches = Callable[[], Iterable[dict[str, Any]]]
 """Makes micro-batches of the training data, from the first on: `input_ids`, `attention_mask`, `labels`, each (rows,
@@ -22,7 +26,9 @@ def hooks_of(method: MethodEntry) -> Hooks:
     return method.hooks or Hooks()
 
 
-def adapted(base, method: MethodEntry, config, protocol: Protocol, batches: Batches):
+def adapted(
+    base: "torch.nn.Module", method: MethodEntry, config: "PeftConfig", protocol: Protocol, batches: Batches
+) -> "PeftModel":
     """`as_trained`, the adapter's first values taken from data where the method has them from there.
 
     Draws from torch's generator, as training does. Raises UserError where the method doesn't suit the model.
@@ -44,7 +50,7 @@ def adapted(base, method: MethodEntry, config, protocol: Protocol, batches: Batc
     return model
 
 
-def changes_base(config) -> bool:
+def changes_base(config: "PeftConfig") -> bool:
     """Whether starting changes the base's weights in a way that loading the adapter doesn't repeat.
 
     Such an adapter is saved as a LoRA that fits the unchanged base (of twice the rank), which takes the first values.
@@ -53,7 +59,7 @@ def changes_base(config) -> bool:
     return isinstance(start, str) and (start in ("lora_ga", "corda") or start.startswith("pissa_niter"))
 
 
-def optimizer_of(model, method: MethodEntry, protocol: Protocol):
+def optimizer_of(model: "torch.nn.Module", method: MethodEntry, protocol: Protocol) -> "torch.optim.Optimizer | None":
     """The method's own optimizer over the trained parameters; None where it has none."""
     name, arguments = hooks_of(method).optimizer, hooks_of(method).optimizer_arguments
     if name is None:
@@ -76,18 +82,18 @@ def optimizer_of(model, method: MethodEntry, protocol: Protocol):
     )
 
 
-def after_update(model) -> Callable[[int], None] | None:
+def after_update(model: "torch.nn.Module") -> Callable[[int], None] | None:
     """What is called with the number of each update (from 0), after the optimizer and before gradients are cleared."""
     return getattr(model.base_model, "update_and_allocate", None)
 
 
-def _eva(model, config, data: Batches) -> None:
+def _eva(model: "torch.nn.Module", config: "PeftConfig", data: Batches) -> None:
     from peft import initialize_lora_eva_weights
 
     initialize_lora_eva_weights(model, list(data()), show_progress_bar=False)
 
 
-def _lora_ga(base, config, data: Batches) -> None:
+def _lora_ga(base: "torch.nn.Module", config: "PeftConfig", data: Batches) -> None:
     from peft import LoraGAConfig
     from peft.tuners.lora.loraga import preprocess_loraga
 
@@ -101,7 +107,7 @@ def _lora_ga(base, config, data: Batches) -> None:
     base.zero_grad()
 
 
-def _corda(base, config, data: Batches) -> None:
+def _corda(base: "torch.nn.Module", config: "PeftConfig", data: Batches) -> None:
     import torch
     from peft.tuners.lora.corda import preprocess_corda
 

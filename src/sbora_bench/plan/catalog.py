@@ -100,7 +100,7 @@ class ModelEntry(Strict):
 
     @field_validator("architecture")
     @classmethod
-    def _sizes(cls, architecture):
+    def _sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
         for key in SIZES & architecture.keys():
             if architecture[key] is not None and type(architecture[key]) is not int or architecture[key] < 1:
                 raise ValueError(f"{key}: found {_short(architecture[key])}, allowed are whole numbers from 1")
@@ -364,7 +364,7 @@ class Protocol(Strict):
     )
 
     @model_validator(mode="after")
-    def _one_of_two(self):
+    def _one_of_two(self) -> "Protocol":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         if (self.alpha is None) == (self.alpha_over_rank is None):
@@ -423,7 +423,7 @@ class Catalog(Strict):
         """File and key of an entry, as messages begin."""
         return f"{self._files.get((section, name), 'catalog')}: {section}.{name}"
 
-    def find(self, section: str, name: str, where: str):
+    def find(self, section: str, name: str, where: str) -> Any:
         """The entry `name` of `section`. Raises UserError beginning with `where` and naming near entries."""
         entries = getattr(self, section)
         if name not in entries:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
@@ -63,7 +63,7 @@ class Table(Strict):
 
     @field_validator("seeds", "also", "learning_rates")
     @classmethod
-    def _once(cls, values, info):
+    def _once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
         if len(set(values)) < len(values):
             one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[info.field_name]
             raise ValueError(f"a {one} stands twice")

@@ -148,7 +148,9 @@ def ranks(rows: list[Row], count: Count) -> Iterable[Finding]:
     yield Finding("rank of the 4-bit table", "not stated", result, how, verdict)
 
 
-def about(claim: dict[str, Any], rows: list[Row], count: Count, memory) -> Iterable[Finding]:
+def about(
+    claim: dict[str, Any], rows: list[Row], count: Count, memory: Callable[[dict], float] | None
+) -> Iterable[Finding]:
     """Findings about one claim in words."""
     if claim["kind"] == "open":
         return [Finding(claim["id"], claim["text"], "–", claim["why"], "open")]
@@ -178,7 +180,7 @@ def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Findi
         if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
     ]
 
-    def told(pair) -> str:
+    def told(pair: tuple[float, tuple, tuple]) -> str:
         points, of, over = pair
         ranks_ = ["" if key[3] is None else f" r={key[3]}" for key in (of, over)]
         return f"{points:+.2f} ({of[1]}, {of[2]}{ranks_[0]} over {over[2]}{ranks_[1]})"
@@ -261,7 +263,7 @@ def as_text(findings: list[Finding]) -> str:
     return "\n".join([*lines, f"agrees: {agreeing} of {len(findings)}"])
 
 
-def view(findings: list[Finding]):
+def view(findings: list[Finding]) -> View:
     """What doesn't agree as a table (`render.View`), worst first."""
     header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
     groups = [
@@ -274,7 +276,7 @@ def view(findings: list[Finding]):
     return View("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
 
 
-def summary(findings: list[Finding]):
+def summary(findings: list[Finding]) -> View:
     """One line a claim (`render.View`): how often it was checked, how often it holds, and where it doesn't."""
     claims: dict[str, list[Finding]] = {}
     for finding in findings:

@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.files import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 
@@ -103,7 +106,7 @@ def latex(view: View) -> str:
 
 
 @cache
-def environment():
+def environment() -> "Environment":
     """Jinja on the templates beside this module: everything escaped, an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -8,11 +8,16 @@ SHA-256) written last.
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, whole_folder, write_json
 from sbora_bench.results.folders import store_folder
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLock
 
 DONE = "done.json"
 CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
@@ -40,7 +45,7 @@ def is_whole(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def making(folder: Path, needed: str = ""):
+def making(folder: Path, needed: str = "") -> Iterator[Path]:
     """Yield a folder to fill; it becomes the entry `folder`, whole or not at all. `needed`: bytes, for a full disk."""
     with whole_folder(folder, needed) as made:
         yield made
@@ -53,7 +58,7 @@ def seal(folder: Path) -> None:
     write_json(folder / DONE, {name: sha256(folder / name) for name in names if name != DONE})
 
 
-def alone(folder: Path):
+def alone(folder: Path) -> "SoftFileLock":
     """A block that one process at a time is in for this entry; a killed one has left it."""
     from filelock import FileLock
 

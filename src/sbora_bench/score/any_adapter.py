@@ -21,7 +21,7 @@ from sbora_bench.inputs.models.load import prepared_files
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.inputs.prepare import prepare_items, prepare_model
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry
+from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry, Protocol
 from sbora_bench.results.records import ScoresRecord, write_record
 from sbora_bench.score.evaluate import load_scorer, score_tasks
 
@@ -74,7 +74,7 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
             for task, source in sources.items()
         }
 
-        def scorer():
+        def scorer() -> Any:
             return load_fitting(catalog, name, where, protocol, method, adapter)
 
         metrics = {task: catalog.tasks[task].metrics for task in configs}
@@ -156,7 +156,9 @@ def ready_model(catalog: Catalog, model: str, resources: Path, spare: Path) -> t
     return catalog, model, resources
 
 
-def load_fitting(catalog: Catalog, name: str, resources: Path, protocol, method: MethodEntry, adapter: Path) -> Any:
+def load_fitting(
+    catalog: Catalog, name: str, resources: Path, protocol: Protocol, method: MethodEntry, adapter: Path
+) -> Any:
     """The model with the adapter. Raises UserError where some of the base's layers get no weights, or others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
@@ -42,6 +42,11 @@ from sbora_bench.results.records import (
     write_record,
 )
 from sbora_bench.results.table_data import table_data
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+    from sbora_bench.score.lm_eval_model import Scorer
 
 
 def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -148,7 +153,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     method = None if run.is_base else catalog.methods[run.method]
 
     @cache
-    def scorer():
+    def scorer() -> "Scorer":
         return load_scorer(
             catalog, run.model, resources, protocol, method, adapter_folder(plan, results, run), run.seed or 0
         )
@@ -232,7 +237,7 @@ def load_scorer(
     method: MethodEntry | None,
     adapter: Path | None,
     seed: int,
-):
+) -> "Scorer":
     """A prepared model, with the adapter of a folder on it, as lm-eval asks it: threads and precision by the protocol.
 
     `method` says how the base is quantised.
@@ -255,7 +260,7 @@ def load_scorer(
 
 
 def score_task(
-    scorer, config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric] | None = None
+    scorer: "Scorer", config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric] | None = None
 ) -> tuple[TaskScore, list[dict]]:
     """The score of one task and its samples, in the order of the items.
 
@@ -329,7 +334,7 @@ def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> lis
     return [float(example[name]) for example in examples]
 
 
-def answered(task, example: dict, tokens: dict[str, int]) -> dict[str, Any]:
+def answered(task: "ConfigurableTask", example: dict, tokens: dict[str, int]) -> dict[str, Any]:
     """What a sample says of the answer: the text, what was extracted, and how many tokens were generated."""
     if task.OUTPUT_TYPE == "loglikelihood":
         likelihood, _ = example["filtered_resps"][0]

@@ -8,7 +8,7 @@ one-letter continuation is one token, chosen by the protocol (MMLU).
 
 import string
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -18,11 +18,17 @@ from transformers import GenerationConfig
 
 from sbora_bench.errors import UserError
 
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from transformers import PreTrainedTokenizerBase
+
 
 class Scorer(HFLM):
     """A causal model in memory, as lm-eval's tasks ask it."""
 
-    def __init__(self, model, tokenizer, batch_size: int, max_length: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", batch_size: int, max_length: int
+    ) -> None:
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
@@ -48,7 +54,7 @@ class Scorer(HFLM):
         named = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         return {name: value.to(self.device) for name, value in named.items()}
 
-    def generate_ids(self, rows: list[list[int]], max_new_tokens: int, **settings) -> list[list[int]]:
+    def generate_ids(self, rows: list[list[int]], max_new_tokens: int, **settings: Any) -> list[list[int]]:
         """New token ids of each prompt, up to the EOS and with it. `settings`: of transformers' GenerationConfig."""
         inputs = self.padded(rows)
         eos = self.tokenizer.eos_token_id
@@ -61,7 +67,7 @@ class Scorer(HFLM):
         made = self.model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :].tolist()
         return [new[: new.index(eos) + 1] if eos in new else new for new in made]
 
-    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """The generated texts, in the order of the requests; `self.tokens` gets each prompt's number of new tokens."""
         arguments = [request.args for request in requests]
         encoded = {context: self.context_ids(context) for context, _ in arguments}
@@ -85,7 +91,7 @@ class Scorer(HFLM):
                 bar.update(len(contexts))
         return batches.get_original(texts)
 
-    def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation and whether it is the likeliest; a letter is one token after the prompt.
 
         A prompt before a letter keeps its first `max_length` tokens (authors' code).
@@ -116,7 +122,7 @@ class Scorer(HFLM):
         return found
 
     def _loglikelihood_tokens(
-        self, requests, disable_tqdm: bool = False, override_bs: int | None = None
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         if any(len(continuation) != 1 for _, _, continuation in requests):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -131,7 +137,7 @@ class Scorer(HFLM):
                 bar.update(len(batch))
         return [_token_score(scores[tuple(context)], token) for _, context, (token,) in requests]
 
-    def _progress(self, total: int, disable: bool):
+    def _progress(self, total: int, disable: bool) -> tqdm:
         often = 0.1 if sys.stderr.isatty() else 30
         return tqdm(total=total, desc=self.label, unit="item", disable=disable, delay=5, mininterval=often)
 

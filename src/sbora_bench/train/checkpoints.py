@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -21,6 +22,9 @@ from sbora_bench import progress
 from sbora_bench.errors import Terminated
 from sbora_bench.files import disk_error, full_disk, read_json
 from sbora_bench.results import store
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 SMALL_FILES = 64 * 1024  # bytes of a checkpoint's other files, generators' states and arguments above all
 EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
@@ -75,7 +79,7 @@ def keep_newest(folder: Path, best: str = "") -> None:
 
 
 @contextlib.contextmanager
-def whole_checkpoint(checkpoint: Path, model) -> Iterator[None]:
+def whole_checkpoint(checkpoint: Path, model: torch.nn.Module) -> Iterator[None]:
     """While the block writes a checkpoint: whole, or gone again.
 
     Raises UserError where the disk is full; torch.save says of that no more than that it could not write.
@@ -96,7 +100,7 @@ def whole_checkpoint(checkpoint: Path, model) -> Iterator[None]:
 class Sealing(TrainerCallback):
     """Seals each checkpoint, then removes old ones."""
 
-    def on_save(self, args, state, control, **_) -> None:
+    def on_save(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()  # each process writes its generators' states
         if not state.is_world_process_zero:
@@ -112,7 +116,14 @@ class Telling(TrainerCallback):
     def __init__(self, run: str) -> None:
         self.run = run
 
-    def on_log(self, args, state, control, logs, **_) -> None:
+    def on_log(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
         told = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
         if told:
             progress.tell("finetune", self.run, "step", step=state.global_step, steps=state.max_steps, **told)
@@ -125,13 +136,22 @@ class Watching(TrainerCallback):
         """`vocabulary`: tokens of the model; `scaled`: float16, whose scaler meets infinite gradients and goes on."""
         self.limit, self.scaled, self.stop = EXPLODED * math.log(vocabulary), scaled, False
 
-    def on_step_end(self, args, state, control, **_) -> None:
+    def on_step_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any
+    ) -> None:
         if self.stop:
             control.should_save = control.should_training_stop = True
         if control.should_save:
             control.should_log = True  # the loss since the last line is in no checkpoint
 
-    def on_log(self, args, state, control, logs, **_) -> None:
+    def on_log(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
         self.check(state.global_step, logs.get("loss", 0.0), logs.get("grad_norm", 0.0))
 
     def check(self, step: int, loss: float, gradient: float) -> None:
@@ -145,7 +165,7 @@ class Watching(TrainerCallback):
             )
 
 
-def check_finite(model, step: int) -> None:
+def check_finite(model: torch.nn.Module, step: int) -> None:
     """Raises FloatingPointError where weights that are trained are infinite or NaN."""
     if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
         raise FloatingPointError(f"weights are not finite at step {step}")
@@ -157,7 +177,7 @@ def stopping(watching: Watching) -> Iterator[None]:
     training. Raises Terminated at the end of the block then.
     """
 
-    def ask(*_) -> None:
+    def ask(*_: Any) -> None:
         watching.stop = True
 
     before = signal.signal(signal.SIGTERM, ask)

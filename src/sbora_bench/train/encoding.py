@@ -1,11 +1,18 @@
 """From prompt and response to token ids and labels, as the protocol has it (protocol sections 2 and 5)."""
 
+from typing import TYPE_CHECKING
+
 from sbora_bench.plan.catalog import Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of tokens that carry no loss (torch's cross_entropy default)
 
 
-def encode(tokenizer, prompt: str, response: str, protocol: Protocol) -> dict[str, list[int]]:
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str, protocol: Protocol
+) -> dict[str, list[int]]:
     """One example: `input_ids` and `labels` of equal length, at most `protocol.max_length` (right-truncated).
 
     - source_length and target_length set: prompt and response are tokenised apart, cut at those lengths, and joined;
@@ -32,5 +39,5 @@ def encode(tokenizer, prompt: str, response: str, protocol: Protocol) -> dict[st
     return {"input_ids": ids, "labels": (masked + target)[: protocol.max_length]}
 
 
-def _plain(tokenizer, text: str) -> list[int]:
+def _plain(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,5 +1,7 @@
 """Micro-batches that run on from one epoch into the next (data/batches.py says when)."""
 
+from collections.abc import Iterator
+
 from torch.utils.data import Sampler
 
 
@@ -9,7 +11,7 @@ class EpochBatches(Sampler):
     def __init__(self, batches: Sampler, epochs: int) -> None:
         self.batches, self.epochs = batches, epochs
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         for _ in range(self.epochs):
             yield from self.batches
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
@@ -43,6 +43,12 @@ from sbora_bench.train.encoding import IGNORED, encode
 from sbora_bench.train.index_init import choose_index_sets
 from sbora_bench.train.out_of_memory import InParts, fitting
 from sbora_bench.train.wandb_log import asked_for, tracked
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -187,7 +193,7 @@ class TrainingFailed(Exception):
         self.happened = happened
 
 
-def _train(trainer, model, resumed: Path | None) -> None:
+def _train(trainer: Any, model: "torch.nn.Module", resumed: Path | None) -> None:
     """Train, from the checkpoint `resumed` on if there is one. Raises FloatingPointError where the weights end up
     infinite or NaN.
     """
@@ -227,7 +233,7 @@ def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
         write_text(made / "adapter" / name, "")
 
 
-def training_rows(tokenizer, path: Path, protocol: Protocol):
+def training_rows(tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol) -> "Dataset":
     """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out.
 
     Where the protocol groups by characters, `length` has them: those of prompt and response (protocol section 5).
@@ -244,7 +250,7 @@ def training_rows(tokenizer, path: Path, protocol: Protocol):
     return Dataset.from_list(rows)
 
 
-def split(rows, protocol: Protocol, seed: int):
+def split(rows: "Dataset", protocol: Protocol, seed: int) -> "tuple[Dataset, Dataset | None]":
     """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
     if not protocol.validation_rows:
         return rows.shuffle(seed=seed), None
@@ -253,7 +259,16 @@ def split(rows, protocol: Protocol, seed: int):
     return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
 
 
-def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: Run, checkpoints: Path, rows: int = 0):
+def build_trainer(
+    model: "torch.nn.Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    train: "Dataset",
+    validation: "Dataset | None",
+    protocol: Protocol,
+    run: Run,
+    checkpoints: Path,
+    rows: int = 0,
+) -> "Trainer":
     """The Trainer as the protocol has it; it logs to wandb where that is asked for.
 
     `rows`: of a micro-batch that go through the model at a time; 0: all.
@@ -269,7 +284,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
     class ProtocolTrainer(InParts, Trainer):
         """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
-        def __init__(self, *args, **kwargs):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
             self.add_callback(self.watching)
@@ -280,17 +295,17 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
 
-        def _get_train_sampler(self, *args, **kwargs):
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             sampler = super()._get_train_sampler(*args, **kwargs)
             if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
                 sampler.generator = torch.Generator().manual_seed(run.seed)
             return sampler
 
-        def _save_checkpoint(self, *args, **kwargs):
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             with whole_checkpoint(checkpoints / f"checkpoint-{self.state.global_step}", self.model):
                 super()._save_checkpoint(*args, **kwargs)
 
-        def get_train_dataloader(self):
+        def get_train_dataloader(self) -> "DataLoader":
             loader = super().get_train_dataloader()
             if carried == 1:
                 return loader
@@ -343,7 +358,7 @@ def build_trainer(model, tokenizer, train, validation, protocol: Protocol, run: 
         tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
     )
 
-    def collate(rows):
+    def collate(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
         """A padded batch, without the lengths by which the sampler groups."""
         return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
 
@@ -368,7 +383,7 @@ def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     return rows
 
 
-def save_adapter(model, folder: Path, base_name: str, tensors: dict | None = None) -> None:
+def save_adapter(model: "torch.nn.Module", folder: Path, base_name: str, tensors: dict | None = None) -> None:
     """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it.
 
     `tensors`: of a sharded model, gathered.

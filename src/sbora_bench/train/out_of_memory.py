@@ -6,9 +6,12 @@ while the failed attempt's frames still hold it. What they know an error by, and
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -39,7 +42,9 @@ class InParts:
     rows: int
     _share: Any = 1  # of the micro-batch's loss, that a part has
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(
+        self, model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]", num_items_in_batch: Any = None
+    ) -> Any:
         """The loss of the micro-batch `inputs` (tensors of one first dimension); gradients are added up."""
         if len(inputs["labels"]) <= self.rows:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -53,13 +58,13 @@ class InParts:
         self._share = 1
         return loss
 
-    def compute_loss(self, *args, **kwargs):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         found = super().compute_loss(*args, **kwargs)
         if isinstance(found, tuple):
             return found[0] * self._share, *found[1:]
         return found * self._share
 
 
-def _predicted(labels) -> int:
+def _predicted(labels: "torch.Tensor") -> int:
     """Tokens that count: the first of a row is no prediction."""
     return int((labels[:, 1:] >= 0).sum())

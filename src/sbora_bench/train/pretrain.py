@@ -74,7 +74,7 @@ def _batch(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, t
     return ids, labels
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, begun: int = 0):
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, begun: int = 0) -> Any:
     """Yield `steps` pairs of token ids and labels, without the first `begun`, whose documents need no encoding."""
     documents = corpus.corpus(recipe.seed, recipe.choices_first * recipe.batch, recipe.steps * recipe.batch)
     rng = random.Random(recipe.seed)

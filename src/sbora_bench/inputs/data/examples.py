@@ -6,10 +6,13 @@ column as it stands, which a task's template may read.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.own_files import Rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
 
 Example = dict[str, Any]
 FIELDS = ("instruction", "input", "output", "answer")
@@ -112,7 +115,7 @@ def _source(column: str, where: str) -> Callable[[dict], Any]:
     return partial(_rendered, template)
 
 
-def environment():
+def environment() -> "Environment":
     """Jinja for templates of a user's: sandboxed, an unknown name is an error, nothing is escaped."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -126,7 +129,7 @@ def _column(column: str, row: dict) -> Any:
     return row[column]
 
 
-def _rendered(template, row: dict) -> str:
+def _rendered(template: "Template", row: dict) -> str:
     import jinja2
 
     try:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
@@ -152,7 +153,7 @@ def _append(url: str, part: Path) -> str:
     return git_blob_id(part.read_bytes())
 
 
-def _hub_rows(name: str, entry: HubData):
+def _hub_rows(name: str, entry: HubData) -> Any:
     """The rows of a hub set, sampled or put as questions by lm-eval where the entry says so."""
     import datasets
 
@@ -183,7 +184,7 @@ def _hub_rows(name: str, entry: HubData):
     return list(_rows(chosen))
 
 
-def _rows(found):
+def _rows(found: Any) -> Any:
     """The rows of a `datasets.Dataset`, read in batches: millions of them one by one take ten times as long."""
     for batch in found.iter(batch_size=10_000):
         for values in zip(*batch.values(), strict=True):

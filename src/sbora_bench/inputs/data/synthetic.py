@@ -240,7 +240,9 @@ PATIENCE = 2000
 """Draws in a row without a new question after which the world is taken to have no more."""
 
 
-def _draw(make: Callable[[random.Random], dict[str, str]], n: int, rng: random.Random, test: bool, key: str):
+def _draw(
+    make: Callable[[random.Random], dict[str, str]], n: int, rng: random.Random, test: bool, key: str
+) -> list[dict[str, str]]:
     """Draw n examples of one side, no question twice."""
     seen: set[str] = set()
     found: list[dict[str, str]] = []

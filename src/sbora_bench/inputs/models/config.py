@@ -1,14 +1,17 @@
 """The transformers config of a model, before its weights are at hand."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.models.sources import Source, named_source
 from sbora_bench.inputs.models.weights import has_tokenizer
 from sbora_bench.plan.catalog import Catalog, Protocol
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def read_config(catalog: Catalog, model: str):
+
+def read_config(catalog: Catalog, model: str) -> "PretrainedConfig":
     """The transformers config of a catalog model, a local folder or config.json, or a hub id.
 
     Raises UserError if there is no such model, or if transformers knows no such config.
@@ -17,7 +20,7 @@ def read_config(catalog: Catalog, model: str):
     return config_from(source.values(), f"{model}: config.json")
 
 
-def config_from(values: dict[str, Any], where: str):
+def config_from(values: dict[str, Any], where: str) -> "PretrainedConfig":
     """The config that has these keys; LLaMA's where they name no `model_type`. Raises UserError."""
     from transformers import AutoConfig
 
@@ -35,7 +38,7 @@ def positions_of(values: dict[str, Any]) -> int | None:
     return positions_of(values["text_config"]) if isinstance(values.get("text_config"), dict) else None
 
 
-def cut(config, layers: int):
+def cut(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":
     """A copy of `config` with no more than the first `layers` layers."""
     values = config.to_dict()
     cut_config = type(config).from_dict(values)

@@ -3,10 +3,14 @@
 A protocol's `host_defects` brings them back; docs/protocol.md gives the reason of each.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.plan.catalog import Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 
 def host_config(config: Any, protocol: Protocol) -> Any:
@@ -30,5 +34,11 @@ def host_adapter(model: Any, protocol: Protocol) -> Any:
     return model
 
 
-def _unscaled(norm, weight, lora_weight, scaling, **named):
+def _unscaled(
+    norm: "Callable[..., torch.Tensor]",
+    weight: "torch.Tensor",
+    lora_weight: "torch.Tensor",
+    scaling: float,
+    **named: Any,
+) -> "torch.Tensor":
     return norm(weight, lora_weight, 1.0, **named)

@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.results.records import BaseRecord, read_record
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 
 def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
@@ -34,7 +39,7 @@ def prepared_files(resources: Path, model: str) -> dict:
     return {"source": record.source, "files": record.files}
 
 
-def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: str = ""):
+def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: str = "") -> "PreTrainedTokenizerBase":
     """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD].
 
     A tokenizer without a pad token of its own takes `pad_token`, the catalog's for the model, or its EOS where that is
@@ -55,7 +60,7 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: s
     return tokenizer
 
 
-def nf4_config(protocol: Protocol):
+def nf4_config(protocol: Protocol) -> "BitsAndBytesConfig":
     """How bitsandbytes quantises a base to NF4, as the protocol has it."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -68,7 +73,13 @@ def nf4_config(protocol: Protocol):
     )
 
 
-def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEntry | None, tokenizer=None):
+def load_base(
+    resources: Path,
+    model: str,
+    protocol: Protocol,
+    method: MethodEntry | None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> "torch.nn.Module":
     """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
 
     With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
@@ -94,7 +105,7 @@ def load_base(resources: Path, model: str, protocol: Protocol, method: MethodEnt
     return base.eval()
 
 
-def load_adapter(base, adapter: Path, merge: bool):
+def load_adapter(base: "torch.nn.Module", adapter: Path, merge: bool) -> "torch.nn.Module":
     """`base` with the adapter of a run on it, merged into the weights where the protocol says so; eval mode."""
     from peft import PeftModel
 

@@ -5,6 +5,7 @@ The tokenizers are small BPEs, trained here on one short text, that treat spaces
 
 import string
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +22,7 @@ TEXT = [
 ] * 4
 
 
-def _trainer(**arguments) -> trainers.BpeTrainer:
+def _trainer(**arguments: Any) -> trainers.BpeTrainer:
     return trainers.BpeTrainer(vocab_size=600, show_progress=False, **arguments)
 
 

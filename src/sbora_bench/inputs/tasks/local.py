@@ -3,13 +3,17 @@
 import contextlib
 import copy
 import io
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
 
 SHOTS_SEED = 1234  # lm-eval's own
 
 
-def local_task(config: dict, items: list[dict]):
+def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
     """An lm-eval task over items in memory, its solved examples drawn from a seed of their own.
 
     Raises UserError where lm-eval doesn't take the configuration.
@@ -22,7 +26,7 @@ def local_task(config: dict, items: list[dict]):
     class LocalTask(ConfigurableTask):
         """Without the progress bar that lm-eval draws while it writes prompts down."""
 
-        def build_all_requests(self, **arguments) -> None:
+        def build_all_requests(self, **arguments: Any) -> None:
             with contextlib.redirect_stderr(io.StringIO()):
                 super().build_all_requests(**arguments)
 

@@ -1,6 +1,8 @@
 """What our task templates need of lm-eval beyond its own: two filters and two metrics, registered by importing this."""
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
@@ -15,7 +17,7 @@ class Response(Filter):
     def __init__(self, keep: str) -> None:
         self.keep = keep
 
-    def apply(self, resps, docs):
+    def apply(self, resps: Iterable[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
         return [[extraction.response(text, self.keep) for text in texts] for texts in resps]
 
 
@@ -26,7 +28,7 @@ class Extract(Filter):
     def __init__(self, rule: extraction.Rule) -> None:
         self.rule = rule
 
-    def apply(self, resps, docs):
+    def apply(self, resps: Iterable[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
         return [[extraction.extract(text, self.rule) for text in texts] for texts in resps]
 
 

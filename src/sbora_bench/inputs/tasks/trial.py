@@ -1,10 +1,13 @@
 """A task tried on a few items before anything is trained: built by lm-eval, answered as if right, scored, averaged."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.tasks.local import local_task
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
 
 ITEMS = 4  # of which a task is tried on, beyond its solved examples
 SCORED = ("generate_until", "multiple_choice", "loglikelihood")
@@ -42,7 +45,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
         )
 
 
-def _answer(task) -> None:
+def _answer(task: "ConfigurableTask") -> None:
     """Give each request the response that is right."""
     for request in task.instances:
         if task.OUTPUT_TYPE == "generate_until":
@@ -57,7 +60,7 @@ def _answer(task) -> None:
             request.resps.append((-1.0 - request.idx, request.idx == 0))
 
 
-def _scored(task) -> dict[str, list[Any]]:
+def _scored(task: "ConfigurableTask") -> dict[str, list[Any]]:
     """Metric -> its value of each item. Raises whatever lm-eval does, also in taking the average."""
     by_item: dict[int, list] = {}
     for request in task.instances:
