@@ -140,7 +140,7 @@ class _Check:
             yield f"{where}: data {name} has no item; give one with items"
             return
         config, own = config_in(plan, table, task), plan.catalog.tasks[task].own_template() is not None
-        rows = [task_row(index, item, protocol.score_prompt, None) for index, item in enumerate(items)]
+        rows = [task_row(index, item, protocol.score_prompt, None, own) for index, item in enumerate(items)]
         if problem := self.tries(config, rows) if own else built_in_problem(config, rows):
             yield f"{where}: {problem}"
         if own and config.get("doc_to_text") != "prompt":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.contamination import contaminated
-from sbora_bench.inputs.data.examples import FIELDS, Example
+from sbora_bench.inputs.data.examples import Example
 from sbora_bench.inputs.tasks.local import local_task
 
 if TYPE_CHECKING:
@@ -44,11 +44,7 @@ def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int
 def scoring_task(configs: dict[str, dict], rows: list[Example]) -> list[str | None]:
     """For each row the first task that marks its own response as right; None where there is none."""
     scoring: list[str | None] = [None] * len(rows)
-    others = [{key: value for key, value in row.items() if key not in FIELDS} for row in rows]
-    items = [
-        other | {"prompt": row["instruction"] + row["input"], "answer": row["answer"]}
-        for row, other in zip(rows, others, strict=True)
-    ]
+    items = [row | {"prompt": row["instruction"] + row["input"]} for row in rows]
     for name, config in configs.items():
         task = local_task(config | {"num_fewshot": 0}, items)  # the prompt is not read
         for i, right in enumerate(marked(task, [row["output"] for row in rows])):

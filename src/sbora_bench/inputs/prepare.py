@@ -67,7 +67,14 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         if held:
             beside = folder / VALIDATION
             own = {
-                task: _write_held(training, held[task], entry.train, prompts[task], beside / f"{task}.jsonl")
+                task: _write_held(
+                    training,
+                    held[task],
+                    entry.train,
+                    prompts[task],
+                    beside / f"{task}.jsonl",
+                    plan.catalog.tasks[task].own_template() is not None,
+                )
                 for task in held
             }
             write_record(beside / "contamination.json", record.model_copy(update={"policy": "keep", "tasks": own}))
@@ -91,7 +98,15 @@ def _prepare_task(
     path = folder / f"{task}.jsonl"
     try:
         return prepare_items(
-            plan.catalog, name, template, training, path, table.limit.get(task), table.limit_seed, table.contaminated
+            plan.catalog,
+            name,
+            template,
+            training,
+            path,
+            table.limit.get(task),
+            table.limit_seed,
+            table.contaminated,
+            plan.catalog.tasks[task].own_template() is not None,
         )
     except Unreachable as error:
         if table.missing == "fail":
@@ -106,11 +121,13 @@ def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list
     return held_out(configs, training, entry.validation_items, entry.limit_seed)
 
 
-def _write_held(training: list[Example], held: list[int], train: str, template: str, path: Path) -> TaskData:
+def _write_held(
+    training: list[Example], held: list[int], train: str, template: str, path: Path, whole: bool
+) -> TaskData:
     """Write held-out training rows as a task's items; an id is the row's place in the training set."""
     if not held:
         return TaskData(status="not available", reason="no held-out row is of this task", source=train)
-    write_jsonl(path, [task_row(i, training[i], template, False) for i in held])
+    write_jsonl(path, [task_row(i, training[i], template, False, whole) for i in held])
     return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
 
@@ -123,16 +140,17 @@ def prepare_items(
     limit: int | None = None,
     seed: int = 0,
     policy: str = "keep",
+    whole: bool = False,
 ) -> TaskData:
     """Write the items of the data entry `name` that are scored to `path`, JSON lines, and tell of them.
 
-    Without a training set, `contaminated` is null: nobody knows.
+    Without a training set, `contaminated` is null: nobody knows. `whole`: of `task_row`.
     """
     name, items = read_reachable(catalog, name)
     known = [] if training is None else contaminated(items, training)
     chosen = choose(len(items), known, policy, limit, seed)
     held = set(known)
-    rows = [task_row(i, items[i], template, None if training is None else i in held) for i in chosen]
+    rows = [task_row(i, items[i], template, None if training is None else i in held, whole) for i in chosen]
     write_jsonl(path, rows)
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
 
@@ -170,9 +188,12 @@ def training_row(example: Example, template: str) -> dict[str, str]:
     return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
 
 
-def task_row(index: int, example: Example, template: str, known: bool | None) -> dict[str, Any]:
-    """A row of a task: what every template reads, and any other column of the source."""
-    return {key: value for key, value in example.items() if key not in FIELDS} | {
+def task_row(index: int, example: Example, template: str, known: bool | None, whole: bool = False) -> dict[str, Any]:
+    """A row of a task: what every template reads, and the other columns of the source.
+
+    `whole`: the fields that the prompt is made of too, for a template of one's own.
+    """
+    return {key: value for key, value in example.items() if whole or key not in FIELDS} | {
         "id": index,
         "prompt": render(template, example["instruction"], example["input"]),
         "answer": example["answer"],

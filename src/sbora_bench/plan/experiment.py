@@ -240,6 +240,8 @@ class Plan:
             more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}
         if own:
             more["own_data"] = own
+        if whole := [task for task in self.scored(table) if self.catalog.tasks[task].own_template()]:
+            more["own_templates"] = whole  # they read any column
         return more | {
             "suite": entry.suite,
             "train": {entry.train: data[entry.train].model_dump(mode="json")},

@@ -70,7 +70,15 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
         catalog, name, where = ready_model(catalog, asked.model, resources, Path(made_here))
         data = Path(made_here) / "data"
         told = {
-            task: prepare_items(catalog, source, protocol.score_prompt, training, data / f"{task}.jsonl", asked.limit)
+            task: prepare_items(
+                catalog,
+                source,
+                protocol.score_prompt,
+                training,
+                data / f"{task}.jsonl",
+                asked.limit,
+                whole=catalog.tasks[task].own_template() is not None,
+            )
             for task, source in sources.items()
         }
 

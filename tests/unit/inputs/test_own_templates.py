@@ -111,6 +111,9 @@ def test_choices_of_each_item_and_any_column_reach_the_task():
     prepare_items(load_catalog("catalog"), "own", "plain", None, Path("items.jsonl"))
     items = read_jsonl("items.jsonl")
     assert items[0] == rows[0] | {"id": 0, "prompt": "Which?", "answer": "1", "contaminated": None}
+    prepare_items(load_catalog("catalog"), "own", "plain", None, Path("items.jsonl"), whole=True)
+    items = read_jsonl("items.jsonl")
+    assert (items[0]["instruction"], items[0]["output"], items[0]["choices"]) == ("Which?", "1", ["a", "b"])
     chosen = config(
         output_type="multiple_choice", doc_to_choice="choices", doc_to_target="label", metric_list=[{"metric": "acc"}]
     )
