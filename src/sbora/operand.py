@@ -304,13 +304,15 @@ def _grouped(x: Tensor, weight: Operand, offs: Tensor | None = None, **settings:
 
 
 def _grouped_product(rows: Tensor, matrices: Tensor, offs: Tensor) -> Tensor:
-    """Rows of the experts one after the other, each times its expert's matrix."""
-    if all(n * rows.element_size() % 16 == 0 for n in matrices.shape[-2:]):
-        return F.grouped_mm(rows, matrices, offs=offs)
-    ends = offs.tolist()  # the kernel wants rows of whole 16 bytes
-    parts = rows[: ends[-1]].split([end - start for start, end in zip([0, *ends], ends, strict=False)])
-    rest = rows.new_zeros(len(rows) - ends[-1], matrices.shape[-1])
-    return torch.cat([*(part @ matrix for part, matrix in zip(parts, matrices.unbind(0), strict=True)), rest])
+    """Rows of the experts one after the other, each times its expert's matrix.
+
+    The kernel wants rows of whole 16 bytes, which ranks need not be: they are filled up with zeros.
+    """
+    inner, outer = (-n % (16 // rows.element_size()) for n in matrices.shape[-2:])
+    if inner or outer:
+        rows, matrices = F.pad(rows, (0, inner)), F.pad(matrices, (0, outer, 0, inner))
+    product = F.grouped_mm(rows, matrices, offs=offs)
+    return product[:, : product.shape[-1] - outer] if outer else product
 
 
 _PRODUCTS: dict[Any, Callable] = {
