@@ -17,7 +17,7 @@ from sbora_bench.files import read_json, sha256, whole_folder, write_json
 from sbora_bench.results.folders import store_folder
 
 if TYPE_CHECKING:
-    from filelock import SoftFileLock
+    from filelock import BaseFileLock
 
 DONE = "done.json"
 CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
@@ -58,7 +58,7 @@ def seal(folder: Path) -> None:
     write_json(folder / DONE, {name: sha256(folder / name) for name in names if name != DONE})
 
 
-def alone(folder: Path) -> "SoftFileLock":
+def alone(folder: Path) -> "BaseFileLock":
     """A block that one process at a time is in for this entry; a killed one has left it."""
     from filelock import FileLock
 
