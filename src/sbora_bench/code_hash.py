@@ -158,7 +158,8 @@ def reached(module: str) -> tuple[frozenset[Key], frozenset[str], frozenset[Path
     aliases: dict[str, set[str]] = {}
     counted: set[Key] = set()
     files: set[Path] = set()
-    waiting_modules, waiting_names = [module], []
+    waiting_modules: list[str] = [module]
+    waiting_names: list[str] = []
 
     def count(name: str, place: int) -> None:
         if (name, place) in counted:

@@ -1,7 +1,7 @@
 """YAML as experiments and catalogs are written: one mapping, no key twice, no tags, bounded in depth and size."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -52,7 +52,7 @@ def _check_depth(text: bytes) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             problem = f"nested deeper than {DEEPEST} levels"
-            raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, problem, cast("yaml.Mark", event.start_mark))
 
 
 def _check_size(value: Any) -> None:

@@ -29,7 +29,7 @@ def _row(cell: Cell, runs: list[Run], results: Results) -> dict[str, Any]:
     footprints = (results.footprint(run) for run in runs)
     counted = next(filter(None, footprints), None)
     steps = _mean([record.happened.steps for record in trained])
-    known = counted is not None and counted.flops_per_step is not None and steps is not None
+    flops_per_step = counted.flops_per_step if counted else None
     on_gpu = [record for record in trained if record.on.hardware.gpu]
     on_cpu = [record for record in trained if record not in on_gpu]
     measured = [record.happened.peak_memory_bytes for record in on_gpu]
@@ -41,7 +41,7 @@ def _row(cell: Cell, runs: list[Run], results: Results) -> dict[str, Any]:
         "examples": _mean([record.happened.examples for record in trained]),
         "tokens": _mean([record.happened.tokens for record in trained]),
         "seconds": _mean([seconds(record) for record in trained]),
-        "flops": counted.flops_per_step * steps if known else None,
+        "flops": None if flops_per_step is None or steps is None else flops_per_step * steps,
         "peak_bytes": counted.memory.get("peak") if counted else None,
         "measured_peak_bytes": max(filter(None, measured), default=None),
         "process_peak_bytes": max(filter(None, [r.happened.peak_memory_bytes for r in on_cpu]), default=None),

@@ -42,8 +42,8 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
     for run in plan.runs:
         entry = plan.experiment.tables[run.table]
         for task, score in results.task_scores(run).items():
-            done = score is not None and score.status == "ok" and score.value is not None
-            stderr, low, high = over_items(score) if done else (None, None, None)
+            done = score if score is not None and score.status == "ok" and score.value is not None else None
+            stderr, low, high = over_items(done) if done else (None, None, None)
             rows.append(
                 {
                     "experiment": plan.name,
@@ -56,14 +56,14 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
                     "train": None if run.is_base else entry.train,
                     "task": task,
                     "metric": score.metric if score else "",
-                    "value": score.value if done else None,
+                    "value": done.value if done else None,
                     "stderr": stderr,
-                    "n": score.n if done else None,
+                    "n": done.n if done else None,
                     "protocol": entry.protocol,
                     "status": score.status if score else "not run",
                     "low": low,
                     "high": high,
-                    **(beside(score) if done else {}),
+                    **(beside(done) if done else {}),
                 }
             )
     return sorted(rows, key=lambda row: (row["table"], row["run"], row["task"]))
@@ -75,6 +75,7 @@ def over_items(score: TaskScore) -> tuple[float | None, float, float]:
     A macro average keeps its own standard error, and is taken as a share of as many items as have that one.
     """
     value, n, stderr = score.value, score.n, score.stderr
+    assert value is not None, score.status
     if not score.over_subjects:
         return binomial_stderr(value * n, n), *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
@@ -136,5 +137,6 @@ def footprint_rows(results: Results) -> list[dict[str, Any]]:
 
 def device_peak(training: TrainRecord | None) -> int | None:
     """The most that a GPU's allocator held in a training run; None where it ran on a CPU: its figure is a process's."""
-    on_device = training is not None and training.on.hardware.gpu
-    return training.happened.peak_memory_bytes if on_device else None
+    if training is None or not training.on.hardware.gpu:
+        return None
+    return training.happened.peak_memory_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +105,15 @@ def read_budget(results: Path) -> pd.DataFrame:
     return read_frame(results / "budget.csv", BUDGET)
 
 
+def _line(columns: Iterable[str]) -> Any:
+    return namedtuple("Line", columns)
+
+
 def lines(frame: pd.DataFrame) -> list[Any]:
     """The rows as named tuples, None for what is missing: one by one they are read many times faster than a frame's."""
     import pandas as pd
 
-    line = namedtuple("Line", frame.columns)
+    line = _line(frame.columns)
     columns = [[None if value is pd.NA else value for value in frame[name].tolist()] for name in frame]
     return [line(*values) for values in zip(*columns, strict=True)]
 

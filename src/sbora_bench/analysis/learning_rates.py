@@ -29,9 +29,10 @@ def tried(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
 
 def share_right(record: ScoresRecord | None) -> tuple[float, int]:
     """Share of all held-out rows answered rightly, and their number; nothing is right of a run that failed."""
-    scores = [score for score in (record.tasks.values() if record else ()) if score.value is not None]
-    items = sum(score.n for score in scores)
-    return (sum(score.value * score.n for score in scores) / items if items else 0.0), items
+    tasks = record.tasks.values() if record else ()
+    scores = [(score.value, score.n) for score in tasks if score.value is not None]
+    items = sum(n for _, n in scores)
+    return (sum(value * n for value, n in scores) / items if items else 0.0), items
 
 
 def pick(rates: dict[float, list[float]]) -> float:

@@ -30,7 +30,7 @@ def rate_rows(results: Results, table: str) -> list[dict[str, Any]]:
         for rate, shares in rates.items():
             runs = _runs(plan, cell, rate)
             n = max(share_right(results.scores(run, VALIDATION))[1] for run in runs)
-            tested = [score for run in runs if (score := own_average(results, run)) is not None]
+            tested = [average for run in runs if (average := own_average(results, run)) is not None]
             held, score = over_seeds(shares), over_seeds(tested) if tested else None
             row = {"table": table, **{key: getattr(cell, key) for key in ("model", "method", "rank")}}
             row |= {"learning_rate": rate, "picked": rate == best, "default": rate == default, "seeds": len(runs)}
@@ -47,7 +47,8 @@ def own_average(results: Results, run: Run) -> float | None:
     """Mean of the scores of the table's own tasks that could be had; None where one of them failed."""
     found = results.task_scores(run)
     scores = [found[task] for task in results.plan.tasks(run.table)]
-    values = [score.value for score in scores if score is not None and score.status == "ok"]
+    done = (score.value for score in scores if score is not None and score.status == "ok")
+    values = [value for value in done if value is not None]
     failed = any(score is None or score.status == "failed" for score in scores)
     return None if failed or not values else sum(values) / len(values)
 

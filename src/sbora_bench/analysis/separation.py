@@ -116,7 +116,9 @@ def _gains(cells: Cells) -> list[dict[str, Any]]:
     base = next((seeds for cell, seeds in cells.items() if cell.method == "base"), None)
     tuned = {cell: seeds for cell, seeds in cells.items() if cell.method != "base"}
     rows = []
-    for cell, seeds in tuned.items() if base else ():
+    if base is None:
+        return []
+    for cell, seeds in tuned.items():
         both = by_seed(seeds, base, base=True)
         if both:
             named = {"method": cell.method, "rank": cell.rank, "seeds": len(seeds)}

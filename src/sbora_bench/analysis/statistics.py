@@ -116,7 +116,7 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
             continue
 
         def averages(
-            *drawn: np.ndarray, axis: int = -1, uneven: np.ndarray = uneven
+            *drawn: np.ndarray, axis: int = -1, uneven: list[int] = uneven
         ) -> np.ndarray:  # of each row the places drawn, resamples x items
             told = [[row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven]
             return np.mean(told, axis=1)
@@ -171,11 +171,11 @@ class Paired:
 
 def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     """Exact McNemar test of two equally long, non-empty rows of right and wrong. Raises ValueError otherwise."""
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"paired rows of equal length needed, found {a.shape} and {b.shape}")
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    return Paired(len(a), int(a.sum()), int(b.sum()), only_a, only_b, _mcnemar(only_a, only_b))
+    of_a, of_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if of_a.shape != of_b.shape or of_a.ndim != 1 or not len(of_a):
+        raise ValueError(f"paired rows of equal length needed, found {of_a.shape} and {of_b.shape}")
+    only_a, only_b = int((of_a & ~of_b).sum()), int((~of_a & of_b).sum())
+    return Paired(len(of_a), int(of_a.sum()), int(of_b.sum()), only_a, only_b, _mcnemar(only_a, only_b))
 
 
 @cache

@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -64,7 +64,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
     loaded = load(experiment, **part)
     if table is not None:
         stage.prepare_table(loaded, table, output)
-    else:
+    elif model is not None:
         stage.prepare_model(loaded.catalog, model, output)
 
 
@@ -233,7 +233,7 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 @click.option("--base", help="Folder or hub id of the base.  [default: the prepared model that the adapter names]")
 @resources_option
-def export(adapter: Path, to: str, output: Path, base: str | None, resources: Path) -> None:
+def export(adapter: Path, to: Literal["lora", "merged"], output: Path, base: str | None, resources: Path) -> None:
     """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
     from sbora_bench.files import read_json
 

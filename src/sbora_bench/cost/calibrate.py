@@ -73,6 +73,7 @@ def measured_speed(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
     from sbora_bench.cost.real_step import random_model
     from sbora_bench.inputs.models.config import read_config
 
+    assert cell.rank is not None, cell.name
     protocol = plan.protocol(cell.table)
     protocol = protocol.model_copy(update={"batch_size": protocol.micro_batch})
     catalog, name = shallow(plan.catalog, cell.model)

@@ -118,10 +118,11 @@ def _unfit(cells: list[CellCost], most: int) -> list[str]:
     """A line for each cell that is too large for the device."""
     lines = []
     for cell in cells:
+        train, score = cell.train_peak_bytes or 0, cell.score_peak_bytes or 0
         if not cell.trains:
-            lines.append(f"[red]{cell.run}: even one example takes {_gib(cell.train_peak_bytes)} of {_gib(most)}[/]")
+            lines.append(f"[red]{cell.run}: even one example takes {_gib(train)} of {_gib(most)}[/]")
         if not cell.scores:
-            lines.append(f"[red]{cell.run}: scoring a batch takes {_gib(cell.score_peak_bytes)} of {_gib(most)}[/]")
+            lines.append(f"[red]{cell.run}: scoring a batch takes {_gib(score)} of {_gib(most)}[/]")
     return lines
 
 

@@ -130,7 +130,7 @@ def generation(
             f" for the model has {positions} positions"
         )
     model = build_scored(catalog, request.model, method, request.rank, protocol)
-    peak = trace_generation(model, rows, protocol.max_length, new, request.beams, kernels)
+    peak = trace_generation(model, rows, protocol.max_length, new, request.beams or 1, kernels)
     return {"rows": rows, "beams": request.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}
 
 

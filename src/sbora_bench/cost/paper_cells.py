@@ -91,7 +91,7 @@ def paper_memory(catalog: Catalog, output: Path) -> None:
     write_text(output, out.getvalue())
 
 
-def paper_cells(catalog: Catalog) -> list[tuple[str, str, str, int, float]]:
+def paper_cells(catalog: Catalog) -> list[tuple[str, str, str, int, float | None]]:
     """The paper's language-model cells: table, model and method of the catalog, rank, reported millions."""
     models, methods = _by_title(catalog)
     cells = dict.fromkeys(

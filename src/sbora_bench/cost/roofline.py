@@ -83,7 +83,7 @@ class Work:
 
         `tf32`: float32 products go through TF32, where the card has it: at half of bfloat16's peak, as tensor cores do.
         """
-        peaks = dict(card.tflops)
+        peaks: dict[str, float] = {str(dtype): peak for dtype, peak in card.tflops.items()}
         if tf32 and "bfloat16" in peaks:
             peaks["float32"] = max(peaks["float32"], peaks["bfloat16"] / 2)
         slowest = min(peaks.values())
@@ -100,7 +100,7 @@ def work_of(tracer: "Tracer") -> Work:
 
 
 def update_work(
-    catalog: Catalog, model: str, method: str, rank: int, protocol: Protocol, cache: Path, kernels: str = "cuda"
+    catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path, kernels: str = "cuda"
 ) -> Work:
     """The work of an update of a cell, each of its examples `protocol.max_length` tokens long.
 

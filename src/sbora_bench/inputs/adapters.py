@@ -25,8 +25,8 @@ def adapter_arguments(
 
     Raises UserError for an unknown `$name`.
     """
-    alpha = protocol.alpha if protocol.alpha is not None else protocol.alpha_over_rank * rank
-    values = {
+    alpha = protocol.alpha if protocol.alpha is not None else (protocol.alpha_over_rank or 0) * rank
+    values: dict[str, Any] = {
         "rank": rank,
         "alpha": int(alpha) if alpha == int(alpha) else alpha,
         "dropout": protocol.dropout,

@@ -22,7 +22,8 @@ def held_out(configs: dict[str, dict], rows: list[Example], most: int, seed: int
     A drawn row whose question stands in a row that is left goes back to training. Raises UserError where none is held.
     `configs`: of lm-eval, by task.
     """
-    order, held = random.Random(seed).sample(range(len(rows)), len(rows)), {}
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    held: dict[int, str] = {}
     for start in range(0, len(order), most):
         chunk = order[start : start + most]
         tasks = scoring_task(configs, [rows[i] for i in chunk])

@@ -57,7 +57,10 @@ def build(
     config = read_config(catalog, model)
     rows = added_rows(named_source(catalog, model), protocol, config.get_text_config().vocab_size)
     base = build_base(config, protocol, method, rows)
-    return base if method is None else attach(base, method, rank, protocol)
+    if method is None:
+        return base
+    assert rank is not None, method.title
+    return attach(base, method, rank, protocol)
 
 
 def build_scored(

@@ -433,7 +433,7 @@ class Catalog(Strict):
     def protocol(self, name: str, suite: str, overrides: dict[str, Any], where: str) -> Protocol:
         """The protocol `name` as it holds for `suite`, with a table's own `overrides`. Raises UserError."""
         fields: dict[str, Any] = {}
-        chain = []
+        chain: list[str] = []
         following: str | None = name
         while following:
             if following in chain:
@@ -456,7 +456,7 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
     message = first["msg"]
     if first["type"] == "extra_forbidden":
-        message, found = one_of(first["loc"][-1], _keys_at(model, first["loc"][:-1]), "key"), ""
+        message, found = one_of(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), "key"), ""
     rest = f" (and {len(more)} more)" if more else ""
     return f"{key}: {message}{found}{rest}"
 
@@ -490,26 +490,26 @@ def check_references(catalog: Catalog) -> None:
     for name, suite in catalog.suites.items():
         for task in suite.tasks:
             catalog.find("tasks", task, f"{where('suites', name)}.tasks")
-    for name, task in catalog.tasks.items():
-        for which, data in task.items.items():
-            catalog.find("data", data, f"{where('tasks', name)}.items.{which}")
+    for name, entry in catalog.tasks.items():
+        for which, items in entry.items.items():
+            catalog.find("data", items, f"{where('tasks', name)}.items.{which}")
     for name, data in catalog.data.items():
         if data.kind == "hub" and data.otherwise is not None:
             catalog.find("data", data.otherwise, f"{where('data', name)}.otherwise")
     for name, protocol in catalog.protocols.items():
         if protocol.extends is not None:
             catalog.find("protocols", protocol.extends, f"{where('protocols', name)}.extends")
-        for suite in protocol.suites:
-            catalog.find("suites", suite, f"{where('protocols', name)}.suites")
-        for suite, fields in {"": protocol.model_extra or {}, **protocol.suites}.items():
+        for of_suite in protocol.suites:
+            catalog.find("suites", of_suite, f"{where('protocols', name)}.suites")
+        for of_suite, fields in {"": protocol.model_extra or {}, **protocol.suites}.items():
             for key in fields.keys() - Protocol.model_fields.keys():
-                inside = f".suites.{suite}" if suite else ""
+                inside = f".suites.{of_suite}" if of_suite else ""
                 raise UserError(f"{where('protocols', name)}{inside}: {one_of(key, Protocol.model_fields, 'key')}")
     for key, note in catalog.protocol_notes.items():
         if key not in Protocol.model_fields:
             raise UserError(f"{where('protocol_notes', key)}: {one_of(key, Protocol.model_fields, 'field')}")
-        for suite in note.source if isinstance(note.source, dict) else ():
-            catalog.find("suites", suite, f"{where('protocol_notes', key)}.source")
+        for of_suite in note.source if isinstance(note.source, dict) else ():
+            catalog.find("suites", of_suite, f"{where('protocol_notes', key)}.source")
 
 
 # A YAML file beside the catalog's with any of these keys and no section of a catalog is lm-eval's: a task's template.
@@ -540,9 +540,9 @@ def load_catalog(folder: str = "experiments/catalog") -> Catalog:
                 origin[section, name] = str(path)
     catalog = Catalog.model_validate(merged)
     catalog._files.update(origin)
-    for (section, name), path in origin.items():
+    for (section, name), file in origin.items():
         entry = getattr(catalog, section)[name]
         if isinstance(entry, OwnData | TaskEntry):
-            entry._beside = Path(path).parent
+            entry._beside = Path(file).parent
     check_references(catalog)
     return catalog

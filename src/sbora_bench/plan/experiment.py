@@ -65,7 +65,7 @@ class Table(Strict):
     @classmethod
     def _once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
         if len(set(values)) < len(values):
-            one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[info.field_name]
+            one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[str(info.field_name)]
             raise ValueError(f"a {one} stands twice")
         return values
 
@@ -174,11 +174,16 @@ class Plan:
 
     def runs_of(self, table: str) -> list[Run]:
         entry = self.experiment.tables[table]
-        grids, rates = entry.grids, entry.learning_rates or [None]
+        grids = entry.grids
+        rates: list[float | None] = [*entry.learning_rates] or [None]
+
+        def rates_of(cell: Cell) -> list[float | None]:
+            return [self.rates[cell]] if cell in self.rates else rates
+
         models = dict.fromkeys(model for grid in grids for model in grid.models)
         bases = [Run(Cell(table, model, "base")) for model in models]
         cells = [Cell(table, *names) for g in grids for names in itertools.product(g.models, g.methods, g.ranks)]
-        at = {cell: [self.rates[cell]] if cell in self.rates else rates for cell in cells}
+        at = {cell: rates_of(cell) for cell in cells}
         return bases + [Run(cell, seed, rate) for cell in cells for rate in at[cell] for seed in entry.seeds]
 
     def runs_by_cell(self, table: str) -> dict[Cell, list[Run]]:

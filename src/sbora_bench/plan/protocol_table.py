@@ -44,8 +44,8 @@ def _table(catalog: Catalog, suite: str) -> str:
 
 def _note(catalog: Catalog, field: str, suite: str, differs: bool) -> str:
     note = catalog.protocol_notes.get(field)
-    source = note and (note.source if isinstance(note.source, str) else note.source.get(suite))
-    if not source or (differs and not note.clean):
+    source = None if note is None else note.source if isinstance(note.source, str) else note.source.get(suite)
+    if note is None or not source or (differs and not note.clean):
         raise UserError(f"catalog: protocol_notes.{field}: {'`clean`' if source else 'source'} is missing for {suite}")
     return (f"{source}. **Clean:** {note.clean}" if differs else source).replace("|", "\\|")
 

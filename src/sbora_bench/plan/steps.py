@@ -23,7 +23,7 @@ def update_steps(examples: int, protocol: Protocol) -> int:
     """Updates of a run. By epochs: whole updates an epoch, the remainder dropped, as transformers 4.36 counts them."""
     if protocol.steps is not None:
         return protocol.steps
-    return math.ceil(max(micro_batches(examples, protocol) // accumulation(protocol), 1) * protocol.epochs)
+    return math.ceil(max(micro_batches(examples, protocol) // accumulation(protocol), 1) * (protocol.epochs or 0))
 
 
 def carried_epochs(examples: int, protocol: Protocol) -> int:

@@ -22,6 +22,7 @@ from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
 AVERAGES = ("Average", "Mean")
 SLACK = 1e-9
 VERDICTS = ("disagrees", "halved", "open", "rounding", "agrees")
+Line = tuple[str, str, str, int | None]  # table, model, method, rank
 Count = Callable[[str, str, str, int], int]  # (table, model, method, rank) -> trained parameters
 
 
@@ -84,9 +85,9 @@ def half_unit(text: str) -> float:
     return 0.5 * 10.0 ** -len(text.partition(".")[2])
 
 
-def cells_of(rows: list[Row]) -> dict[tuple, list[Row]]:
+def cells_of(rows: list[Row]) -> dict[Line, list[Row]]:
     """The rows of each printed line, by (table, model, method, rank)."""
-    lines: dict[tuple, list[Row]] = {}
+    lines: dict[Line, list[Row]] = {}
     for row in rows:
         lines.setdefault((row.table, row.model, row.method, row.rank), []).append(row)
     return lines
@@ -164,11 +165,11 @@ def about(
     return {"gain": gain, "ratio": ratios, "leads": leads}[claim["kind"]](claim, rows, count)
 
 
-def mean_of(rows: list[Row], key: tuple, metric: str) -> float | None:
+def mean_of(rows: list[Row], key: Line, metric: str) -> float:
     """A line's number in `metric`; an average is recomputed."""
     line = cells_of(rows).get(key, [])
     parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
-    return sum(float(part.value) for part in parts) / len(parts) if parts else None
+    return sum(float(part.value) for part in parts) / len(parts)
 
 
 def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
@@ -180,7 +181,7 @@ def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Findi
         if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
     ]
 
-    def told(pair: tuple[float, tuple, tuple]) -> str:
+    def told(pair: tuple[float, Line, Line]) -> str:
         points, of, over = pair
         ranks_ = ["" if key[3] is None else f" r={key[3]}" for key in (of, over)]
         return f"{points:+.2f} ({of[1]}, {of[2]}{ranks_[0]} over {over[2]}{ranks_[1]})"
@@ -221,7 +222,7 @@ def leads(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Find
             continue
         group = {k[2]: mean_of(rows, k, AVERAGES[0]) for k in lines if (k[0], k[1], k[3]) == (key[0], key[1], key[3])}
         ahead = group[claim["of"]] - group[claim["over"]]
-        best = max(group, key=group.get)
+        best = max(group, key=group.__getitem__)
         how = f"averages recomputed; best of the group: {best} {group[best]:.2f}"
         verdict = "agrees" if ahead > 0 else "disagrees"
         yield Finding(f"{claim['id']}: {lines[key][0].name}", claim["text"], f"{ahead:+.2f}", how, verdict)

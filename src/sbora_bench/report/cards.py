@@ -109,6 +109,7 @@ def eval_results(plan: Plan, run: Run, scores: dict[str, TaskScore]) -> list:
             metric_value=round(score.value, 6),
         )
         for task, score in scores.items()
+        if score.value is not None
     ]
 
 

@@ -78,7 +78,7 @@ def forgetting_view(results: Results, table: str) -> View:
     header = ["Model", "Method", "Against", "Equal", *(measure_title(plan, each) for each in measures)]
     columns = ["measure" if column == "task" else column for column in AVERAGE_COLUMNS if column != "tasks"]
     columns = [column for column in columns if column not in ("items", "items_low", "items_high")]
-    numbers = [columns, *([row.get(column) for column in columns] for row in rows)]
+    numbers: list[list[Any]] = [columns, *([row.get(column) for column in columns] for row in rows)]
     title = f"Which method forgets less: {plan.experiment.tables[table].title or table}"
     return View(forgetting_name(table), title, header, list(groups.values()), notes, numbers, text_columns=4)
 

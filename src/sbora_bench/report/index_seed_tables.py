@@ -14,7 +14,8 @@ SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "
 
 def draws_view(results: Results) -> View:
     """A row a part of a factorial's variance."""
-    plan, rows, groups = results.plan, draw_rows(results), {}
+    plan, rows = results.plan, draw_rows(results)
+    groups: dict[tuple, list[list[Text]]] = {}
     for row in rows:
         low, high = (np.sqrt(row[end]) for end in ("low", "high"))
         groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(

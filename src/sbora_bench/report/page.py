@@ -128,7 +128,10 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
             drawn = path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `sbora-bench figures` first") from None
-        width, height = (round(float(points) * 4 / 3) for points in SIZE.search(drawn).groups())
+        size = SIZE.search(drawn)
+        if size is None:
+            raise UserError(f"{path}: not a figure of ours: it has no size in points; run `sbora-bench figures` again")
+        width, height = (round(float(points) * 4 / 3) for points in size.groups())
         data = base64.b64encode(drawn).decode("ascii")
         found.append({"caption": caption, "data": data, "width": width, "height": height})
     return found

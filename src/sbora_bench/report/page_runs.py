@@ -1,6 +1,7 @@
 """What the report tells of each run: scores, loss curve, settings, provenance, and some samples of what it said."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -69,9 +70,10 @@ def section(results: Results, run: Run, words: str, room: int) -> Section:
 
 def score_line(title: str, score: TaskScore) -> list[str]:
     stderr, low, high = over_items(score)
+    value = "–" if score.value is None else f"{100 * score.value:.1f}"
     error = "–" if stderr is None else f"{100 * stderr:.1f}"
     interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return [title, f"{100 * score.value:.1f}", interval, error, f"{score.n:,}", score.metric]
+    return [title, value, interval, error, f"{score.n:,}", score.metric]
 
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:
@@ -145,7 +147,7 @@ def chosen(results: Results, run: Run, tasks: list[str], room: int) -> list[dict
     for place in range(MOST):
         for task in tasks:
             if task not in drawn:
-                drawn[task] = sorted(results.samples(run, task), key=lambda row, t=task: _lot(t, row["id"]))[:MOST]
+                drawn[task] = sorted(results.samples(run, task), key=_lot_in(task))[:MOST]
             if place < len(drawn[task]):
                 sample = shown(results.plan.catalog.tasks[task].title, drawn[task][place])
                 room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
@@ -156,6 +158,10 @@ def chosen(results: Results, run: Run, tasks: list[str], room: int) -> list[dict
 
 
 @cache
+def _lot_in(task: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _lot(task, row["id"])
+
+
 def _lot(task: str, item: int | str) -> str:
     """What decides whether an item is shown: the same in every run, so hashed once."""
     return hash_of([task, item])

@@ -129,7 +129,7 @@ def footprint_view(plan: Plan, results: Path) -> View:
     return View("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
 
 
-def _error(row: dict[str, Any]) -> str:
+def _error(row: dict[Any, Any]) -> str:
     """How far the foretold peak is from the measured one, in per cent of the latter."""
     known = not (pd.isna(row["peak_bytes"]) or pd.isna(row["measured_peak_bytes"]))
     return f"{100 * (row['peak_bytes'] / row['measured_peak_bytes'] - 1):+.1f}" if known else "–"

@@ -145,7 +145,7 @@ def _ratios(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]])
 def _memory(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]]) -> Iterable[Judged]:
     for of, over in _counted(plan, claim, footprints):
         title = plan.catalog.models[of["model"]].title
-        peaks = of.get("peak_bytes"), over.get("peak_bytes")
-        if _is(title, claim["model"]) and of["rank"] == over["rank"] == claim["rank"] and None not in peaks:
-            ratio = peaks[0] / peaks[1]
+        peak, other = of.get("peak_bytes"), over.get("peak_bytes")
+        if _is(title, claim["model"]) and of["rank"] == over["rank"] == claim["rank"] and peak is not None and other:
+            ratio = peak / other
             yield (HOLDS if ratio <= claim["claimed"] else NOT), f"{title}: {ratio:.3f}, foretold"

@@ -89,7 +89,8 @@ def draws_figure(rows: list[dict[str, Any]]) -> Figure:
     def draw(axis: Axes, mine: list[dict[str, Any]]) -> None:
         for place, seed in enumerate(dict.fromkeys(row["seed"] for row in mine)):
             points = [row for row in mine if row["seed"] == seed]
-            style = {"marker": "os^vD"[place % 5], "linestyle": ["-", "--", "-.", ":"][place % 4], "linewidth": 0.9}
+            style: dict[str, Any] = {"marker": "os^vD"[place % 5], "linewidth": 0.9}
+            style["linestyle"] = ["-", "--", "-.", ":"][place % 4]
             x, y = [row["index_seed"] for row in points], [row["score"] for row in points]
             axis.plot(x, y, label=f"data order {seed}", **style)
         axis.set_xlabel("Index seed")

@@ -75,7 +75,7 @@ def score_view(results: Results, layout: Layout, scores: pd.DataFrame, footprint
         header += [title, f"{title} sd", f"{title} seeds"]
         header += [f"{title} reported", f"{title} difference"] if printed else []
         header += [f"{title} {name}{end}" for name in names for end in ("", " sd")]
-    numbers = [[*header, "status"]]
+    numbers: list[list[Any]] = [[*header, "status"]]
     footnotes: dict[str, str] = {}
     for row, cells in found.items():
         count = trainable(layout, row, counted)
@@ -83,7 +83,9 @@ def score_view(results: Results, layout: Layout, scores: pd.DataFrame, footprint
         millions = reported.params_millions if reported else None
         model, method = row_titles(plan, row)
         line = [render.Text(model), render.Text(method), render.Text("–" if row.rank is None else str(row.rank))]
-        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
+        below: tuple[str, ...] = ()
+        if reported is not None and millions is not None:
+            below = (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
         line.append(render.Text("–" if count is None else f"{count:,}", below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
         groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
@@ -153,7 +155,8 @@ def _best(found: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int]]
             groups.setdefault((row.model, row.rank), []).append(row)
     for rows in groups.values():
         for column in range(columns):
-            means = {row: round(found[row][column].summary.mean, 1) for row in rows if found[row][column].summary}
+            scored = ((row, found[row][column].summary) for row in rows)
+            means = {row: round(summary.mean, 1) for row, summary in scored if summary}
             if len(set(means.values())) > 1:
                 best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
     return best

@@ -35,7 +35,7 @@ def show(folder: Path) -> str:
     lines.append(f"{scores.method} on {scores.model}{rank}; {scores.suite}, protocol {scores.protocol}")
     if training is not None:
         lines += _training(training, scores.train)
-    if footprint is not None:
+    if footprint is not None and footprint.trainable_parameters is not None and footprint.total_parameters:
         share = f"{100 * footprint.trainable_parameters / footprint.total_parameters:.3f} % of all"
         lines.append(
             f"parameters: {footprint.trainable_parameters:,} trained, {share}; adapter {_size(footprint.adapter_bytes)}"

@@ -40,7 +40,10 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     """(findings, notes on what could not be checked); no finding where all is as the samples say."""
     if not (results / folders.RUNS).is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
-    findings, records, held, read = [], {}, {}, Results(plan, results)
+    findings: list[str] = []
+    records: dict[Run, ScoresRecord] = {}
+    held: dict[Run, ScoresRecord] = {}
+    read = Results(plan, results)
     for run in plan.runs:
         varied = plan.experiment.tables[run.table].learning_rates
         for part, those in [("", records)] + [(VALIDATION, held)] * bool(varied):
@@ -59,8 +62,8 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     findings += other_inputs(plan, results)
     findings += differing(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
-    told = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
-    notes = [told] if without else []
+    unstored = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
+    notes = [unstored] if without else []
     return [_within(results, line) for line in findings], notes
 
 

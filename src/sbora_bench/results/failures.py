@@ -6,7 +6,7 @@ snakemake --cores all --config retry_failed=true
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
@@ -14,7 +14,7 @@ from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder,
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 
 LAST = 40  # lines of a log
-RECORDS = {"finetune": (TRAINING, TrainRecord), "evaluate": (SCORES, ScoresRecord)}
+RECORDS: dict[str, tuple[str, type[Any]]] = {"finetune": (TRAINING, TrainRecord), "evaluate": (SCORES, ScoresRecord)}
 
 
 def failed_runs(plan: Plan, results: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ reproductions on one machine.
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -14,7 +14,7 @@ from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.plan.catalog import Strict, explain
 from sbora_bench.plan.metric import SHARE, Metric
 
-VERSION = 1
+VERSION: Final = 1
 MACRO = "_macro"  # ends the metric's name in files where the score is a mean over subjects
 SEAL = "record_sha256"  # a record's own checksum, of all its other keys
 

@@ -138,7 +138,7 @@ def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     known = list(peft_types())
     if kind not in known:
-        raise UserError(f"{adapter / CONFIG}: peft_type: {one_of(kind, known, 'PEFT method')}")
+        raise UserError(f"{adapter / CONFIG}: peft_type: {one_of(str(kind), known, 'PEFT method')}")
     try:
         with safe_open(adapter / WEIGHTS, framework="pt"):
             pass

@@ -329,7 +329,7 @@ def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> lis
             raise UserError(f"{where}: found {value!r}, allowed a number: a score is the mean of its items")
         if metric.right_or_wrong and value not in (0, 1):
             raise UserError(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
-        if not (math.isfinite(value) and metric.contains(value)):
+        if not (math.isfinite(value) and metric.contains(float(value))):
             raise UserError(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
     return [float(example[name]) for example in examples]
 

@@ -45,7 +45,9 @@ class Region:
 def region(layer: str, change: np.ndarray) -> Region:
     """The region of one layer from its change, a matrix."""
     norms = [_short(np.linalg.norm(change, axis=axis)) for axis in (1, 0)]
-    return Region(layer, *change.shape, int((change == 0).sum()), *_short(np.linalg.norm(change)[None]), *norms)
+    rows, columns = change.shape
+    (norm,) = _short(np.array([np.linalg.norm(change)]))
+    return Region(layer, rows, columns, int((change == 0).sum()), norm, *norms)
 
 
 def _short(norms: np.ndarray) -> list[float]:

@@ -124,6 +124,7 @@ def train_run(
     import torch
     from transformers import set_seed
 
+    assert run.rank is not None and run.seed is not None, run.name
     protocol = plan.protocol_of(run)
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
@@ -242,7 +243,7 @@ def training_rows(tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Pr
 
     rows = []
     for row in read_jsonl(path):
-        encoded = encode(tokenizer, row["prompt"], row["response"], protocol)
+        encoded: dict[str, Any] = {**encode(tokenizer, row["prompt"], row["response"], protocol)}
         if protocol.group_by_length == "characters":
             encoded["length"] = len(row["prompt"]) + len(row["response"])
         if any(label >= 0 for label in encoded["labels"]):

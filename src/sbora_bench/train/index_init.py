@@ -1,12 +1,21 @@
 """Index sets that SBoRA chooses from data: the first training rows go through the base before it is adapted."""
 
+from typing import TYPE_CHECKING
+
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.train.encoding import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from peft import PeftConfig
 
 BATCHES = 8  # of one micro-batch each
 
 
-def choose_index_sets(base, config, train, protocol: Protocol, pad_token_id: int) -> None:
+def choose_index_sets(
+    base: "torch.nn.Module", config: "PeftConfig", train: "Dataset", protocol: Protocol, pad_token_id: int
+) -> None:
     """Leave scores with the base's modules where the adapter's configuration chooses by activation or gradient.
 
     Args:

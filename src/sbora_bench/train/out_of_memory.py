@@ -12,6 +12,9 @@ from sbora_bench.inputs.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
+    from transformers import Trainer as Parent
+else:
+    Parent = object
 
 T = TypeVar("T")
 
@@ -36,7 +39,7 @@ def fitting(attempt: Callable[[int, list[int]], T], rows: int) -> T:
         clear_device_cache(garbage_collection=True)  # only now: until here the error's frames held the model
 
 
-class InParts:
+class InParts(Parent):
     """Before Trainer among a class's parents: a micro-batch in parts of `rows` rows at most, with its own gradient."""
 
     rows: int

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def _batch(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, t
     return ids, labels
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, begun: int = 0) -> Any:
+def batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, begun: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `steps` pairs of token ids and labels, without the first `begun`, whose documents need no encoding."""
     documents = corpus.corpus(recipe.seed, recipe.choices_first * recipe.batch, recipe.steps * recipe.batch)
     rng = random.Random(recipe.seed)
@@ -216,7 +219,9 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     optimizer = _optimizer(model, asked)
     folder = store.checkpoints_of(output) / identity(architecture, asked, threads)[:16]
     resumed = newest(folder)
-    counts = _restore(resumed, model, optimizer) if resumed else {"loss": [], "tokens": 0, "seconds": 0.0}
+    counts: dict[str, Any] = {"loss": [], "tokens": 0, "seconds": 0.0}
+    if resumed:
+        counts = _restore(resumed, model, optimizer)
     begun = step_of(resumed) if resumed else 0
     started -= counts["seconds"]
     schedule = _schedule(optimizer, asked, begun)

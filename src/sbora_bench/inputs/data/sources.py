@@ -45,7 +45,9 @@ def read_examples(name: str, entry: DataEntry) -> list[Example]:
         elif not isinstance(entry.columns, dict):
             first = rows.values[0] if rows.values and isinstance(rows.values[0], dict) else entry.columns
             _expect_columns(where, first, entry.columns)
-    return examples(rows, where, entry.columns if isinstance(entry.columns, dict) else None)
+    if not isinstance(entry.columns, dict):
+        return examples(rows, where, None)
+    return examples(rows, where, {str(part): column for part, column in entry.columns.items()})
 
 
 def own_path(name: str, entry: OwnData) -> Path:
@@ -196,6 +198,8 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
 
     if entry.maker == "training_set":
         return synthetic.training_set(entry.name, entry.seed)[: entry.rows]
+    if entry.rows is None:
+        raise UserError(f"catalog: data: {entry.name}: rows: missing: how many {entry.maker} to make; give a number")
     if entry.maker == "mmlu_items":
         return synthetic.mmlu_items(entry.rows, entry.seed)
     if entry.maker == "corpus":

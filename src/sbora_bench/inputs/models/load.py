@@ -98,7 +98,7 @@ def load_base(
         where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
     )
     new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
-    if new > 0:
+    if tokenizer is not None and new > 0:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean
         for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
             layer.weight.data[-new:] = layer.weight.data[:-new].mean(dim=0)

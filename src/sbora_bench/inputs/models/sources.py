@@ -41,7 +41,8 @@ class Source(ABC, Generic[S]):
     pads: ClassVar[bool] = False  # whether the vocabulary has a row for [PAD] already
 
     def __init__(self, model: str, entry: ModelEntry, settings: S) -> None:
-        self.model, self.entry, self.settings = model, entry, settings
+        self.model, self.entry = model, entry
+        self.settings: S = settings
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import ModelEntry
+from sbora_bench.plan.catalog import ModelEntry, RandomSource
 
 TEXT = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -65,6 +65,7 @@ def write_untrained(entry: ModelEntry, folder: Path) -> dict[str, int]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    assert isinstance(entry.source, RandomSource), entry.title
     tokenizer = TOKENIZERS[entry.source.tokenizer]()
     size, expected = entry.architecture.get("vocab_size"), len(tokenizer)
     if size != expected:
