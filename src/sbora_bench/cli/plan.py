@@ -96,7 +96,7 @@ def validate(files: tuple[str, ...]) -> None:
     from sbora_bench.inputs.check import checked_plan
 
     for file in files:
-        loaded = checked_plan(file)
+        loaded = checked_plan(file, methods=True)
         click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
 
 

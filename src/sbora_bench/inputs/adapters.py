@@ -4,6 +4,7 @@ In a method's `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` 
 `$rank*1.5` and `$steps*0.1` are a whole number near that part of a number.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, one_of
@@ -74,12 +75,15 @@ def adapter_config(
 ) -> "PeftConfig":
     """The `peft.PeftConfig` of a run. Raises UserError where PEFT doesn't know the type or an argument."""
     types = peft_types()
-    where = f"catalog: methods: {method.title}"
+    where = f"method {method.title!r}"
     if method.peft_type not in types:
         raise UserError(f"{where}: peft_type: {one_of(method.peft_type, types, 'PEFT method')}")
-    arguments = adapter_arguments(method, rank, seed, protocol, steps)
+    config_class, arguments = types[method.peft_type], adapter_arguments(method, rank, seed, protocol, steps)
+    known = inspect.signature(config_class).parameters
+    for key in arguments.keys() - known.keys():
+        raise UserError(f"{where}: arguments: {one_of(key, known, f'argument of {config_class.__name__}')}")
     try:
-        return types[method.peft_type](task_type="CAUSAL_LM", **arguments)
+        return config_class(task_type="CAUSAL_LM", **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: arguments: {error}") from None
 

@@ -6,22 +6,27 @@ Apart from experiment.py so that no training depends on the code of tables, prom
 from sbora_bench.errors import Problems, UserError, one_of
 from sbora_bench.inputs.adapters import adapter_arguments
 from sbora_bench.inputs.check_data import data_problems
+from sbora_bench.inputs.check_methods import method_problems
 from sbora_bench.inputs.data.prompts import TEMPLATES
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.file_names import layouts
 
 
-def checked_plan(name: str, data: bool = True) -> Plan:
+def checked_plan(name: str, data: bool = True, methods: bool = False) -> Plan:
     """`load_plan(name)`, and its prompts, task templates, methods' arguments, tables' names, data and tasks.
 
-    Raises UserError, of data and tasks (looked at with `data` alone) with a line a problem.
+    Raises UserError, of data and tasks (looked at with `data` alone) with a line a problem; and of what can't work of
+    `methods` on their models, which imports PEFT unless they were good before.
     """
     plan = load_plan(name)
     for table in plan.experiment.tables:
         _check_table(plan, table)
     layouts(plan)
-    if problems := data_problems(plan) if data else []:
+    problems = data_problems(plan) if data else []
+    if methods:
+        problems += method_problems(plan, remember=not problems)
+    if problems:
         raise Problems(problems)
     return plan
 

@@ -29,7 +29,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["plan", "tiny"], ["plan", "tiny", "--json"], ["validate", "experiments/smollm2.yaml"], ["schema"]],
+    [["--help"], ["plan", "tiny"], ["plan", "tiny", "--json"], ["plan", "smollm2"], ["schema"]],
     ids=" ".join,
 )
 def test_what_needs_nothing_heavy_imports_nothing_heavy(arguments):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of, read_json
-from sbora_bench.hub import MODEL_FILES, snapshot
+from sbora_bench.hub import MODEL_FILES, Unreachable, snapshot
 from sbora_bench.inputs.models import wheel
 from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts
 from sbora_bench.plan.catalog import (
@@ -64,16 +64,17 @@ class Source(ABC, Generic[S]):
     def values(self) -> dict[str, Any]:
         """The keys of the model's config.json: of its files, or where they aren't at hand the entry's `architecture`.
 
-        Raises UserError where there is neither.
+        Raises Unreachable where there is neither.
         """
         folder = self.files()
         if folder is not None:
             return read_config_file(folder / "config.json")
         if self.entry.architecture:
             return self.entry.architecture
-        raise UserError(
+        raise Unreachable(
             f"catalog: models.{self.model}: its config.json is not at hand and the entry has no `architecture`, so it"
-            f" can't be counted; run `sbora-bench {self.command}` for it first, or give `architecture`"
+            f" can't be counted; run `sbora-bench {self.command}` for it first, or give `architecture`",
+            self.name,
         )
 
 
@@ -120,7 +121,7 @@ class Folder(Source[FolderSource]):
         if path.suffix == ".json":
             return read_config_file(path)
         if self.files() is None and not self.entry.architecture:
-            raise UserError(f"{path / 'config.json'}: no such file; give the folder of model {self.model}")
+            raise Unreachable(f"{path / 'config.json'}: no such file; give the folder of model {self.model}", str(path))
         return super().values()
 
     def content(self) -> str:

@@ -1,0 +1,137 @@
+"""What of an experiment's methods can't work, looked for before anything runs: each PEFT config on its model's twin.
+
+The twin is on `meta` and has one layer where the method doesn't tell layers apart, so the paper's models take a second
+together. What was good once is remembered in `resources/plan`, by all that it depends on: then nothing heavy is
+imported.
+"""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sbora_bench import provenance
+from sbora_bench.errors import UserError, in_a_line, one_of
+from sbora_bench.files import hash_of, write_json
+from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.adapters import adapter_config, merged
+from sbora_bench.inputs.models.config import config_from, cut
+from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.experiment import Cell, Plan
+
+CHECKED = Path("resources/plan")
+# All of a protocol that a method's config and its place on the model depend on.
+KEYS = {"alpha", "alpha_over_rank", "dropout", "merge", "steps", "target_modules", "weights_dtype"}
+LAYERED = ("layer", "pattern")  # parts of the arguments' names that tell a model's layers apart
+VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks values, which says nothing of the method
+
+
+def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> list[str]:
+    """Every problem of the experiment's methods, each one line: where, what was found, what is allowed.
+
+    Models whose config isn't at hand are left out. Nothing is written where there is a problem, or not `remember`.
+    """
+    cells = [cell for table in plan.experiment.tables for cell in plan.tuned_cells(table)]
+    named = {cell: kept / f"good-{hash_of(described(plan, cell))[:32]}.json" for cell in cells}
+    unknown = [cell for cell in cells if not named[cell].is_file()]
+    if not unknown:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        problems = list(dict.fromkeys(_problems(plan, unknown)))
+    if remember and not problems:
+        try:
+            for cell in unknown:
+                write_json(named[cell], {"cell": cell.name})
+        except OSError:  # a read-only folder: checked again next time
+            pass
+    return problems
+
+
+def described(plan: Plan, cell: Cell) -> list[Any]:
+    """All that the check of a cell depends on, as JSON."""
+    entry, source = plan.catalog.models[cell.model], source_of(cell.model, plan.catalog.models[cell.model])
+    try:
+        values: Any = source.values()
+    except UserError as error:
+        values = str(error)
+    method = plan.catalog.methods[cell.method].model_dump(mode="json", exclude={"title"})
+    protocol = plan.protocol(cell.table).model_dump(mode="json", include=KEYS)
+    code = provenance.code_hash("sbora_bench.inputs.check_methods")
+    return [values, entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
+
+
+def _problems(plan: Plan, cells: list[Cell]) -> Iterator[str]:
+    wrong: set[tuple[str, ...]] = set()
+    for cell in cells:
+        protocol, method = plan.protocol(cell.table), plan.catalog.methods[cell.method]
+        table, entry = f"{plan.path}: tables.{cell.table}", plan.catalog.where("methods", cell.method)
+        if (cell.method,) in wrong or (cell.table, cell.model, cell.method) in wrong:
+            continue  # it has its line
+        try:
+            adapter_config(method, cell.rank or 0, 0, protocol)
+        except UserError as error:
+            wrong.add((cell.method,))
+            yield f"{entry}: {error}"
+            continue
+        if problem := cell_problem(plan, cell, method, protocol):
+            wrong.add((cell.table, cell.model, cell.method))
+            yield f"{table}.grids: {cell.method} on {cell.model}, rank {cell.rank}: {problem}"
+
+
+def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol) -> str:
+    """Why a cell's method doesn't work on its model, or nothing."""
+    from sbora_bench.inputs.meta_twin import attach, build_base
+
+    try:
+        values = source_of(cell.model, plan.catalog.models[cell.model]).values()
+    except Unreachable:
+        return ""
+    except UserError as error:
+        return str(error)
+    try:
+        config = config_from(values, f"model {cell.model}")
+        layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
+        if len(layers) < 2 and not any(part in key for key in method.arguments for part in LAYERED):
+            config = cut(config, 1)
+        base = build_base(config, protocol, method)
+        if problem := unmatched(base, method):
+            return problem
+        model = attach(base, method, cell.rank or 0, protocol)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # PEFT's methods raise what they like
+        return "" if valueless(error) else in_a_line(error)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return "it trains no parameter of this model"
+    return unmerged(model) if merged(method, protocol) else ""
+
+
+def unmatched(base, method: MethodEntry) -> str:
+    """The first of the entry's own target modules that is no part of the model, or nothing."""
+    targets = method.arguments.get("target_modules")
+    names = {name.rpartition(".")[2]: name for name, _ in base.named_modules()}
+    for target in targets if isinstance(targets, list) else ():
+        if not any(name == target or name.endswith(f".{target}") for name, _ in base.named_modules()):
+            known = [short for short in names if short and not short.isdigit()]
+            return f"arguments: target_modules: {one_of(target, known, 'module of the model')}"
+    return ""
+
+
+def unmerged(model) -> str:
+    """Why the adapter can't be merged into its base as the protocol wants, or nothing."""
+    cure = "say merge: false in the protocol or the table's overrides"
+    merge = getattr(model.base_model, "merge_and_unload", None)
+    if merge is None:
+        return f"merge: true, and {model.active_peft_config.peft_type.value} has no weights to merge; {cure}"
+    try:
+        merge()
+    except Exception as error:
+        return "" if valueless(error) else f"merge: true, and it can't be merged ({in_a_line(error)}); {cure}"
+    return ""
+
+
+def valueless(error: Exception) -> bool:
+    """Whether an error is only of the twin's having no values."""
+    return not isinstance(error, AttributeError) and any(part in str(error) for part in VALUELESS)
