@@ -37,7 +37,8 @@ class Request:
 def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = False, data: bool = True) -> Request:
     """The request of a `--config`, its experiment checked as a whole, and its results folder.
 
-    `in_storage`: outputs don't lie on this machine; `data`: look at data and tasks too, and but for a `dry` run at methods. Raises UserError for an unknown
+    `in_storage`: outputs don't lie on this machine; `data`: look at data and tasks too and, but for a `dry` run, at
+    methods. Raises UserError for an unknown
     key or value, a mistake in the experiment or its catalog, records of another version, and a folder that can't be
     written.
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench import provenance
+from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.files import hash_of, write_json
 from sbora_bench.hub import Unreachable
@@ -58,7 +59,7 @@ def described(plan: Plan, cell: Cell) -> list[Any]:
         values = str(error)
     method = plan.catalog.methods[cell.method].model_dump(mode="json", exclude={"title"})
     protocol = plan.protocol(cell.table).model_dump(mode="json", include=KEYS)
-    code = provenance.code_hash("sbora_bench.inputs.check_methods")
+    code = code_hash("sbora_bench.inputs.check_methods")
     return [values, entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
 
 
@@ -96,7 +97,7 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         if len(layers) < 2 and not any(part in key for key in method.arguments for part in LAYERED):
             config = cut(config, 1)
         base = build_base(config, protocol, method)
-        if problem := unmatched(base, method):
+        if problem := unmatched(base, method, protocol):
             return problem
         model = attach(base, method, cell.rank or 0, protocol)
     except UserError as error:
@@ -108,15 +109,18 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     return unmerged(model) if merged(method, protocol) else ""
 
 
-def unmatched(base, method: MethodEntry) -> str:
-    """The first of the entry's own target modules that is no part of the model, or nothing."""
-    targets = method.arguments.get("target_modules")
-    names = {name.rpartition(".")[2]: name for name, _ in base.named_modules()}
-    for target in targets if isinstance(targets, list) else ():
-        if not any(name == target or name.endswith(f".{target}") for name, _ in base.named_modules()):
-            known = [short for short in names if short and not short.isdigit()]
-            return f"arguments: target_modules: {one_of(target, known, 'module of the model')}"
-    return ""
+def unmatched(base, method: MethodEntry, protocol: Protocol) -> str:
+    """The first target module that is no part of the model: of the entry's own each must be, of the protocol's one."""
+    own = method.arguments.get("target_modules")
+    targets = protocol.target_modules if own == "$target_modules" else own
+    if not isinstance(targets, list):
+        return ""
+    names = [name for name, _ in base.named_modules() if name]
+    missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if not missing or (targets is not own and len(missing) < len(targets)):
+        return ""
+    known = {name.rpartition(".")[2] for name, part in base.named_modules() if name and not list(part.children())}
+    return f"target_modules: {one_of(missing[0], known, 'module of the model')}"
 
 
 def unmerged(model) -> str:

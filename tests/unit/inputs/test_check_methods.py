@@ -1,0 +1,102 @@
+"""What of a method can't work is a line before anything runs: its type, arguments, targets, rank, and merging."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.workplace import ROOT, workplace  # noqa: F401
+
+GRID = ("tables", "sums", "grids")
+LORA = {"r": "$rank", "target_modules": "$target_modules"}
+HEAVY = {"torch", "transformers", "peft", "numpy"}
+LOADED = """
+import json, sys
+from sbora_bench.inputs.check_methods import method_problems
+from sbora_bench.plan.experiment import load_plan
+print(json.dumps([method_problems(load_plan("small")), sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def method(peft_type, **arguments):
+    return {"title": "Mine", "peft_type": peft_type, "arguments": arguments}
+
+
+WRONG = {
+    "a type": (method("LORAA", r="$rank"), {}, ["own.yaml: methods.own", "unknown PEFT method 'LORAA'", "'LORA'"]),
+    "an argument": (method("LORA", lora_alhpa=4, **LORA), {}, ["methods.own", "'lora_alhpa'", "mean 'lora_alpha'"]),
+    "a target": (
+        method("LORA", r="$rank", target_modules=["q_proj", "v_prj"]),
+        {},
+        ["tables.sums.grids: own on ladder-xs, rank 4", "'v_prj', did you mean 'v_proj'"],
+    ),
+    "no target at all": (
+        method("SBORA", r="$rank", target_modules="$target_modules"),
+        {
+            "overrides": {"target_modules": ["c_attn"]},
+            "grids": [{"models": ["ladder-xs"], "methods": ["own"], "ranks": [4]}],
+        },
+        ["own on ladder-xs", "target_modules: unknown module of the model 'c_attn'", "v_proj"],
+    ),
+    "a rank": (
+        method("LORA", **LORA),
+        {"grids": [{"models": ["ladder-xs"], "methods": ["own"], "ranks": [4, 64, 65]}]},
+        ["rank"],
+    ),
+    "a size that does not divide": (method("ROAD", group_size=48, target_modules=["q_proj"]), {}, ["divisible"]),
+    "merging a prompt": (method("PROMPT_TUNING", num_virtual_tokens="$rank"), {}, None),
+    "merging lily": (
+        method("LILY", r="$rank", target_modules=["q_proj"]),
+        {"overrides": {"merge": True}},
+        ["merge: true", "can't be merged", "say merge: false"],
+    ),
+    "merging an adaption prompt": (
+        method("ADAPTION_PROMPT", adapter_len="$rank", adapter_layers=1),
+        {"overrides": {"merge": True}},
+        ["merge: true", "no weights to merge"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_method_that_cannot_work_is_a_line(workplace, case):  # noqa: F811
+    entry, table, words = WRONG[case]
+    workplace.catalog(methods={"own": entry})
+    changes = {"grids": [{"models": ["ladder-xs"], "methods": ["lora", "own"], "ranks": [4]}]} | table
+    file = workplace.experiment(*((("tables", "sums", key), value) for key, value in changes.items()))
+    if words is None:
+        assert workplace.run("validate", file)[0] == 0
+        return
+    message = workplace.refused("validate", file)
+    assert all(word in message for word in words), message
+
+
+def test_each_wrong_method_has_its_line(workplace):  # noqa: F811
+    workplace.catalog(methods={"one": method("LORAA"), "two": method("LORA", s=3)})
+    file = workplace.experiment((GRID, [{"models": ["ladder-xs"], "methods": ["one", "two"], "ranks": [4, 8]}]))
+    status, out, err = workplace.run("validate", file)
+    assert (status, out) == (2, "") and len(err.splitlines()) == 2, err
+
+
+def test_what_was_good_is_remembered_and_imports_nothing(workplace):  # noqa: F811
+    file = workplace.experiment()
+    assert workplace.run("validate", file)[0] == 0
+    command = [sys.executable, "-c", LOADED]
+    again = subprocess.run(command, cwd=workplace.folder, capture_output=True, text=True, check=True)
+    problems, modules = json.loads(again.stdout.splitlines()[-1])
+    assert problems == [] and not HEAVY & set(modules)
+    workplace.experiment((("tables", "sums", "overrides"), {"target_modules": ["nothing"]}))
+    status, _, err = workplace.run("validate", file)
+    assert status == 2 and err.count("unknown module of the model 'nothing'") == 2
+
+
+def test_the_shipped_experiments_are_good(monkeypatch, tmp_path):
+    """All methods on all models, the paper's at true shape."""
+    from sbora_bench.inputs.check_methods import method_problems
+    from sbora_bench.plan.experiment import load_plan
+
+    monkeypatch.chdir(ROOT)
+    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+        assert method_problems(load_plan(path.stem), tmp_path) == []
+    assert len(list(tmp_path.iterdir())) > 40
