@@ -33,7 +33,7 @@ from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.report import render
-from sbora_bench.report.render import View, markdown
+from sbora_bench.report.render import PrintedTable, markdown
 from sbora_bench.train import finetune
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 3}
@@ -155,7 +155,7 @@ def compare(case: dict) -> dict:
     }
 
 
-def views(rows: list[dict]) -> list[View]:
+def views(rows: list[dict]) -> list[PrintedTable]:
     """The case of the largest error of each method and precision, and every case."""
     known, titles = {case["name"]: case for case in cases(quick=False)}, catalog().methods
     groups: dict[tuple[str, str], list[dict]] = {}
@@ -188,10 +188,10 @@ def views(rows: list[dict]) -> list[View]:
     resident = "Resident: the model and the process's growth at its highest, without the profiler; not in every case."
     header_of_all = ["Method", "Precision", "Model", "Length", "Dropout, checkpointing", *figures, "Resident, MiB"]
     return [
-        View(
+        PrintedTable(
             "worst", "Estimated and measured memory of a training step", header, [texts(worst)], notes, text_columns=3
         ),
-        View("every", "Every case", header_of_all, [texts(every)], [resident], text_columns=5),
+        PrintedTable("every", "Every case", header_of_all, [texts(every)], [resident], text_columns=5),
     ]
 
 
@@ -212,8 +212,8 @@ def mib(size: int) -> str:
     return f"{size / 2**20:,.1f}"
 
 
-def texts(rows: list[list[str]]) -> list[list[render.Cell]]:
-    return [[render.Cell(text) for text in row] for row in rows]
+def texts(rows: list[list[str]]) -> list[list[render.Text]]:
+    return [[render.Text(text) for text in row] for row in rows]
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from sbora_bench.inputs.check import checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, audit_files, figure_files, table_files
+from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
+from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, figure_files, table_files
 from sbora_bench.results.records import check_results
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
@@ -55,6 +56,7 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
     part = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
     whole = checked_plan(str(config.get("experiment", "ladder")), data, methods=data and not dry)
     plan = narrowed(whole, **part)
+    table_files(plan), figure_files(plan)  # no two of one name
     check_results(f"results/{plan.name}")
     if not dry:
         check_writable(f"results/{plan.name}")
@@ -161,7 +163,7 @@ class Files:
 
     @property
     def collected(self) -> list[str]:
-        return [f"{self.root}/{name}.csv" for name in ("scores", "footprint", "budget")]
+        return [f"{self.root}/{name}" for name in COLLECTED]
 
     @property
     def paper(self) -> dict[str, list[str]]:
@@ -183,7 +185,7 @@ class Files:
 
     @property
     def page(self) -> str:
-        return f"{self.root}/report.html"
+        return f"{self.root}/{PAGE}"
 
     @property
     def every_run_ok(self) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from sbora_bench.files import read_json, sha256
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.file_names import audit_files, figure_files, table_files
+from sbora_bench.report.outputs import audit_files, figure_files, table_files
 from tests.workflow.conftest import CANARY
 
 TINY = ("--config", "experiment=tiny")

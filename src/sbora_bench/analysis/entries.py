@@ -126,10 +126,11 @@ def _reported(plan: Plan, layout: Layout, row: Cell, column: Column | None) -> R
     if row.is_base or (table.items or plan.experiment.items) != "paper":
         return None
     names = {plain(plan.catalog.tasks[column.task].title), plain(table.train)} if column else {plain(AVERAGE)}
-    printed = reported_cell(layout.suite, *row_titles(plan, row), row.rank)
+    printed = reported_cell(layout.suite, *_catalog_titles(plan, row), row.rank)
     return next((number for number in printed if plain(number.metric) in names), None)
 
 
-def row_titles(plan: Plan, row: Cell) -> tuple[str, str]:
+def _catalog_titles(plan: Plan, row: Cell) -> tuple[str, str]:
+    """Of a row's model and method, as the paper's numbers name them: two entries may have one."""
     method = "Base, untuned" if row.is_base else plan.catalog.methods[row.method].title
     return plan.catalog.models[row.model].title, method

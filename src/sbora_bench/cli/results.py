@@ -35,9 +35,9 @@ def verify(results: Path, experiment: str | None, **part: str) -> None:
 @results_option
 def show(run: str, experiment: str, results: Path | None) -> None:
     """Print RUN, a name or a folder, on one screen."""
-    from sbora_bench.report import terminal as paired_runs
+    from sbora_bench.report import terminal
 
-    click.echo(paired_runs.show(paired_runs.run_at(run, results or Path("results") / experiment)))
+    click.echo(terminal.show(terminal.run_at(run, results or Path("results") / experiment)))
 
 
 @click.command()
@@ -47,10 +47,10 @@ def show(run: str, experiment: str, results: Path | None) -> None:
 @results_option
 def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
     """Compare runs A and B, names or folders, on the items that both answered."""
-    from sbora_bench.report import terminal as paired_runs
+    from sbora_bench.report import terminal
 
     place = results or Path("results") / experiment
-    click.echo(paired_runs.compare(paired_runs.run_at(a, place), paired_runs.run_at(b, place)))
+    click.echo(terminal.compare(terminal.run_at(a, place), terminal.run_at(b, place)))
 
 
 @click.command()
@@ -109,11 +109,11 @@ def regions(
     figure: Path | None,
 ) -> None:
     """Which rows and columns of which layers RUN changed; with a second run, what both changed."""
-    from sbora_bench.report import terminal as paired_runs
+    from sbora_bench.report import terminal
     from sbora_bench.score import regions as stage
 
     place = results or Path("results") / experiment
-    folders = [paired_runs.run_at(run, place) for run in (a, b) if run is not None]
+    folders = [terminal.run_at(run, place) for run in (a, b) if run is not None]
     found = [stage.regions_of(folder, resources) for folder in folders]
     for folder, mine in zip(folders, found, strict=True):
         click.echo(stage.as_text(folder.name, mine))

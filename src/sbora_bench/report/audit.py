@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from sbora_bench.files import read_json, write_text
-from sbora_bench.report.render import Text, View, write_views
+from sbora_bench.report.render import PrintedTable, Text, write_table
 from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
 
 AVERAGES = ("Average", "Mean")
@@ -264,8 +264,8 @@ def as_text(findings: list[Finding]) -> str:
     return "\n".join([*lines, f"agrees: {agreeing} of {len(findings)}"])
 
 
-def view(findings: list[Finding]) -> View:
-    """What doesn't agree as a table (`render.View`), worst first."""
+def finding_table(findings: list[Finding]) -> PrintedTable:
+    """What doesn't agree as a table, worst first."""
     header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
     groups = [
         [[Text(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
@@ -274,11 +274,11 @@ def view(findings: list[Finding]) -> View:
     agreeing = sum(finding.verdict == "agrees" for finding in findings)
     notes = [f"{agreeing} of {len(findings)} claims agree and are not shown; all are in audit.json."]
     numbers = [[name.lower() for name in header], *(list(asdict(f).values()) for f in findings)]
-    return View("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
+    return PrintedTable("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
 
 
-def summary(findings: list[Finding]) -> View:
-    """One line a claim (`render.View`): how often it was checked, how often it holds, and where it doesn't."""
+def summary(findings: list[Finding]) -> PrintedTable:
+    """One line a claim: how often it was checked, how often it holds, and where it doesn't."""
     claims: dict[str, list[Finding]] = {}
     for finding in findings:
         where, _, kind = finding.about.rpartition(": ")
@@ -295,7 +295,7 @@ def summary(findings: list[Finding]) -> View:
         first, *below = told or [""]
         rows.append([Text(title), Text(first, below=tuple(below)), *map(Text, numbers)])
     header = ["Claim", "What does not agree", "Checked", "Agree"]
-    return View("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
+    return PrintedTable("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
 
 
 def _told(finding: Finding, printed: bool) -> str:
@@ -308,7 +308,7 @@ def _told(finding: Finding, printed: bool) -> str:
 
 def write(findings: list[Finding], folder: Path) -> None:
     """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
-    write_views(view(findings), Path(folder))
+    write_table(finding_table(findings), Path(folder))
     write_text(Path(folder) / "audit.json", as_json(findings) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What the report tells of each run: scores, loss curve, settings, provenance, and some samples of what it said."""
+"""What the report says of each run: scores, loss curve, settings, provenance, and some samples of what it said."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.titles import task_titles
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
 
@@ -23,7 +24,7 @@ class Section:
     """One run of the report; all of it text, but for the curve's coordinates."""
 
     name: str
-    told: str
+    summary: str
     reason: str
     again: str
     show: str
@@ -38,13 +39,13 @@ class Section:
         return f"run-{self.name}"
 
 
-def sections(results: Results, words: str) -> list[Section]:
-    """A section a run, in the order of the experiment; `words`: how a command names the experiment."""
+def run_sections(results: Results) -> list[Section]:
+    """A section a run, in the order of the experiment."""
     runs = results.plan.runs
-    return [section(results, run, words, SAMPLES_BYTES // len(runs)) for run in runs]
+    return [section(results, run, SAMPLES_BYTES // len(runs)) for run in runs]
 
 
-def section(results: Results, run: Run, words: str, room: int) -> Section:
+def section(results: Results, run: Run, room: int) -> Section:
     """One run, with samples of at most `room` bytes of HTML. Raises UserError for a damaged record or sample."""
     plan, scores, training = results.plan, results.task_scores(run), results.training(run)
     done = {task: score for task, score in scores.items() if score is not None and score.status == "ok"}
@@ -53,14 +54,14 @@ def section(results: Results, run: Run, words: str, room: int) -> Section:
         f"{score.status}: {score.reason}" if score else "not run" for task, score in scores.items() if task not in done
     )
     config = f" --config experiment={plan.name}"
-    samples = chosen(results, run, list(done), room)
+    samples = chosen_samples(results, run, list(done), room)
     return Section(
         run.name,
         f"{100 * sum(values) / len(values):.1f} % on average" if values else "no score",
         "; ".join(reasons),
         f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
-        f"sbora-bench show {words} {run.name}",
-        [score_line(plan.catalog.tasks[task].title, score) for task, score in done.items() if score.value is not None],
+        plan.command("show", run.name),
+        [score_line(task_titles(plan)[task], score) for task, score in done.items() if score.value is not None],
         loss_curve(training),
         facts(plan, run, training),
         samples,
@@ -77,25 +78,25 @@ def score_line(title: str, score: TaskScore) -> list[str]:
 
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:
-    """Heading -> key and value: what was asked, what happened, on what."""
-    asked = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
-    found = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **asked})}
+    """Heading -> key and value: what was requested, what happened, on what."""
+    requested = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
+    parts = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **requested})}
     if training is not None:
         happened = training.happened.model_dump(mode="json", exclude={"loss_curve"})
-        found |= {"What happened": _pairs(dict(sorted(happened.items())))}
-        found |= {"Provenance": _pairs(training.on.model_dump(mode="json"))}
-    return {title: pairs for title, pairs in found.items() if pairs}
+        parts |= {"What happened": _pairs(dict(sorted(happened.items())))}
+        parts |= {"Provenance": _pairs(training.on.model_dump(mode="json"))}
+    return {title: pairs for title, pairs in parts.items() if pairs}
 
 
 def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Key and value as text; the keys of a dictionary in a dictionary after a full stop; what is None left out."""
-    found = []
+    pairs: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += [(f"{key}.{inner}", text) for inner, text in _pairs(value)]
+            pairs += [(f"{key}.{inner}", text) for inner, text in _pairs(value)]
         elif value is not None:
-            found.append((key, value if isinstance(value, str) else json.dumps(value)))
-    return found
+            pairs.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return pairs
 
 
 def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
@@ -136,25 +137,25 @@ def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
     }
 
 
-def chosen(results: Results, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
+def chosen_samples(results: Results, run: Run, tasks: list[str], room: int) -> list[dict[str, Any]]:
     """Samples to show: of each task in turn an item, the same ones in every run of a table.
 
     Which items: those whose id and task have the smallest hashes, so that neither the file's order nor being right or
     wrong decides. At most MOST a task, and `room` bytes; tasks for which there is no room aren't read.
     """
     drawn: dict[str, list[dict[str, Any]]] = {}
-    found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
+    shown: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     for place in range(MOST):
         for task in tasks:
             if task not in drawn:
                 drawn[task] = sorted(results.samples(run, task), key=_lot_in(task))[:MOST]
             if place < len(drawn[task]):
-                sample = shown(results.plan.catalog.tasks[task].title, drawn[task][place])
+                sample = sample_shown(task_titles(results.plan)[task], drawn[task][place])
                 room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
                 if room < 0:
-                    return [each for mine in found.values() for each in mine]
-                found[task].append(sample)
-    return [each for mine in found.values() for each in mine]
+                    return [sample for samples in shown.values() for sample in samples]
+                shown[task].append(sample)
+    return [sample for samples in shown.values() for sample in samples]
 
 
 @cache
@@ -167,8 +168,8 @@ def _lot(task: str, item: int | str) -> str:
     return hash_of([task, item])
 
 
-def shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A sample as the page tells it: of a long prompt the end, where the question is; of a long text the beginning."""
+def sample_shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A sample as the page shows it: of a long prompt the end, where the question is; of a long text the beginning."""
     prompt, response = str(row.get("prompt", "")), str(row.get("response", ""))
     if len(prompt) > LONGEST:
         prompt = f"[{len(prompt) - LONGEST:,} signs left out] {prompt[-LONGEST:]}"
@@ -179,9 +180,9 @@ def shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
     return known | {"correct": bool(row["correct"]), "contaminated": bool(row.get("contaminated"))}
 
 
-def sampled(told: list[Section]) -> str:
+def samples_shown(sections: list[Section]) -> str:
     """How many of all samples the page holds, in a sentence."""
-    some, of = sum(len(each.samples) for each in told), sum(each.answered for each in told)
+    some, of = sum(len(section.samples) for section in sections), sum(section.answered for section in sections)
     return (
         f"{some:,} of {of:,} samples are on this page: of every run the same items of a task, drawn by a hash of their"
         f" number, at most {MOST} a task, and fewer where many runs share the page; texts of over {LONGEST:,} signs are"

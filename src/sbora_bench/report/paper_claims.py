@@ -14,9 +14,10 @@ import yaml
 from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.audit import Finding, gain, leads, read_rows
-from sbora_bench.report.render import Text, View
-from sbora_bench.report.separation_tables import method_rows, method_title
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.verdicts import method_rows
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
 from sbora_bench.results.read import Results
 
@@ -25,13 +26,13 @@ NO_COUNTS = {"gain": gain, "leads": leads}  # kinds that the printed scores alon
 Judged = tuple[str, str]  # a verdict, and what it rests on
 
 
-def view(results: Results, found: Separation, findings: list[Finding]) -> View:
+def claim_table(results: Results, tested: Separation, findings: list[Finding]) -> PrintedTable:
     """A row a claim."""
     claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     plan, footprints = results.plan, footprint_rows(results)
     lines = []
     for claim in claims:
-        mine, evidence = ours(plan, claim, found, footprints)
+        mine, evidence = ours(plan, claim, tested, footprints)
         printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
         texts = [claim["text"], claim["source"], printed, mine, evidence]
         lines.append([Text(text) for text in texts])
@@ -41,7 +42,7 @@ def view(results: Results, found: Separation, findings: list[Finding]) -> View:
         " experiment compares the two."
     ]
     header = ["Claim", "Source", "On the reported numbers", "On ours", "What ours rests on"]
-    return View("claims", "What is claimed", header, [lines], notes, text_columns=5)
+    return PrintedTable("claims", "What is claimed", header, [lines], notes, text_columns=5)
 
 
 def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
@@ -56,10 +57,10 @@ def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
     return HOLDS if verdicts and agreeing == len(verdicts) else UNTOLD
 
 
-def ours(plan: Plan, claim: dict[str, Any], found: Separation, footprints: list[dict[str, Any]]) -> Judged:
+def ours(plan: Plan, claim: dict[str, Any], tested: Separation, footprints: list[dict[str, Any]]) -> Judged:
     """The verdict of this experiment, and what it rests on."""
     if claim["kind"] in ("gain", "leads"):
-        return together([_difference(plan, claim, row) for row in _pairs(plan, claim, found)])
+        return together([_difference(plan, claim, row) for row in _pairs(plan, claim, tested)])
     if claim["kind"] == "ratio":
         return together(list(_ratios(plan, claim, footprints)))
     if claim["kind"] == "memory":
@@ -80,7 +81,7 @@ def _is(title: str, name: str) -> bool:
     return plain(title) == plain(name)
 
 
-def _pairs(plan: Plan, claim: dict[str, Any], found: Separation) -> Iterable[dict[str, Any]]:
+def _pairs(plan: Plan, claim: dict[str, Any], tested: Separation) -> Iterable[dict[str, Any]]:
     """The tested pairs that a claim is about, the one that it favours first."""
     for name, table in plan.experiment.tables.items():
         if "table" in claim and table.suite != SUITE_OF[claim["table"]]:
@@ -88,7 +89,7 @@ def _pairs(plan: Plan, claim: dict[str, Any], found: Separation) -> Iterable[dic
         columns = (AVERAGE, table.title, table.train) if len(plan.tasks(name)) > 1 else (table.title, table.train)
         if "metric" in claim and not any(_is(column, claim["metric"]) for column in columns):
             continue
-        for row in method_rows(found, name):
+        for row in method_rows(tested, name):
             titles = [plan.catalog.methods[row[f"method_{side}"]].title for side in "ab"]
             model = plan.catalog.models[row["model"]].title
             if "rank" not in row["equal"] and claim["kind"] == "leads":
@@ -112,8 +113,8 @@ def _turned(row: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(plan: Plan, claim: dict[str, Any], row: dict[str, Any]) -> Judged:
     due, high = claim.get("claimed", 0.0) / 100, row["high"]
-    names = [method_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
-    text = f"{row['table']}, {plan.catalog.models[row['model']].title}: {' over '.join(names)}"
+    names = [ranked_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
+    text = f"{row['table']}, {model_titles(plan)[row['model']]}: {' over '.join(names)}"
     text += f" {100 * row['difference']:+.1f}"
     text += "" if high is None else f" [{100 * row['low']:.1f}, {100 * high:.1f}]"
     if row["word"] == "worse" or (high is not None and high < due):
@@ -148,4 +149,4 @@ def _memory(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]])
         peak, other = of.get("peak_bytes"), over.get("peak_bytes")
         if _is(title, claim["model"]) and of["rank"] == over["rank"] == claim["rank"] and peak is not None and other:
             ratio = peak / other
-            yield (HOLDS if ratio <= claim["claimed"] else NOT), f"{title}: {ratio:.3f}, foretold"
+            yield (HOLDS if ratio <= claim["claimed"] else NOT), f"{title}: {ratio:.3f}, estimated"

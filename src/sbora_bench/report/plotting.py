@@ -1,18 +1,22 @@
 """What all figures share: the look of a method, a panel a value, short numbers."""
 
+from __future__ import annotations
+
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import method_titles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
+LABEL_WIDTH, PANEL_WIDTH = 32, 44  # characters of a line of a label, and of a panel's title
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 
 
@@ -24,15 +28,22 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def wrapped(title: str, width: int = LABEL_WIDTH) -> str:
+    """A title on several lines where it is long."""
+    return textwrap.fill(title, width, break_on_hyphens=False)
+
+
 def look(plan: Plan, method: str) -> dict[str, Any]:
     """Colour, marker and dash of a method: by its place in the catalog."""
+    import matplotlib
+
     place = list(plan.catalog.methods).index(method)
     colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     return {
         "color": colors[place % len(colors)],
         "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[place % len(DASHES)],
-        "label": plan.catalog.methods[method].title,
+        "label": wrapped(method_titles(plan)[method]),
     }
 
 
@@ -45,6 +56,8 @@ def untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
 
 def short_ticks(axis: Axes) -> None:
     """Few numbers below the axis, short ones."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
@@ -53,6 +66,8 @@ def panels(
     rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
 ) -> Figure:
     """A panel for every value of `panel` (and `of`), `across` in a line, one legend below; or says there's nothing."""
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
@@ -65,9 +80,44 @@ def panels(
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name[0])
+        axis.set_title(wrapped(name[0], PANEL_WIDTH))
         draw(axis, [row for row in rows if (row["panel"], row.get("of")) == name])
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
     return figure
+
+
+def upper_end(row: dict[str, Any]) -> float:
+    """Of a point's interval; the point itself where it has none."""
+    return row["mean"] if row["high"] is None else row["high"]
+
+
+def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, apart: float = 0, **style: Any) -> None:
+    """One method's points with their intervals, moved sideways by `apart` times 1.6 pt to be seen beside others."""
+    from matplotlib.transforms import ScaledTranslation
+
+    low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
+    high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
+    moved = axis.transData + ScaledTranslation(1.6 * apart / 72, 0, axis.figure.dpi_scale_trans)
+    x, y = [row[key] for row in points], [row["mean"] for row in points]
+    drawn = look(plan, points[0]["method"]) | style
+    axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, transform=moved, **drawn)
+    axis.update_datalim(list(zip(x, y, strict=True)))
+    axis.autoscale_view()
+
+
+def score_axis(axis: Axes, points: list[dict[str, Any]], title: str) -> None:
+    """Scores in per cent against what `title` says."""
+    short_ticks(axis)
+    axis.set_xlabel(title)
+    axis.set_ylabel("Score, %")
+    axis.set_ylim(0, min(106, max([*map(upper_end, points), 10]) * 1.1))
+
+
+def draw_stack(axis: Axes, labels: list[str], parts: dict[str, tuple[list[float], str, str]]) -> None:
+    """Bars of several parts one after the other; each part: a width a bar, its hatch and its colour."""
+    left = [0.0] * len(labels)
+    for label, (widths, hatch, color) in parts.items():
+        axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
+        left = [start + width for start, width in zip(left, widths, strict=True)]

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import whole_file
-from sbora_bench.plan.file_names import FIGURE_FORMATS
 from sbora_bench.report.plotting import STYLE
+from sbora_bench.report.view import FIGURE_FORMATS
 
 Heat = dict[str, dict[str, np.ndarray]]  # "columns" and "rows" -> kind of layer -> norms of the change, a line a layer
 

@@ -1,5 +1,6 @@
 """A table as data, and its four spellings: Markdown, LaTeX (booktabs), HTML and CSV. Names are escaped in each."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,8 +25,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class View:
-    """A table to be drawn: `groups` are blocks of rows with a rule between; `csv` is header and rows of numbers."""
+class PrintedTable:
+    """A table as data: `groups` are blocks of rows with a rule between; `csv` is header and rows of numbers."""
 
     name: str
     title: str
@@ -63,21 +64,21 @@ def latex_text(text: str) -> str:
     return " ".join(text.split()).translate(_LATEX)
 
 
-def markdown(view: View) -> str:
+def markdown(table: PrintedTable) -> str:
     def spell(cell: Text) -> str:
         text = markdown_text(cell.text)
         text = f"**{text}**" if cell.bold else text
         return "<br>".join([text, *map(markdown_text, cell.below)])
 
-    rules = ["---"] * view.text_columns + ["---:"] * (len(view.header) - view.text_columns)
-    lines = [[markdown_text(title) for title in view.header], rules]
-    lines += [[spell(cell) for cell in row] for group in view.groups for row in group]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = "".join(f"\n{markdown_text(note)}\n" for note in view.notes)
-    return f"### {markdown_text(view.title)}\n\n{table}{notes}"
+    rules = ["---"] * table.text_columns + ["---:"] * (len(table.header) - table.text_columns)
+    lines = [[markdown_text(title) for title in table.header], rules]
+    lines += [[spell(cell) for cell in row] for group in table.groups for row in group]
+    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = "".join(f"\n{markdown_text(note)}\n" for note in table.notes)
+    return f"### {markdown_text(table.title)}\n\n{body}{notes}"
 
 
-def latex(view: View) -> str:
+def latex(table: PrintedTable) -> str:
     """A `table` environment for \\input; the preamble needs booktabs. With graphicx too, a wide table fits the line."""
 
     def spell(cell: Text) -> str:
@@ -86,21 +87,21 @@ def latex(view: View) -> str:
         lines = " \\\\ ".join([text, *map(latex_text, cell.below)])
         return rf"\shortstack[r]{{{lines}}}" if cell.below else text
 
-    columns = "l" * view.text_columns + "r" * (len(view.header) - view.text_columns)
+    columns = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
     body = "\\midrule\n".join(
-        "".join(" & ".join(spell(cell) for cell in row) + " \\\\\n" for row in group) for group in view.groups
+        "".join(" & ".join(spell(cell) for cell in row) + " \\\\\n" for row in group) for group in table.groups
     )
-    notes = "".join(f"\\par {latex_text(note)}\n" for note in view.notes)
-    header = " & ".join(latex_text(title) for title in view.header)
+    notes = "".join(f"\\par {latex_text(note)}\n" for note in table.notes)
+    header = " & ".join(latex_text(title) for title in table.header)
     tabular = (
         f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{header} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}"
     )
-    if len(view.header) > WIDE:
+    if len(table.header) > WIDE:
         tabular = f"\\providecommand{{\\resizebox}}[3]{{#3}}\\resizebox{{\\linewidth}}{{!}}{{%\n{tabular}}}"
     return (
         "% \\usepackage{booktabs} % and graphicx\n"
         "\\begin{table}\n\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}\n"
-        f"\\caption{{{latex_text(view.title)}}}\n\\label{{tab:{view.name}}}\n"
+        f"\\caption{{{latex_text(table.title)}}}\n\\label{{tab:{table.name}}}\n"
         f"{tabular}\n{notes}\\end{{table}}\n"
     )
 
@@ -115,9 +116,9 @@ def environment() -> "Environment":
     )
 
 
-def html(view: View) -> str:
+def html(table: PrintedTable) -> str:
     """A page of its own with the table."""
-    return environment().get_template("table.html").render(view=view)
+    return environment().get_template("table.html").render(table=table)
 
 
 def csv(numbers: list[list[Any]]) -> str:
@@ -134,8 +135,15 @@ def _number(value: Any) -> str | None:
     return value if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def write_views(view: View, folder: Path) -> None:
-    """Write `folder/<name>` as .md, .csv, .tex and .html."""
-    for suffix, spell in (("md", markdown), ("tex", latex), ("html", html)):
-        write_text(folder / f"{view.name}.{suffix}", spell(view))
-    write_text(folder / f"{view.name}.csv", csv(view.csv))
+def write_table(table: PrintedTable, folder: Path, formats: Sequence[str] = ("md", "csv", "tex", "html")) -> None:
+    """Write `folder/<name>.<format>` for each of the formats."""
+    for suffix in formats:
+        write_text(folder / f"{table.name}.{suffix}", SPELLINGS[suffix](table))
+
+
+def csv_of(table: PrintedTable) -> str:
+    """The numbers of a table as CSV."""
+    return csv(table.csv)
+
+
+SPELLINGS: dict[str, Callable[[PrintedTable], str]] = {"md": markdown, "tex": latex, "html": html, "csv": csv_of}

@@ -14,7 +14,8 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import VALIDATION, table_files
+from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
 from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, mean_of, other_means, value_of
@@ -202,7 +203,7 @@ def differing(
         except UserError as error:
             yield f"the tables can't be drawn again: {_within(again, str(error))}"
             return
-        for name in ["scores.csv", "footprint.csv", "budget.csv", *table_files(plan)]:
+        for name in [*COLLECTED, *table_files(plan)]:
             if not (results / name).is_file():
                 yield f"{name}: missing"
                 continue

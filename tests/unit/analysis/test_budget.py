@@ -6,7 +6,7 @@ from sbora_bench.analysis.budget import budget_rows, seconds
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_budget
 from sbora_bench.files import read_json, write_json
-from sbora_bench.report.page_views import budget_views
+from sbora_bench.report.views.budget_table import BUDGET
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import SEAL, TrainRecord, read_record
 from tests.made_results import make_plan, make_results, make_run
@@ -63,7 +63,7 @@ def test_the_budget_stands_beside_the_score(made):
     plan, results = made
     collect(plan, results)
     assert read_budget(results).trained.tolist() == [3] * 7
-    arithmetic, mmlu = budget_views(plan, results)
+    arithmetic, mmlu = BUDGET.tables(Results(plan, results))
     assert (arithmetic.name, mmlu.name) == ("budget-arithmetic", "budget-mmlu")
     line = dict(zip(arithmetic.header, arithmetic.groups[0][0], strict=True))
     told = {key: line[key].text for key in ("Method", "Rank", "Seeds", "Updates", "Tokens", "Seconds", "GFLOP")}

@@ -16,9 +16,11 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import draw_groups
-from sbora_bench.report.forgetting_tables import also_view, forgetting_view
-from sbora_bench.report.index_seed_tables import draws_view
-from sbora_bench.report.side_figures import also_data, draws_data
+from sbora_bench.report.views.forgetting_table import forgetting_table
+from sbora_bench.report.views.index_seed_figure import index_seed_data
+from sbora_bench.report.views.index_seed_table import index_seed_table
+from sbora_bench.report.views.other_suites_figure import other_suites_data
+from sbora_bench.report.views.other_suites_table import other_suites_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
@@ -80,12 +82,12 @@ def test_each_suite_and_loss_stands_beside_the_base(made):
     lora = rows["llama-7b", "lora", 32, "mmlu"]
     assert lora["mean"] == pytest.approx(np.mean([12, 13, 14]) / 40) and lora["seeds"] == 3
     assert rows["llama-7b", "lora", 32, "mmlu loss"]["mean"] == pytest.approx(2.01 + 0.0195)
-    view = also_view(Results(plan, results), "arithmetic")
+    view = other_suites_table(Results(plan, results), "arithmetic")
     line = view.groups[0][0]
     assert view.header[3:] == ["Arithmetic reasoning", "MMLU", "MMLU, loss"]
     assert (line[4].text, line[4].below) == ("32.5 ± 2.5", ("+7.5",))
     assert (line[5].text, line[5].below) == ("2.030 ± 0.010", ("+1.010",))
-    points = [row for row in also_data(Results(plan, results), "arithmetic") if row["method"] == "sbora-fa"]
+    points = [row for row in other_suites_data(Results(plan, results), "arithmetic") if row["method"] == "sbora-fa"]
     assert [(row["of"], row["x"]) for row in points if row["measure"] == "arithmetic" and row["rank"] == 32] == [
         ("Rank", 32),
         ("Trainable parameters", 28_049_408),
@@ -101,7 +103,7 @@ def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     assert of["mmlu loss", "lora", 32, "dora", 32]["word"].startswith("no difference shown")
     assert of["mmlu", "lora", 32, "sbora-fa", 64]["difference"] == 0.0
     assert {row["measure"] for row in rows} == {"mmlu", "mmlu loss"}  # not the suite that they were tuned for
-    view = forgetting_view(Results(plan, results), "arithmetic")
+    view = forgetting_table(Results(plan, results), "arithmetic")
     assert len(view.csv) == 1 + len(pair_rows(Results(plan, results), "arithmetic"))
     line = next(line for line in view.groups[0] if line[1].text == "LoRA r = 32" and "r = 64" in line[2].text)
     assert line[5].text == "worse" and line[5].bold and line[5].below[0].startswith("−0.500 [−0.500, −0.500]")
@@ -198,8 +200,8 @@ def test_the_factorials_table_is_made_of_the_runs_scores(tmp_path, monkeypatch):
     assert (rows["draw"]["degrees"], rows["order"]["degrees"], rows["rest"]["degrees"]) == (1, 2, 2)
     assert rows["draw"]["mean_square"] == pytest.approx(3 * 2 * (100 * 6 / 40 / 3 / 2) ** 2)  # 6 of 40 more in one task
     assert rows["rest"]["variance"] == pytest.approx(0, abs=1e-9)
-    assert sorted({(row["index_seed"], row["seed"]) for row in draws_data(Results(plan, results))}) == [
+    assert sorted({(row["index_seed"], row["seed"]) for row in index_seed_data(Results(plan, results))}) == [
         (index, seed) for index in (0, 1) for seed in (0, 1, 2)
     ]
-    view = draws_view(Results(plan, results))
+    view = index_seed_table(Results(plan, results))
     assert [line[3].text for line in view.groups[0]] == ["columns or rows drawn", "data order and dropout", "the rest"]

@@ -17,8 +17,9 @@ from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.experiment import Cell, load_plan, rate_text
 from sbora_bench.plan.file_names import VALIDATION
-from sbora_bench.report.learning_rate_tables import curve, rates_view
 from sbora_bench.report.tables import tables
+from sbora_bench.report.views.rate_figure import rate_data
+from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
@@ -153,13 +154,13 @@ def test_what_the_choice_gains_is_paired_and_read_afterwards(made):
     assert lora["picked"] and not lora["default"] and lora["validation"] == 0.75 and lora["validation_items"] == 20
     assert lora["difference"] == 0.0 and (lora["p"], lora["p_seeds"]) == (1.0, 1.0)  # the same answers at each rate
     assert rows["dora", 32, 0.001]["picked"] and rows["dora", 32, 0.001]["difference"] is None
-    view = rates_view(Results(plan, results), "arithmetic")
+    view = rate_table(Results(plan, results), "arithmetic")
     assert view.header[2:] == ["1e-3", "3e-4", "1e-2", "Picked", "Score", "At 1e-3", "Gain"]
     line = view.groups[0][0]
     assert [cell.text for cell in line[2:6]] == ["40.0 ± 0.0", "75.0 ± 0.0", "40.0 ± 0.0", "3e-4"]
     assert line[3].bold and not line[2].bold and line[-1].text == "+0.0 [0.0, 0.0]"
     assert view.groups[0][1][-1].text == "0, the protocol's"
-    points = [p for p in curve(rows.values(), plan) if p["method"] == "lora" and "held-out" in p["panel"]]
+    points = [p for p in rate_data(rows.values(), plan) if p["method"] == "lora" and "held-out" in p["panel"]]
     assert [(p["rate"], p["mean"], p["picked"]) for p in points] == [
         (0.001, 40.0, False),
         (0.0003, 75.0, True),

@@ -9,7 +9,6 @@ from sbora_bench.analysis import statistics
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
-from sbora_bench.report.separation_tables import method_view, verdict
 from sbora_bench.report.tables import tables
 from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
@@ -102,7 +101,7 @@ def test_made_samples_say_better(made):
         120,
     )
     assert mine["difference"] == pytest.approx(lora - twice)
-    assert verdict(separation(Results(*made))) == (
+    assert verdict_on_methods(separation(Results(*made))) == (
         "Of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 3 are shown to differ with"
         " other seeds too; 0 more seeds would show 1 point in half of them."
     )
@@ -115,9 +114,12 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     tables(plan, tmp_path / "results")
     found = separation(Results(plan, tmp_path / "results"))
     assert {r["word"] for r in found.averages + found.differences} == {"no difference shown; one seed"}
-    assert {cell.text for group in method_view(plan, found, "arithmetic").groups for r in group for cell in r[8:]} == {
-        "–"
-    }
+    assert {
+        cell.text
+        for group in method_table(Results(plan, tmp_path / "results"), "arithmetic").groups
+        for r in group
+        for cell in r[8:]
+    } == {"–"}
     rows = list(csv.DictReader((tmp_path / "results/tables/cells.csv").open()))
     assert {(r["interval"], r["low"], r["sd"]) for r in rows} == {("none: one seed", "", "")}
 

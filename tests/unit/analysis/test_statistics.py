@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from sbora_bench.analysis import statistics
 from sbora_bench.analysis.separation import Separation, most_frequent_answer, separation
 from sbora_bench.errors import UserError
-from sbora_bench.report.separation_tables import count_columns
+from sbora_bench.report.counts import count_columns
 from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 

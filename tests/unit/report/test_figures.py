@@ -4,20 +4,16 @@ import matplotlib
 import pytest
 
 from sbora_bench.analysis.collect import collect
-from sbora_bench.analysis.csv_files import read_budget, read_footprint, read_scores
 from sbora_bench.analysis.pareto import front, pareto_data
 from sbora_bench.files import write_text
-from sbora_bench.plan.file_names import figure_captions, figure_files, layouts
-from sbora_bench.report.figures import (
-    clusters,
-    figures,
-    footprint_data,
-    look,
-    score_data,
-    score_figure,
-    short,
-    training_data,
-)
+from sbora_bench.plan.file_names import layouts
+from sbora_bench.report.collected import footprint_lines
+from sbora_bench.report.figures import figures
+from sbora_bench.report.outputs import figure_captions, figure_files
+from sbora_bench.report.plotting import look, short
+from sbora_bench.report.views.footprint_figure import footprint_data
+from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
+from sbora_bench.report.views.training_figure import training_data
 from sbora_bench.results.read import Results
 from tests.made_results import TRAINABLE, experiment, make_plan, make_results
 
@@ -44,7 +40,7 @@ def drawn(tmp_path_factory):
     return plan, *folders
 
 
-def test_exactly_the_files_foretold_the_same_each_time(drawn):
+def test_exactly_the_files_listed_the_same_each_time(drawn):
     plan, one, two = drawn
     written = sorted(str(path.relative_to(one)) for path in (one / "figures").iterdir())
     assert written == sorted(figure_files(plan)) and len(written) == 12
@@ -60,8 +56,7 @@ def test_svg_holds_no_date_and_png_no_version(drawn):
 
 
 def plotted(plan, results):
-    frames = read_scores(results), read_footprint(results), read_budget(results)
-    return score_data(plan, layouts(plan)[0], *frames)
+    return score_points(Results(plan, results), layouts(plan)[0])
 
 
 def test_score_against_trainable_parameters(drawn):
@@ -109,14 +104,14 @@ def test_pareto_panels_have_the_costs_that_are_known(drawn):
     assert {row["of"] for row in rows} == {
         "Trainable parameters",
         "Training, seconds a run",
-    }  # no peak is foretold here
+    }  # no peak is estimated here
     ahead = {(row["method"], row["rank"]) for row in rows if row["of"] == "Trainable parameters" and row["front"]}
     # DoRA and SBoRA at rank 64 score the same, for more and for as many parameters as LoRA
     assert ahead == {("sbora-fa", 32), ("sbora-fa", 64)}
     assert {row["cost"] for row in rows if row["of"] == "Training, seconds a run"} == {1.5}
 
 
-def test_ranks_are_told_once_where_points_stand_close():
+def test_ranks_are_written_once_where_points_stand_close():
     rows = [
         {"parameters": count, "rank": rank, "mean": 50.0, "high": high}
         for count, rank, high in [(100, 4, None), (1000, 8, 60.0), (1030, 16, 120.0)]
@@ -135,7 +130,7 @@ def test_training_curves_are_means_and_ranges_of_the_seeds(drawn):
 
 def test_footprint_bars(drawn):
     plan, results, _ = drawn
-    rows = footprint_data(plan, layouts(plan)[0], read_footprint(results))
+    rows = footprint_data(plan, layouts(plan)[0], footprint_lines(Results(plan, results)))
     assert [row["label"] for row in rows][:4] == ["LoRA r = 32", "DoRA r = 32", "SBoRA-FA r = 32", "SBoRA-FA r = 64"]
     assert rows[2]["parameters"] == TRAINABLE["sbora-fa", 32]
     assert (rows[2]["weights_bytes"], rows[2]["optimizer_bytes"], rows[2]["measured_peak_bytes"]) == (

@@ -13,11 +13,13 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.separation import separation
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
-from sbora_bench.plan.file_names import audit_files, figure_captions, figure_files, table_files
+from sbora_bench.report.outputs import audit_files, figure_captions, figure_files, table_files
 from sbora_bench.report.page import report
-from sbora_bench.report.page_answer import also, answer
-from sbora_bench.report.page_runs import LONGEST, MOST, chosen, loss_curve, section, shown
-from sbora_bench.report.page_views import contamination_view, footprint_view, runs_view
+from sbora_bench.report.page_answer import conclusions, highest_scores
+from sbora_bench.report.page_runs import LONGEST, MOST, chosen_samples, loss_curve, sample_shown, section
+from sbora_bench.report.views.contamination_table import contamination_table
+from sbora_bench.report.views.footprint_table import footprint_table
+from sbora_bench.report.views.run_table import run_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import Training
 from tests.made_results import catalog, experiment, make_plan, make_results, make_run
@@ -128,7 +130,7 @@ def test_the_answer_comes_first(page):
     order = ("answer", "tables", "tests", "budget", "figures", "contamination", "footprint", "claims", "audit", "runs")
     places = [text.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
-    sentences = answer(plan, separation(Results(plan, results)))
+    sentences = conclusions(plan, separation(Results(plan, results)))
     assert len(sentences) == 3
     # SBoRA-FA against LoRA and DoRA: at rank 32 it has 21 of 120 less right than DoRA, at 64, of as many parameters, 3
     # more than LoRA
@@ -139,7 +141,7 @@ def test_the_answer_comes_first(page):
     )
     assert sentences[1].startswith("Of 5 pairs of methods at equal rank or parameters, ")
     assert "on 2 of 3 columns; methods or ranks differ on 1 of the 3 columns" in sentences[2]
-    told = also(plan, results)
+    told = highest_scores(Results(plan, results))
     # DoRA's second seed failed, so its mean is of seeds 0 and 2: the same, and shared with SBoRA-FA at rank 64
     assert told[0] == (
         f"Table {EVIL}: the highest average is 49.2 ± 3.5 (2 of 3 seeds) %, Method {EVIL} at rank 32 on LLaMA-7B"
@@ -152,7 +154,7 @@ def test_the_answer_comes_first(page):
 def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
     plan, results, _ = page
     run = plan.run("arithmetic-llama-7b-lora-r32-s1")
-    told = section(Results(plan, results), run, "--experiment by-hand", 10**6)
+    told = section(Results(plan, results), run, 10**6)
     assert told.scores[0] == ["MultiArith", "77.5", "[62.5, 87.7]", "6.6", "40", "acc"]
     assert told.loss["label"] == "Loss from 3.100 at update 1 to 0.400 at update 10"
     points = [float(number) for point in told.loss["lines"]["training"].split() for number in point.split(",")]
@@ -167,11 +169,13 @@ def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
 def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(page):
     plan, results, _ = page
     runs = [plan.run(f"arithmetic-llama-7b-{cell}-s0") for cell in ("lora-r32", "sbora-fa-r64")]
-    one, other = ([sample["id"] for sample in chosen(Results(plan, results), run, ["gsm8k"], 10**6)] for run in runs)
+    one, other = (
+        [sample["id"] for sample in chosen_samples(Results(plan, results), run, ["gsm8k"], 10**6)] for run in runs
+    )
     assert one == other != list(range(MOST))
-    few = chosen(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 2200)
+    few = chosen_samples(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 2200)
     assert [sample["task"] for sample in few] == ["MultiArith", "MultiArith", "GSM8K", "GSM8K"]
-    assert chosen(Results(plan, results), runs[0], ["gsm8k"], 10) == []
+    assert chosen_samples(Results(plan, results), runs[0], ["gsm8k"], 10) == []
 
 
 def test_long_texts_are_cut_and_say_so():
@@ -183,7 +187,7 @@ def test_long_texts_are_cut_and_say_so():
         "answer": "7",
         "correct": False,
     }
-    told = shown("GSM8K", row)
+    told = sample_shown("GSM8K", row)
     assert told["prompt"].startswith("[501 signs left out] p") and told["prompt"].endswith("p?")
     assert told["response"] == "r" * LONGEST + " [500 signs left out]" and told["extracted"] == "none"
 
@@ -197,14 +201,14 @@ def test_no_curve_of_a_single_point(page):
 
 def test_runs_and_contamination(page):
     plan, results, _ = page
-    groups = runs_view(Results(plan, results)).groups
+    groups = run_table(Results(plan, results)).groups
     runs = {row[0].text: [cell.text for cell in row[1:]] for group in groups for row in group}
     assert runs["arithmetic-llama-7b-dora-r32-s1"] == [f"failed (Reason {EVIL})"] + ["–"] * 6
     assert runs["arithmetic-llama-7b-lora-r32-s0"] == ["ok", "44.2", "10", "0.300", "1.5", "427", "954"]
     assert runs["arithmetic-llama-7b-base"] == ["ok", "5.0"] + ["–"] * 5
-    contamination = [[cell.text for cell in row] for row in contamination_view(Results(plan, results)).groups[0]]
+    contamination = [[cell.text for cell in row] for row in contamination_table(Results(plan, results)).groups[0]]
     assert contamination[2] == ["arithmetic", "math-10k", f"Task {EVIL}", "3", "40", "40"]
-    footprint = footprint_view(plan, results)
+    footprint = footprint_table(Results(plan, results))
     assert "Optimizer, bytes" not in footprint.header  # not known of any cell
     assert [cell.text for cell in footprint.groups[0][0]][:5] == ["arithmetic", "LLaMA-7B", "Base, untuned", "–", "0"]
 
@@ -222,7 +226,7 @@ def test_nothing_run_says_so(tmp_path):
     plan = make_plan(tmp_path)
     results = tmp_path / "results"
     collect(plan, results)
-    assert len(answer(plan, separation(Results(plan, results)))) == 1
-    sentences = also(plan, results)
+    assert len(conclusions(plan, separation(Results(plan, results)))) == 1
+    sentences = highest_scores(Results(plan, results))
     assert sentences[0] == "Arithmetic, by hand: no tuned run has a score (average)."
     assert sentences[-1] == f"{len(plan.runs)} of {len(plan.runs)} runs have no score: they failed or were not run."

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sbora_bench.analysis.separation import separation
-from sbora_bench.report import paper_claims as claims
+from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Finding
 from sbora_bench.results.paper.reported import HERE
 from sbora_bench.results.read import Results
@@ -24,7 +24,7 @@ def made(tmp_path_factory):
 
 def test_every_claim_has_its_verdicts(made):
     plan, results, found = made
-    shown = claims.view(Results(plan, results), found, [])
+    shown = paper_claims.claim_table(Results(plan, results), found, [])
     lines = {line[0].text: [cell.text for cell in line[2:]] for line in shown.groups[0]}
     assert list(lines) == [claim["text"] for claim in ALL.values()]
     assert {verdict for line in lines.values() for verdict in line[1:2]} <= {
@@ -51,26 +51,26 @@ def test_every_claim_has_its_verdicts(made):
 
 
 def test_reported_numbers_decide_without_counts():
-    assert claims.reported(ALL["mmlu-gain-13b"], []) == "holds"
-    assert claims.reported(GAIN, []) == "does not"  # it is a gain over DoRA
-    assert claims.reported(ALL["leads-fa"], []).startswith("does not (agrees in ")
-    assert claims.reported(ALL["half-the-memory"], []) == "can't be told"
+    assert paper_claims.reported(ALL["mmlu-gain-13b"], []) == "holds"
+    assert paper_claims.reported(GAIN, []) == "does not"  # it is a gain over DoRA
+    assert paper_claims.reported(ALL["leads-fa"], []).startswith("does not (agrees in ")
+    assert paper_claims.reported(ALL["half-the-memory"], []) == "can't be told"
 
 
 def test_the_audits_findings_decide_where_they_are():
     def findings(*verdicts):
         return [Finding(f"{GAIN['id']}: model {i}", "", "", "", verdict) for i, verdict in enumerate(verdicts)]
 
-    assert claims.reported(GAIN, findings("agrees", "agrees")) == "holds"
-    assert claims.reported(GAIN, findings("agrees", "disagrees")) == "does not (agrees in 1 of 2)"
-    assert claims.reported(GAIN, findings("agrees", "open")) == "can't be told"
-    assert claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
+    assert paper_claims.reported(GAIN, findings("agrees", "agrees")) == "holds"
+    assert paper_claims.reported(GAIN, findings("agrees", "disagrees")) == "does not (agrees in 1 of 2)"
+    assert paper_claims.reported(GAIN, findings("agrees", "open")) == "can't be told"
+    assert paper_claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
 
 
 def difference(made, word, difference, low, high):
     row = {"table": "arithmetic", "model": "llama-7b", "method_a": "sbora-fa", "rank_a": 64, "method_b": "lora"}
     row |= {"rank_b": 32, "word": word, "difference": difference, "low": low, "high": high}
-    return claims._difference(made[0], GAIN, row)[0]
+    return paper_claims._difference(made[0], GAIN, row)[0]
 
 
 def test_a_gain_of_a_size(made):
@@ -83,13 +83,13 @@ def test_a_gain_of_a_size(made):
 
 def test_a_pair_seen_from_its_second_cell():
     row = {"method_a": "x", "rank_a": 1, "method_b": "y", "rank_b": 2, "difference": 0.1, "low": 0.05, "high": 0.2}
-    turned = claims._turned(row | {"word": "better"})
+    turned = paper_claims._turned(row | {"word": "better"})
     assert (turned["method_a"], turned["rank_b"], turned["word"]) == ("y", 1, "worse")
     assert (turned["difference"], turned["low"], turned["high"]) == (-0.1, -0.2, -0.05)
 
 
 def test_several_verdicts_are_one():
-    assert claims.together([]) == ("never run", "–")
-    assert claims.together([("holds", "a"), ("can't be told", "b")]) == ("can't be told", "a; b")
-    assert claims.together([("holds", "a"), ("does not", "b"), ("can't be told", "c")])[0] == "does not"
-    assert claims.together([("holds", "a"), ("holds", "a")]) == ("holds", "a")
+    assert paper_claims.together([]) == ("never run", "–")
+    assert paper_claims.together([("holds", "a"), ("can't be told", "b")]) == ("can't be told", "a; b")
+    assert paper_claims.together([("holds", "a"), ("does not", "b"), ("can't be told", "c")])[0] == "does not"
+    assert paper_claims.together([("holds", "a"), ("holds", "a")]) == ("holds", "a")

@@ -15,7 +15,7 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.render import csv as spell_csv
 from sbora_bench.report.render import html, latex, markdown
-from sbora_bench.report.tables import views
+from sbora_bench.report.tables import printed_tables
 from sbora_bench.results.paper.reported import plain, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -74,7 +74,7 @@ def drawn(tmp_path_factory):
     for run in plan.runs:
         write_run(plan, results, run)
     collect(plan, results)
-    return plan, {view.name: view for view in views(Results(plan, results))}
+    return plan, {table.name: table for table in printed_tables(Results(plan, results))}
 
 
 def write_run(plan, results, run) -> None:

@@ -8,9 +8,11 @@ import pytest
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
-from sbora_bench.plan.file_names import layouts, table_files
+from sbora_bench.plan.file_names import layouts
+from sbora_bench.report.outputs import table_files
 from sbora_bench.report.render import latex_text, markdown_text
-from sbora_bench.report.tables import agreement, paper_footprint_view, tables, views
+from sbora_bench.report.tables import printed_tables, tables
+from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from tests.made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
@@ -26,7 +28,7 @@ def made(tmp_path):
 
 def view(plan, results, name):
     collect(plan, results)
-    return next(view for view in views(Results(plan, results)) if view.name == name)
+    return next(table for table in printed_tables(Results(plan, results)) if table.name == name)
 
 
 def line(found, *start):
@@ -35,7 +37,7 @@ def line(found, *start):
     )
 
 
-def test_golden_and_exactly_the_files_foretold(made):
+def test_golden_and_exactly_the_files_listed(made):
     plan, results = made
     collect(plan, results)
     tables(plan, results)
@@ -185,9 +187,9 @@ def test_a_reserved_name_is_an_error(tmp_path):
         table_files(make_plan(tmp_path, written))
 
 
-def test_outputs_are_told_without_heavy_imports():
-    code = "import sys, sbora_bench.plan.file_names, sbora_bench.cli.main; "
-    code += "print({'pandas', 'matplotlib', 'scipy'} & set(sys.modules))"
+def test_outputs_are_listed_without_heavy_imports():
+    code = "import sys, sbora_bench.report.outputs, sbora_bench.report.page_tables, sbora_bench.cli.main; "
+    code += "print({'pandas', 'matplotlib', 'scipy', 'statsmodels'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -242,13 +244,13 @@ def test_the_papers_footprint(tmp_path):
         "qsbora_mmlu,llama-7b,sbora-fa,64,,,,43.5\n",
     ]
     write_text(tmp_path / "results/paper_footprint.csv", header + "".join(rows))
-    found = paper_footprint_view(plan, tmp_path / "results")
+    found = paper_footprint_table(Results(plan, tmp_path / "results"))
     assert [row[-1].text for group in found.groups for row in group] == ["yes", "other", "half", "–"]
     assert line(found, "arithmetic", "LLaMA-7B", "LoRA")[4].text == "56,098,816"
     assert line(found, "qsbora_mmlu", "LLaMA-7B", "SBoRA-FA")[4].text == "not available"
     assert "tables/paper_footprint.md" in table_files(plan)
     with pytest.raises(UserError, match="paper_footprint.csv: no such file"):
-        paper_footprint_view(plan, tmp_path)
+        paper_footprint_table(Results(plan, tmp_path))
 
 
 def test_agreement_is_rounding_either_way():

@@ -9,7 +9,7 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json, read_jsonl, sha256, write_json, write_jsonl, write_text
-from sbora_bench.report import terminal as paired_runs
+from sbora_bench.report import terminal
 from sbora_bench.report.tables import tables
 from sbora_bench.report.verify import from_samples, recomputed, verify
 from sbora_bench.results import store
@@ -201,13 +201,13 @@ def test_compare_pairs_two_runs(made):
 def test_compare_refuses_what_cannot_be_paired(made):
     _, results = made
     with pytest.raises(UserError, match="no task in common"):
-        paired_runs.compare(results / "runs" / LORA, results / "runs/mmlu-alpaca-llama-7b-base")
+        terminal.compare(results / "runs" / LORA, results / "runs/mmlu-alpaca-llama-7b-base")
     path = results / "runs/arithmetic-llama-7b-base/samples/gsm8k.jsonl"
     write_jsonl(path, [row | {"answer": "other"} for row in read_jsonl(path)])
     with pytest.raises(UserError, match="gsm8k.jsonl: item 0: another right answer"):
-        paired_runs.compare(results / "runs" / LORA, path.parent.parent)
+        terminal.compare(results / "runs" / LORA, path.parent.parent)
     with pytest.raises(UserError, match=f"did you mean '{LORA}'"):
-        paired_runs.run_at(LORA[:-1], results)
+        terminal.run_at(LORA[:-1], results)
 
 
 def test_show_is_one_screen(made):

@@ -8,7 +8,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.tables import views
+from sbora_bench.report.tables import printed_tables
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
 from tests.made_results import make_plan, make_results
@@ -76,4 +76,4 @@ def test_a_missing_record_is_none(made, tmp_path):
     with pytest.raises(UserError, match="gsm8k.jsonl"):
         empty.items(run, "gsm8k")
     with pytest.raises(UserError, match="collect"):
-        views(empty)
+        printed_tables(empty)

@@ -4,15 +4,17 @@ import numpy as np
 
 from sbora_bench.analysis.index_seeds import COLUMNS, draw_rows
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.file_names import DRAWS
-from sbora_bench.report.render import Text, View
-from sbora_bench.report.separation_tables import p_text
+from sbora_bench.plan.file_names import DRAWS, draw_groups
+from sbora_bench.plan.titles import model_titles
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import p_text
+from sbora_bench.report.view import TableView, of_experiment
 from sbora_bench.results.read import Results
 
 SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "rest": "the rest"}
 
 
-def draws_view(results: Results) -> View:
+def index_seed_table(results: Results, _: None = None) -> PrintedTable:
     """A row a part of a factorial's variance."""
     plan, rows = results.plan, draw_rows(results)
     groups: dict[tuple, list[list[Text]]] = {}
@@ -20,7 +22,7 @@ def draws_view(results: Results) -> View:
         low, high = (np.sqrt(row[end]) for end in ("low", "high"))
         groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
             [
-                Text(plan.catalog.models[row["model"]].title),
+                Text(model_titles(plan)[row["model"]]),
                 Text(f"{row['method']} r = {row['rank']}"),
                 Text(f"{row['index_seeds']} x {row['seeds']}"),
                 Text(SOURCES[row["source"]]),
@@ -39,4 +41,12 @@ def draws_view(results: Results) -> View:
     header = ["Model", "Method", "Runs", "Source", "Points", "Share, %", "F", "p"]
     numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
     title = "What decides: the columns or rows drawn, or the order of the data"
-    return View(DRAWS, title, header, list(groups.values()), notes, numbers, text_columns=4)
+    return PrintedTable(DRAWS, title, header, list(groups.values()), notes, numbers, text_columns=4)
+
+
+INDEX_SEEDS = TableView(
+    key="index seeds",
+    subjects=of_experiment(DRAWS, lambda plan: bool(draw_groups(plan))),
+    make=index_seed_table,
+    caption="How much the columns or rows drawn decide, and how much the order of the data.",
+)

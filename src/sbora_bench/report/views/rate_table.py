@@ -1,20 +1,27 @@
-"""What picking a learning rate did: the table `rates-<table>`, and what its figure plots.
+"""What picking a learning rate did: the table `rates-<table>`.
 
 The choice itself is made in learning_rates.py, without the test items that are read here.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from sbora_bench.analysis.rate_gains import COLUMNS, GAIN, rate_rows
 from sbora_bench.plan.experiment import Plan, rate_text
-from sbora_bench.plan.file_names import rates_name
-from sbora_bench.report.render import Text, View
-from sbora_bench.report.separation_tables import difference_text, method_title, p_text
+from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import difference_text, p_text
+from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
+RATES_PREFIX = "rates-"
 
-def rates_view(results: Results, table: str) -> View:
+
+def varies_rate(plan: Plan, table: str) -> bool:
+    """Whether a table picks its learning rates."""
+    return bool(plan.experiment.tables[table].learning_rates)
+
+
+def rate_table(results: Results, table: str) -> PrintedTable:
     """A row a cell: its score on the held-out rows at each rate, the rate picked, and what that gains."""
     plan = results.plan
     rates, default = plan.experiment.tables[table].learning_rates, plan.protocol(table).learning_rate
@@ -23,12 +30,12 @@ def rates_view(results: Results, table: str) -> View:
     for row in rows:
         by_cell.setdefault((row["model"], row["method"], row["rank"]), {})[row["learning_rate"]] = row
     groups: dict[str, list[list[Text]]] = {}
-    for (model, method, rank), mine in by_cell.items():
-        best = next(row for row in mine.values() if row["picked"])
-        line = [Text(plan.catalog.models[model].title), Text(method_title(plan, method, rank))]
-        line += [_rate_cell(mine[rate]) for rate in rates]
+    for (model, method, rank), by_rate in by_cell.items():
+        best = next(row for row in by_rate.values() if row["picked"])
+        line = [Text(model_titles(plan)[model]), Text(ranked_title(plan, method, rank))]
+        line += [_rate_cell(by_rate[rate]) for rate in rates]
         line += [Text(rate_text(best["learning_rate"])), Text(_percent(best["score"]))]
-        groups.setdefault(model, []).append([*line, Text(_percent(mine[default]["score"])), _gain_cell(best)])
+        groups.setdefault(model, []).append([*line, Text(_percent(by_rate[default]["score"])), _gain_cell(best)])
     n = max((row["validation_items"] for row in rows), default=0)
     tested = "average of the table's tasks" if len(plan.tasks(table)) > 1 else "table's task"
     notes = [
@@ -41,8 +48,8 @@ def rates_view(results: Results, table: str) -> View:
     ]
     header = ["Model", "Method", *map(rate_text, rates), "Picked", "Score", f"At {rate_text(default)}", "Gain"]
     numbers = [[*COLUMNS, *GAIN], *([row[key] for key in (*COLUMNS, *GAIN)] for row in rows)]
-    title = f"Learning rate by held-out training rows: {plan.experiment.tables[table].title or table}"
-    return View(rates_name(table), title, header, list(groups.values()), notes, numbers, text_columns=2)
+    title = f"Learning rate by held-out training rows: {table_title(plan, table)}"
+    return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
 
 
 def _percent(share: float | None) -> str:
@@ -63,14 +70,9 @@ def _gain_cell(best: dict[str, Any]) -> Text:
     return Text(difference_text(best), below=tuple(below))
 
 
-def curve(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
-    """What is plotted of `rate_rows`: panel, method, rate, mean and standard deviation over the seeds, in per cent."""
-    found = []
-    for row in rows:
-        for of, key in (("held-out training rows", "validation"), ("test items", "score")):
-            if row[key] is not None:
-                panel = f"{plan.catalog.models[row['model']].title}, r = {row['rank']}: {of}"
-                spread = 100 * (row[f"{key}_sd"] or 0.0)
-                point = {"panel": panel, "method": row["method"], "rate": row["learning_rate"], "picked": row["picked"]}
-                found.append(point | {"mean": 100 * row[key], "sd": spread})
-    return found
+RATES = TableView(
+    key="rates",
+    subjects=of_tables(RATES_PREFIX, varies_rate),
+    make=rate_table,
+    caption="Learning rates by held-out training rows, and what picking one gained.",
+)

@@ -4,26 +4,30 @@ The way back of a printed number: its row here names the runs; `runs/<run>/score
 `runs/<run>/samples/` what they were counted from.
 """
 
-from pathlib import Path
+from typing import Any
 
 from sbora_bench.analysis.entries import Entry
-from sbora_bench.files import write_text
+from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.file_names import Layout, layouts
+from sbora_bench.report.collected import entries_of
 from sbora_bench.report.render import csv
+from sbora_bench.report.view import TableView, of_experiment
 from sbora_bench.results.paper.reported import AVERAGE
+from sbora_bench.results.read import Results
 
 COLUMNS = ["table", "model", "method", "rank", "task", "seeds", "mean", "sd", "low", "high", "interval", "runs"]
 ONE_SEED = "none: one seed"
 
 
-def write_cells(plan: Plan, found: dict[Layout, dict[Cell, list[Entry]]], folder: Path) -> None:
-    """Write `cells.csv`: mean, standard deviation and the 95 % t interval over the seeds, in per cent."""
-    rows = [row for layout, entries in found.items() for row in _rows(plan, layout, entries)]
-    write_text(folder / "cells.csv", csv([COLUMNS, *rows]))
+def cells_csv(results: Results) -> str:
+    """`cells.csv`: mean, standard deviation and the 95 % t interval over the seeds, in per cent."""
+    plan = picked(results).plan
+    rows = [row for layout in layouts(plan) for row in _rows(plan, layout, entries_of(results, layout))]
+    return csv([COLUMNS, *rows])
 
 
-def _rows(plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]]) -> list[list]:
+def _rows(plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]]) -> list[list[Any]]:
     places = [(column.table, column.task) for column in layout.columns]
     places += [(layout.tables[0], AVERAGE.lower())] if layout.averaged else []
     rows, runs_of = [], {table: plan.runs_of(table) for table in layout.tables}
@@ -41,3 +45,12 @@ def _rows(plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]]) -> list[
 
 def _names(row: Cell) -> tuple[str, str, int | None]:
     return row.model, row.method, row.rank
+
+
+CELL_RUNS = TableView(
+    key="cells",
+    subjects=of_experiment("cells"),
+    make=lambda results, _: None,
+    formats=(),
+    data_files={"cells.csv": cells_csv},
+)

@@ -1,0 +1,73 @@
+"""Column by column, how many pairs of methods and ranks differ: `differences.csv`."""
+
+from typing import Any
+
+from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, separation
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
+from sbora_bench.report.counts import count_text
+from sbora_bench.report.render import PrintedTable, Text, csv
+from sbora_bench.report.texts import p_numbers, p_text
+from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
+from sbora_bench.report.views.method_table import PAIR_COLUMNS, SEED_COLUMNS
+from sbora_bench.results.read import Results
+
+COLUMNS = [*PAIR_COLUMNS, "pairs", "score_a", "score_b", "difference", "only_a", "only_b", *SEED_COLUMNS]
+
+
+def differences_csv(results: Results) -> str:
+    """`differences.csv`: a row a tested pair and task."""
+    return csv([COLUMNS, *(p_numbers(row, COLUMNS) for row in separation(results).differences)])
+
+
+def difference_table(results: Results, _: None = None) -> PrintedTable:
+    """Column by column: how many of the tested pairs differ, and the widest that does."""
+    plan, tested = results.plan, separation(results)
+    columns: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in tested.differences:
+        columns.setdefault((row["table"], row["model"], row["task"]), []).append(row)
+    groups: dict[tuple[str, str], list[list[Text]]] = {}
+    for (table, model, task), rows in columns.items():
+        differing = [row for row in rows if row["differs"]]
+        widest = max(differing, key=lambda row: abs(row["difference"]), default=None)
+        groups.setdefault((table, model), []).append(
+            [
+                Text(table),
+                Text(model_titles(plan)[model]),
+                Text(task_titles(plan)[task]),
+                Text(_pair(plan, widest) if widest else "no difference shown"),
+                Text(f"{abs(100 * widest['difference']):.1f}" if widest else "–"),
+                Text(p_text(widest["p_holm"]) if widest else "–"),
+                Text(f"{len(differing)} of {len(rows)}"),
+            ]
+        )
+    undecided = [
+        f"{task_titles(plan)[task]} ({table}, {model_titles(plan)[model]})" for table, model, task in tested.undecided()
+    ]
+    notes = [
+        "Columns in which two methods of equal rank or parameters, or two ranks of one method, differ,"
+        f" p < {DIFFERENCE_LEVEL} after Holm over all pairs of a table (exact McNemar test, same items and seeds):"
+        f" {count_text(plan, tested.differences, 'differs')}.",
+        f"Columns that show no difference: {', '.join(undecided) or 'none'}.",
+        "All pairs: differences.csv.",
+    ]
+    header = ["Table", "Model", "Task", "Widest difference shown", "Points", "p, Holm", "Pairs that differ"]
+    title = "Do methods and ranks differ?"
+    return PrintedTable("differences", title, header, list(groups.values()), notes, text_columns=4)
+
+
+def _pair(plan: Plan, row: dict[str, Any]) -> str:
+    better, worse = ("a", "b") if row["difference"] > 0 else ("b", "a")
+    names = [ranked_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in (better, worse)]
+    return " over ".join(names)
+
+
+DIFFERENCES = TableView(
+    key="differences",
+    subjects=of_experiment("differences"),
+    make=difference_table,
+    section="tests",
+    formats=(),
+    data_files={"differences.csv": differences_csv},
+    hints=(AGAIN, PAIR, NUMBERS),
+)

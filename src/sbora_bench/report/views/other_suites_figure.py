@@ -1,0 +1,69 @@
+"""The suite tuned for, then what was not tuned for: `also-<table>`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sbora_bench.analysis.forgetting import LOSS, also_rows
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import model_titles
+from sbora_bench.report.plotting import look, panels, short_ticks, untuned
+from sbora_bench.report.view import FigureView, of_tables, table_title
+from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites, measure_title
+from sbora_bench.results.read import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
+    """Rows of panel, method, x (rank or trainable parameters), mean, low, high: per cent, or nats a token."""
+    rows, plan = [], results.plan
+    for row in also_rows(results, table):
+        scale = 1 if row["measure"].endswith(LOSS) else 100
+        ends = [row["mean"] if row[end] is None else row[end] for end in ("low", "high")]
+        mean, low, high = (scale * value for value in (row["mean"], *ends))
+        title = f"{model_titles(plan)[row['model']]}: {measure_title(plan, row['measure'])}"
+        own = row["measure"] == plan.experiment.tables[table].suite
+        for of, key in ((("Rank", "rank"),) if own else ()) + (("Trainable parameters", "trainable_parameters"),):
+            point = {"panel": title, "of": of, "method": row["method"], "x": row[key], "rank": row["rank"]}
+            rows.append(point | {"mean": mean, "low": low, "high": high, "measure": row["measure"]})
+    return rows
+
+
+def other_suites_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """Each suite against rank or parameters: a panel a measure; the untuned base dashed."""
+
+    def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
+        untuned(axis, shown)
+        for method in dict.fromkeys(row["method"] for row in shown if row["x"] is not None and row["method"] != "base"):
+            points = sorted((row for row in shown if row["method"] == method), key=lambda row: row["x"])
+            y = [row["mean"] for row in points]
+            bars = [[row["mean"] - row["low"] for row in points], [row["high"] - row["mean"] for row in points]]
+            axis.errorbar([row["x"] for row in points], y, yerr=bars, elinewidth=0.8, **look(plan, method))
+        axis.set_xlim(left=0)
+        short_ticks(axis)
+        axis.set_xlabel(shown[0]["of"])
+        loss = shown[0]["measure"].endswith(LOSS)
+        axis.set_ylabel("Loss, nats a token" if loss else "Score, %")
+        axis.set_ylim(bottom=0)
+
+    return panels(rows, draw, across=2)
+
+
+def _draw(results: Results, table: str) -> Figure:
+    return other_suites_figure(results.plan, other_suites_data(results, table))
+
+
+OTHER_SUITES_PANELS = FigureView(
+    key="also",
+    subjects=of_tables(OTHER_SUITES_PREFIX, has_other_suites),
+    caption=lambda plan, table: (
+        f"{table_title(plan, table)}: the suite tuned for against rank and against trainable parameters; then what was"
+        " not tuned for: other suites and the loss on held-out text. Bars are 95 % t intervals over the seeds; the"
+        " dashed line is the untuned base."
+    ),
+    draw=_draw,
+    published=True,
+)

@@ -1,0 +1,69 @@
+"""Score against learning rate, on the rows that picked it and on the test items: `rates-<table>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sbora_bench.analysis.rate_gains import rate_rows
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import model_titles
+from sbora_bench.report.plotting import look, panels
+from sbora_bench.report.view import FigureView, of_tables, table_title
+from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
+from sbora_bench.results.read import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def rate_data(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """What is plotted of `rate_rows`: panel, method, rate, mean and standard deviation over the seeds, in per cent."""
+    points = []
+    for row in rows:
+        for of, key in (("held-out training rows", "validation"), ("test items", "score")):
+            if row[key] is not None:
+                panel = f"{model_titles(plan)[row['model']]}, r = {row['rank']}: {of}"
+                spread = 100 * (row[f"{key}_sd"] or 0.0)
+                point = {"panel": panel, "method": row["method"], "rate": row["learning_rate"], "picked": row["picked"]}
+                points.append(point | {"mean": 100 * row[key], "sd": spread})
+    return points
+
+
+def rate_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """Score against learning rate, the rate picked ringed."""
+
+    def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
+        for method in dict.fromkeys(row["method"] for row in shown):
+            points = sorted((row for row in shown if row["method"] == method), key=lambda row: row["rate"])
+            x, y = [row["rate"] for row in points], [row["mean"] for row in points]
+            axis.errorbar(x, y, yerr=[row["sd"] for row in points], elinewidth=0.8, **look(plan, method))
+            ringed = [(row["rate"], row["mean"]) for row in points if row["picked"]]
+            axis.plot(*zip(*ringed, strict=True), "o", markersize=9, fillstyle="none", color="0.2", linestyle="")
+        rates = sorted({row["rate"] for row in shown})
+        axis.set_xscale("log")
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("Learning rate")
+        axis.set_ylabel("Score, %")
+        axis.set_ylim(0, 100)
+
+    return panels(rows, draw, across=2)
+
+
+def _draw(results: Results, table: str) -> Figure:
+    return rate_figure(results.plan, rate_data(rate_rows(results, table), results.plan))
+
+
+RATE_CURVES = FigureView(
+    key="rates",
+    subjects=of_tables(RATES_PREFIX, varies_rate),
+    caption=lambda plan, table: (
+        f"{table_title(plan, table)}: score against learning rate, on the training rows held out to pick the rate by"
+        " and on the test items. Points are means, bars one standard deviation over the seeds; a ring marks the rate"
+        " picked."
+    ),
+    draw=_draw,
+    published=True,
+)

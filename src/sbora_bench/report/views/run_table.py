@@ -1,0 +1,51 @@
+"""Every run: its mean score, how training went, what it took; on the page."""
+
+from sbora_bench.plan.experiment import Run
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import whole
+from sbora_bench.report.view import RUN, TableView, of_experiment
+from sbora_bench.results.read import Results
+from sbora_bench.results.records import Training
+
+
+def run_table(results: Results, _: None = None) -> PrintedTable:
+    """A line a run: its mean score, how training went, what it ran on; or why it has none."""
+    groups: dict[tuple, list[list[Text]]] = {}
+    for run in results.plan.runs:
+        groups.setdefault((run.table, run.model), []).append([Text(text) for text in _run_line(results, run)])
+    header = ["Run", "Status", "Mean score, %", "Updates", "Last loss", "Seconds", "Tokens a second", "Peak, MiB"]
+    notes = ["Mean over the run's tasks. Seconds and memory are this machine's, and differ between reproductions."]
+    return PrintedTable("runs", "Every run", header, list(groups.values()), notes, text_columns=2)
+
+
+def _run_line(results: Results, run: Run) -> list[str]:
+    scores = results.task_scores(run)
+    values = [score.value for score in scores.values() if score and score.status == "ok" and score.value is not None]
+    bad = dict.fromkeys(
+        f"{score.status} ({score.reason})" if score else "not run"
+        for score in scores.values()
+        if score is None or score.status != "ok"
+    )
+    record = results.training(run)
+    happened = record.happened if record else Training()
+    losses, peak = happened.losses(), happened.peak_memory_bytes
+    return [
+        run.name,
+        "; ".join(bad) or "ok",
+        f"{100 * sum(values) / len(values):.1f}" if values else "–",
+        whole(happened.steps),
+        f"{losses[-1]:.3f}" if losses else "–",
+        f"{happened.seconds:,.1f}" if happened.seconds is not None else "–",
+        f"{happened.tokens_per_second:,.0f}" if happened.tokens_per_second is not None else "–",
+        f"{peak / 2**20:,.0f}" if peak is not None else "–",
+    ]
+
+
+RUNS = TableView(
+    key="runs",
+    subjects=of_experiment("runs"),
+    make=run_table,
+    section="runs",
+    formats=(),
+    hints=(RUN, ("One run again", "{finetune} RUN; {evaluate} RUN")),
+)

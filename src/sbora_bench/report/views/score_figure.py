@@ -1,0 +1,129 @@
+"""Score against trainable parameters: `score-<table>`.
+
+A method has one colour, marker and dash everywhere, so that it can be known in grey.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sbora_bench.analysis.entries import Entry
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.pareto import COSTS
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.titles import row_titles
+from sbora_bench.report.collected import (
+    Lines,
+    budget_lines,
+    entries_of,
+    footprint_lines,
+    lines_of,
+    trainable_parameters,
+)
+from sbora_bench.report.plotting import draw_points, panels, score_axis, untuned, upper_end
+from sbora_bench.report.view import FigureView, of_layouts
+from sbora_bench.results.paper.reported import AVERAGE
+from sbora_bench.results.read import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def score_data(
+    plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]], footprint: Lines, budget: Lines
+) -> list[dict[str, Any]]:
+    """Rows of panel, method, rank, parameters, peak (bytes, estimated), seconds (a run), mean, low, high (per cent).
+
+    For the average, or else every column. `entries`: the layout's rows; `footprint`, `budget`: lines by place.
+    """
+    names = [AVERAGE] if layout.averaged else [column.title for column in layout.columns]
+    rows = []
+    for row, cells in entries.items():
+        for name, cell in zip(names, cells[-1:] if layout.averaged else cells, strict=True):
+            if cell.summary is None:
+                continue
+            rows.append(
+                {
+                    "panel": f"{row_titles(plan, row)[0]}: {name}",
+                    "method": row.method,
+                    "rank": row.rank,
+                    "parameters": trainable_parameters(layout, row, footprint),
+                    "peak": estimated_peak(layout, row, footprint),
+                    "seconds": training_seconds(layout, row, budget),
+                    "mean": cell.summary.mean,
+                    "low": cell.summary.low,
+                    "high": cell.summary.high,
+                }
+            )
+    return rows
+
+
+def estimated_peak(layout: Layout, row: Cell, footprint: Lines) -> int | None:
+    """Bytes at the peak of a row's training step: the highest of its tables'; None for an untuned base."""
+    known = [line.peak_bytes for line in lines_of(layout, row, footprint) if line.peak_bytes is not None]
+    return None if row.is_base else max(known, default=None)
+
+
+def training_seconds(layout: Layout, row: Cell, budget: Lines) -> float | None:
+    """Of a row's training, a mean over the seeds: the longest of its tables'; None for an untuned base."""
+    return max((line.seconds for line in lines_of(layout, row, budget) if line.seconds is not None), default=None)
+
+
+def score_points(results: Results, layout: Layout) -> list[dict[str, Any]]:
+    """`score_data` of a results folder; where the learning rate is picked, at that rate."""
+    results = picked(results)
+    entries = entries_of(results, layout)
+    return score_data(results.plan, layout, entries, footprint_lines(results), budget_lines(results))
+
+
+def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
+    """Score against trained parameters, a panel a column and model; above each cluster of points its ranks."""
+
+    def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
+        untuned(axis, shown)
+        tuned = [row for row in shown if row["parameters"] is not None]
+        methods = list(dict.fromkeys(row["method"] for row in tuned))
+        for place, method in enumerate(methods):
+            points = sorted((row for row in tuned if row["method"] == method), key=lambda row: row["parameters"])
+            draw_points(axis, plan, points, "parameters", apart=place - (len(methods) - 1) / 2)
+        for ranks, x, top in clusters(tuned):
+            ranks_text = ", ".join(f"r{rank}" for rank in ranks)
+            axis.annotate(ranks_text, (x, top), xytext=(0, 3), textcoords="offset points", fontsize=6, ha="center")
+        axis.set_xlim(left=0)
+        score_axis(axis, shown, COSTS["parameters"])
+
+    return panels(rows, draw)
+
+
+def clusters(rows: list[dict[str, Any]], within: float = 0.06) -> list[tuple[list[int], float, float]]:
+    """Points whose parameters lie within a share of the largest: their ranks, mean parameters, and highest end."""
+    near = within * max((row["parameters"] for row in rows), default=0)
+    groups: list[list[dict[str, Any]]] = []
+    for row in sorted(rows, key=lambda row: row["parameters"]):
+        if groups and row["parameters"] - groups[-1][-1]["parameters"] <= near:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [
+        (
+            sorted({row["rank"] for row in group}),
+            sum(row["parameters"] for row in group) / len(group),
+            min(100, max(upper_end(row) for row in group)),
+        )
+        for group in groups
+    ]
+
+
+SCORE_POINTS = FigureView(
+    key="score",
+    subjects=of_layouts("score-"),
+    caption=lambda plan, layout: (
+        f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 % t"
+        " intervals over the seeds (none with one seed); the dashed line is the untuned base. Methods stand a little"
+        " apart, so that each can be seen."
+    ),
+    draw=lambda results, layout: score_figure(results.plan, score_points(results, layout)),
+    published=True,
+)

@@ -1,0 +1,208 @@
+"""The tables of scores in the paper's layout: `tables/<name>.{md,csv,tex,html}`.
+
+Rows are model x rank x method; columns are the suite's tasks and their average: mean ± standard deviation over the
+seeds, in per cent. Where a cell is the paper's, its number stands beside ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sbora_bench.analysis.entries import Entry
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.statistics import Summary
+from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.titles import row_titles, task_titles
+from sbora_bench.report.collected import entries_of, footprint_lines, scores, trainable_parameters
+from sbora_bench.report.render import MARKS, PrintedTable, Text
+from sbora_bench.report.view import AGAIN, RUN, TableView, of_layouts
+from sbora_bench.results.paper.reported import AVERAGE, anomaly_of
+from sbora_bench.results.read import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BESIDE_NOTES = {
+    "clean": "clean: the score without the items whose question is in the training set.",
+    "micro": "The score is the mean over subjects; micro: the mean over items.",
+    "macro": "The score is the mean over items; macro: the mean over subjects.",
+}
+
+
+def score_table(results: Results, layout: Layout) -> PrintedTable:
+    """One layout as data; where the learning rate is picked, at that rate."""
+    results = picked(results)
+    plan, by_row, counted = results.plan, entries_of(results, layout), footprint_lines(results)
+    titles = [column.title for column in layout.columns] + ([AVERAGE] if layout.averaged else [])
+    best = _best(by_row, len(titles))
+    printed = any(entry.reported for cells in by_row.values() for entry in cells)
+    named = [
+        list(dict.fromkeys(name for cells in by_row.values() for name in cells[i].beside)) for i in range(len(titles))
+    ]
+    groups: dict[tuple, list[list[Text]]] = {}
+    header = ["model", "method", "rank", "trainable_parameters"] + (["reported_millions"] if printed else [])
+    for title, names in zip(titles, named, strict=True):
+        header += [title, f"{title} sd", f"{title} seeds"]
+        header += [f"{title} reported", f"{title} difference"] if printed else []
+        header += [f"{title} {name}{end}" for name in names for end in ("", " sd")]
+    numbers = [[*header, "status"]]
+    footnotes: dict[str, str] = {}
+    for row, cells in by_row.items():
+        count = trainable_parameters(layout, row, counted)
+        reported = next((cell.reported for cell in cells if cell.reported), None)
+        millions = reported.params_millions if reported else None
+        model, method = row_titles(plan, row)
+        line = [Text(model), Text(method), Text("–" if row.rank is None else str(row.rank))]
+        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
+        line.append(Text("–" if count is None else f"{count:,}", below=below))
+        line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
+        groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
+        numbers.append(
+            [row.model, row.method, row.rank, count]
+            + ([millions] if printed else [])
+            + [x for cell, names in zip(cells, named, strict=True) for x in _numbers(cell, printed, names)]
+            + ["; ".join(f"{t}: {c.status}" for t, c in zip(titles, cells, strict=True) if c.status not in ("", "–"))]
+        )
+    notes = _notes(results, layout, by_row, [f"{mark} {note}" for note, mark in footnotes.items()])
+    columns = ["Model", "Method", "Rank", "Trainable parameters", *titles]
+    return PrintedTable(layout.name, layout.title, columns, list(groups.values()), notes, numbers, text_columns=2)
+
+
+def _mark(footnotes: dict[str, str], note: str) -> str:
+    """The mark of a footnote, new if the note is; empty for no note."""
+    return footnotes.setdefault(note, MARKS[len(footnotes)]) if note else ""
+
+
+def _spell(entry: Entry, bold: bool, footnotes: dict[str, str]) -> Text:
+    below = []
+    if entry.reported:
+        mark = _mark(footnotes, anomaly_of(entry.reported, entry.reported.metric))
+        difference = _difference(entry)
+        less = "" if difference is None else f" ({difference:+.1f})".replace("-", "−")
+        below.append(f"{entry.reported.value:.1f}{mark}{less}")
+    below += [f"{name} {entry.spell(summary) if summary else '–'}" for name, summary in entry.beside.items()]
+    return Text(entry.text, bold, tuple(below), entry.interval)
+
+
+def _difference(entry: Entry) -> float | None:
+    return entry.summary.mean - entry.reported.value if entry.summary and entry.reported else None
+
+
+def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int | None]:
+    def spread(summary: Summary | None) -> list[float | None]:
+        return [summary.mean, summary.sd] if summary else [None, None]
+
+    numbers = [*spread(entry.summary), entry.summary.n if entry.summary else 0]
+    if printed:
+        numbers += [entry.reported.value if entry.reported else None, _difference(entry)]
+    return numbers + [number for name in names for number in spread(entry.beside.get(name))]
+
+
+def _best(entries: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int]]:
+    """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
+    where all do there is no best.
+    """
+    best = set()
+    groups: dict[tuple, list[Cell]] = {}
+    for row in entries:
+        if not row.is_base:
+            groups.setdefault((row.model, row.rank), []).append(row)
+    for rows in groups.values():
+        for column in range(columns):
+            means = {row: round(summary.mean, 1) for row in rows if (summary := entries[row][column].summary)}
+            if len(set(means.values())) > 1:
+                best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], footnotes: list[str]) -> list[str]:
+    plan, frame = results.plan, scores(results)
+    seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
+    counts = sorted({len(values) for values in seeds.values()})
+    many = max(counts) > 1
+    over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
+    notes = [
+        f"Score in per cent: {over}; the untuned base is scored once. Bold: the highest of the methods with one model"
+        " and rank, whether or not a test shows the difference."
+    ]
+    cells = [entry for row in entries.values() for entry in row]
+    if any(entry.reported for entry in cells):
+        notes.append(
+            "In parentheses: the number of seeds. Below: the number that the paper reports (one run, no seed), and ours"
+            " less that."
+        )
+    names = {name for entry in cells for name in entry.beside}
+    notes += [note for name, note in BESIDE_NOTES.items() if name in names]
+    notes += footnotes
+    frame = frame[frame.table.isin(layout.tables)]
+    scored = {column: frame[(frame.table == column.table) & (frame.task == column.task)] for column in layout.columns}
+    sizes = [f"{column.title} {int(lines.n.max()):,}" for column, lines in scored.items() if lines.n.notna().any()]
+    if sizes:
+        notes.append(f"Items scored: {', '.join(sizes)}.")
+    missing = [column.title for column, lines in scored.items() if (lines.status == "not available").all()]
+    if missing and layout.averaged:
+        notes.append(f"The average is over the tasks that could be had, without {', '.join(missing)}.")
+    for table in layout.tables:
+        notes += _data_notes(results, table)
+    return notes + _failures(results, frame)
+
+
+def _data_notes(results: Results, table: str) -> list[str]:
+    """What was found of the table's test items in its training set, and which tasks could not be had."""
+    record, plan = results.contamination(table), results.plan
+    train = plan.experiment.tables[table].train
+    if record is None:
+        return [f"Not checked: whether test items of {table} stand in {train}."]
+    title = task_titles(plan)
+    data_of = {title[task]: data for task, data in record.tasks.items() if task in title}
+    leaks = [
+        f"{name} {len(data.contaminated):,} of {data.available:,}"
+        for name, data in data_of.items()
+        if data.contaminated
+    ]
+    fate = "left out of the score" if record.policy == "drop" else "scored with the rest"
+    notes = [
+        f"Test items whose question is in {train}, {fate}: {', '.join(leaks)}."
+        if leaks
+        else f"No test item's question is in {train}."
+    ]
+    requested = {title[task]: name for task, name in plan.items(table).items()}
+    notes += [
+        f"{name}: the items are {data.source}, for {requested[name]} could not be had."
+        for name, data in data_of.items()
+        if data.status == "ok" and data.source and data.source != requested[name]
+    ]
+    return notes + [
+        f"Not available: {name} ({data.reason})." for name, data in data_of.items() if data.status == "not available"
+    ]
+
+
+def _failures(results: Results, scores: pd.DataFrame) -> list[str]:
+    """One note for every run that failed, with its reason, and one that counts the runs never made."""
+    notes = []
+    for name in scores[scores.status == "failed"].run.unique():
+        tasks = results.task_scores(results.plan.run(name)).values()
+        reasons = dict.fromkeys(score.reason for score in tasks if score is not None and score.status == "failed")
+        notes.append(f"Failed: {name} ({'; '.join(reasons)}).")
+    missing = scores[scores.status == "not run"].run.unique()
+    if len(missing):
+        notes.append(f"Not run: {', '.join(missing)}.")
+    return notes
+
+
+SCORES = TableView(
+    key="score",
+    subjects=of_layouts(),
+    make=score_table,
+    caption=(
+        "Score in per cent, mean ± standard deviation over the seeds; in brackets the 95 % t interval."
+        " tables/cells.csv names the runs of every cell."
+    ),
+    hints=(
+        AGAIN,
+        ("From a cell to its runs", "grep -E '^(table|TABLE,MODEL,METHOD,RANK,)' {results}/tables/cells.csv"),
+        RUN,
+        ("From a score to what the model said", "less {results}/runs/RUN/samples/TASK.jsonl"),
+    ),
+)
