@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Cell, Plan, Run
 
 
 def unique_titles(titles: Mapping[str, str]) -> dict[str, str]:
@@ -14,31 +14,36 @@ def unique_titles(titles: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def model_titles(plan: Plan) -> dict[str, str]:
-    """Model id -> its title, different from that of any other model of the experiment."""
-    models = dict.fromkeys(run.model for run in plan.runs)
-    return unique_titles({model: plan.catalog.models[model].title for model in models})
+def model_titles(plan: Plan, *tables: str) -> dict[str, str]:
+    """Model id -> its title, different from that of any other model of these tables, or of the experiment."""
+    models = {run.model: plan.catalog.models[run.model].title for run in _runs(plan, tables)}
+    return unique_titles(models)
 
 
 @cache
-def method_titles(plan: Plan) -> dict[str, str]:
-    """Method id -> its title, different from that of any other method of the experiment."""
-    methods = dict.fromkeys(run.method for run in plan.runs if not run.is_base)
-    return unique_titles({method: plan.catalog.methods[method].title for method in methods} | {"base": "Base, untuned"})
+def method_titles(plan: Plan, *tables: str) -> dict[str, str]:
+    """Method id -> its title, different from that of any other method of these tables, or of the experiment."""
+    methods = {run.method for run in _runs(plan, tables)} - {"base"}
+    titles = {method: entry.title for method, entry in plan.catalog.methods.items() if method in methods}
+    return unique_titles(titles | {"base": "Base, untuned"})
 
 
 @cache
-def task_titles(plan: Plan) -> dict[str, str]:
-    """Task id -> its title, different from that of any other task that the experiment scores."""
-    tasks = dict.fromkeys(task for table in plan.experiment.tables for task in plan.scored(table))
+def task_titles(plan: Plan, *tables: str) -> dict[str, str]:
+    """Task id -> its title, different from that of any other task that these tables score, or the experiment."""
+    tasks = dict.fromkeys(task for table in tables or plan.experiment.tables for task in plan.scored(table))
     return unique_titles({task: plan.catalog.tasks[task].title for task in tasks})
 
 
-def row_titles(plan: Plan, row: Cell) -> tuple[str, str]:
-    """Titles of a row's model and method."""
-    return model_titles(plan)[row.model], method_titles(plan)[row.method]
+def _runs(plan: Plan, tables: tuple[str, ...]) -> list[Run]:
+    return [run for run in plan.runs if not tables or run.table in tables]
 
 
-def ranked_title(plan: Plan, method: str, rank: int | None) -> str:
-    """A method with its rank: `LoRA r = 32`."""
-    return method_titles(plan)[method] + ("" if rank is None else f" r = {rank}")
+def row_titles(plan: Plan, tables: tuple[str, ...], row: Cell) -> tuple[str, str]:
+    """Titles of the model and the method of a row of a printed table that spans these tables."""
+    return model_titles(plan, *tables)[row.model], method_titles(plan, *tables)[row.method]
+
+
+def ranked_title(plan: Plan, table: str, method: str, rank: int | None) -> str:
+    """A method of a table with its rank: `LoRA r = 32`."""
+    return method_titles(plan, table)[method] + ("" if rank is None else f" r = {rank}")

@@ -1,10 +1,9 @@
 """What an experiment says, in sentences made from its tests: the first thing that a reader of the report sees."""
 
-from typing import Any
-
+from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.separation import Separation
-from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Layout, layouts
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import entries_of, scores
 from sbora_bench.report.counts import count_columns
@@ -63,19 +62,19 @@ def highest_scores(results: Results) -> list[str]:
         names = [AVERAGE.lower()] if layout.averaged else [column.title for column in layout.columns]
         cells = entries_of(results, layout)
         for place, name in enumerate(names, start=-1 if layout.averaged else 0):
-            sentences.append(f"{layout.title}: {_highest(plan, cells, place, name)}")
+            sentences.append(f"{layout.title}: {_highest(plan, layout, cells, place, name)}")
     failed = frame[frame.status.isin(["failed", "not run"])].run.nunique()
     missing = f"{failed} of {len(plan.runs)} runs have no score: they failed or were not run."
     return sentences + ([missing] if failed else [])
 
 
-def _highest(plan: Plan, cells: dict[Any, list], place: int, name: str) -> str:
+def _highest(plan: Plan, layout: Layout, cells: dict[Cell, list[Entry]], place: int, name: str) -> str:
     scored = {row: entries[place] for row, entries in cells.items() if entries[place].summary is not None}
     tuned = {row: round(cell.summary.mean, 1) for row, cell in scored.items() if row.method != "base"}
     if not tuned:
         return f"no tuned run has a score ({name})."
     best = [row for row, mean in tuned.items() if mean == max(tuned.values())]
-    who = ["{1} at rank {2} on {0}".format(*row_titles(plan, row), row.rank) for row in best]
+    who = ["{1} at rank {2} on {0}".format(*row_titles(plan, layout.tables, row), row.rank) for row in best]
     base = next((row for row in scored if (row.model, row.method) == (best[0].model, "base")), None)
     untuned = f" (untuned: {scored[base].text} %)" if base else ""
     return f"the highest {name} is {scored[best[0]].text} %, {' and '.join(who)}{untuned}."

@@ -61,7 +61,11 @@ def section(results: Results, run: Run, room: int) -> Section:
         "; ".join(reasons),
         f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
         plan.command("show", run.name),
-        [score_line(task_titles(plan)[task], score) for task, score in done.items() if score.value is not None],
+        [
+            score_line(task_titles(plan, run.table)[task], score)
+            for task, score in done.items()
+            if score.value is not None
+        ],
         loss_curve(training),
         facts(plan, run, training),
         samples,
@@ -150,7 +154,7 @@ def chosen_samples(results: Results, run: Run, tasks: list[str], room: int) -> l
             if task not in drawn:
                 drawn[task] = sorted(results.samples(run, task), key=_lot_in(task))[:MOST]
             if place < len(drawn[task]):
-                sample = sample_shown(task_titles(results.plan)[task], drawn[task][place])
+                sample = sample_shown(task_titles(results.plan, run.table)[task], drawn[task][place])
                 room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
                 if room < 0:
                     return [sample for samples in shown.values() for sample in samples]

@@ -113,8 +113,8 @@ def _turned(row: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(plan: Plan, claim: dict[str, Any], row: dict[str, Any]) -> Judged:
     due, high = claim.get("claimed", 0.0) / 100, row["high"]
-    names = [ranked_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
-    text = f"{row['table']}, {model_titles(plan)[row['model']]}: {' over '.join(names)}"
+    names = [ranked_title(plan, row["table"], row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
+    text = f"{row['table']}, {model_titles(plan, row['table'])[row['model']]}: {' over '.join(names)}"
     text += f" {100 * row['difference']:+.1f}"
     text += "" if high is None else f" [{100 * row['low']:.1f}, {100 * high:.1f}]"
     if row["word"] == "worse" or (high is not None and high < due):

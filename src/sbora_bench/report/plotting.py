@@ -43,7 +43,7 @@ def look(plan: Plan, method: str) -> dict[str, Any]:
         "color": colors[place % len(colors)],
         "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[place % len(DASHES)],
-        "label": wrapped(method_titles(plan)[method]),
+        "label": wrapped(method_titles(plan).get(method, plan.catalog.methods[method].title)),
     }
 
 

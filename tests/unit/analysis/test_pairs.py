@@ -10,6 +10,8 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.report.tables import tables
+from sbora_bench.report.verdicts import verdict_on_methods
+from sbora_bench.report.views.method_table import method_table
 from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 

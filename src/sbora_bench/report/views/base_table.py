@@ -25,9 +25,9 @@ def base_table(results: Results, _: None = None) -> PrintedTable:
         groups.setdefault((row["table"], row["model"]), []).append(
             [
                 Text(row["table"]),
-                Text(model_titles(plan)[row["model"]]),
-                Text(task_titles(plan)[row["task"]]),
-                Text(ranked_title(plan, row["method"], row["rank"])),
+                Text(model_titles(plan, row["table"])[row["model"]]),
+                Text(task_titles(plan, row["table"])[row["task"]]),
+                Text(ranked_title(plan, row["table"], row["method"], row["rank"])),
                 Text(f"{100 * row['score']:.1f}"),
                 Text(f"{100 * row['base']:.1f}"),
                 Text(f"{100 * row['most_frequent_rate']:.1f}"),

@@ -38,7 +38,7 @@ def budget_table(results: Results, layout: Layout) -> PrintedTable:
             if line is None:
                 continue
             shown = cells[-1:] if layout.averaged else _in_table(cells, layout, table)
-            names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, row), whole(row.rank)]
+            names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, layout.tables, row), whole(row.rank)]
             names_of += [f"{line.trained}", whole(trainable_parameters(layout, row, counted))]
             costs = [_sized(getattr(line, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]
             texts = [Text(text) for text in names_of]

@@ -18,7 +18,7 @@ def contamination_table(results: Results, _: None = None) -> PrintedTable:
                 numbers = [f"{len(data.contaminated):,}", f"{data.available:,}", f"{data.n:,}"]
             elif data is not None:
                 numbers = [f"{data.status} ({data.reason})", "–", "–"]
-            lines.append([Text(text) for text in (table, entry.train, task_titles(plan)[task], *numbers)])
+            lines.append([Text(text) for text in (table, entry.train, task_titles(plan, table)[task], *numbers)])
         groups.append(lines)
     header = ["Table", "Training set", "Task", "In the training set", "Items in the file", "Items scored"]
     return PrintedTable("contamination", "Test items in the training set", header, groups, [], text_columns=3)

@@ -33,8 +33,8 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
         groups.setdefault((table, model), []).append(
             [
                 Text(table),
-                Text(model_titles(plan)[model]),
-                Text(task_titles(plan)[task]),
+                Text(model_titles(plan, table)[model]),
+                Text(task_titles(plan, table)[task]),
                 Text(_pair(plan, widest) if widest else "no difference shown"),
                 Text(f"{abs(100 * widest['difference']):.1f}" if widest else "–"),
                 Text(p_text(widest["p_holm"]) if widest else "–"),
@@ -42,7 +42,8 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
             ]
         )
     undecided = [
-        f"{task_titles(plan)[task]} ({table}, {model_titles(plan)[model]})" for table, model, task in tested.undecided()
+        f"{task_titles(plan, table)[task]} ({table}, {model_titles(plan, table)[model]})"
+        for table, model, task in tested.undecided()
     ]
     notes = [
         "Columns in which two methods of equal rank or parameters, or two ranks of one method, differ,"
@@ -58,7 +59,7 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
 
 def _pair(plan: Plan, row: dict[str, Any]) -> str:
     better, worse = ("a", "b") if row["difference"] > 0 else ("b", "a")
-    names = [ranked_title(plan, row[f"method_{side}"], row[f"rank_{side}"]) for side in (better, worse)]
+    names = [ranked_title(plan, row["table"], row[f"method_{side}"], row[f"rank_{side}"]) for side in (better, worse)]
     return " over ".join(names)
 
 

@@ -29,7 +29,7 @@ def footprint_data(plan: Plan, layout: Layout, footprint: Lines) -> list[dict[st
         shown = lines_of(layout, row, footprint)
         if row.is_base or not shown:
             continue
-        first, (model, method) = shown[0], row_titles(plan, row)
+        first, (model, method) = shown[0], row_titles(plan, layout.tables, row)
         known = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}
         parts = [known[f"{part}_bytes"] for part in PARTS if part != "other"]
         known["other_bytes"] = None if known["peak_bytes"] is None else known["peak_bytes"] - sum(filter(None, parts))

@@ -33,8 +33,8 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
     groups: dict[tuple, list[list[Text]]] = {}
     for row in frame.to_dict("records"):
         numbers = [Text(whole(row[column])) for column in known]
-        method = method_titles(plan)[row["method"]]
-        names = [row["table"], model_titles(plan)[row["model"]], method]
+        method = method_titles(plan, row["table"])[row["method"]]
+        names = [row["table"], model_titles(plan, row["table"])[row["model"]], method]
         line = [*(Text(name) for name in names), Text(whole(row["rank"])), *numbers, Text(_error(row))]
         groups.setdefault((row["table"], row["model"]), []).append(line)
     header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]

@@ -24,8 +24,8 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
         pairs.setdefault(names, {})[row["measure"]] = row
     groups: dict[str, list[list[Text]]] = {}
     for (model, method_a, rank_a, method_b, rank_b, equal), by_measure in pairs.items():
-        line = [Text(model_titles(plan)[model]), Text(ranked_title(plan, method_a, rank_a))]
-        line += [Text(ranked_title(plan, method_b, rank_b)), Text(equal)]
+        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method_a, rank_a))]
+        line += [Text(ranked_title(plan, table, method_b, rank_b)), Text(equal)]
         groups.setdefault(model, []).append([*line, *(_pair_text(by_measure.get(measure)) for measure in measures)])
     notes = [
         "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"

@@ -25,7 +25,7 @@ def gain_table(results: Results, table: str) -> PrintedTable | None:
     tasks = plan.tasks(table)
     groups: dict[str, list[list[Text]]] = {}
     for model, method, rank in dict.fromkeys(cell[:3] for cell in gains):
-        line = [Text(model_titles(plan)[model]), Text(ranked_title(plan, method, rank))]
+        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method, rank))]
         for task in tasks:
             row = gains.get((model, method, rank, task))
             text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
@@ -37,7 +37,7 @@ def gain_table(results: Results, table: str) -> PrintedTable | None:
         f"Points over the base on the same items, all seeds pooled. Bold: p < {DIFFERENCE_LEVEL} after Holm over this"
         " table (exact McNemar test). Counts: gains.csv."
     ]
-    header = ["Model", "Method", *(task_titles(plan)[task] for task in tasks)]
+    header = ["Model", "Method", *(task_titles(plan, table)[task] for task in tasks)]
     title = f"What tuning changed: {table_title(plan, table)}"
     return PrintedTable(f"gains-{table}", title, header, list(groups.values()), notes, text_columns=2)
 

@@ -22,7 +22,7 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
         low, high = (np.sqrt(row[end]) for end in ("low", "high"))
         groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
             [
-                Text(model_titles(plan)[row["model"]]),
+                Text(model_titles(plan, row["table"])[row["model"]]),
                 Text(f"{row['method']} r = {row['rank']}"),
                 Text(f"{row['index_seeds']} x {row['seeds']}"),
                 Text(SOURCES[row["source"]]),

@@ -33,10 +33,10 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         ratio = row["parameters_ratio"]
         groups.setdefault(row["model"], []).append(
             [
-                Text(model_titles(plan)[row["model"]]),
-                Text(ranked_title(plan, row["method_a"], row["rank_a"])),
+                Text(model_titles(plan, row["table"])[row["model"]]),
+                Text(ranked_title(plan, row["table"], row["method_a"], row["rank_a"])),
                 Text(row["word"], bold=row["word"] in ("better", "worse")),
-                Text(ranked_title(plan, row["method_b"], row["rank_b"])),
+                Text(ranked_title(plan, row["table"], row["method_b"], row["rank_b"])),
                 Text(row["equal"]),
                 Text("–" if ratio is None else f"{ratio:.2f}"),
                 Text(difference_text(row)),
@@ -53,7 +53,7 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         f" models differ on other items, in {over}; after Holm. p, seeds: would other seeds differ on these items"
         f" (paired t test). p, both: the larger of the two, Holm over the {family} pairs of this table; better or worse"
         f" where it is below {LEVEL}. How many more seeds would show 1 point: with a power of {POWER}, by the spread"
-        " seen here, without Holm. One seed gives no interval over seeds.",
+        " found here, without Holm. One seed gives no interval over seeds.",
         f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
         " averages.csv and differences.csv.",
     ]

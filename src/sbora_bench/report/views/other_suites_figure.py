@@ -24,7 +24,7 @@ def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
         scale = 1 if row["measure"].endswith(LOSS) else 100
         ends = [row["mean"] if row[end] is None else row[end] for end in ("low", "high")]
         mean, low, high = (scale * value for value in (row["mean"], *ends))
-        title = f"{model_titles(plan)[row['model']]}: {measure_title(plan, row['measure'])}"
+        title = f"{model_titles(plan, table)[row['model']]}: {measure_title(plan, row['measure'])}"
         own = row["measure"] == plan.experiment.tables[table].suite
         for of, key in ((("Rank", "rank"),) if own else ()) + (("Trainable parameters", "trainable_parameters"),):
             point = {"panel": title, "of": of, "method": row["method"], "x": row[key], "rank": row["rank"]}

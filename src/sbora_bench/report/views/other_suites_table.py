@@ -34,8 +34,8 @@ def other_suites_table(results: Results, table: str) -> PrintedTable:
     for (model, method, rank), by_measure in cells.items():
         base = cells.get((model, "base", None), {})
         count = next(iter(by_measure.values()))["trainable_parameters"]
-        name = ranked_title(plan, method, rank)
-        line = [Text(model_titles(plan)[model]), Text(name), Text(f"{count:,}" if count else "–")]
+        name = ranked_title(plan, table, method, rank)
+        line = [Text(model_titles(plan, table)[model]), Text(name), Text(f"{count:,}" if count else "–")]
         line += [
             _score_text(by_measure.get(measure), base.get(measure) if method != "base" else None)
             for measure in measures

@@ -24,7 +24,7 @@ def rate_data(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]
     for row in rows:
         for of, key in (("held-out training rows", "validation"), ("test items", "score")):
             if row[key] is not None:
-                panel = f"{model_titles(plan)[row['model']]}, r = {row['rank']}: {of}"
+                panel = f"{model_titles(plan, row['table'])[row['model']]}, r = {row['rank']}: {of}"
                 spread = 100 * (row[f"{key}_sd"] or 0.0)
                 point = {"panel": panel, "method": row["method"], "rate": row["learning_rate"], "picked": row["picked"]}
                 points.append(point | {"mean": 100 * row[key], "sd": spread})

@@ -32,7 +32,7 @@ def rate_table(results: Results, table: str) -> PrintedTable:
     groups: dict[str, list[list[Text]]] = {}
     for (model, method, rank), by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row["picked"])
-        line = [Text(model_titles(plan)[model]), Text(ranked_title(plan, method, rank))]
+        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method, rank))]
         line += [_rate_cell(by_rate[rate]) for rate in rates]
         line += [Text(rate_text(best["learning_rate"])), Text(_percent(best["score"]))]
         groups.setdefault(model, []).append([*line, Text(_percent(by_rate[default]["score"])), _gain_cell(best)])

@@ -46,7 +46,7 @@ def score_data(
                 continue
             rows.append(
                 {
-                    "panel": f"{row_titles(plan, row)[0]}: {name}",
+                    "panel": f"{row_titles(plan, layout.tables, row)[0]}: {name}",
                     "method": row.method,
                     "rank": row.rank,
                     "parameters": trainable_parameters(layout, row, footprint),

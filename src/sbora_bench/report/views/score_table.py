@@ -52,7 +52,7 @@ def score_table(results: Results, layout: Layout) -> PrintedTable:
         count = trainable_parameters(layout, row, counted)
         reported = next((cell.reported for cell in cells if cell.reported), None)
         millions = reported.params_millions if reported else None
-        model, method = row_titles(plan, row)
+        model, method = row_titles(plan, layout.tables, row)
         line = [Text(model), Text(method), Text("–" if row.rank is None else str(row.rank))]
         below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
         line.append(Text("–" if count is None else f"{count:,}", below=below))
@@ -154,7 +154,7 @@ def _data_notes(results: Results, table: str) -> list[str]:
     train = plan.experiment.tables[table].train
     if record is None:
         return [f"Not checked: whether test items of {table} stand in {train}."]
-    title = task_titles(plan)
+    title = task_titles(plan, table)
     data_of = {title[task]: data for task, data in record.tasks.items() if task in title}
     leaks = [
         f"{name} {len(data.contaminated):,} of {data.available:,}"

@@ -30,7 +30,7 @@ def training_data(results: Results, table: str) -> list[dict[str, Any]]:
             for step, losses in sorted(by_step.items()):
                 rows.append(
                     {
-                        "panel": f"{model_titles(plan)[cell.model]}, r = {cell.rank}",
+                        "panel": f"{model_titles(plan, cell.table)[cell.model]}, r = {cell.rank}",
                         "method": cell.method,
                         "kind": kind,
                         "step": step,
