@@ -28,7 +28,8 @@ def audit_files() -> list[str]:
 
 def published_files(plan: Plan) -> list[str]:
     """What `make publish` copies: the collected files, and Markdown, CSV and SVG of the views that are published."""
-    files = [file for view in (*TABLES, *FIGURES) if view.published for file in view.files(plan)]
+    files = [file for table in TABLES if table.published for file in table.files(plan)]
+    files += [file for figure in FIGURES if figure.published for file in figure.files(plan)]
     return [*COLLECTED, *(file for file in files if file.rpartition(".")[2] in PUBLISHED_FORMATS)]
 
 
@@ -51,9 +52,9 @@ def captions(plan: Plan) -> dict[str, tuple[str, str, str]]:
     for view in TABLES:
         for name in view.subjects(plan) if "html" in view.formats else ():
             shown[f"tables/{name}.html"] = ("Tables", view.key, view.caption)
-    for view in FIGURES:
-        for name, subject in view.subjects(plan).items():
-            shown[f"figures/{name}.svg"] = ("Figures", view.key, view.caption(plan, subject))
+    for figure in FIGURES:
+        for name, subject in figure.subjects(plan).items():
+            shown[f"figures/{name}.svg"] = ("Figures", figure.key, figure.caption(plan, subject))
     return shown
 
 

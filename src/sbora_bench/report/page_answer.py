@@ -70,7 +70,8 @@ def highest_scores(results: Results) -> list[str]:
 
 def _highest(plan: Plan, layout: Layout, cells: dict[Cell, list[Entry]], place: int, name: str) -> str:
     scored = {row: entries[place] for row, entries in cells.items() if entries[place].summary is not None}
-    tuned = {row: round(cell.summary.mean, 1) for row, cell in scored.items() if row.method != "base"}
+    summaries = ((row, cell.summary) for row, cell in scored.items() if not row.is_base)
+    tuned = {row: round(summary.mean, 1) for row, summary in summaries if summary is not None}
     if not tuned:
         return f"no tuned run has a score ({name})."
     best = [row for row, mean in tuned.items() if mean == max(tuned.values())]

@@ -6,7 +6,7 @@ seeds, in per cent. Where a cell is the paper's, its number stands beside ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.learning_rates import picked
@@ -46,7 +46,7 @@ def score_table(results: Results, layout: Layout) -> PrintedTable:
         header += [title, f"{title} sd", f"{title} seeds"]
         header += [f"{title} reported", f"{title} difference"] if printed else []
         header += [f"{title} {name}{end}" for name in names for end in ("", " sd")]
-    numbers = [[*header, "status"]]
+    numbers: list[list[Any]] = [[*header, "status"]]
     footnotes: dict[str, str] = {}
     for row, cells in by_row.items():
         count = trainable_parameters(layout, row, counted)
@@ -54,7 +54,9 @@ def score_table(results: Results, layout: Layout) -> PrintedTable:
         millions = reported.params_millions if reported else None
         model, method = row_titles(plan, layout.tables, row)
         line = [Text(model), Text(method), Text("–" if row.rank is None else str(row.rank))]
-        below = () if millions is None else (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
+        below: tuple[str, ...] = ()
+        if reported is not None and millions is not None:
+            below = (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
         line.append(Text("–" if count is None else f"{count:,}", below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
         groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
