@@ -1,19 +1,22 @@
 # make reproduce   set up .venv and run the default experiment (tables, figures and a report in results/ladder/)
 # make test        set up .venv and run every check but the long ones
 # make test-slow   the long ones: kills, full disks, a cluster of one machine (docs/faults.md)
+# make docs        the documentation as a site in build/docs; a broken link fails
 # make rehearse    the paper's three experiments on tiny random models, in minutes; the numbers mean nothing
 # make bench       speed, memory and a reproduction's overhead into results/benchmarks (evaluate.py there wants a model)
 PYTHON ?= python3.11
 BIN := .venv/bin
+# pyenv's own python3.13 runs only where a version that has it is chosen
+export PYENV_VERSION ?= $(shell pyenv whence $(PYTHON) 2>/dev/null | tail -n 1)
 
-.PHONY: reproduce test test-slow rehearse bench publish lint clean
+.PHONY: reproduce test test-slow rehearse bench docs publish lint clean
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
 	$(BIN)/snakemake --cores all
 	@echo "Tables: results/ladder/tables/  figures: results/ladder/figures/  report: results/ladder/report.html"
 
-test: .venv/ready lint
+test: .venv/ready lint docs
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: .venv/ready
@@ -38,18 +41,32 @@ publish: .venv/ready
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.csv results/published/$(EXPERIMENT)/tables/
 	cp $(foreach kind,score rates also draws,$(wildcard results/$(EXPERIMENT)/figures/$(kind)*.svg)) results/published/$(EXPERIMENT)/figures/
 
+docs: .venv/ready
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
+# uv where it is at hand or pip can install it, pip itself else; the same lock, and pip's own package folders and indexes
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+.venv/ready: export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+.venv/ready: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),https://pypi.org/simple)
+.venv/ready: export UV_EXTRA_INDEX_URL ?= $(PIP_EXTRA_INDEX_URL)
+.venv/ready: export UV_INDEX_STRATEGY ?= unsafe-best-match
 .venv/ready: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	  { echo "make: $(PYTHON) is no Python 3.11 to 3.13 here: install one, or say make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@uv=$$(command -v uv) || { $(PIP) install --quiet uv && uv=$(BIN)/uv; } || uv=; \
+	for what in "-r requirements.lock" "--no-deps --no-build-isolation --editable ."; do \
+	  { test -n "$$uv" && $$uv pip install --quiet --python $(BIN)/python $$what; } || \
+	    $(PIP) install --quiet --progress-bar off $$what || exit 1; \
+	done
 	touch $@
 
 clean:

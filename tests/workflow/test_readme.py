@@ -1,5 +1,6 @@
-"""Every command in README.md is tried: for real on `tiny`, as a dry run, or listed here with the reason why not."""
+"""Every command of README and docs is tried: for real on `tiny`, as a dry run, or listed with the reason why not."""
 
+import csv
 import re
 import shlex
 import subprocess
@@ -9,16 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
-def fenced(language: str) -> list[str]:
-    """The contents of README's code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def fenced(language: str, pages: str = README) -> list[str]:
+    """The contents of the pages' code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", pages, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """Every command of README's bash blocks: continued lines joined, comments and blank lines left out."""
+    """Every command of the pages' bash blocks: continued lines joined, comments and blank lines left out."""
     lines = "\n".join(fenced("bash")).replace("\\\n", " ").splitlines()
     return list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.strip().startswith("#")))
 
@@ -88,7 +90,7 @@ def test_readme_has_commands():
 @pytest.mark.parametrize("command", commands())
 def test_every_command_works(command, request):
     handle, reason = way(command, TRIED), way(command, LISTED)
-    assert handle or reason, f"README.md: no test knows how to try: {command}"
+    assert handle or reason, f"README.md or docs: no test knows how to try: {command}"
     if handle is not None:
         needs_results = handle in (really, touched)
         handle(request.getfixturevalue("reproduction" if needs_results else "root"), command)
@@ -103,7 +105,7 @@ LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("script", fenced("python"))
+@pytest.mark.parametrize("script", fenced("python", PAGES[0].read_text(encoding="utf-8")))
 def test_every_script_runs_on_a_small_model(script, root):
     folder = root.folder / "model"
     made = root.run(sys.executable, "-c", MODEL, str(folder))
@@ -114,9 +116,29 @@ def test_every_script_runs_on_a_small_model(script, root):
     assert (root.folder / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("entries", fenced("yaml", (ROOT / "docs/own.md").read_text(encoding="utf-8")))
+def test_every_entry_is_one_that_a_catalog_may_have(entries, root):
+    (root.folder / "experiments" / "catalog" / "own.yaml").write_text(entries, encoding="utf-8")
+    done = root.bench("plan", "tiny")
+    (root.folder / "experiments" / "catalog" / "own.yaml").unlink()
+    assert done.returncode == 0, done.stderr
+
+
+def test_averages_are_those_published():
+    (table,) = re.findall(r"<!-- averages: ladder ladder-s -->\n(.*?)\n<!-- end -->", README, re.S)
+    tables = ROOT / "results" / "published" / "ladder" / "tables"
+    with open(tables / "cells.csv", encoding="utf-8", newline="") as file:
+        cells = [row for row in csv.DictReader(file) if (row["model"], row["task"]) == ("ladder-s", "average")]
+    scores = {(row["method"], row["rank"], row["table"]): row for row in cells}
+    lines = [[text.strip() for text in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert len(lines) > 5
+    for method, rank, _, *shown in lines:
+        rows = [scores[method.lower(), rank, suite] for suite in ("commonsense", "arithmetic")]
+        assert shown == [f"{float(row['mean']):.1f} ± {float(row['sd']):.1f}" for row in rows], method
+
+
 def test_tables_are_those_published():
-    pages = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
-    blocks = [b for page in pages for b in re.findall(r"<!-- published: (\S+) -->\n(.*?)\n<!-- end -->", page, re.S)]
+    blocks = re.findall(r"<!-- published: (\S+) -->\n(.*?)\n<!-- end -->", README, re.S)
     assert len(blocks) > 3
     for source, text in blocks:
         path, _, heading = source.partition("#")  # with a heading: that section alone
