@@ -119,5 +119,6 @@ def rename_when_transformers_loads(name: str, names: dict[str, tuple[str, str]])
                 built.append(WeightRenaming(rf"{saved}\.{adapter_name}$", f"{container}.{adapter_name}.{tensor}"))
         return built
 
-    build_and_rename.renamed_methods = (*getattr(build, "renamed_methods", ()), name)
-    transformers_weight_conversion.build_peft_weight_mapping = build_and_rename
+    renaming: Any = build_and_rename
+    renaming.renamed_methods = (*getattr(build, "renamed_methods", ()), name)
+    transformers_weight_conversion.build_peft_weight_mapping = renaming

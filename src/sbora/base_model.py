@@ -174,7 +174,7 @@ def _fit(base: Base, adapter: Path, tensors: dict[str, Tensor]) -> None:
     base.untied = tied and not base.config.ensure_weight_tying and bool(changed & embeddings)
 
     misfits = _misfits(base, tensors)
-    labels = {saved[0] for saved, own in misfits.values() if own and saved[1:] == own[1:]}
+    labels = {saved[0] for saved, own in misfits.values() if saved and own and saved[1:] == own[1:]}
     if len(labels) == 1:
         base.settings.num_labels, base.relabelled = labels.pop(), True
         misfits = _misfits(base, tensors)
@@ -211,7 +211,8 @@ def _misfits(base: Base, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple | 
     model = base.adapted()
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     own = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    misfits = {name: (None, shape) for name, shape in own.items() if name not in tensors}
+    misfits: dict[str, tuple[tuple | None, tuple | None]] = {}
+    misfits |= {name: (None, shape) for name, shape in own.items() if name not in tensors}
     for name, tensor in tensors.items():
         shape = own.get(name, plain.get(_plain(name)))
         if shape != tuple(tensor.shape):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from peft.config import PeftConfig
 
@@ -151,11 +151,11 @@ class SboraConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = peft_type("SBORA")
         if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
+            self.target_modules = cast("list[str]", set(self.target_modules))  # as PEFT's own configurations do
         if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)
+            self.exclude_modules = cast("list[str]", set(self.exclude_modules))
         if self.region is not None:
-            self.region = tuple(self.region)  # JSON knows no tuples
+            self.region = cast("tuple[int, int]", tuple(self.region))  # JSON knows no tuples
         self.rank_pattern = self.rank_pattern or {}
         self.alpha_pattern = self.alpha_pattern or {}
         self._check()

@@ -20,7 +20,9 @@ from .targets import in_dimension
 class ParameterRegion(Region):
     """One adapter of one parameter. Its forward is the pass of the module that the parameter belongs to."""
 
-    def forward(self, below: Callable[[list[Adapter]], Any], adapters: list[Adapter]) -> Any:
+    def forward(  # type: ignore[override]  # of a module's pass, not of a tensor: torch's modules share no signature
+        self, below: Callable[[list[Adapter]], Any], adapters: list[Adapter]
+    ) -> Any:
         """Make the pass with this adapter added to those that are on the list already."""
         scaling, dropout = self.scaling_and_dropout()
         return below([*adapters, Adapter(self.variant, self.weight, self.index, scaling, dropout)])
@@ -93,7 +95,8 @@ class ParamWrapper(SboraLinear):
                 return self.base_layer(*args, **kwargs)
 
         for name in names:
-            run = partial(self.sbora_weight.region(name), run)
+            region: Callable[..., Any] = self.sbora_weight.region(name)
+            run = partial(region, run)
         return run([])
 
     @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
     if config.target_modules is None:
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         names = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-        config.target_modules = set(names) if isinstance(names, list) else names
+        config.target_modules = cast("list[str]", set(names)) if isinstance(names, list) else names
     targets = [(key, module, "weight") for key, module in targeted_modules(model, config)]
     targets += list(targeted_parameters(model, config))
     totals: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ class SboraLayer(BaseTunerLayer):
         self._writes = 0  # how often the merged region has been written in that mode
         self._merged_index: tuple[Tensor, int] | None = None
         self._disable_adapters = False
-        self.merged_adapters = []
+        self.merged_adapters: list[str] = []
 
         self._measure(self.get_base_layer(), **kwargs)
 
@@ -207,7 +208,7 @@ class SboraLinear(nn.Module, SboraLayer):
         config: SboraConfig,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         SboraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, module, r, alpha, config)
@@ -380,7 +381,8 @@ class SboraLinear(nn.Module, SboraLayer):
             return self.base_layer(x, *args, **kwargs)
 
         for name in self._present_adapters():
-            y_of = partial(self.sbora_weight.region(name), below=y_of)
+            region: Callable[..., Tensor] = self.sbora_weight.region(name)
+            y_of = partial(region, below=y_of)
         return y_of(x)
 
     def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ def add_union(
         layer.sbora_index[adapter_name] = index
 
 
-def _check_union(tuner: Any, adapters: list[str], adapter_name: str, weights: list[float]) -> str:
+def _check_union(tuner: Any, adapters: list[str], adapter_name: str, weights: list[float]) -> Literal["fa", "fb"]:
     if adapter_name in tuner.peft_config:
         raise ValueError(f"There is an adapter {adapter_name!r} already: choose another name.")
     if not adapters or len(set(adapters)) != len(adapters):

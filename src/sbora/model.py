@@ -174,7 +174,8 @@ class SboraModel(BaseTuner):
         embedding = self.model.get_input_embeddings()
         name = next(name for name, module in self.model.named_modules() if module is embedding)
         tied = (name, *tied_weight_keys)
-        others = [m for m in peft_config.modules_to_save if not any(re.match(rf"(^|.*\.){m}($|\..*)", t) for t in tied)]
+        named = peft_config.modules_to_save or ()
+        others = [m for m in named if not any(re.match(rf"(^|.*\.){m}($|\..*)", t) for t in tied)]
         peft_config.modules_to_save = [*others, name]
         peft_config.modules_to_tie = set(tied_weight_keys)
 

@@ -191,7 +191,7 @@ class Operand:
             result = product(*args, **kwargs)
             if result is not None:
                 return result
-        args = [a.dense() if isinstance(a, Operand) else a for a in args]
+        args = tuple(a.dense() if isinstance(a, Operand) else a for a in args)
         return func(*args, **{k: v.dense() if isinstance(v, Operand) else v for k, v in kwargs.items()})
 
     def _natural(self) -> bool:

@@ -35,7 +35,7 @@ def dequantize(layer: BaseTunerLayer) -> Tensor:
         TypeError: weights of this kind cannot be read, in PEFT's words.
     """
     base = layer.get_base_layer()
-    state = getattr(getattr(base, "weight", None), "quant_state", None)
+    state: Any = getattr(getattr(base, "weight", None), "quant_state", None)
     if getattr(state, "packing_format_for_cpu", False):
         # bitsandbytes repacks 4-bit weights in place when a CPU with AVX512-BF16 first runs them in
         # inference, and dequantises only the usual packing; writing a state dict restores that, but
@@ -55,10 +55,10 @@ def keep_quantized(layer: BaseTunerLayer) -> tuple:
     if hasattr(layer.quantization_backend, "get_apply_tensor_subclass"):
         layer.quantization_backend.get_apply_tensor_subclass()  # which raises before anything is changed
     base = layer.get_base_layer()
-    weight = getattr(base, "weight", None)  # HQQ's layers have none, and are replaced as a whole
+    weight: Any = getattr(base, "weight", None)  # HQQ's layers have none, and are replaced as a whole
     if type(weight).__name__ == "Params4bit":
         weight = copy.copy(weight)  # the same storage; PEFT alters the attributes of the one it replaces
-    state = getattr(base, "state", None)
+    state: Any = getattr(base, "state", None)
     scale = None if state is None else (state.SCB if state.SCB is not None else weight.SCB)
     return layer.base_layer, weight, scale
 

@@ -125,7 +125,7 @@ class Region(nn.Module):
                 the layer was written to since; the contribution is in its output then.
         """
         scaling, dropout = self.scaling_and_dropout()
-        if merging is not None:
+        if merging is not None and below is not None:
             written = merging(self.weight, scaling)
             y = below(x)
             if not torch.is_grad_enabled() or not (self.weight.requires_grad or y.requires_grad):

@@ -42,7 +42,7 @@ def targeted_parameters(model: nn.Module, config: SboraConfig) -> Iterator[tuple
     for path, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False) if config.target_parameters else ():
             key = f"{path}.{name}".replace(".base_layer", "")
-            if any(key == target or key.endswith(f".{target}") for target in config.target_parameters):
+            if any(key == target or key.endswith(f".{target}") for target in config.target_parameters or ()):
                 yield key, module, name
 
 
@@ -85,7 +85,8 @@ def check_module(key: str, module: nn.Module, config: SboraConfig) -> None:
             "transformers' Conv1D, and quantised ones) have columns and rows to choose. Name other "
             "target_modules, or put it into exclude_modules."
         )
-    _check_rank(key, *_get_in_out_features(base), config)
+    inputs, outputs = _get_in_out_features(base)
+    _check_rank(key, inputs, outputs, config)
 
 
 def _check_parameter(key: str, module: nn.Module, name: str, config: SboraConfig) -> None:

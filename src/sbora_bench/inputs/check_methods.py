@@ -8,7 +8,7 @@ imported.
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbora_bench import provenance
 from sbora_bench.code_hash import code_hash
@@ -20,6 +20,10 @@ from sbora_bench.inputs.models.config import config_from, cut
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.plan.experiment import Cell, Plan
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
 
 CHECKED = Path("resources/plan")
 # All of a protocol that a method's config and its place on the model depend on.
@@ -109,7 +113,7 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     return unmerged(model) if merged(method, protocol) else ""
 
 
-def unmatched(base, method: MethodEntry, protocol: Protocol) -> str:
+def unmatched(base: "torch.nn.Module", method: MethodEntry, protocol: Protocol) -> str:
     """The first target module that is no part of the model: of the entry's own each must be, of the protocol's one."""
     own = method.arguments.get("target_modules")
     targets = protocol.target_modules if own == "$target_modules" else own
@@ -123,7 +127,7 @@ def unmatched(base, method: MethodEntry, protocol: Protocol) -> str:
     return f"target_modules: {one_of(missing[0], known, 'module of the model')}"
 
 
-def unmerged(model) -> str:
+def unmerged(model: "PeftModel") -> str:
     """Why the adapter can't be merged into its base as the protocol wants, or nothing."""
     cure = "say merge: false in the protocol or the table's overrides"
     merge = getattr(model.base_model, "merge_and_unload", None)
