@@ -1,11 +1,14 @@
 """What the Snakefile is given: requests checked, jobs, the files of a run and of an experiment, report entries."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from sbora_bench import workflow
 from sbora_bench.errors import UserError
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from tests.workplace import ROOT, workplace  # noqa: F401
 
@@ -140,3 +143,50 @@ def test_other_files_do_not():
 
 def test_names_of_rules():
     assert workflow.rule_name("evaluate", "mmlu-ladder.x", 0) == "evaluate_mmlu_ladder_x_0"
+
+
+def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workplace):  # noqa: F811
+    """The keys are Snakemake's parameters: a job runs again where one of its own is another."""
+    rows = '{"instruction": "1 + 1?", "output": "2"}\n'
+    template = "output_type: generate_until\ndoc_to_text: prompt\ndoc_to_target: answer\n"
+    inputs = {name: Path(name) for name in ("train.jsonl", "items.jsonl", "template.yaml", "model/config.json")}
+    inputs["model/config.json"].parent.mkdir()
+    inputs["train.jsonl"].write_text(rows)
+    inputs["items.jsonl"].write_text(rows)
+    inputs["template.yaml"].write_text(template)
+    inputs["model/config.json"].write_text('{"n_positions": 1024}')
+    workplace.catalog(
+        models={"own": {"title": "Own", "source": {"kind": "folder", "path": "model"}}},
+        data={"own": {"path": "train.jsonl"}, "items": {"path": "items.jsonl"}},
+        tasks={"own": {"title": "T", "template": "template.yaml", "answer": {}, "items": {"ladder": "items"}}},
+        suites={"own": {"title": "Own", "tasks": ["own"]}},
+    )
+    grid = [{"models": ["own"], "methods": ["lora"], "ranks": [4]}]
+    table = ["tables", "sums"]
+    path = workplace.experiment(([*table, "suite"], "own"), ([*table, "train"], "own"), ([*table, "grids"], grid))
+
+    def keys() -> dict[str, object]:
+        load_catalog.cache_clear()
+        files = workflow.Files(load_plan(path))
+        run = files.plan.runs[-1]
+        return {
+            "prepare_table": files.data_settings(SimpleNamespace(table="sums")),
+            "prepare_model": files.model_settings(SimpleNamespace(model="own")),
+            "finetune": files.plan.training_hash(run),
+            "evaluate": files.plan.settings_hash(run),
+        }
+
+    before = keys()
+    for name, changed in (
+        ("train.jsonl", {"prepare_table"}),  # whose folder training and scoring have as an input
+        ("items.jsonl", {"prepare_table"}),
+        ("template.yaml", {"evaluate"}),
+        ("model/config.json", {"prepare_model"}),  # likewise
+    ):
+        content, stamp = inputs[name].read_bytes(), inputs[name].stat().st_mtime_ns
+        inputs[name].write_bytes(content.replace(b"1", b"2") if b"1" in content else content + b"# more\n")
+        os.utime(inputs[name], ns=(stamp, stamp))
+        after = keys()
+        assert {key for key in before if before[key] != after[key]} == changed, name
+        inputs[name].write_bytes(content)
+        assert keys() == before

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import Catalog, DeviceEntry, HubData, Protocol, SyntheticData
+from sbora_bench.plan.catalog import Catalog, DeviceEntry, HubData, Protocol
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
@@ -115,14 +114,15 @@ def rows_of(catalog: Catalog, data: str) -> int:
         return sum(flan.BUCKETS.values())
     if entry.rows is not None:
         return entry.rows
-    return _counted(data, entry)
+    key = data, entry.model_dump_json()
+    if key not in _COUNTED:
+        from sbora_bench.inputs.data.sources import read_examples
+
+        _COUNTED[key] = len(read_examples(data, entry))
+    return _COUNTED[key]
 
 
-@cache
-def _counted(data: str, entry: SyntheticData) -> int:
-    from sbora_bench.inputs.data.sources import read_examples
-
-    return len(read_examples(data, entry))
+_COUNTED: dict[tuple[str, str], int] = {}  # rows of the sets that were made here or read, by name and entry
 
 
 def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:

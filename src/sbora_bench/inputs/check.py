@@ -7,7 +7,7 @@ from sbora_bench.errors import Problems, UserError, one_of
 from sbora_bench.inputs.adapters import adapter_arguments
 from sbora_bench.inputs.check_data import data_problems
 from sbora_bench.inputs.check_methods import method_problems
-from sbora_bench.inputs.data.prompts import TEMPLATES
+from sbora_bench.inputs.data.prompts import TEMPLATES, prompt_of
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.file_names import layouts
@@ -34,9 +34,10 @@ def checked_plan(name: str, data: bool = True, methods: bool = False) -> Plan:
 def _check_table(plan: Plan, table: str) -> None:
     entry, protocol, where = plan.experiment.tables[table], plan.protocol(table), f"{plan.path}: tables.{table}"
     for key in ("train_prompt", "score_prompt"):
-        template = getattr(protocol, key)
-        if template not in TEMPLATES:
-            raise UserError(f"{where}.protocol: {key}: {one_of(template, TEMPLATES, 'prompt template')}")
+        template, known = getattr(protocol, key), [*TEMPLATES, *plan.catalog.prompts]
+        if template not in known:
+            raise UserError(f"{where}.protocol: {key}: {one_of(template, known, 'prompt template')}")
+        prompt_of(plan.catalog, template)
     for task, suite in plan.scored(table).items():
         try:
             config_in(plan, table, task)

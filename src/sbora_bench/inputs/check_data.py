@@ -14,6 +14,7 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.examples import Example
+from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.prepare import task_row, training_row
@@ -115,7 +116,12 @@ class _Check:
                 f"{where}.protocol: validation_rows: found {protocol.validation_rows:,}, and data {entry.train} has"
                 f" {len(rows):,} rows, of which some must be left to train on; lower it under `overrides`"
             )
-        made = [training_row(row, protocol.train_prompt) for row in rows]
+        prompt = prompt_of(self.plan.catalog, protocol.train_prompt)
+        try:
+            made = [training_row(row, prompt) for row in rows]
+        except UserError as error:
+            yield f"{where}.train: {error}"
+            return
         for model in self.models(table):
             tokenizer = self.tokenizers[model]
             if tokenizer is None:
@@ -140,7 +146,12 @@ class _Check:
             yield f"{where}: data {name} has no item; give one with items"
             return
         config, own = config_in(plan, table, task), plan.catalog.tasks[task].own_template() is not None
-        rows = [task_row(index, item, protocol.score_prompt, None, own) for index, item in enumerate(items)]
+        prompt = prompt_of(plan.catalog, protocol.score_prompt)
+        try:
+            rows = [task_row(index, item, prompt, None, own) for index, item in enumerate(items)]
+        except UserError as error:
+            yield f"{where}: {error}"
+            return
         if problem := self.tries(config, rows) if own else built_in_problem(config, rows):
             yield f"{where}: {problem}"
         if own and config.get("doc_to_text") != "prompt":

@@ -15,7 +15,7 @@ from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.examples import FIELDS, Example
-from sbora_bench.inputs.data.prompts import render
+from sbora_bench.inputs.data.prompts import Prompt, prompt_of
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.held_out import held_out
 from sbora_bench.inputs.tasks.templates import config_in
@@ -43,7 +43,8 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         held = _hold_out(plan, table, training) if entry.learning_rates else {}
         out = {index for indices in held.values() for index in indices}
         kept = [example for index, example in enumerate(training) if index not in out]
-        write_jsonl(train, [training_row(example, protocol.train_prompt) for example in kept])
+        prompt = prompt_of(plan.catalog, protocol.train_prompt)
+        write_jsonl(train, [training_row(example, prompt) for example in kept])
         tasks = {
             task: _prepare_task(plan, entry, task, name, prompts[task], training, folder)
             for task, name in plan.items(table).items()
@@ -71,7 +72,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
                     training,
                     held[task],
                     entry.train,
-                    prompts[task],
+                    prompt_of(plan.catalog, prompts[task]),
                     beside / f"{task}.jsonl",
                     plan.catalog.tasks[task].own_template() is not None,
                 )
@@ -122,12 +123,12 @@ def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list
 
 
 def _write_held(
-    training: list[Example], held: list[int], train: str, template: str, path: Path, whole: bool
+    training: list[Example], held: list[int], train: str, prompt: Prompt, path: Path, whole: bool
 ) -> TaskData:
     """Write held-out training rows as a task's items; an id is the row's place in the training set."""
     if not held:
         return TaskData(status="not available", reason="no held-out row is of this task", source=train)
-    write_jsonl(path, [task_row(i, training[i], template, False, whole) for i in held])
+    write_jsonl(path, [task_row(i, training[i], prompt, False, whole) for i in held])
     return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
 
@@ -150,7 +151,8 @@ def prepare_items(
     known = [] if training is None else contaminated(items, training)
     chosen = choose(len(items), known, policy, limit, seed)
     held = set(known)
-    rows = [task_row(i, items[i], template, None if training is None else i in held, whole) for i in chosen]
+    prompt = prompt_of(catalog, template)
+    rows = [task_row(i, items[i], prompt, None if training is None else i in held, whole) for i in chosen]
     write_jsonl(path, rows)
     return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
 
@@ -183,19 +185,19 @@ def choose(available: int, known: list[int], policy: str, limit: int | None, see
     return chosen
 
 
-def training_row(example: Example, template: str) -> dict[str, str]:
+def training_row(example: Example, prompt: Prompt) -> dict[str, str]:
     """A row of a training set."""
-    return {"prompt": render(template, example["instruction"], example["input"]), "response": example["output"]}
+    return {"prompt": prompt(example), "response": example["output"]}
 
 
-def task_row(index: int, example: Example, template: str, known: bool | None, whole: bool = False) -> dict[str, Any]:
+def task_row(index: int, example: Example, prompt: Prompt, known: bool | None, whole: bool = False) -> dict[str, Any]:
     """A row of a task: what every template reads, and the other columns of the source.
 
     `whole`: the fields that the prompt is made of too, for a template of one's own.
     """
     return {key: value for key, value in example.items() if whole or key not in FIELDS} | {
         "id": index,
-        "prompt": render(template, example["instruction"], example["input"]),
+        "prompt": prompt(example),
         "answer": example["answer"],
         "contaminated": known,
     }

@@ -1,8 +1,8 @@
 """The catalog: typed entries of models, methods, tasks, suites, data, protocols and cards, read from YAML.
 
 Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`,
-`protocols`, `protocol_notes` and `devices`; a new entry in any of them (also in a file of your own) is all that a new
-model, method or task takes.
+`prompts`, `protocols`, `protocol_notes` and `devices`; a new entry in any of them (also in a file of your own) is all
+that a new model, method or task takes. A task's template may lie beside; it is no catalog.
 """
 
 import os
@@ -286,6 +286,12 @@ class TaskEntry(Strict):
         return settings | ({"template_sha256": sha256(own)} if own else {})
 
 
+class PromptEntry(Strict):
+    """A prompt of one's own: all that stands before the response."""
+
+    jinja: str = Field(min_length=1, description="Jinja template over instruction, input and the row's other columns")
+
+
 class SuiteEntry(Strict):
     title: str
     tasks: list[str] = Field(min_length=1)
@@ -303,7 +309,9 @@ class Protocol(Strict):
     """How a table's runs are trained and scored. Every field has its note in the catalog's `protocol_notes`."""
 
     title: str
-    train_prompt: str = Field(description="prompt template of the training examples (data/prompts.py)")
+    train_prompt: str = Field(
+        description="prompt template of the training examples: of data/prompts.py, or of the catalog's `prompts`"
+    )
     score_prompt: str = Field(description="prompt template of the scored items")
     loss_on: Literal["all", "answer"]
     loss_average: Literal["micro-batch", "tokens"] = Field(
@@ -413,6 +421,7 @@ class Catalog(Strict):
     methods: dict[Annotated[str, Field(pattern=NAME)], MethodEntry] = Field(default_factory=dict)
     tasks: dict[Annotated[str, Field(pattern=FILE_NAME)], TaskEntry] = Field(default_factory=dict)
     suites: dict[Annotated[str, Field(pattern=NAME)], SuiteEntry] = Field(default_factory=dict)
+    prompts: dict[Annotated[str, Field(pattern=NAME)], PromptEntry] = Field(default_factory=dict)
     data: dict[Annotated[str, Field(pattern=NAME)], DataEntry] = Field(default_factory=dict)
     protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
     protocol_notes: dict[str, FieldNote] = Field(default_factory=dict)

@@ -247,6 +247,12 @@ class Plan:
             more["own_data"] = own
         if whole := [task for task in self.scored(table) if self.catalog.tasks[task].own_template()]:
             more["own_templates"] = whole  # they read any column
+        used = [
+            protocol.train_prompt,
+            *(self.protocol(table, suite).score_prompt for suite in self.scored(table).values()),
+        ]
+        if own_prompts := {name: self.catalog.prompts[name].jinja for name in used if name in self.catalog.prompts}:
+            more["own_prompts"] = own_prompts
         return more | {
             "suite": entry.suite,
             "train": {entry.train: data[entry.train].model_dump(mode="json")},

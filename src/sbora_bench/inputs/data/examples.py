@@ -104,12 +104,15 @@ def _text(value: Any, key: str) -> str:
 
 def _source(column: str, where: str) -> Callable[[dict], Any]:
     """How a field is taken out of a row."""
-    if "{{" not in column and "{%" not in column:
-        return partial(_column, column)
+    return jinja(column, where) if "{{" in column or "{%" in column else partial(_column, column)
+
+
+def jinja(text: str, where: str) -> Callable[[dict], str]:
+    """What fills a Jinja template with a row's columns. Raises UserError beginning with `where` where it is none."""
     import jinja2
 
     try:
-        template = environment().from_string(column)
+        template = environment().from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{where}: not a Jinja template: {error.message}") from None
     return partial(_rendered, template)

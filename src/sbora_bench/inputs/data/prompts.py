@@ -4,9 +4,12 @@ A template turns an instruction and an input into the text before the response; 
 official templates differ between training and scoring by spaces, which is part of the authors' protocol.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.inputs.data.examples import Example, jinja
+from sbora_bench.plan.catalog import Catalog
 
 ALONE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PAIRED = (
@@ -54,6 +57,30 @@ TEMPLATES = {
     "plain": RAW,
     "mmlu": RAW,  # the published items are whole prompts: subject, five solved questions, the question
 }
+
+
+Prompt = Callable[[Example], str]
+
+
+def prompt_of(catalog: Catalog, name: str) -> Prompt:
+    """What makes an example's prompt: the template of that name, of the catalog's `prompts` or one of ours.
+
+    Raises UserError for an unknown name and for a template that is no Jinja; the prompt does for a row that lacks what
+    the template names.
+    """
+    if name not in catalog.prompts:
+        if name not in TEMPLATES:
+            raise UserError(f"protocol: prompt: {one_of(name, [*TEMPLATES, *catalog.prompts], 'prompt template')}")
+        return lambda example: render(name, example["instruction"], example["input"])
+    fill = jinja(catalog.prompts[name].jinja, f"{catalog.where('prompts', name)}.jinja")
+
+    def prompt(example: Example) -> str:
+        try:
+            return fill(example)
+        except UserError as error:
+            raise UserError(f"{catalog.where('prompts', name)}.jinja: {error}") from None
+
+    return prompt
 
 
 def render(template: str, instruction: str, input: str = "") -> str:
