@@ -213,7 +213,7 @@ class Files:
 
     def cell_settings(self, table: str) -> list[str]:
         """All that the footprints of a table's cells depend on but the code."""
-        return [self.plan.settings_hash(Run(cell)) for cell in self.plan.tuned_cells(table)]
+        return [self.plan.training_hash(Run(cell)) for cell in self.plan.tuned_cells(table)]
 
     def models(self, pretrained: bool) -> str:
         """The models that are pre-trained here, or fetched, as a wildcard's constraint."""

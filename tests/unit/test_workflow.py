@@ -174,6 +174,7 @@ def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workp
             "prepare_model": files.model_settings(SimpleNamespace(model="own")),
             "finetune": files.plan.training_hash(run),
             "evaluate": files.plan.settings_hash(run),
+            "footprint": files.cell_settings("sums"),
         }
 
     before = keys()
