@@ -9,7 +9,7 @@ in two steps around the base layer: `branch` takes the adapter's hidden values z
 `join` adds their contribution to the base layer's output. For each of the two the gradient could be left
 to autograd, but autograd would make a second tensor of the size of x or y, only to add it to the first;
 here the sums are made in place where nobody else holds that tensor (`ownership`), and nothing is kept but
-z (FA) or x (FB).
+z (FA) or x (FB), and no x that autograd can make from what the model keeps.
 """
 
 from __future__ import annotations
@@ -90,30 +90,33 @@ class _Project(Function):
     """(x, weight) -> (x, scaling x weight^T), such that the gradient of x is a sum made in place."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scaling: float, factors: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(weight, *(factors or (x,)))
         ctx.scaling = scaling
         return x, F.linear(x, (weight * scaling).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_z is None:
-            return grad_x, None, None
-        x, weight = ctx.saved_tensors
+            return grad_x, None, None, None
+        weight, *kept = ctx.saved_tensors
         grad_weight = None
         if ctx.needs_input_grad[1]:
+            x = kept[0] if len(kept) == 1 else kept[0] * kept[1]
             grad_weight = _product_over_rows(grad_z, x, weight.dtype) * ctx.scaling
         if not ctx.needs_input_grad[0]:
-            return None, grad_weight, None
+            return None, grad_weight, None, None
         weight = (weight * ctx.scaling).to(grad_z.dtype)
         if grad_x is None:
-            return (grad_z @ weight).to(x.dtype), grad_weight, None
+            return grad_z @ weight, grad_weight, None, None
         if not torch.is_grad_enabled() and counts(grad_x) in of_gradients():
             rows = _rows(grad_x)
             rows.addmm_(_rows(grad_z).to(rows.dtype), weight.to(rows.dtype))
-            return grad_x, grad_weight, None
-        return grad_x + (grad_z @ weight).to(grad_x.dtype), grad_weight, None
+            return grad_x, grad_weight, None, None
+        return grad_x + (grad_z @ weight).to(grad_x.dtype), grad_weight, None, None
 
 
 class _AddProduct(Function):
@@ -212,8 +215,8 @@ def branch(
     if is_plain:
         return x, _linear(adapted, weight * scaling)
     if adapted is x and x_learns:
-        return _Project.apply(x, weight, scaling)
-    return x, _Project.apply(adapted, weight, scaling)[1]
+        return _Project.apply(x, weight, scaling, _kept_factors(x))
+    return x, _Project.apply(adapted, weight, scaling, None)[1]
 
 
 def join(
@@ -238,6 +241,21 @@ def join(
         return _AddProduct.apply(y, z.to(y.dtype), weight, scaling, in_place)
     z = (z if scaling == 1 else z * scaling).to(y.dtype)
     return _AddAt.apply(y, z, index) if in_place else y.index_add(-1, index, z)
+
+
+def _kept_factors(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The two tensors that x is the product of, where autograd keeps them both anyway, as those of a gated activation:
+    then x need not be kept beside them. Not where hooks pack what is saved: asking would unpack it."""
+    made_by = x.grad_fn
+    if made_by is None or made_by.name() != "MulBackward0" or torch._C._autograd._top_saved_tensors_default_hooks(True):
+        return None
+    try:
+        factors = made_by._saved_self, made_by._saved_other
+    except RuntimeError:  # freed by a backward pass, or written to
+        return None
+    if any(factor is None or factor.shape != x.shape or factor.dtype != x.dtype for factor in factors):
+        return None
+    return factors
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+"""What is alive when the backward pass begins, where memory peaks: the adapters' own part, by name."""
+
+import copy
+import gc
+import weakref
+from collections import Counter
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sbora import SboraConfig
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+R, TOKENS, WIDTH, INNER = 8, 2 * 10, 32, 48
+IDS = torch.arange(3, 23).view(2, 10)
+
+
+class Alive(TorchDispatchMode):
+    """Every storage that an operation makes, until it dies: how many bytes it has, and what made it."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = (weakref.ref(storage), storage.nbytes(), function.__name__)
+        return result
+
+    def counted(self):
+        gc.collect()
+        return Counter((made_by, size) for storage, size, made_by in self.storages.values() if storage() is not None)
+
+
+def _alive(llama, kind, dropout=0.0):
+    model = copy.deepcopy(llama).requires_grad_(False)
+    common = {"r": R, "target_modules": TARGETS}
+    if kind == "lora":
+        model = get_peft_model(model, LoraConfig(lora_dropout=dropout, **common))
+    elif kind != "frozen":
+        model = get_peft_model(model, SboraConfig(variant=kind, sbora_dropout=dropout, **common))
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
+    with Alive() as alive:
+        loss = model.train()(input_ids=IDS, labels=IDS).loss
+        found = alive.counted()
+        loss.backward()
+    return found
+
+
+def _bytes(counted):
+    return sum(size * count for (_, size), count in counted.items())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_fa_keeps_the_gathered_inputs_and_nothing_else(llama, dropout):
+    own = _alive(llama, "fa", dropout) - _alive(llama, "frozen")
+    gathered = 2 * len(TARGETS) * TOKENS * R * 4
+    if not dropout:
+        assert set(own) == {("index_select.default", TOKENS * R * 4)} and _bytes(own) == gathered
+    assert _bytes(own) <= gathered * (3 if dropout else 1)  # and of these which were dropped
+    assert _bytes(own) <= 0.2 * _bytes(_alive(llama, "lora", dropout) - _alive(llama, "frozen"))
+
+
+def test_fb_keeps_the_inputs_that_the_model_does_not(llama):
+    """Of a block: the two that come from its norms. That of `down_proj` is made anew, of what its activation keeps."""
+    own = _alive(llama, "fb") - _alive(llama, "frozen")
+    assert _bytes(own) == 2 * 2 * TOKENS * WIDTH * 4
+    assert {size for _, size in own} == {TOKENS * WIDTH * 4}
+
+
+@pytest.mark.parametrize("how", ["plain", "saved tensors packed", "checkpoint"])
+def test_an_input_that_is_made_anew_gives_the_same_gradients(llama, how):
+    grads = []
+    for packed in (False, True):
+        torch.manual_seed(1)
+        model = get_peft_model(
+            copy.deepcopy(llama), SboraConfig(variant="fb", r=R, target_modules=["down_proj"], init_weights=False)
+        )
+        if packed and how == "checkpoint":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
+        if packed and how == "saved tensors packed":
+            with hooks:
+                loss = model.train()(input_ids=IDS, labels=IDS).loss
+        else:
+            loss = model.train()(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        grads.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert len(grads[0]) == 2
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
