@@ -1,6 +1,6 @@
 """Records to three flat files: `scores.csv`, a row a run and task; `footprint.csv` and `budget.csv`, a row a cell.
 
-`low` and `high` of a score are the ends of its 95 % Wilson interval.
+`low` and `high` of a score are the ends of its 95 % interval over the items, Wilson's of a share.
 
 `sbora-bench collect -e EXPERIMENT`. The same records give the same bytes. A run that failed, or that nothing was left
 of, has its rows too, with an empty value and a status that says so. Where a table picks a learning rate, `scores.csv`
@@ -21,6 +21,8 @@ from sbora_bench.results.folders import FOOTPRINT as FOOTPRINT_FILE
 from sbora_bench.results.folders import run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
+
+NORMAL_95 = 1.959964  # standard errors on either side
 
 
 def collect(plan: Plan, results: Path) -> None:
@@ -70,12 +72,16 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def over_items(score: TaskScore) -> tuple[float | None, float, float]:
-    """Standard error and the ends of Wilson's 95 % interval of a score over its items: binomial for a share of them.
+    """Standard error and the ends of a score's 95 % interval over its items: binomial and Wilson's for a share of them.
 
-    A macro average keeps its own standard error, and is taken as a share of as many items as have that one.
+    A macro average keeps its own standard error, and is taken as a share of as many items as have that one. A mean of
+    other values has lm-eval's, and the normal interval within the metric's range.
     """
-    value, n, stderr = score.value, score.n, score.stderr
+    value, n, stderr, metric = score.value, score.n, score.stderr, score.measured
     assert value is not None, score.status
+    if not metric.right_or_wrong:
+        low, high = value - NORMAL_95 * (stderr or 0.0), value + NORMAL_95 * (stderr or 0.0)
+        return stderr, metric.within(low), metric.within(high)
     if not score.over_subjects:
         return binomial_stderr(value * n, n), *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
@@ -140,3 +146,9 @@ def device_peak(training: TrainRecord | None) -> int | None:
     if training is None or not training.on.hardware.gpu:
         return None
     return training.happened.peak_memory_bytes
+
+
+def trainable_parameters(results: Results) -> dict[Cell, int]:
+    """Of each cell that was counted."""
+    rows = footprint_rows(results)
+    return {Cell(row["table"], row["model"], row["method"], row["rank"]): row["trainable_parameters"] for row in rows}

@@ -1,4 +1,4 @@
-"""Collected scores to the cells of a printed table: over the seeds, in per cent, with what the paper reports."""
+"""Collected scores to the cells of a printed table: over the seeds, as shown, with what the paper reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from sbora_bench.analysis.csv_files import lines
 from sbora_bench.analysis.statistics import Summary, over_seeds
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import Column, Layout
+from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
+from sbora_bench.results.records import MACRO
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,16 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell before it is spelt: over the seeds, in per cent; `asked` seeds; `status` where none has a value.
+    """A cell before it is spelt: over the seeds, as shown; of `planned` seeds; `status` where none has a value.
 
     `beside` has what stands beside the score by name: that of the clean items, where some are not; micro or macro.
     """
 
     summary: Summary | None
-    asked: int
+    planned: int
     status: str
     reported: Reported | None = None
     beside: dict[str, Summary | None] = field(default_factory=dict)
+    metric: Metric = SHARE
 
     @property
     def text(self) -> str:
@@ -37,14 +40,21 @@ class Entry:
         """The 95 % t interval over the seeds, not cut at 0 and 100; empty for one seed."""
         if self.summary is None or self.summary.low is None:
             return ""
-        return f"[{self.summary.low:.1f}, {self.summary.high:.1f}]".replace("-", "−")
+        digits = self.metric.digits
+        return f"[{self.summary.low:.{digits}f}, {self.summary.high:.{digits}f}]".replace("-", "−")
+
+    @property
+    def rounded(self) -> float | None:
+        """The mean as it is shown."""
+        return None if self.summary is None else round(self.summary.mean, self.metric.digits)
 
     def spell(self, summary: Summary) -> str:
         """Mean and standard deviation; the number of seeds too where some are lost or a reported number stands by."""
-        spread = "" if summary.sd is None else f" ± {summary.sd:.1f}"
-        lost = summary.n < self.asked
-        seeds = f" ({summary.n} of {self.asked} seeds)" if lost else f" ({summary.n})" if self.reported else ""
-        return f"{summary.mean:.1f}{spread}{seeds}"
+        digits = self.metric.digits
+        spread = "" if summary.sd is None else f" ± {summary.sd:.{digits}f}"
+        lost = summary.n < self.planned
+        seeds = f" ({summary.n} of {self.planned} seeds)" if lost else f" ({summary.n})" if self.reported else ""
+        return f"{summary.mean:.{digits}f}{spread}{seeds}"
 
 
 ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
@@ -64,18 +74,18 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list
     available = [any(line.status != "not available" for line in column) for column in columns]
     named = [_named(column) for column in columns]
     leaks = any("clean" in names for names in named)
-    found = {}
+    by_row: dict[Cell, list[Entry]] = {}
     for row, scored in values.items():
         printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
         cells = [
-            _entry(mine, printed[column], names)
-            for mine, column, names in zip(scored, layout.columns, named, strict=True)
+            _entry(of_row, printed[column], names, column.metric)
+            for of_row, column, names in zip(scored, layout.columns, named, strict=True)
         ]
         if layout.averaged:
-            kept = [line for mine, there in zip(scored, available, strict=True) if there for line in mine]
-            cells.append(_average(kept, printed[None], leaks))
-        found[row] = cells
-    return found
+            kept = [line for of_row, there in zip(scored, available, strict=True) if there for line in of_row]
+            cells.append(_average(kept, printed[None], leaks, layout.columns[0].metric))
+        by_row[row] = cells
+    return by_row
 
 
 def _named(column: list[Any]) -> list[str]:
@@ -83,25 +93,26 @@ def _named(column: list[Any]) -> list[str]:
     done = [line for line in column if line.status == "ok"]
     names = ["clean"] if any(line.clean_n is not None and line.clean_n < line.n for line in done) else []
     if any(line.micro is not None for line in done):
-        names.append("micro" if all(line.metric.endswith("_macro") for line in done) else "macro")
+        names.append("micro" if all(line.metric.endswith(MACRO) for line in done) else "macro")
     return names
 
 
-def _summary(values: list[float | None]) -> Summary | None:
-    known = [100 * value for value in values if value is not None]
+def _summary(values: list[float | None], metric: Metric) -> Summary | None:
+    known = [metric.scale * value for value in values if value is not None]
     return over_seeds(known) if known else None
 
 
-def _entry(scored: list[Any], reported: Reported | None, names: list[str]) -> Entry:
+def _entry(scored: list[Any], reported: Reported | None, names: list[str], metric: Metric) -> Entry:
     if not scored:
         return ABSENT
     done = [line for line in scored if line.status == "ok"]
-    summary = _summary([line.value for line in done])
-    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done]) for name in names} if summary else {}
-    return Entry(summary, len(scored), "" if summary else scored[0].status, reported, beside)
+    summary = _summary([line.value for line in done], metric)
+    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done], metric) for name in names}
+    status = "" if summary else scored[0].status
+    return Entry(summary, len(scored), status, reported, beside if summary else {}, metric)
 
 
-def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry:
+def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: Metric) -> Entry:
     """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
     if not scored:
         return ABSENT
@@ -113,11 +124,11 @@ def _average(scored: list[Any], reported: Reported | None, leaks: bool) -> Entry
     def over_tasks(value: str) -> Summary | None:
         seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
         whole = [values for values in seeds if len(values) == tasks and None not in values]
-        return _summary([sum(values) / tasks for values in whole])
+        return _summary([sum(values) / tasks for values in whole], metric)
 
     summary = over_tasks("value")
     beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
-    return Entry(summary, len(by_seed), "" if summary else "–", reported, beside)
+    return Entry(summary, len(by_seed), "" if summary else "–", reported, beside, metric)
 
 
 def _reported(plan: Plan, layout: Layout, row: Cell, column: Column | None) -> Reported | None:

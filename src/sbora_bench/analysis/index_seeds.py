@@ -1,22 +1,19 @@
 """How much the draw of columns or rows decides, and how much the order of the data: a two-way analysis of variance.
 
-A factorial is a table whose methods are one but for a fixed `random_seed` (outputs.draw_groups), each with the same
+A factorial is a table whose methods are one but for a fixed `random_seed` (file_names.draw_groups), each with the same
 seeds of data order and dropout. Both factors are random, one run a cell: score = mean + draw + order + rest.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.rate_gains import own_average
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.file_names import DrawGroup, draw_groups
 from sbora_bench.results.read import Results
-
-COLUMNS = ["table", "model", "method", "rank", "source", "degrees", "mean_square", "variance", "low", "high"]
-COLUMNS += ["share", "f", "p", "index_seeds", "seeds", "mean"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def components(scores: np.ndarray) -> list[Component]:
 
 
 def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
-    """Averages of the table's tasks in per cent, (index seeds, seeds); None where a run has none."""
+    """Averages of the table's tasks as they are shown, (index seeds, seeds); None where a run has none."""
     results = picked(results)
     seeds = results.plan.experiment.tables[group.table].seeds
     runs = {(run.model, run.rank, run.method, run.seed): run for run in results.plan.runs_of(group.table)}
@@ -79,20 +76,35 @@ def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
         [own_average(results, runs[group.model, group.rank, method, seed]) for seed in seeds]
         for method in group.methods
     ]
-    return None if any(value is None for row in values for value in row) else 100 * np.array(values, dtype=float)
+    metric = common_metric(results.plan, results.plan.tasks(group.table))
+    if metric is None or any(value is None for row in values for value in row):
+        return None
+    return metric.scale * np.array(values, dtype=float)
 
 
-def draw_rows(results: Results) -> list[dict[str, Any]]:
-    """A row a factorial and part of its variance, in points squared; `share`: of the sum of the parts."""
-    rows = []
+@dataclass(frozen=True)
+class Decided:
+    """What decides in a factorial of index seeds x seeds: the parts of the scores' variance, and the scores' mean, in
+    the units that are shown.
+    """
+
+    group: DrawGroup
+    parts: list[Component]
+    index_seeds: int
+    seeds: int
+    mean: float
+
+    def share(self, part: Component) -> float | None:
+        """A part's share of the sum of the parts."""
+        whole = sum(one.variance for one in self.parts)
+        return part.variance / whole if whole else None
+
+
+def decided(results: Results) -> list[Decided]:
+    """The factorials of an experiment all of whose runs have a score."""
+    factorials = []
     for group in draw_groups(results.plan):
         scores = scores_of_group(results, group)
-        if scores is None:
-            continue
-        parts = components(scores)
-        whole = sum(part.variance for part in parts)
-        names = {key: getattr(group, key) for key in ("table", "model", "rank")} | {"method": group.title}
-        for part in parts:
-            told = {**names, **part.__dict__, "share": part.variance / whole if whole else None}
-            rows.append(told | {"index_seeds": scores.shape[0], "seeds": scores.shape[1], "mean": float(scores.mean())})
-    return rows
+        if scores is not None:
+            factorials.append(Decided(group, components(scores), len(scores), scores.shape[1], float(scores.mean())))
+    return factorials

@@ -14,10 +14,11 @@ def picked(results: Results) -> Results:
     if results.plan.rates:
         return results
     varied = [name for name, table in results.plan.experiment.tables.items() if table.learning_rates]
-    return results.at({cell: pick(rates) for table in varied for cell, rates in tried(results, table).items()})
+    rates = {cell: pick(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
+    return results.at(rates)
 
 
-def tried(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
+def scores_by_rate(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
     """Cell -> rate -> share of the held-out rows answered rightly, a seed each."""
     shares: dict[Cell, dict[float, list[float]]] = {}
     for run in results.plan.runs_of(table):
@@ -28,7 +29,10 @@ def tried(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
 
 
 def share_right(record: ScoresRecord | None) -> tuple[float, int]:
-    """Share of all held-out rows answered rightly, and their number; nothing is right of a run that failed."""
+    """Share of all held-out rows answered rightly, and their number; nothing is right of a run that failed.
+
+    Of a metric of other values between 0 and 1 their mean; other ranges have no learning rates (Plan).
+    """
     tasks = record.tasks.values() if record else ()
     scores = [(score.value, score.n) for score in tasks if score.value is not None]
     items = sum(n for _, n in scores)

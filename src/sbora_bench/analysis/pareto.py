@@ -18,7 +18,7 @@ def pareto_data(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for panel in dict.fromkeys(row["panel"] for row in rows):
         for key, title in COSTS.items():
             mine = [row for row in rows if row["panel"] == panel and row["method"] != "base" and row[key] is not None]
-            ahead = front([(row[key], row["mean"]) for row in mine])
+            ahead = front([(row[key], row["metric"].sign * row["mean"]) for row in mine])
             found += [{**row, "of": title, "cost": row[key], "front": on} for row, on in zip(mine, ahead, strict=True)]
     return found
 

@@ -169,8 +169,8 @@ class Paired:
         return (self.a_right - self.b_right) / self.n
 
 
-def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
-    """Exact McNemar test of two equally long, non-empty rows of right and wrong. Raises ValueError otherwise."""
+def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
+    """Exact McNemar test of two equally long, non-empty rows of right (1) and wrong (0). Else ValueError."""
     of_a, of_b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if of_a.shape != of_b.shape or of_a.ndim != 1 or not len(of_a):
         raise ValueError(f"paired rows of equal length needed, found {of_a.shape} and {of_b.shape}")

@@ -331,6 +331,13 @@ class Plan:
                     f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
                     f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
                 )
+            for task in suites[0].tasks if table.learning_rates else ():
+                metric = self.catalog.tasks[task].metric
+                if not (metric.is_share and metric.higher_is_better):
+                    raise UserError(
+                        f"{where}.learning_rates: task {task} is scored from {metric.low} to {metric.high}, allowed a"
+                        " score from 0 to 1 of which more is better; drop learning_rates or choose another metric"
+                    )
             for index, grid in enumerate(table.grids):
                 self._check_grid(grid, f"{where}.grids.{index}")
             for run in self.runs_of(name):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import MethodEntry
 from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.metric import SHARE, Metric
 
 MODEL_CARD = "README.md"  # in an adapter's folder
 VALIDATION = "validation"  # folder of a table's data and of a run
@@ -21,6 +22,7 @@ class Column:
     table: str
     task: str
     title: str
+    metric: Metric = SHARE
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class Layout:
 
     @property
     def averaged(self) -> bool:
-        """Whether a column of averages ends the table: over several tasks, not over several training sets."""
-        return len(self.tables) == 1 and len(self.columns) > 1
+        """Whether a column of averages ends the table: over several tasks, not over several training sets, whose scores
+        have one unit, range and direction.
+        """
+        alike = all(self.columns[0].metric.averages_with(column.metric) for column in self.columns)
+        return len(self.tables) == 1 and len(self.columns) > 1 and alike
 
 
 def layouts(plan: Plan) -> list[Layout]:
@@ -56,11 +61,12 @@ def layouts(plan: Plan) -> list[Layout]:
             raise UserError(f"{plan.path}: tables.{name}: this name is taken by a file of results; choose another")
         if len(members) == 1:
             tasks = plan.catalog.tasks
-            columns = [Column(name, task, tasks[task].title) for task in plan.tasks(name)]
+            columns = [Column(name, task, tasks[task].title, tasks[task].metric) for task in plan.tasks(name)]
         else:
             columns = [
-                Column(member, plan.tasks(member)[0], tables[member].title or tables[member].train)
+                Column(member, task, tables[member].title or tables[member].train, plan.catalog.tasks[task].metric)
                 for member in members
+                for task in plan.tasks(member)
             ]
         title = (first.title if len(members) == 1 else "") or plan.catalog.suites[first.suite].title
         title += f" ({plan.experiment.note})" if plan.experiment.note else ""

@@ -50,9 +50,9 @@ class Metric(BaseModel):
         return "%" if self.is_share else self.unit
 
     @property
-    def point(self) -> float | None:
-        """A hundredth of the range: the difference that a number of seeds is reckoned for; None without a range."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 100
+    def point(self) -> float:
+        """The difference that a number of seeds is reckoned for: a hundredth of the range, else of the unit."""
+        return 0.01 if self.low is None or self.high is None else (self.high - self.low) / 100
 
     @property
     def sign(self) -> int:
@@ -61,6 +61,11 @@ class Metric(BaseModel):
 
     def contains(self, value: float) -> bool:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def within(self, value: float) -> float:
+        """The nearest possible value."""
+        value = value if self.low is None else max(value, self.low)
+        return value if self.high is None else min(value, self.high)
 
     def averages_with(self, other: "Metric") -> bool:
         """Whether a mean of both says something: the same unit, range and direction."""

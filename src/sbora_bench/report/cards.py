@@ -10,6 +10,7 @@ from pathlib import Path
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD
+from sbora_bench.plan.metric import Metric
 from sbora_bench.results.folders import run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
@@ -117,12 +118,13 @@ def score_lines(plan: Plan, scores: dict[str, TaskScore]) -> list[str]:
     """A Markdown table of the scores; empty where there is none."""
     tasks = plan.catalog.tasks
     lines = [
-        f"| {tasks[task].title} | {_share(score.value)} | {_share(score.stderr)} | {score.n:,} | {score.metric} |"
+        f"| {tasks[task].title} | {_shown(score.value, score.measured)} | {_shown(score.stderr, score.measured)} |"
+        f" {score.n:,} | {score.metric} |"
         for task, score in scores.items()
     ]
     head = ["| Task | Score, % | Standard error | Items | Metric |", "|---|---:|---:|---:|---|"]
     return [*head, *lines] if lines else []
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _shown(value: float | None, metric: Metric) -> str:
+    return "–" if value is None else f"{metric.scale * value:.{metric.digits}f}"

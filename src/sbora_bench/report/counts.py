@@ -1,27 +1,37 @@
 """In how many columns (a table's task on one model or another) something shows."""
 
-from typing import Any
-
+from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles
 
+Shown = tuple[str, str, str, bool]  # table, model, task, and whether it shows there
 
-def count_columns(rows: list[dict[str, Any]], key: str) -> tuple[int, int]:
-    """In how many columns (a table's task) `key` is true of any row, and how many columns there are."""
+
+def references_shown(tested: Separation) -> list[Shown]:
+    """Where the reference beats the base and the most frequent answer."""
+    return [(one.table, one.model, one.task, one.holds) for one in tested.references]
+
+
+def differences_shown(tested: Separation) -> list[Shown]:
+    """Where a pair of cells differs."""
+    return [(pair.table, pair.model, pair.column, pair.differs) for pair in tested.differences]
+
+
+def count_columns(rows: list[Shown]) -> tuple[int, int]:
+    """In how many columns (a table's task) it shows for any row, and how many columns there are."""
     columns: dict[tuple[str, str], bool] = {}
-    for row in rows:
-        place = row["table"], row["task"]
-        columns[place] = columns.get(place, False) or row[key]
+    for table, _, task, shows in rows:
+        columns[table, task] = columns.get((table, task), False) or shows
     return sum(columns.values()), len(columns)
 
 
-def count_text(plan: Plan, rows: list[dict[str, Any]], key: str) -> str:
+def count_text(plan: Plan, rows: list[Shown]) -> str:
     """`13 of 15 columns (ladder-s 13 of 15, ladder-m 9 of 14)`; models are named where there are several."""
-    models = dict.fromkeys(row["model"] for row in rows)
+    models = dict.fromkeys(model for _, model, _, _ in rows)
     of = "{} of {}".format
     parts = [
-        f"{model_titles(plan)[model]} {of(*count_columns([r for r in rows if r['model'] == model], key))}"
+        f"{model_titles(plan)[model]} {of(*count_columns([row for row in rows if row[1] == model]))}"
         for model in models
     ]
-    total = of(*count_columns(rows, key)) + " columns"
+    total = of(*count_columns(rows)) + " columns"
     return f"{total} with one model or another ({', '.join(parts)})" if len(models) > 1 else total

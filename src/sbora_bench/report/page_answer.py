@@ -1,13 +1,15 @@
 """What an experiment says, in sentences made from its tests: the first thing that a reader of the report sees."""
 
 from sbora_bench.analysis.entries import Entry
+from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import Layout, layouts
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import entries_of, scores
-from sbora_bench.report.counts import count_columns
-from sbora_bench.report.verdicts import method_rows, verdict_on_methods
+from sbora_bench.report.counts import count_columns, differences_shown, references_shown
+from sbora_bench.report.texts import signed
+from sbora_bench.report.verdicts import verdict_on_methods
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
 
@@ -16,8 +18,8 @@ OURS = "SBORA"  # the PEFT type of the paper's methods
 
 def conclusions(plan: Plan, tested: Separation) -> list[str]:
     """Three sentences: the paper's method against others, what all pairs of methods show, and whether tuning shows."""
-    holds, columns = count_columns(tested.claims, "holds")
-    differ, compared = count_columns(tested.differences, "differs")
+    holds, columns = count_columns(references_shown(tested))
+    differ, compared = count_columns(differences_shown(tested))
     tuning = (
         f"LoRA at its top rank beats both the untuned base and the most frequent answer by ten points on {holds} of"
         f" {columns} columns; methods or ranks differ on {differ} of the {compared} columns where several were run."
@@ -33,26 +35,22 @@ def ours_against_others(plan: Plan, tested: Separation) -> str:
     def ours(method: str) -> bool:
         return plan.catalog.methods[method].peft_type == OURS
 
-    differences, words = [], []
-    for table in plan.experiment.tables:
-        for row in method_rows(tested, table):
-            if ours(row["method_a"]) != ours(row["method_b"]):
-                turned = ours(row["method_b"])
-                differences.append(100 * (-row["difference"] if turned else row["difference"]))
-                words.append(_turned(row["word"]) if turned else row["word"])
-    if not words:
+    pairs = [
+        pair.turned() if ours(pair.b.method) else pair
+        for table in plan.experiment.tables
+        for pair in tested.method_pairs(table)
+        if ours(pair.a.method) != ours(pair.b.method)
+    ]
+    if not pairs:
         return ""
-    better, worse = words.count("better"), words.count("worse")
-    ranging = f"{min(differences):+.1f} to {max(differences):+.1f}".replace("-", "−")
+    outcomes = [pair.verdict.outcome for pair in pairs]
+    better, worse, same = (outcomes.count(outcome) for outcome in Outcome)
+    points = [100 * pair.difference for pair in pairs if pair.metric.is_share]
+    ranging = f"; as measured it lies {signed(min(points))} to {signed(max(points))} points from them" if points else ""
     return (
         f"SBoRA against other methods at equal rank or equal trainable parameters: better in {better}, worse in"
-        f" {worse} and no difference shown in {len(words) - better - worse} of {len(words)} pairs, taking items and"
-        f" seeds together; as measured it lies {ranging} points from them."
+        f" {worse} and no difference shown in {same} of {len(pairs)} pairs, taking items and seeds together{ranging}."
     )
-
-
-def _turned(word: str) -> str:
-    return {"better": "worse", "worse": "better"}.get(word, word)
 
 
 def highest_scores(results: Results) -> list[str]:
@@ -70,12 +68,16 @@ def highest_scores(results: Results) -> list[str]:
 
 def _highest(plan: Plan, layout: Layout, cells: dict[Cell, list[Entry]], place: int, name: str) -> str:
     scored = {row: entries[place] for row, entries in cells.items() if entries[place].summary is not None}
-    summaries = ((row, cell.summary) for row, cell in scored.items() if not row.is_base)
-    tuned = {row: round(summary.mean, 1) for row, summary in summaries if summary is not None}
+    means = ((row, entry.rounded) for row, entry in scored.items() if not row.is_base)
+    tuned = {row: mean for row, mean in means if mean is not None}
     if not tuned:
         return f"no tuned run has a score ({name})."
-    best = [row for row, mean in tuned.items() if mean == max(tuned.values())]
+    metric = next(iter(scored.values())).metric
+    top = max(tuned.values()) if metric.higher_is_better else min(tuned.values())
+    best = [row for row, mean in tuned.items() if mean == top]
     who = ["{1} at rank {2} on {0}".format(*row_titles(plan, layout.tables, row), row.rank) for row in best]
-    base = next((row for row in scored if (row.model, row.method) == (best[0].model, "base")), None)
-    untuned = f" (untuned: {scored[base].text} %)" if base else ""
-    return f"the highest {name} is {scored[best[0]].text} %, {' and '.join(who)}{untuned}."
+    base = next((row for row in scored if row.is_base and row.model == best[0].model), None)
+    unit = f" {metric.shown_unit}" if metric.shown_unit else ""
+    untuned = f" (untuned: {scored[base].text}{unit})" if base else ""
+    word = "highest" if metric.higher_is_better else "lowest"
+    return f"the {word} {name} is {scored[best[0]].text}{unit}, {' and '.join(who)}{untuned}."

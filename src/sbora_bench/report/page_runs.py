@@ -7,8 +7,10 @@ from functools import cache
 from typing import Any
 
 from sbora_bench.analysis.collect import over_items
+from sbora_bench.analysis.measures import common_metric
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import task_titles
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
@@ -57,7 +59,7 @@ def section(results: Results, run: Run, room: int) -> Section:
     samples = chosen_samples(results, run, list(done), room)
     return Section(
         run.name,
-        f"{100 * sum(values) / len(values):.1f} % on average" if values else "no score",
+        _average(values, common_metric(plan, list(scores))),
         "; ".join(reasons),
         f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
         plan.command("show", run.name),
@@ -73,11 +75,20 @@ def section(results: Results, run: Run, room: int) -> Section:
     )
 
 
+def _average(values: list[float], metric: Metric | None) -> str:
+    if not values:
+        return "no score"
+    if metric is None:
+        return "scores that don't average"
+    return f"{metric.scale * sum(values) / len(values):.{metric.digits}f} {metric.shown_unit}".rstrip() + " on average"
+
+
 def score_line(title: str, score: TaskScore) -> list[str]:
     stderr, low, high = over_items(score)
-    value = "–" if score.value is None else f"{100 * score.value:.1f}"
-    error = "–" if stderr is None else f"{100 * stderr:.1f}"
-    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    scale, digits = score.measured.scale, score.measured.digits
+    error = "–" if stderr is None else f"{scale * stderr:.{digits}f}"
+    interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    value = "–" if score.value is None else f"{scale * score.value:.{digits}f}"
     return [title, value, interval, error, f"{score.n:,}", score.metric]
 
 
@@ -162,11 +173,11 @@ def chosen_samples(results: Results, run: Run, tasks: list[str], room: int) -> l
     return [sample for samples in shown.values() for sample in samples]
 
 
-@cache
 def _lot_in(task: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: _lot(task, row["id"])
 
 
+@cache
 def _lot(task: str, item: int | str) -> str:
     """What decides whether an item is shown: the same in every run, so hashed once."""
     return hash_of([task, item])
@@ -181,7 +192,11 @@ def sample_shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
         response = f"{response[:LONGEST]} [{len(response) - LONGEST:,} signs left out]"
     known = {"task": title, "id": row["id"], "prompt": prompt, "response": response}
     known |= {"extracted": row.get("extracted") or "none", "answer": row.get("answer", "")}
-    return known | {"correct": bool(row["correct"]), "contaminated": bool(row.get("contaminated"))}
+    right = "right" if row.get("correct") else "wrong"
+    return known | {
+        "mark": f"{row['value']:.3g}" if "value" in row else right,
+        "contaminated": bool(row.get("contaminated")),
+    }
 
 
 def samples_shown(sections: list[Section]) -> str:

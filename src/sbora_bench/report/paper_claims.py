@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from sbora_bench.analysis.collect import footprint_rows
+from sbora_bench.analysis.pairs import Outcome, Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.audit import Finding, gain, leads, read_rows
 from sbora_bench.report.render import PrintedTable, Text
-from sbora_bench.report.verdicts import method_rows
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
 from sbora_bench.results.read import Results
 
@@ -60,7 +60,7 @@ def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
 def ours(plan: Plan, claim: dict[str, Any], tested: Separation, footprints: list[dict[str, Any]]) -> Judged:
     """The verdict of this experiment, and what it rests on."""
     if claim["kind"] in ("gain", "leads"):
-        return together([_difference(plan, claim, row) for row in _pairs(plan, claim, tested)])
+        return together([_difference(plan, claim, pair) for pair in _pairs(plan, claim, tested)])
     if claim["kind"] == "ratio":
         return together(list(_ratios(plan, claim, footprints)))
     if claim["kind"] == "memory":
@@ -81,7 +81,7 @@ def _is(title: str, name: str) -> bool:
     return plain(title) == plain(name)
 
 
-def _pairs(plan: Plan, claim: dict[str, Any], tested: Separation) -> Iterable[dict[str, Any]]:
+def _pairs(plan: Plan, claim: dict[str, Any], tested: Separation) -> Iterable[Pair]:
     """The tested pairs that a claim is about, the one that it favours first."""
     for name, table in plan.experiment.tables.items():
         if "table" in claim and table.suite != SUITE_OF[claim["table"]]:
@@ -89,37 +89,28 @@ def _pairs(plan: Plan, claim: dict[str, Any], tested: Separation) -> Iterable[di
         columns = (AVERAGE, table.title, table.train) if len(plan.tasks(name)) > 1 else (table.title, table.train)
         if "metric" in claim and not any(_is(column, claim["metric"]) for column in columns):
             continue
-        for row in method_rows(tested, name):
-            titles = [plan.catalog.methods[row[f"method_{side}"]].title for side in "ab"]
-            model = plan.catalog.models[row["model"]].title
-            if "rank" not in row["equal"] and claim["kind"] == "leads":
+        for pair in tested.method_pairs(name):
+            titles = [plan.catalog.methods[cell.method].title for cell in (pair.a, pair.b)]
+            model = plan.catalog.models[pair.model].title
+            if "rank" not in pair.equal and claim["kind"] == "leads":
                 continue
             if not _is(claim.get("model", model), model):
                 continue
             if _is(titles[0], claim["of"]) and _is(titles[1], claim["over"]):
-                yield row
+                yield pair
             elif _is(titles[1], claim["of"]) and _is(titles[0], claim["over"]):
-                yield _turned(row)
+                yield pair.turned()
 
 
-def _turned(row: dict[str, Any]) -> dict[str, Any]:
-    """A pair seen from its second cell."""
-    words = {"better": "worse", "worse": "better"}
-    other = {f"{key}_{side}": row[f"{key}_{away}"] for key in ("method", "rank") for side, away in ("ab", "ba")}
-    low, high = (None, None) if row["low"] is None else (-row["high"], -row["low"])
-    other |= {"difference": -row["difference"], "low": low, "high": high}
-    return row | other | {"word": words.get(row["word"], row["word"])}
-
-
-def _difference(plan: Plan, claim: dict[str, Any], row: dict[str, Any]) -> Judged:
-    due, high = claim.get("claimed", 0.0) / 100, row["high"]
-    names = [ranked_title(plan, row["table"], row[f"method_{side}"], row[f"rank_{side}"]) for side in "ab"]
-    text = f"{row['table']}, {model_titles(plan, row['table'])[row['model']]}: {' over '.join(names)}"
-    text += f" {100 * row['difference']:+.1f}"
-    text += "" if high is None else f" [{100 * row['low']:.1f}, {100 * high:.1f}]"
-    if row["word"] == "worse" or (high is not None and high < due):
+def _difference(plan: Plan, claim: dict[str, Any], pair: Pair) -> Judged:
+    due, high = claim.get("claimed", 0.0) / 100, pair.high
+    names = [ranked_title(plan, pair.table, cell.method, cell.rank) for cell in (pair.a, pair.b)]
+    text = f"{pair.table}, {model_titles(plan, pair.table)[pair.model]}: {' over '.join(names)}"
+    text += f" {100 * pair.difference:+.1f}"
+    text += "" if pair.low is None or high is None else f" [{100 * pair.low:.1f}, {100 * high:.1f}]"
+    if pair.verdict.outcome is Outcome.WORSE or (high is not None and high < due):
         return NOT, text
-    return (HOLDS if row["word"] == "better" else UNTOLD), text
+    return (HOLDS if pair.verdict.outcome is Outcome.BETTER else UNTOLD), text
 
 
 def _counted(plan: Plan, claim: dict[str, Any], footprints: list[dict[str, Any]]) -> Iterable[tuple[dict, dict]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.titles import method_titles
 
 if TYPE_CHECKING:
@@ -107,12 +108,20 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     axis.autoscale_view()
 
 
+def score_label(metric: Metric) -> str:
+    """What an axis of scores says."""
+    unit = f", {metric.shown_unit}" if metric.shown_unit else ""
+    return f"Score{unit}" + ("" if metric.higher_is_better else " (less is better)")
+
+
 def score_axis(axis: Axes, points: list[dict[str, Any]], title: str) -> None:
-    """Scores in per cent against what `title` says."""
+    """Scores against what `title` says; shares from 0 on."""
+    metric = points[0]["metric"] if points else SHARE
     short_ticks(axis)
     axis.set_xlabel(title)
-    axis.set_ylabel("Score, %")
-    axis.set_ylim(0, min(106, max([*map(upper_end, points), 10]) * 1.1))
+    axis.set_ylabel(score_label(metric))
+    if metric.is_share:
+        axis.set_ylim(0, min(106, max([*map(upper_end, points), 10]) * 1.1))
 
 
 def draw_stack(axis: Axes, labels: list[str], parts: dict[str, tuple[list[float], str, str]]) -> None:

@@ -10,6 +10,8 @@ from sbora_bench.analysis.collect import over_items
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_average, holm, paired
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import read_jsonl
+from sbora_bench.plan.metric import Metric
+from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.folders import FOOTPRINT, RUNS, SCORES, TRAINING, run_folder, samples_file
 from sbora_bench.results.records import FootprintRecord, ScoresRecord, TrainRecord, read_record, record_at
 
@@ -46,8 +48,10 @@ def show(folder: Path) -> str:
             lines.append(f"  {task:{titles}}  {score.status} ({score.reason})")
             continue
         _, low, high = over_items(score)
-        told = f"{100 * score.value:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  n {score.n:,}  {score.metric}"
-        lines.append(f"  {task:{titles}}  {told}")
+        scale, digits, unit = score.measured.scale, score.measured.digits, score.measured.shown_unit
+        interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+        shown = f"{scale * score.value:5.{digits}f} {unit}  {interval}  n {score.n:,}  {score.metric}"
+        lines.append(f"  {task:{titles}}  {shown}")
     return "\n".join([*lines, f"samples: {folder / 'samples'}"])
 
 
@@ -71,41 +75,62 @@ def _size(count: int | None) -> str:
 
 
 def compare(a: Path, b: Path) -> str:
-    """Task by task: both scores on the items that both answered, exact McNemar test, Holm over the tasks; then the
-    average, with a bootstrap of the items. Raises UserError where they have no task in common.
+    """Task by task: both scores on the items that both answered, exact McNemar test (a bootstrap of the items where
+    they are not right or wrong), Holm over the tasks; then the average, where the scores have one, by a bootstrap of
+    the items. Raises UserError where they have no task in common.
     """
     records = [read_record(folder / SCORES, ScoresRecord) for folder in (a, b)]
     tasks = [task for task in records[0].tasks if all(_scored(record, task) for record in records)]
-    rights = {task: _common(a, b, task) for task in tasks}
-    rights = {task: pair for task, pair in rights.items() if pair[0]}
-    if not rights:
+    values = {task: _common(a, b, task) for task in tasks}
+    values = {task: pair for task, pair in values.items() if pair[0]}
+    if not values:
         raise UserError(f"{a} and {b}: no task in common that both have scored; compare two runs of one suite")
-    tests = {task: paired(*pair) for task, pair in rights.items()}
-    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    metrics = {task: records[0].tasks[task].measured for task in values}
+    tests = {task: _tested(*pair, metrics[task]) for task, pair in values.items()}
+    adjusted = dict(zip(tests, holm([p for p, _ in tests.values()]), strict=True))
     width = max(map(len, [*tests, "average"]))
     lines = [f"a: {records[0].run}", f"b: {records[1].run}"]
     lines.append(f"{'':{width}}      a      b    a - b   items  only a  only b  p, Holm  a is")
-    for task, test in tests.items():
-        shares = f"{100 * test.a_right / test.n:6.1f} {100 * test.b_right / test.n:6.1f} {100 * test.difference:+8.1f}"
-        counts = f"{test.n:7,} {test.only_a:7,} {test.only_b:7,} {adjusted[task]:8.2g}"
-        lines.append(f"{task:{width}} {shares} {counts}  {_word(test.difference, adjusted[task])}")
-    if len(rights) > 1:
-        found = bootstrap_average([[float(x) - y for x, y in zip(*pair, strict=True)] for pair in rights.values()])
-        means = [sum(sum(pair[side]) / len(pair[side]) for pair in rights.values()) / len(rights) for side in (0, 1)]
-        shares = f"{100 * means[0]:6.1f} {100 * means[1]:6.1f} {100 * found.mean:+8.1f}"
-        interval = f"95 % of items: [{100 * found.low:+.1f}, {100 * found.high:+.1f}], p {found.p:.2g}"
-        lines.append(f"{'average':{width}} {shares}  {_word(found.mean, found.p)}; {interval}")
+    means = {task: [sum(side) / len(side) for side in pair] for task, pair in values.items()}
+    for task, (_, alone) in tests.items():
+        counts = f"{len(values[task][0]):7,} {alone} {adjusted[task]:8.2g}"
+        metric, (mean_a, mean_b) = metrics[task], means[task]
+        word = _word(metric.sign * (mean_a - mean_b), adjusted[task])
+        lines.append(f"{task:{width}} {_scores(mean_a, mean_b, metric)} {counts}  {word}")
+    metric = next(iter(metrics.values()))
+    if len(values) > 1 and all(metric.averages_with(other) for other in metrics.values()):
+        drawn = bootstrap_average([[x - y for x, y in zip(*pair, strict=True)] for pair in values.values()])
+        mean_a, mean_b = (sum(mean[side] for mean in means.values()) / len(means) for side in (0, 1))
+        ends = " ".join(f"{metric.scale * end:+.{metric.digits}f}" for end in (drawn.low, drawn.high)).replace(
+            " ", ", "
+        )
+        word = _word(metric.sign * drawn.mean, drawn.p)
+        scores = _scores(mean_a, mean_b, metric)
+        lines.append(f"{'average':{width}} {scores}  {word}; 95 % of items: [{ends}], p {drawn.p:.2g}")
     lines.append("Of these two runs on these kinds of items; other seeds are not in it (tables/averages.csv).")
     return "\n".join(lines)
+
+
+def _tested(a: list[float], b: list[float], metric: Metric) -> tuple[float, str]:
+    """p of a task's items, and how many items each alone got right, as the table shows it."""
+    if not metric.right_or_wrong:
+        return bootstrap_average([[x - y for x, y in zip(a, b, strict=True)]]).p, f"{'–':>7} {'–':>7}"
+    test = paired(a, b)
+    return test.p, f"{test.only_a:7,} {test.only_b:7,}"
+
+
+def _scores(a: float, b: float, metric: Metric) -> str:
+    scale, digits = metric.scale, metric.digits
+    return f"{scale * a:6.{digits}f} {scale * b:6.{digits}f} {scale * (a - b):+8.{digits}f}"
 
 
 def _scored(record: ScoresRecord, task: str) -> bool:
     return task in record.tasks and record.tasks[task].status == "ok"
 
 
-def _common(a: Path, b: Path, task: str) -> tuple[list[bool], list[bool]]:
-    """Right and wrong on the items that both have. Raises UserError where one item has two prompts or answers."""
-    rows: list[dict[Any, dict]] = []
+def _common(a: Path, b: Path, task: str) -> tuple[list[float], list[float]]:
+    """What the items count that both have. Raises UserError where one item has two prompts or answers."""
+    rows: list[dict[Any, dict[str, Any]]] = []
     for folder in (a, b):
         rows.append({row["id"]: row for row in read_jsonl(samples_file(folder, task))})
     both = [item for item in rows[0] if item in rows[1]]
@@ -113,9 +138,9 @@ def _common(a: Path, b: Path, task: str) -> tuple[list[bool], list[bool]]:
         if rows[0][item]["answer"] != rows[1][item]["answer"]:
             path = samples_file(b, task)
             raise UserError(f"{path}: item {item}: another right answer than in {a}: these are not the same items")
-    left, right = ([bool(each[item]["correct"]) for item in both] for each in rows)
+    left, right = ([value_of(of_run[item]) for item in both] for of_run in rows)
     return left, right
 
 
-def _word(difference: float, p: float) -> str:
-    return "no difference shown" if p >= LEVEL else "better" if difference > 0 else "worse"
+def _word(gain: float, p: float) -> str:
+    return "no difference shown" if p >= LEVEL else "better" if gain > 0 else "worse"

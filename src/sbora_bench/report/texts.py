@@ -1,6 +1,10 @@
 """How the numbers of tests are spelt in tables and sentences."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from sbora_bench.analysis.pairs import Pair
+from sbora_bench.plan.metric import Metric
 
 
 def p_text(p: float) -> str:
@@ -13,11 +17,20 @@ def signed(number: float, digits: int = 1) -> str:
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
-def difference_text(row: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
+def difference_text(pair: Pair) -> str:
     """The difference of a pair and, where there are several seeds, its interval over them: `+1.0 [−0.6, 2.5]`."""
-    text = f"{scale * row['difference']:+.{digits}f}"
-    text += "" if row["low"] is None else f" [{scale * row['low']:.{digits}f}, {scale * row['high']:.{digits}f}]"
+    scale, digits = pair.metric.scale, pair.metric.digits
+    text = f"{scale * pair.difference:+.{digits}f}"
+    if pair.low is not None and pair.high is not None:
+        text += f" [{scale * pair.low:.{digits}f}, {scale * pair.high:.{digits}f}]"
     return text.replace("-", "−")
+
+
+def tests_of(metrics: Iterable[Metric]) -> str:
+    """The tests of single tasks over their items."""
+    kinds = {metric.right_or_wrong for metric in metrics}
+    names = {True: "exact McNemar test", False: "bootstrap of the items where they are not right or wrong"}
+    return ", ".join(names[kind] for kind in (True, False) if kind in kinds) or names[True]
 
 
 def p_numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:

@@ -10,8 +10,9 @@ import yaml
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
-from sbora_bench.analysis.forgetting import also_rows, pair_rows
-from sbora_bench.analysis.index_seeds import components, draw_rows
+from sbora_bench.analysis.forgetting import kept, kept_pairs
+from sbora_bench.analysis.index_seeds import components, decided
+from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.experiment import load_plan
@@ -76,12 +77,12 @@ def test_a_suite_beside_must_be_another_one(tmp_path, also, told):
 def test_each_suite_and_loss_stands_beside_the_base(made):
     plan, results = made
     rows = {
-        (row["model"], row["method"], row["rank"], row["measure"]): row
-        for row in also_rows(Results(plan, results), "arithmetic")
+        (row.cell.model, row.cell.method, row.cell.rank, row.measure.name): row
+        for row in kept(Results(plan, results), "arithmetic")
     }
-    lora = rows["llama-7b", "lora", 32, "mmlu"]
-    assert lora["mean"] == pytest.approx(np.mean([12, 13, 14]) / 40) and lora["seeds"] == 3
-    assert rows["llama-7b", "lora", 32, "mmlu loss"]["mean"] == pytest.approx(2.01 + 0.0195)
+    lora = rows["llama-7b", "lora", 32, "mmlu"].over_seeds
+    assert lora.mean == pytest.approx(np.mean([12, 13, 14]) / 40) and lora.n == 3
+    assert rows["llama-7b", "lora", 32, "mmlu loss"].over_seeds.mean == pytest.approx(2.01 + 0.0195)
     view = other_suites_table(Results(plan, results), "arithmetic")
     line = view.groups[0][0]
     assert view.header[3:] == ["Arithmetic reasoning", "MMLU", "MMLU, loss"]
@@ -96,15 +97,17 @@ def test_each_suite_and_loss_stands_beside_the_base(made):
 
 def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     plan, results = made
-    rows = [row for row in pair_rows(Results(plan, results), "arithmetic") if row["model"] == "llama-7b"]
-    of = {(row["measure"], row["method_a"], row["rank_a"], row["method_b"], row["rank_b"]): row for row in rows}
+    rows = [row for row in kept_pairs(Results(plan, results), "arithmetic") if row.pair.model == "llama-7b"]
+    pairs = [row.pair for row in rows]
+    of = {(pair.column, pair.a.method, pair.a.rank, pair.b.method, pair.b.rank): pair for pair in pairs}
     loss = of["mmlu loss", "lora", 32, "sbora-fa", 64]
-    assert loss["equal"] == "parameters" and loss["difference"] == pytest.approx(-0.5) and loss["word"] == "worse"
-    assert of["mmlu loss", "lora", 32, "dora", 32]["word"].startswith("no difference shown")
-    assert of["mmlu", "lora", 32, "sbora-fa", 64]["difference"] == 0.0
-    assert {row["measure"] for row in rows} == {"mmlu", "mmlu loss"}  # not the suite that they were tuned for
+    assert loss.equal == "parameters" and loss.difference == pytest.approx(-0.5)
+    assert loss.verdict.outcome is Outcome.WORSE
+    assert of["mmlu loss", "lora", 32, "dora", 32].verdict.outcome is Outcome.NOT_SHOWN
+    assert of["mmlu", "lora", 32, "sbora-fa", 64].difference == 0.0
+    assert {row.measure.name for row in rows} == {"mmlu", "mmlu loss"}  # not the suite that they were tuned for
     view = forgetting_table(Results(plan, results), "arithmetic")
-    assert len(view.csv) == 1 + len(pair_rows(Results(plan, results), "arithmetic"))
+    assert len(view.csv) == 1 + len(kept_pairs(Results(plan, results), "arithmetic"))
     line = next(line for line in view.groups[0] if line[1].text == "LoRA r = 32" and "r = 64" in line[2].text)
     assert line[5].text == "worse" and line[5].bold and line[5].below[0].startswith("−0.500 [−0.500, −0.500]")
 
@@ -196,10 +199,11 @@ def test_the_factorials_table_is_made_of_the_runs_scores(tmp_path, monkeypatch):
     plan, results = make_plan(tmp_path, yaml.safe_load(yaml.safe_dump(made)), entries), tmp_path / "results"
     monkeypatch.setitem(RIGHT, ("qlora", 32), {"MultiArith": 31, "gsm8k": 10, "AddSub": 21})
     make_results(plan, results)
-    rows = {row["source"]: row for row in draw_rows(Results(plan, results))}
-    assert (rows["draw"]["degrees"], rows["order"]["degrees"], rows["rest"]["degrees"]) == (1, 2, 2)
-    assert rows["draw"]["mean_square"] == pytest.approx(3 * 2 * (100 * 6 / 40 / 3 / 2) ** 2)  # 6 of 40 more in one task
-    assert rows["rest"]["variance"] == pytest.approx(0, abs=1e-9)
+    (factorial,) = decided(Results(plan, results))
+    parts = {part.source: part for part in factorial.parts}
+    assert (parts["draw"].degrees, parts["order"].degrees, parts["rest"].degrees) == (1, 2, 2)
+    assert parts["draw"].mean_square == pytest.approx(3 * 2 * (100 * 6 / 40 / 3 / 2) ** 2)  # 6 of 40 more in one task
+    assert parts["rest"].variance == pytest.approx(0, abs=1e-9)
     assert sorted({(row["index_seed"], row["seed"]) for row in index_seed_data(Results(plan, results))}) == [
         (index, seed) for index in (0, 1) for seed in (0, 1, 2)
     ]

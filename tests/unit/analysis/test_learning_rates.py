@@ -8,8 +8,8 @@ import yaml
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
-from sbora_bench.analysis.learning_rates import pick, picked, tried
-from sbora_bench.analysis.rate_gains import rate_rows
+from sbora_bench.analysis.learning_rates import pick, picked, scores_by_rate
+from sbora_bench.analysis.rate_gains import rate_scores
 from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_json
@@ -132,7 +132,7 @@ def test_a_run_that_failed_has_nothing_right(made):
     record = read_record(path, ScoresRecord)
     write_record(path, record.model_copy(update={"status": "failed", "tasks": {}}))
     cell = Cell("arithmetic", "llama-7b", "lora", 32)
-    assert tried(Results(plan, results), "arithmetic")[cell][0.0003] == [0.0, 0.75]
+    assert scores_by_rate(Results(plan, results), "arithmetic")[cell][0.0003] == [0.0, 0.75]
     assert picked(Results(plan, results)).plan.rates[cell] == 0.001
 
 
@@ -142,18 +142,18 @@ def test_all_tables_show_the_picked_rate(made):
     cells = (results / "tables" / "cells.csv").read_text().splitlines()
     of_lora = [line.rsplit(",", 1)[1] for line in cells if ",lora,32," in line]
     assert set(of_lora) == {"arithmetic-llama-7b-lora-r32-lr3e-4-s0 arithmetic-llama-7b-lora-r32-lr3e-4-s1"}
-    assert {row["seeds"] for row in separation(Results(plan, results)).gains} == {2}
+    assert {row.seeds for row in separation(Results(plan, results)).gains} == {2}
     assert set(read_scores(results).run) == {run.name for run in picked(Results(plan, results)).plan.runs}
 
 
 def test_what_the_choice_gains_is_paired_and_read_afterwards(made):
     plan, results = made
-    found = rate_rows(Results(plan, results), "arithmetic")
-    rows = {(row["method"], row["rank"], row["learning_rate"]): row for row in found}
+    found = rate_scores(Results(plan, results), "arithmetic")
+    rows = {(row.cell.method, row.cell.rank, row.learning_rate): row for row in found}
     lora = rows["lora", 32, 0.0003]
-    assert lora["picked"] and not lora["default"] and lora["validation"] == 0.75 and lora["validation_items"] == 20
-    assert lora["difference"] == 0.0 and (lora["p"], lora["p_seeds"]) == (1.0, 1.0)  # the same answers at each rate
-    assert rows["dora", 32, 0.001]["picked"] and rows["dora", 32, 0.001]["difference"] is None
+    assert lora.picked and not lora.default and lora.validation.mean == 0.75 and lora.validation_items == 20
+    assert (lora.gain.difference, lora.gain.p, lora.gain.p_seeds) == (0.0, 1.0, 1.0)  # the same answers at each rate
+    assert rows["dora", 32, 0.001].picked and rows["dora", 32, 0.001].gain is None
     view = rate_table(Results(plan, results), "arithmetic")
     assert view.header[2:] == ["1e-3", "3e-4", "1e-2", "Picked", "Score", "At 1e-3", "Gain"]
     line = view.groups[0][0]

@@ -1,16 +1,19 @@
 """Pairs of cells: what is compared, on what, and the words that follow from both tests."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
 from sbora_bench.analysis import pairs as comparison
 from sbora_bench.analysis import statistics
 from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.report.tables import tables
-from sbora_bench.report.verdicts import verdict_on_methods
+from sbora_bench.report.verdicts import verdict_on_methods, verdict_text
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
@@ -49,36 +52,38 @@ def test_an_average_is_over_tasks_and_paired_by_item_and_seed():
     }
     tasks["b"][LORA] |= {1: tasks["b"][LORA][0]}
     tasks["b"][FA] |= {1: {item: item == 9 for item in range(5, 10)}}  # only five items under this seed
-    (row,) = comparison.average_rows(tasks, COUNTS)
+    (row,) = comparison.average_pairs(list(tasks.values()), COUNTS)
     # seeds 0 and 1 have both tasks; in b, items 5 to 9 stand under both
-    assert (row["tasks"], row["items"], row["seeds"], row["equal"]) == (2, 55, 2, "rank")
+    assert (row.tasks, row.items, row.seeds, row.equal) == (2, 55, 2, "rank")
     by_seed = [(10 / 50 + (3 - 1) / 5) / 2, (9 / 50 + (3 - 1) / 5) / 2]
-    assert row["difference"] == pytest.approx(sum(by_seed) / 2)
-    assert row["score_a"] - row["score_b"] == pytest.approx(row["difference"])
-    assert row["low"] + row["high"] == pytest.approx(sum(by_seed))
-    assert row["p_seeds"] == pytest.approx(statistics.p_over_seeds([by_seed])[0])
-    assert row["items_low"] < row["difference"] < row["items_high"]
+    assert row.difference == pytest.approx(sum(by_seed) / 2)
+    assert row.score_a - row.score_b == pytest.approx(row.difference)
+    assert row.low + row.high == pytest.approx(sum(by_seed))
+    assert row.p_seeds == pytest.approx(statistics.p_over_seeds([by_seed])[0])
+    assert row.items_low < row.difference < row.items_high
 
 
 def test_one_task_is_no_average():
-    assert comparison.average_rows({"a": {LORA: rights(3), FA: rights(2)}}, COUNTS) == []
+    assert comparison.average_pairs([{LORA: rights(3), FA: rights(2)}], COUNTS) == []
 
 
-def row(p, p_seeds, difference=0.1, seeds=3, needed=10):
-    return {"p": p, "p_seeds": p_seeds, "difference": difference, "seeds": seeds, "seeds_for_1_point": needed}
+def pair(p, p_seeds, difference=0.1, seeds=3, needed=10, metric=SHARE):
+    scores = {"score_a": 0.5, "score_b": 0.5 - difference, "difference": difference, "p": p}
+    spread = {"sd": None, "low": None, "high": None, "p_seeds": p_seeds, "seeds_for_1_point": needed}
+    return comparison.Pair(LORA, FA, "rank", None, metric, **scores, seeds=seeds, **spread)
 
 
 def test_words_follow_from_both_tests():
-    rows = [
-        row(1e-9, 1e-4),
-        row(1e-4, 1e-9, difference=-0.1),
-        row(1e-9, 0.5),
-        row(0.5, 1e-9, needed=4),
-        row(1e-9, None, seeds=1, needed=None),
-        row(0.9, 0.9, needed=2),
+    pairs = [
+        pair(1e-9, 1e-4),
+        pair(1e-4, 1e-9, difference=-0.1),
+        pair(1e-9, 0.5),
+        pair(0.5, 1e-9, needed=4),
+        pair(1e-9, None, seeds=1, needed=None),
+        pair(0.9, 0.9, needed=2),
     ]
-    comparison.judged(rows)
-    assert [each["word"] for each in rows] == [
+    judged = comparison.judged(pairs)
+    assert [verdict_text(pair) for pair in judged] == [
         "better",
         "worse",
         "no difference shown; 7 more seeds would show 1 point",
@@ -86,23 +91,50 @@ def test_words_follow_from_both_tests():
         "no difference shown; one seed",
         "no difference shown; 0 more seeds would show 1 point",
     ]
-    assert rows[0]["p_both_holm"] == pytest.approx(5 * 1e-4) and rows[4]["p_both_holm"] is None
+    assert judged[0].verdict.p == pytest.approx(5 * 1e-4) and judged[4].verdict.p is None
+    assert [pair.differs for pair in judged] == [True, True, True, False, True, False]
+
+
+def test_less_of_what_should_be_low_is_better():
+    loss = Metric(items="values", higher_is_better=False, high=None, unit="nats")
+    more, less, same = comparison.judged(
+        [pair(1e-9, 1e-9, 0.1, metric=loss), pair(1e-9, 1e-9, -0.1, metric=loss), pair(0.9, 0.9, metric=loss)]
+    )
+    assert (more.verdict.outcome, less.verdict.outcome) == (Outcome.WORSE, Outcome.BETTER)
+    assert verdict_text(same) == "no difference shown; 7 more seeds would show 0.01 nats"
+
+
+def test_a_pair_seen_from_its_second_cell():
+    (one,) = comparison.judged([pair(1e-9, 1e-9, 0.1)])
+    one = replace(one, low=0.05, high=0.2)
+    turned = one.turned()
+    assert (turned.a, turned.b, turned.difference, turned.low, turned.high) == (FA, LORA, -0.1, -0.2, -0.05)
+    assert (turned.verdict.outcome, turned.verdict.p) == (Outcome.WORSE, one.verdict.p)
+    assert turned.turned() == one
+
+
+def test_values_that_are_not_right_or_wrong_are_compared_by_a_bootstrap():
+    metric = Metric(items="values", high=None, unit="words")
+    a, b = ({seed: {item: item * slope + seed for item in range(30)} for seed in (0, 1)} for slope in (1.0, 0.9))
+    (one,) = comparison.task_pairs({LORA: a, FA: b}, COUNTS, metric)
+    assert one.difference == pytest.approx(0.1 * 14.5) and (one.pairs, one.only_a, one.seeds) == (60, None, 2)
+    assert one.items_low < one.difference < one.items_high and one.p < 1e-6
 
 
 def test_made_samples_say_better(made):
     """Every seed adds one item to all cells alike: the seeds agree wholly, so the items decide."""
     averages = separation(Results(*made)).averages
-    words = {(r["method_a"], r["rank_a"], r["method_b"], r["rank_b"]): r["word"] for r in averages}
+    words = {(r.a.method, r.a.rank, r.b.method, r.b.rank): r.verdict.outcome.value for r in averages}
     assert words["lora", 32, "sbora-fa", 32] == "better" and words["sbora-fa", 32, "sbora-fa", 64] == "worse"
     lora, twice = (sum(RIGHT[cell][task] for task in ("MultiArith", "gsm8k", "AddSub")) / 120
                    for cell in (("lora", 32), ("sbora-fa", 64)))  # fmt: skip
-    mine = next(r for r in averages if (r["method_a"], r["rank_b"]) == ("lora", 64))
-    assert (mine["equal"], mine["parameters_ratio"], mine["pairs" if "pairs" in mine else "items"]) == (
+    mine = next(r for r in averages if (r.a.method, r.b.rank) == ("lora", 64))
+    assert (mine.equal, mine.parameters_ratio, mine.items) == (
         "parameters",
         1,
         120,
     )
-    assert mine["difference"] == pytest.approx(lora - twice)
+    assert mine.difference == pytest.approx(lora - twice)
     assert verdict_on_methods(separation(Results(*made))) == (
         "Of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 3 are shown to differ with"
         " other seeds too; 0 more seeds would show 1 point in half of them."
@@ -115,7 +147,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     collect(plan, tmp_path / "results")
     tables(plan, tmp_path / "results")
     found = separation(Results(plan, tmp_path / "results"))
-    assert {r["word"] for r in found.averages + found.differences} == {"no difference shown; one seed"}
+    assert {verdict_text(r) for r in found.averages + found.differences} == {"no difference shown; one seed"}
     assert {
         cell.text
         for group in method_table(Results(plan, tmp_path / "results"), "arithmetic").groups

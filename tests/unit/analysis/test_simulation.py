@@ -86,18 +86,18 @@ def test_the_bootstrap_of_items_covers_an_average_of_tasks_and_its_test_errs_as_
     assert agrees(sum(each.p < 0.05 for each in found), draws, 0.05)
 
 
-def simulated(rng, mean_a: float, mean_b: float, draws: int) -> list[dict]:
+def simulated(rng, mean_a: float, mean_b: float, draws: int) -> list[comparison.Pair]:
     a, b = draw(rng, mean_a, (draws, SEEDS)), draw(rng, mean_b, (draws, SEEDS))
     cells = ({A: answers(rng, x), B: answers(rng, y)} for x, y in zip(a, b, strict=True))
-    return [row for each in cells for row in comparison.task_rows(each, {})]
+    return [pair for each in cells for pair in comparison.task_pairs(each, {})]
 
 
 def test_false_positives_of_equal_methods():
     """McNemar's test speaks of these very models, and does tell models of other seeds apart; the words don't."""
     rows = simulated(np.random.default_rng(5), 0.6, 0.6, 600)
-    assert agrees(sum(row["p_seeds"] < 0.05 for row in rows), len(rows), 0.05)
-    assert sum(row["p"] < 0.05 for row in rows) > 0.15 * len(rows)
-    assert sum(max(row["p"], row["p_seeds"]) < 0.05 for row in rows) <= 0.05 * len(rows)
+    assert agrees(sum(row.p_seeds < 0.05 for row in rows), len(rows), 0.05)
+    assert sum(row.p < 0.05 for row in rows) > 0.15 * len(rows)
+    assert sum(max(row.p, row.p_seeds) < 0.05 for row in rows) <= 0.05 * len(rows)
 
 
 def test_false_words_in_a_table_stay_at_five_per_cent():
@@ -106,8 +106,7 @@ def test_false_words_in_a_table_stay_at_five_per_cent():
     wrong = 0
     for start in range(0, 300, 10):
         table = rows[start : start + 10]
-        comparison.judged(table)
-        wrong += any(row["word"] in ("better", "worse") for row in table)
+        wrong += any(pair.verdict.shown for pair in comparison.judged(table))
     assert stats.binomtest(wrong, 30, 0.05, alternative="greater").pvalue > 0.001
 
 

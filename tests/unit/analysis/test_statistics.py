@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from sbora_bench.analysis import statistics
 from sbora_bench.analysis.separation import Separation, most_frequent_answer, separation
 from sbora_bench.errors import UserError
-from sbora_bench.report.counts import count_columns
+from sbora_bench.report.counts import count_columns, differences_shown, references_shown
 from sbora_bench.results.read import Results
 from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
 
@@ -72,25 +72,26 @@ def made(tmp_path):
 
 def test_claims_of_made_samples(made):
     found = separation(Results(*made))
-    claims = {(row["table"], row["model"], row["task"]): row for row in found.claims}
+    claims = {(row.table, row.model, row.task): row for row in found.references}
     assert len(claims) == 8
-    row = claims["arithmetic", "llama-7b", "MultiArith"]
+    reference = claims["arithmetic", "llama-7b", "MultiArith"]
+    row = reference.gain
     right = sum(RIGHT["lora", 32]["MultiArith"] + seed for seed in range(3))
-    assert (row["method"], row["rank"], row["seeds"], row["pairs"]) == ("lora", 32, 3, 120)
-    assert (row["score"], row["base"], row["most_frequent_rate"]) == (right / 120, 2 / 40, 0.25)
+    assert (row.cell.method, row.cell.rank, row.seeds, row.pairs) == ("lora", 32, 3, 120)
+    assert (row.score, row.base, reference.most_frequent_rate) == (right / 120, 2 / 40, 0.25)
     only_lora = right - 3 * 2  # the base is right on its first two items, as LoRA is
-    assert row["p"] == pytest.approx(2 * 0.5**only_lora)
-    assert row["p_holm"] == pytest.approx(row["p"] * 7)  # second smallest of eight: an equal p comes first
-    assert row["holds"]
+    assert row.p == pytest.approx(2 * 0.5**only_lora)
+    assert row.p_holm == pytest.approx(row.p * 7)  # second smallest of eight: an equal p comes first
+    assert reference.holds
     low = claims["arithmetic", "llama-7b", "gsm8k"]
-    assert low["p_holm"] < 0.01 and not low["holds"]  # better than the base, not than the commonest answer
-    assert claims["mmlu-alpaca", "llama-7b", "mmlu"]["method"] == "qlora"
+    assert low.gain.p_holm < 0.01 and not low.holds  # better than the base, not than the commonest answer
+    assert claims["mmlu-alpaca", "llama-7b", "mmlu"].gain.cell.method == "qlora"
 
 
 def test_gains_are_against_the_base_of_the_same_model(made):
     found = separation(Results(*made)).gains
-    rows = [row for row in found if (row["table"], row["task"]) == ("arithmetic", "MultiArith")]
-    assert [(row["model"], row["method"], row["rank"]) for row in rows] == [
+    rows = [row for row in found if (row.table, row.task) == ("arithmetic", "MultiArith")]
+    assert [(row.model, row.cell.method, row.cell.rank) for row in rows] == [
         ("llama-7b", "lora", 32),
         ("llama-7b", "dora", 32),
         ("llama-7b", "sbora-fa", 32),
@@ -98,10 +99,10 @@ def test_gains_are_against_the_base_of_the_same_model(made):
         ("llama-s", "lora", 32),
     ]
     fa = rows[2]
-    assert (fa["only_tuned"], fa["only_base"], fa["pairs"]) == (3 * (12 + 1 - 2), 0, 120)
-    assert fa["difference"] == pytest.approx(33 / 120) and fa["differs"]
-    family = [row for row in separation(Results(*made)).gains if row["table"] == "arithmetic"]
-    assert [row["p_holm"] for row in family] == pytest.approx(statistics.holm([row["p"] for row in family]))
+    assert (fa.only_tuned, fa.only_base, fa.pairs) == (3 * (12 + 1 - 2), 0, 120)
+    assert fa.difference == pytest.approx(33 / 120) and fa.differs
+    family = [row for row in separation(Results(*made)).gains if row.table == "arithmetic"]
+    assert [row.p_holm for row in family] == pytest.approx(statistics.holm([row.p for row in family]))
 
 
 def test_a_missing_sample_file_is_an_error(made):
@@ -114,7 +115,7 @@ def test_a_missing_sample_file_is_an_error(made):
 
 def test_differences_compare_one_thing_at_a_time(made):
     found = separation(Results(*made))
-    pairs = {(row["method_a"], row["rank_a"], row["method_b"], row["rank_b"]) for row in found.differences}
+    pairs = {(row.a.method, row.a.rank, row.b.method, row.b.rank) for row in found.differences}
     assert pairs == {
         ("lora", 32, "dora", 32),
         ("lora", 32, "sbora-fa", 32),
@@ -123,30 +124,30 @@ def test_differences_compare_one_thing_at_a_time(made):
         ("lora", 32, "sbora-fa", 64),  # of equal parameters
         ("dora", 32, "sbora-fa", 64),
     }
-    mine = [row for row in found.differences if row["task"] == "MultiArith"]
+    mine = [row for row in found.differences if row.column == "MultiArith"]
     right = {cell: RIGHT[cell]["MultiArith"] for cell in RIGHT if cell[0] in ("lora", "dora", "sbora-fa")}
     for row in mine:
-        a, b = (right[row[f"method_{side}"], row[f"rank_{side}"]] for side in "ab")
-        assert row["only_a"] - row["only_b"] == 3 * (a - b)
-        assert row["differs"] == (abs(a - b) >= 18)  # three and two items are too few
+        a, b = (right[cell.method, cell.rank] for cell in (row.a, row.b))
+        assert row.only_a - row.only_b == 3 * (a - b)
+        assert row.differs == (abs(a - b) >= 18)  # three and two items are too few
     assert found.undecided() == [("arithmetic", "llama-7b", "gsm8k"), ("arithmetic", "llama-7b", "AddSub")]
-    assert count_columns(found.differences, "differs") == (1, 3)
-    assert count_columns(found.claims, "holds") == (4, 5)
+    assert count_columns(differences_shown(found)) == (1, 3)
+    assert count_columns(references_shown(found)) == (4, 5)
 
 
 def test_holm_is_over_the_pairs_of_a_table(made):
-    rows = [row for row in separation(Results(*made)).differences if row["table"] == "arithmetic"]
+    rows = [row for row in separation(Results(*made)).differences if row.table == "arithmetic"]
     assert len(rows) == 3 * 6
-    assert [row["p_holm"] for row in rows] == pytest.approx(statistics.holm([row["p"] for row in rows]))
+    assert [row.p_holm for row in rows] == pytest.approx(statistics.holm([row.p for row in rows]))
 
 
 def test_only_common_seeds_are_paired(made):
     plan, results = made
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s1"), failed="no memory")
     found = separation(Results(plan, results))
-    claim = next(row for row in found.claims if (row["model"], row["task"]) == ("llama-7b", "AddSub"))
-    assert (claim["seeds"], claim["pairs"]) == (2, 80)
-    pairs = {(row["method_a"], row["method_b"]): row["pairs"] for row in found.differences if row["task"] == "AddSub"}
+    claim = next(row.gain for row in found.references if (row.model, row.task) == ("llama-7b", "AddSub"))
+    assert (claim.seeds, claim.pairs) == (2, 80)
+    pairs = {(row.a.method, row.b.method): row.pairs for row in found.differences if row.column == "AddSub"}
     assert pairs["lora", "dora"] == 80 and pairs["dora", "sbora-fa"] == 120
 
 

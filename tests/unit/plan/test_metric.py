@@ -33,7 +33,7 @@ def test_the_first_metric_is_the_score(tmp_path):
 
 def test_how_a_value_is_shown_and_averaged():
     assert (SHARE.scale, SHARE.digits, SHARE.shown_unit, SHARE.point) == (100, 1, "%", 0.01)
-    assert (LOSS.scale, LOSS.digits, LOSS.shown_unit, LOSS.point) == (1, 3, "nats a token", None)
+    assert (LOSS.scale, LOSS.digits, LOSS.shown_unit, LOSS.point) == (1, 3, "nats a token", 0.01)
     assert Metric(items="values", low=0, high=5, unit="stars").point == 0.05
     assert SHARE.averages_with(Metric(items="values")) and not SHARE.averages_with(LOSS)
     assert LOSS.contains(1e9) and not LOSS.contains(-0.1) and not SHARE.contains(1.1)

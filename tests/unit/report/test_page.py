@@ -163,7 +163,7 @@ def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
     assert ("learning_rate", "0.001") in told.facts["Settings"]
     assert told.facts["Provenance"] == [("hardware.gpu", "A card"), ("versions.torch", "2")]
     assert (len(told.samples), told.answered) == (3 * MOST, 3 * 40)
-    assert {sample["correct"] for sample in told.samples} == {True, False}
+    assert {sample["mark"] for sample in told.samples} == {"right", "wrong"}
 
 
 def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(page):

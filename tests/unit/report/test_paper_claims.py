@@ -3,7 +3,10 @@
 import pytest
 import yaml
 
+from sbora_bench.analysis.pairs import Outcome, Pair, Verdict
 from sbora_bench.analysis.separation import separation
+from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.metric import SHARE
 from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Finding
 from sbora_bench.results.paper.reported import HERE
@@ -67,25 +70,20 @@ def test_the_audits_findings_decide_where_they_are():
     assert paper_claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
 
 
-def difference(made, word, difference, low, high):
-    row = {"table": "arithmetic", "model": "llama-7b", "method_a": "sbora-fa", "rank_a": 64, "method_b": "lora"}
-    row |= {"rank_b": 32, "word": word, "difference": difference, "low": low, "high": high}
-    return paper_claims._difference(made[0], GAIN, row)[0]
+def difference(made, outcome, difference, low, high):
+    a, b = (Cell("arithmetic", "llama-7b", *names) for names in (("sbora-fa", 64), ("lora", 32)))
+    scores = {"score_a": 0.5, "score_b": 0.5 - difference, "difference": difference, "p": 0.5}
+    spread = {"seeds": 3, "sd": None, "low": low, "high": high, "p_seeds": None, "seeds_for_1_point": None}
+    pair = Pair(a, b, "parameters", 1.0, SHARE, **scores, **spread, verdict=Verdict(outcome))
+    return paper_claims._difference(made[0], GAIN, pair)[0]
 
 
 def test_a_gain_of_a_size(made):
-    assert difference(made, "better", 0.03, 0.01, 0.05) == "holds"
-    assert difference(made, "better", 0.01, 0.005, 0.015) == "does not"  # 2.8 points are out of reach
-    assert difference(made, "worse", -0.03, -0.05, -0.01) == "does not"
-    assert difference(made, "no difference shown; 9 more seeds would show 1 point", 0.01, -0.1, 0.12) == "can't be told"
-    assert difference(made, "no difference shown; one seed", 0.05, None, None) == "can't be told"
-
-
-def test_a_pair_seen_from_its_second_cell():
-    row = {"method_a": "x", "rank_a": 1, "method_b": "y", "rank_b": 2, "difference": 0.1, "low": 0.05, "high": 0.2}
-    turned = paper_claims._turned(row | {"word": "better"})
-    assert (turned["method_a"], turned["rank_b"], turned["word"]) == ("y", 1, "worse")
-    assert (turned["difference"], turned["low"], turned["high"]) == (-0.1, -0.2, -0.05)
+    assert difference(made, Outcome.BETTER, 0.03, 0.01, 0.05) == "holds"
+    assert difference(made, Outcome.BETTER, 0.01, 0.005, 0.015) == "does not"  # 2.8 points are out of reach
+    assert difference(made, Outcome.WORSE, -0.03, -0.05, -0.01) == "does not"
+    assert difference(made, Outcome.NOT_SHOWN, 0.01, -0.1, 0.12) == "can't be told"
+    assert difference(made, Outcome.NOT_SHOWN, 0.05, None, None) == "can't be told"
 
 
 def test_several_verdicts_are_one():

@@ -52,7 +52,10 @@ def budget_table(results: Results, layout: Layout) -> PrintedTable:
         "Seeds",
         "Trainable parameters",
     ]
-    header += [f"{name}, %" for name in names] + [title for title, _ in COSTS.values()]
+    units = [column.metric.shown_unit for column in layout.columns][: len(names)]
+    header += [f"{name}, {unit}".removesuffix(", ") for name, unit in zip(names, units, strict=True)] + [
+        title for title, _ in COSTS.values()
+    ]
     notes = [
         "Means over the seeds of one training. GFLOP: 1e9 floating-point operations, counted. Peak, estimated: of a"
         " training step at the protocol's longest; measured: the most that an allocator held; process: the most that"

@@ -1,13 +1,13 @@
 """Column by column, how many pairs of methods and ranks differ: `differences.csv`."""
 
-from typing import Any
-
+from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
-from sbora_bench.report.counts import count_text
+from sbora_bench.report.counts import count_text, differences_shown
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text
+from sbora_bench.report.texts import p_numbers, p_text, tests_of
+from sbora_bench.report.verdicts import pair_values
 from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
 from sbora_bench.report.views.method_table import PAIR_COLUMNS, SEED_COLUMNS
 from sbora_bench.results.read import Results
@@ -17,38 +17,39 @@ COLUMNS = [*PAIR_COLUMNS, "pairs", "score_a", "score_b", "difference", "only_a",
 
 def differences_csv(results: Results) -> str:
     """`differences.csv`: a row a tested pair and task."""
-    return csv([COLUMNS, *(p_numbers(row, COLUMNS) for row in separation(results).differences)])
+    return csv([COLUMNS, *(p_numbers(pair_values(pair), COLUMNS) for pair in separation(results).differences)])
 
 
 def difference_table(results: Results, _: None = None) -> PrintedTable:
     """Column by column: how many of the tested pairs differ, and the widest that does."""
     plan, tested = results.plan, separation(results)
-    columns: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in tested.differences:
-        columns.setdefault((row["table"], row["model"], row["task"]), []).append(row)
+    columns: dict[tuple[str, str, str], list[Pair]] = {}
+    for pair in tested.differences:
+        columns.setdefault((pair.table, pair.model, pair.column), []).append(pair)
     groups: dict[tuple[str, str], list[list[Text]]] = {}
-    for (table, model, task), rows in columns.items():
-        differing = [row for row in rows if row["differs"]]
-        widest = max(differing, key=lambda row: abs(row["difference"]), default=None)
+    for (table, model, task), pairs in columns.items():
+        differing = [pair for pair in pairs if pair.differs]
+        widest = max(differing, key=lambda pair: abs(pair.difference), default=None)
         groups.setdefault((table, model), []).append(
             [
                 Text(table),
                 Text(model_titles(plan, table)[model]),
                 Text(task_titles(plan, table)[task]),
                 Text(_pair(plan, widest) if widest else "no difference shown"),
-                Text(f"{abs(100 * widest['difference']):.1f}" if widest else "–"),
-                Text(p_text(widest["p_holm"]) if widest else "–"),
-                Text(f"{len(differing)} of {len(rows)}"),
+                Text(_size(widest) if widest else "–"),
+                Text(p_text(widest.p_holm) if widest else "–"),
+                Text(f"{len(differing)} of {len(pairs)}"),
             ]
         )
     undecided = [
         f"{task_titles(plan, table)[task]} ({table}, {model_titles(plan, table)[model]})"
         for table, model, task in tested.undecided()
     ]
+    tests = tests_of(pair.metric for pair in tested.differences)
     notes = [
         "Columns in which two methods of equal rank or parameters, or two ranks of one method, differ,"
-        f" p < {DIFFERENCE_LEVEL} after Holm over all pairs of a table (exact McNemar test, same items and seeds):"
-        f" {count_text(plan, tested.differences, 'differs')}.",
+        f" p < {DIFFERENCE_LEVEL} after Holm over all pairs of a table ({tests}, same items and seeds):"
+        f" {count_text(plan, differences_shown(tested))}.",
         f"Columns that show no difference: {', '.join(undecided) or 'none'}.",
         "All pairs: differences.csv.",
     ]
@@ -57,10 +58,13 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
     return PrintedTable("differences", title, header, list(groups.values()), notes, text_columns=4)
 
 
-def _pair(plan: Plan, row: dict[str, Any]) -> str:
-    better, worse = ("a", "b") if row["difference"] > 0 else ("b", "a")
-    names = [ranked_title(plan, row["table"], row[f"method_{side}"], row[f"rank_{side}"]) for side in (better, worse)]
-    return " over ".join(names)
+def _pair(plan: Plan, pair: Pair) -> str:
+    better, worse = (pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a)
+    return " over ".join(ranked_title(plan, cell.table, cell.method, cell.rank) for cell in (better, worse))
+
+
+def _size(pair: Pair) -> str:
+    return f"{abs(pair.metric.scale * pair.difference):.{pair.metric.digits}f}"
 
 
 DIFFERENCES = TableView(

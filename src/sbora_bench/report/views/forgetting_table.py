@@ -2,31 +2,34 @@
 
 from typing import Any
 
-from sbora_bench.analysis.forgetting import LOSS, pair_rows
+from sbora_bench.analysis.forgetting import kept_pairs
+from sbora_bench.analysis.measures import Measure
+from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.statistics import LEVEL
+from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text
+from sbora_bench.report.verdicts import pair_values
 from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.report.views.method_table import AVERAGE_COLUMNS
-from sbora_bench.report.views.other_suites_table import FORGETTING_PREFIX, has_other_suites, measure_title
+from sbora_bench.report.views.other_suites_table import FORGETTING_PREFIX, has_other_suites
 from sbora_bench.results.read import Results
 
 
 def forgetting_table(results: Results, table: str) -> PrintedTable:
     """A row a pair of methods at equal rank or equal parameters: which keeps more, measure by measure."""
-    plan, rows = results.plan, pair_rows(results, table)
-    shown = [row for row in rows if row["equal"] != "method"]
-    measures = list(dict.fromkeys(row["measure"] for row in shown))
-    pairs: dict[tuple, dict[str, dict[str, Any]]] = {}
+    plan, rows = results.plan, kept_pairs(results, table)
+    shown = [row for row in rows if row.pair.of_methods]
+    measures = list(dict.fromkeys(row.measure for row in shown))
+    pairs: dict[tuple[Cell, Cell, str], dict[Measure, Pair]] = {}
     for row in shown:
-        names = tuple(row[key] for key in ("model", "method_a", "rank_a", "method_b", "rank_b", "equal"))
-        pairs.setdefault(names, {})[row["measure"]] = row
+        pairs.setdefault((row.pair.a, row.pair.b, row.pair.equal), {})[row.measure] = row.pair
     groups: dict[str, list[list[Text]]] = {}
-    for (model, method_a, rank_a, method_b, rank_b, equal), by_measure in pairs.items():
-        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method_a, rank_a))]
-        line += [Text(ranked_title(plan, table, method_b, rank_b)), Text(equal)]
-        groups.setdefault(model, []).append([*line, *(_pair_text(by_measure.get(measure)) for measure in measures)])
+    for (a, b, equal), by_measure in pairs.items():
+        line = [Text(model_titles(plan, table)[a.model]), Text(ranked_title(plan, table, a.method, a.rank))]
+        line += [Text(ranked_title(plan, table, b.method, b.rank)), Text(equal)]
+        groups.setdefault(a.model, []).append([*line, *(_pair_text(by_measure.get(measure)) for measure in measures)])
     notes = [
         "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"
         " or nats a token by which its loss is lower, with the 95 % t interval over the seeds; p: the larger of that"
@@ -34,23 +37,22 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
         f" (paired t test), Holm over a column's pairs, ranks of one method among them; better or worse below {LEVEL}.",
         "The same items for all; one seed gives no interval and no word.",
     ]
-    header = ["Model", "Method", "Against", "Equal", *(measure_title(plan, measure) for measure in measures)]
+    header = ["Model", "Method", "Against", "Equal", *(measure.title for measure in measures)]
     columns = ["measure" if column == "task" else column for column in AVERAGE_COLUMNS if column != "tasks"]
     columns = [column for column in columns if column not in ("items", "items_low", "items_high")]
-    numbers: list[list[Any]] = [columns, *([row.get(column) for column in columns] for row in rows)]
+    values = [pair_values(row.pair) for row in rows]
+    numbers: list[list[Any]] = [columns, *([row[column] for column in columns] for row in values)]
     title = f"Which method forgets less: {table_title(plan, table)}"
     return PrintedTable(
         f"{FORGETTING_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=4
     )
 
 
-def _pair_text(row: dict[str, Any] | None) -> Text:
-    if row is None:
+def _pair_text(pair: Pair | None) -> Text:
+    if pair is None:
         return Text("–")
-    scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
-    word = row["word"] if row["word"] in ("better", "worse") else "no difference shown"
-    p = () if row["p_both_holm"] is None else (f"p {p_text(row['p_both_holm'])}",)
-    return Text(word, word != "no difference shown", (difference_text(row, scale, digits), *p))
+    p = () if pair.verdict.p is None else (f"p {p_text(pair.verdict.p)}",)
+    return Text(pair.verdict.outcome.value, pair.verdict.shown, (difference_text(pair), *p))
 
 
 FORGETTING = TableView(

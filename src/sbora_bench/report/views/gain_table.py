@@ -1,9 +1,12 @@
 """A table's tuned cells against their bases, task by task: `gains.csv`."""
 
-from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, separation
+from dataclasses import fields
+from typing import Any
+
+from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, Gain, separation
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text
+from sbora_bench.report.texts import p_numbers, p_text, signed, tests_of
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -13,33 +16,44 @@ COLUMNS += ["difference", "only_tuned", "only_base", "p", "p_holm", "differs"]
 
 def gains_csv(results: Results) -> str:
     """`gains.csv`: a row a cell and task."""
-    return csv([COLUMNS, *(p_numbers(row, COLUMNS) for row in separation(results).gains)])
+    return csv([COLUMNS, *(p_numbers(gain_values(gain), COLUMNS) for gain in separation(results).gains)])
 
 
 def gain_table(results: Results, table: str) -> PrintedTable | None:
     """A table's tuned cells against their bases: the difference in points, and p."""
-    plan, rows = results.plan, [row for row in separation(results).gains if row["table"] == table]
+    plan, rows = results.plan, [gain for gain in separation(results).gains if gain.table == table]
     if not rows:
         return None
-    gains = {(row["model"], row["method"], row["rank"], row["task"]): row for row in rows}
+    gains = {(row.cell, row.task): row for row in rows}
     tasks = plan.tasks(table)
     groups: dict[str, list[list[Text]]] = {}
-    for model, method, rank in dict.fromkeys(cell[:3] for cell in gains):
-        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method, rank))]
-        for task in tasks:
-            row = gains.get((model, method, rank, task))
-            text = f"{100 * row['difference']:+.1f}".replace("-", "−") if row else "–"
-            text = "0.0" if text in ("+0.0", "−0.0") else text
-            below = (f"p {p_text(row['p_holm'])}",) if row else ()
-            line.append(Text(text, bool(row and row["differs"]), below))
-        groups.setdefault(model, []).append(line)
+    for cell in dict.fromkeys(row.cell for row in rows):
+        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
+        line += [_gain_text(gains.get((cell, task))) for task in tasks]
+        groups.setdefault(cell.model, []).append(line)
     notes = [
         f"Points over the base on the same items, all seeds pooled. Bold: p < {DIFFERENCE_LEVEL} after Holm over this"
-        " table (exact McNemar test). Counts: gains.csv."
+        f" table ({tests_of([row.metric for row in rows])}). Counts: gains.csv."
     ]
     header = ["Model", "Method", *(task_titles(plan, table)[task] for task in tasks)]
     title = f"What tuning changed: {table_title(plan, table)}"
     return PrintedTable(f"gains-{table}", title, header, list(groups.values()), notes, text_columns=2)
+
+
+def gain_values(gain: Gain) -> dict[str, Any]:
+    """Column of `gains.csv` -> its value."""
+    values = {field.name: getattr(gain, field.name) for field in fields(gain)}
+    cell = gain.cell
+    return values | {"table": cell.table, "model": cell.model, "method": cell.method, "rank": cell.rank}
+
+
+def _gain_text(gain: Gain | None) -> Text:
+    if gain is None:
+        return Text("–")
+    text = signed(gain.metric.scale * gain.difference, gain.metric.digits)
+    zero = f"{0:.{gain.metric.digits}f}"
+    text = zero if text.lstrip("+−") == zero else text
+    return Text(text, gain.differs, (f"p {p_text(gain.p_holm)}",))
 
 
 GAINS = TableView(

@@ -1,8 +1,10 @@
 """The table of what decides a score: the columns or rows drawn, or the order of the data."""
 
+from typing import Any
+
 import numpy as np
 
-from sbora_bench.analysis.index_seeds import COLUMNS, draw_rows
+from sbora_bench.analysis.index_seeds import decided
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.file_names import DRAWS, draw_groups
 from sbora_bench.plan.titles import model_titles
@@ -11,27 +13,41 @@ from sbora_bench.report.texts import p_text
 from sbora_bench.report.view import TableView, of_experiment
 from sbora_bench.results.read import Results
 
+COLUMNS = ["table", "model", "method", "rank", "source", "degrees", "mean_square", "variance", "low", "high"]
+COLUMNS += ["share", "f", "p", "index_seeds", "seeds", "mean"]
 SOURCES = {"draw": "columns or rows drawn", "order": "data order and dropout", "rest": "the rest"}
 
 
 def index_seed_table(results: Results, _: None = None) -> PrintedTable:
     """A row a part of a factorial's variance."""
-    plan, rows = results.plan, draw_rows(results)
-    groups: dict[tuple, list[list[Text]]] = {}
-    for row in rows:
-        low, high = (np.sqrt(row[end]) for end in ("low", "high"))
-        groups.setdefault((row["table"], row["model"], row["method"], row["rank"]), []).append(
-            [
-                Text(model_titles(plan, row["table"])[row["model"]]),
-                Text(f"{row['method']} r = {row['rank']}"),
-                Text(f"{row['index_seeds']} x {row['seeds']}"),
-                Text(SOURCES[row["source"]]),
-                Text(f"{np.sqrt(row['variance']):.2f} [{low:.2f}, {high:.2f}]"),
-                Text("–" if row["share"] is None else f"{100 * row['share']:.0f}"),
-                Text("–" if row["f"] is None else f"{row['f']:.2f}"),
-                Text("–" if row["p"] is None else p_text(row["p"]), row["p"] is not None and row["p"] < LEVEL),
+    plan = results.plan
+    groups: list[list[list[Text]]] = []
+    numbers: list[list[Any]] = [COLUMNS]
+    for factorial in decided(results):
+        group = factorial.group
+        lines: list[list[Text]] = []
+        for part in factorial.parts:
+            low, high = (np.sqrt(end) for end in (part.low, part.high))
+            share = factorial.share(part)
+            line = [
+                Text(model_titles(plan, group.table)[group.model]),
+                Text(f"{group.title} r = {group.rank}"),
+                Text(f"{factorial.index_seeds} x {factorial.seeds}"),
+                Text(SOURCES[part.source]),
+                Text(f"{np.sqrt(part.variance):.2f} [{low:.2f}, {high:.2f}]"),
+                Text("–" if share is None else f"{100 * share:.0f}"),
+                Text("–" if part.f is None else f"{part.f:.2f}"),
+                Text("–" if part.p is None else p_text(part.p), part.p is not None and part.p < LEVEL),
             ]
-        )
+            lines.append(line)
+            numbers.append(
+                [
+                    *(group.table, group.model, group.title, group.rank),
+                    *(part.source, part.degrees, part.mean_square, part.variance, part.low, part.high),
+                    *(share, part.f, part.p, factorial.index_seeds, factorial.seeds, factorial.mean),
+                ]
+            )
+        groups.append(lines)
     notes = [
         "Two-way analysis of variance with random factors, one run a cell: the average score of the table's tasks over"
         " index seeds x seeds. Points: the standard deviation that a factor brings, with its 95 % interval (Williams"
@@ -39,9 +55,8 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
         " draw and order do together.",
     ]
     header = ["Model", "Method", "Runs", "Source", "Points", "Share, %", "F", "p"]
-    numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
     title = "What decides: the columns or rows drawn, or the order of the data"
-    return PrintedTable(DRAWS, title, header, list(groups.values()), notes, numbers, text_columns=4)
+    return PrintedTable(DRAWS, title, header, groups, notes, numbers, text_columns=4)
 
 
 INDEX_SEEDS = TableView(

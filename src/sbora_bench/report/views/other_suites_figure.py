@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.analysis.forgetting import LOSS, also_rows
+from sbora_bench.analysis.forgetting import kept
+from sbora_bench.analysis.measures import LOSS
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles
-from sbora_bench.report.plotting import look, panels, short_ticks, untuned
+from sbora_bench.report.plotting import look, panels, score_label, short_ticks, untuned
 from sbora_bench.report.view import FigureView, of_tables, table_title
-from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites, measure_title
+from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites
 from sbora_bench.results.read import Results
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, x (rank or trainable parameters), mean, low, high: per cent, or nats a token."""
     rows, plan = [], results.plan
-    for row in also_rows(results, table):
-        scale = 1 if row["measure"].endswith(LOSS) else 100
-        ends = [row["mean"] if row[end] is None else row[end] for end in ("low", "high")]
-        mean, low, high = (scale * value for value in (row["mean"], *ends))
-        title = f"{model_titles(plan, table)[row['model']]}: {measure_title(plan, row['measure'])}"
-        own = row["measure"] == plan.experiment.tables[table].suite
-        for of, key in ((("Rank", "rank"),) if own else ()) + (("Trainable parameters", "trainable_parameters"),):
-            point = {"panel": title, "of": of, "method": row["method"], "x": row[key], "rank": row["rank"]}
-            rows.append(point | {"mean": mean, "low": low, "high": high, "measure": row["measure"]})
+    for row in kept(results, table):
+        cell, metric, seeds = row.cell, row.measure.metric, row.over_seeds
+        ends = [seeds.mean if end is None else end for end in (seeds.low, seeds.high)]
+        mean, low, high = (metric.scale * value for value in (seeds.mean, *ends))
+        title = f"{model_titles(plan, table)[cell.model]}: {row.measure.title}"
+        own = row.measure.name == plan.experiment.tables[table].suite
+        for of, x in ((("Rank", cell.rank),) if own else ()) + (("Trainable parameters", row.trainable_parameters),):
+            point = {"panel": title, "of": of, "method": cell.method, "x": x, "rank": cell.rank}
+            rows.append(point | {"mean": mean, "low": low, "high": high, "measure": row.measure.name, "metric": metric})
     return rows
 
 
@@ -45,9 +46,9 @@ def other_suites_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         axis.set_xlim(left=0)
         short_ticks(axis)
         axis.set_xlabel(shown[0]["of"])
-        loss = shown[0]["measure"].endswith(LOSS)
-        axis.set_ylabel("Loss, nats a token" if loss else "Score, %")
-        axis.set_ylim(bottom=0)
+        axis.set_ylabel("Loss, nats a token" if shown[0]["metric"] == LOSS else score_label(shown[0]["metric"]))
+        if shown[0]["metric"].low == 0:
+            axis.set_ylim(bottom=0)
 
     return panels(rows, draw, across=2)
 

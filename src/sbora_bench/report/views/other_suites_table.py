@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from sbora_bench.analysis.forgetting import COLUMNS, LOSS, also_rows
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.analysis.forgetting import Kept, kept
+from sbora_bench.analysis.measures import Measure
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import signed
 from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
 OTHER_SUITES_PREFIX, FORGETTING_PREFIX = "also-", "forgetting-"
+COLUMNS = ["table", "model", "method", "rank", "trainable_parameters", "measure", "seeds", "mean", "sd", "low", "high"]
 
 
 def has_other_suites(plan: Plan, table: str) -> bool:
@@ -17,30 +20,21 @@ def has_other_suites(plan: Plan, table: str) -> bool:
     return bool(plan.experiment.tables[table].also)
 
 
-def measure_title(plan: Plan, measure: str) -> str:
-    suite = measure.removesuffix(LOSS)
-    title = plan.catalog.suites[suite].title
-    return f"{title}, loss" if measure.endswith(LOSS) else title
-
-
 def other_suites_table(results: Results, table: str) -> PrintedTable:
     """A row a cell: every suite's average, and the change over the base."""
-    plan, rows = results.plan, also_rows(results, table)
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    cells: dict[tuple, dict[str, dict[str, Any]]] = {}
+    plan, rows = results.plan, kept(results, table)
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    cells: dict[Cell, dict[Measure, Kept]] = {}
     for row in rows:
-        cells.setdefault((row["model"], row["method"], row["rank"]), {})[row["measure"]] = row
+        cells.setdefault(row.cell, {})[row.measure] = row
     groups: dict[str, list[list[Text]]] = {}
-    for (model, method, rank), by_measure in cells.items():
-        base = cells.get((model, "base", None), {})
-        count = next(iter(by_measure.values()))["trainable_parameters"]
-        name = ranked_title(plan, table, method, rank)
-        line = [Text(model_titles(plan, table)[model]), Text(name), Text(f"{count:,}" if count else "–")]
-        line += [
-            _score_text(by_measure.get(measure), base.get(measure) if method != "base" else None)
-            for measure in measures
-        ]
-        groups.setdefault(model, []).append(line)
+    for cell, by_measure in cells.items():
+        base = {} if cell.is_base else cells.get(Cell(table, cell.model, "base"), {})
+        count = next(iter(by_measure.values())).trainable_parameters
+        name = ranked_title(plan, table, cell.method, cell.rank)
+        line = [Text(model_titles(plan, table)[cell.model]), Text(name), Text(f"{count:,}" if count else "–")]
+        line += [_score_text(by_measure.get(measure), base.get(measure)) for measure in measures]
+        groups.setdefault(cell.model, []).append(line)
     trained = plan.experiment.tables[table].train
     notes = [
         f"All tuned on {trained}; the first column of scores is the suite that this is for, the others are what the"
@@ -48,21 +42,27 @@ def other_suites_table(results: Results, table: str) -> PrintedTable:
         " mean ± standard deviation over the seeds. Below: the change over the untuned base.",
         f"Which of two methods keeps more: {FORGETTING_PREFIX}{table}.",
     ]
-    header = ["Model", "Method", "Trainable parameters", *(measure_title(plan, measure) for measure in measures)]
-    numbers = [COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]
+    header = ["Model", "Method", "Trainable parameters", *(measure.title for measure in measures)]
+    numbers = [COLUMNS, *(_numbers(row) for row in rows)]
     title = f"What tuning forgets: {table_title(plan, table)}"
     return PrintedTable(
         f"{OTHER_SUITES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2
     )
 
 
-def _score_text(row: dict[str, Any] | None, base: dict[str, Any] | None) -> Text:
+def _numbers(row: Kept) -> list[Any]:
+    cell, seeds = row.cell, row.over_seeds
+    names = [cell.table, cell.model, cell.method, cell.rank, row.trainable_parameters, row.measure.name]
+    return [*names, seeds.n, seeds.mean, seeds.sd, seeds.low, seeds.high]
+
+
+def _score_text(row: Kept | None, base: Kept | None) -> Text:
     if row is None:
         return Text("–")
-    scale, digits = (1, 3) if row["measure"].endswith(LOSS) else (100, 1)
-    spread = "" if row["sd"] is None else f" ± {scale * row['sd']:.{digits}f}"
-    below = () if base is None else (f"{scale * (row['mean'] - base['mean']):+.{digits}f}".replace("-", "−"),)
-    return Text(f"{scale * row['mean']:.{digits}f}{spread}", below=below)
+    scale, digits, seeds = row.measure.metric.scale, row.measure.metric.digits, row.over_seeds
+    spread = "" if seeds.sd is None else f" ± {scale * seeds.sd:.{digits}f}"
+    below = () if base is None else (signed(scale * (seeds.mean - base.over_seeds.mean), digits),)
+    return Text(f"{scale * seeds.mean:.{digits}f}{spread}", below=below)
 
 
 OTHER_SUITES = TableView(

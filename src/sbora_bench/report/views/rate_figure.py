@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.analysis.rate_gains import rate_rows
+from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles
 from sbora_bench.report.plotting import look, panels
@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def rate_data(rows: Iterable[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
-    """What is plotted of `rate_rows`: panel, method, rate, mean and standard deviation over the seeds, in per cent."""
+def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
+    """What is plotted of `rate_scores`: panel, method, rate, mean and standard deviation of the seeds, in per cent."""
     points = []
     for row in rows:
-        for of, key in (("held-out training rows", "validation"), ("test items", "score")):
-            if row[key] is not None:
-                panel = f"{model_titles(plan, row['table'])[row['model']]}, r = {row['rank']}: {of}"
-                spread = 100 * (row[f"{key}_sd"] or 0.0)
-                point = {"panel": panel, "method": row["method"], "rate": row["learning_rate"], "picked": row["picked"]}
-                points.append(point | {"mean": 100 * row[key], "sd": spread})
+        for of, score in (("held-out training rows", row.validation), ("test items", row.score)):
+            if score is not None:
+                panel = f"{model_titles(plan, row.cell.table)[row.cell.model]}, r = {row.cell.rank}: {of}"
+                point = {"panel": panel, "method": row.cell.method, "rate": row.learning_rate, "picked": row.picked}
+                points.append(point | {"mean": 100 * score.mean, "sd": 100 * (score.sd or 0.0)})
     return points
 
 
@@ -53,7 +52,7 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
 
 
 def _draw(results: Results, table: str) -> Figure:
-    return rate_figure(results.plan, rate_data(rate_rows(results, table), results.plan))
+    return rate_figure(results.plan, rate_data(rate_scores(results, table), results.plan))
 
 
 RATE_CURVES = FigureView(

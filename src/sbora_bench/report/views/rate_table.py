@@ -5,8 +5,9 @@ The choice itself is made in learning_rates.py, without the test items that are 
 
 from typing import Any
 
-from sbora_bench.analysis.rate_gains import COLUMNS, GAIN, rate_rows
-from sbora_bench.plan.experiment import Plan, rate_text
+from sbora_bench.analysis.rate_gains import RateScore, rate_scores
+from sbora_bench.analysis.statistics import Summary
+from sbora_bench.plan.experiment import Cell, Plan, rate_text
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text
@@ -14,6 +15,9 @@ from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
 RATES_PREFIX = "rates-"
+COLUMNS = ["table", "model", "method", "rank", "learning_rate", "picked", "default", "seeds", "validation_items"]
+COLUMNS += ["validation", "validation_sd", "score", "score_sd"]
+GAIN = ["difference", "items_low", "items_high", "p", "low", "high", "p_seeds"]
 
 
 def varies_rate(plan: Plan, table: str) -> bool:
@@ -25,18 +29,18 @@ def rate_table(results: Results, table: str) -> PrintedTable:
     """A row a cell: its score on the held-out rows at each rate, the rate picked, and what that gains."""
     plan = results.plan
     rates, default = plan.experiment.tables[table].learning_rates, plan.protocol(table).learning_rate
-    rows = rate_rows(results, table)
-    by_cell: dict[tuple, dict[float, dict[str, Any]]] = {}
+    rows = rate_scores(results, table)
+    by_cell: dict[Cell, dict[float, RateScore]] = {}
     for row in rows:
-        by_cell.setdefault((row["model"], row["method"], row["rank"]), {})[row["learning_rate"]] = row
+        by_cell.setdefault(row.cell, {})[row.learning_rate] = row
     groups: dict[str, list[list[Text]]] = {}
-    for (model, method, rank), by_rate in by_cell.items():
-        best = next(row for row in by_rate.values() if row["picked"])
-        line = [Text(model_titles(plan, table)[model]), Text(ranked_title(plan, table, method, rank))]
+    for cell, by_rate in by_cell.items():
+        best = next(row for row in by_rate.values() if row.picked)
+        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
         line += [_rate_cell(by_rate[rate]) for rate in rates]
-        line += [Text(rate_text(best["learning_rate"])), Text(_percent(best["score"]))]
-        groups.setdefault(model, []).append([*line, Text(_percent(by_rate[default]["score"])), _gain_cell(best)])
-    n = max((row["validation_items"] for row in rows), default=0)
+        line += [Text(rate_text(best.learning_rate)), Text(_percent(best.score))]
+        groups.setdefault(cell.model, []).append([*line, Text(_percent(by_rate[default].score)), _gain_cell(best)])
+    n = max((row.validation_items for row in rows), default=0)
     tested = "average of the table's tasks" if len(plan.tasks(table)) > 1 else "table's task"
     notes = [
         f"Per cent right of {n:,} training rows held out of training, mean ± standard deviation over the seeds; test:"
@@ -47,27 +51,36 @@ def rate_table(results: Results, table: str) -> PrintedTable:
         " other seeds differ on these. Not corrected for the number of rows.",
     ]
     header = ["Model", "Method", *map(rate_text, rates), "Picked", "Score", f"At {rate_text(default)}", "Gain"]
-    numbers = [[*COLUMNS, *GAIN], *([row[key] for key in (*COLUMNS, *GAIN)] for row in rows)]
+    numbers = [[*COLUMNS, *GAIN], *(_numbers(row) for row in rows)]
     title = f"Learning rate by held-out training rows: {table_title(plan, table)}"
     return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
 
 
-def _percent(share: float | None) -> str:
-    return "failed" if share is None else f"{100 * share:.1f}"
+def _numbers(row: RateScore) -> list[Any]:
+    cell, score = row.cell, row.score
+    names = [cell.table, cell.model, cell.method, cell.rank, row.learning_rate, row.picked, row.default, row.seeds]
+    scores = [row.validation_items, row.validation.mean, row.validation.sd]
+    scores += [score.mean, score.sd] if score else [None, None]
+    return names + scores + [None if row.gain is None else getattr(row.gain, key) for key in GAIN]
 
 
-def _rate_cell(row: dict[str, Any]) -> Text:
-    spread = "" if row["validation_sd"] is None else f" ± {100 * row['validation_sd']:.1f}"
-    return Text(f"{100 * row['validation']:.1f}{spread}", row["picked"], (f"test {_percent(row['score'])}",))
+def _percent(score: Summary | None) -> str:
+    return "failed" if score is None else f"{100 * score.mean:.1f}"
 
 
-def _gain_cell(best: dict[str, Any]) -> Text:
-    if best["default"]:
+def _rate_cell(row: RateScore) -> Text:
+    spread = "" if row.validation.sd is None else f" ± {100 * row.validation.sd:.1f}"
+    return Text(f"{100 * row.validation.mean:.1f}{spread}", row.picked, (f"test {_percent(row.score)}",))
+
+
+def _gain_cell(best: RateScore) -> Text:
+    gain = best.gain
+    if best.default:
         return Text("0, the protocol's")
-    if best["difference"] is None:
+    if gain is None:
         return Text("–")
-    below = [f"p, items {p_text(best['p'])}"] + [f"p, seeds {p_text(p)}" for p in (best["p_seeds"],) if p is not None]
-    return Text(difference_text(best), below=tuple(below))
+    below = [f"p, items {p_text(gain.p)}"] + ([] if gain.p_seeds is None else [f"p, seeds {p_text(gain.p_seeds)}"])
+    return Text(difference_text(gain), below=tuple(below))
 
 
 RATES = TableView(

@@ -1,5 +1,6 @@
 """Every run: its mean score, how training went, what it took; on the page."""
 
+from sbora_bench.analysis.measures import common_metric
 from sbora_bench.plan.experiment import Run
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import whole
@@ -26,13 +27,14 @@ def _run_line(results: Results, run: Run) -> list[str]:
         for score in scores.values()
         if score is None or score.status != "ok"
     )
+    metric = common_metric(results.plan, list(scores))
     record = results.training(run)
     happened = record.happened if record else Training()
     losses, peak = happened.losses(), happened.peak_memory_bytes
     return [
         run.name,
         "; ".join(bad) or "ok",
-        f"{100 * sum(values) / len(values):.1f}" if values else "–",
+        f"{metric.scale * sum(values) / len(values):.{metric.digits}f}" if values and metric else "–",
         whole(happened.steps),
         f"{losses[-1]:.3f}" if losses else "–",
         f"{happened.seconds:,.1f}" if happened.seconds is not None else "–",

@@ -5,6 +5,7 @@ A method has one colour, marker and dash everywhere, so that it can be known in 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.entries import Entry
@@ -55,6 +56,7 @@ def score_data(
                     "mean": cell.summary.mean,
                     "low": cell.summary.low,
                     "high": cell.summary.high,
+                    "metric": cell.metric,
                 }
             )
     return rows
@@ -88,7 +90,8 @@ def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         for place, method in enumerate(methods):
             points = sorted((row for row in tuned if row["method"] == method), key=lambda row: row["parameters"])
             draw_points(axis, plan, points, "parameters", apart=place - (len(methods) - 1) / 2)
-        for ranks, x, top in clusters(tuned):
+        ceiling = 100 if all(row["metric"].is_share for row in tuned) else math.inf
+        for ranks, x, top in clusters(tuned, ceiling=ceiling):
             ranks_text = ", ".join(f"r{rank}" for rank in ranks)
             axis.annotate(ranks_text, (x, top), xytext=(0, 3), textcoords="offset points", fontsize=6, ha="center")
         axis.set_xlim(left=0)
@@ -97,8 +100,11 @@ def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     return panels(rows, draw)
 
 
-def clusters(rows: list[dict[str, Any]], within: float = 0.06) -> list[tuple[list[int], float, float]]:
-    """Points whose parameters lie within a share of the largest: their ranks, mean parameters, and highest end."""
+def clusters(
+    rows: list[dict[str, Any]], within: float = 0.06, ceiling: float = 100
+) -> list[tuple[list[int], float, float]]:
+    """Points whose parameters lie within a share of the largest: their ranks, mean parameters, and highest end,
+    at most `ceiling`."""
     near = within * max((row["parameters"] for row in rows), default=0)
     groups: list[list[dict[str, Any]]] = []
     for row in sorted(rows, key=lambda row: row["parameters"]):
@@ -110,7 +116,7 @@ def clusters(rows: list[dict[str, Any]], within: float = 0.06) -> list[tuple[lis
         (
             sorted({row["rank"] for row in group}),
             sum(row["parameters"] for row in group) / len(group),
-            min(100, max(upper_end(row) for row in group)),
+            min(ceiling, max(upper_end(row) for row in group)),
         )
         for group in groups
     ]

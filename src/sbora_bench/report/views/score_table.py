@@ -102,7 +102,7 @@ def _numbers(entry: Entry, printed: bool, names: list[str]) -> list[float | int 
 
 
 def _best(entries: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int]]:
-    """(row, column) of the highest mean, as printed, among the methods of one model and rank; some may share it, but
+    """(row, column) of the best mean, as printed, among the methods of one model and rank; some may share it, but
     where all do there is no best.
     """
     best = set()
@@ -112,9 +112,10 @@ def _best(entries: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int
             groups.setdefault((row.model, row.rank), []).append(row)
     for rows in groups.values():
         for column in range(columns):
-            means = {row: round(summary.mean, 1) for row in rows if (summary := entries[row][column].summary)}
+            means = {row: mean for row in rows if (mean := entries[row][column].rounded) is not None}
             if len(set(means.values())) > 1:
-                best |= {(row, column) for row, mean in means.items() if mean == max(means.values())}
+                top = max(means.values(), key=lambda mean: entries[rows[0]][column].metric.sign * mean)
+                best |= {(row, column) for row, mean in means.items() if mean == top}
     return best
 
 
@@ -124,9 +125,18 @@ def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], f
     counts = sorted({len(values) for values in seeds.values()})
     many = max(counts) > 1
     over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
+    metrics = [column.metric for column in layout.columns]
+    shares = all(metric.is_share for metric in metrics)
+    best = "highest" if all(metric.higher_is_better for metric in metrics) else "best"
     notes = [
-        f"Score in per cent: {over}; the untuned base is scored once. Bold: the highest of the methods with one model"
-        " and rank, whether or not a test shows the difference."
+        f"Score{' in per cent' if shares else ''}: {over}; the untuned base is scored once. Bold: the {best} of the"
+        " methods with one model and rank, whether or not a test shows the difference."
+    ]
+    notes += [
+        f"{column.title}: in {column.metric.shown_unit or 'its own unit'}"
+        f"{'' if column.metric.higher_is_better else ', less is better'}."
+        for column in layout.columns
+        if not (column.metric.is_share and column.metric.higher_is_better)
     ]
     cells = [entry for row in entries.values() for entry in row]
     if any(entry.reported for entry in cells):

@@ -1,0 +1,34 @@
+"""What is compared between cells: the score of a task, the average of a suite's tasks, a loss."""
+
+from dataclasses import dataclass
+
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.metric import Metric
+
+LOSS = Metric(items="values", higher_is_better=False, high=None, unit="nats a token")
+LIKELIHOOD = LOSS.model_copy(update={"higher_is_better": True})  # a loss turned: higher is less loss
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`name`: in files; `title`: in tables; `metric`: its direction, unit and range."""
+
+    name: str
+    title: str
+    metric: Metric
+
+
+def common_metric(plan: Plan, tasks: list[str]) -> Metric | None:
+    """The metric that an average of these tasks is in; None where their scores don't average."""
+    metrics = [plan.catalog.tasks[task].metric for task in tasks]
+    return metrics[0] if metrics and all(metrics[0].averages_with(metric) for metric in metrics) else None
+
+
+def suite_measure(plan: Plan, suite: str, metric: Metric) -> Measure:
+    """The average of a suite's tasks."""
+    return Measure(suite, plan.catalog.suites[suite].title, metric)
+
+
+def loss_measure(plan: Plan, suite: str, metric: Metric = LOSS) -> Measure:
+    """The mean loss of a suite's continuations."""
+    return Measure(f"{suite} loss", f"{plan.catalog.suites[suite].title}, loss", metric)
