@@ -109,9 +109,12 @@ def footprint_rows(results: Results) -> list[dict[str, Any]]:
         record = results.footprint(run)
         if record is None:
             continue
+        training = results.training(run)
+        uncounted = record.trainable_parameters is None and training is not None  # then what training counted
+        source = training.happened if uncounted and training is not None else record
         counted = {
-            "trainable_parameters": record.trainable_parameters,
-            "total_parameters": record.total_parameters,
+            "trainable_parameters": source.trainable_parameters,
+            "total_parameters": source.total_parameters,
             "adapter_bytes": record.adapter_bytes,
             **{f"{part}_bytes": record.memory.get(key) for part, key in PREDICTED.items()},
             "flops_per_step": record.flops_per_step,
@@ -125,7 +128,7 @@ def footprint_rows(results: Results) -> list[dict[str, Any]]:
                 f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.name} has"
                 f" {row[differing[0]]}; delete both files and count again"
             )
-        measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(results.training(run))]
+        measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(training)]
         row["measured_peak_bytes"] = max((peak for peak in measured if peak is not None), default=None)
     order = sorted(rows, key=lambda cell: (cell.table, cell.model, cell.method, cell.rank or 0))
     return [

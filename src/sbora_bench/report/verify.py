@@ -1,7 +1,8 @@
 """Recompute an experiment's tables from its samples alone, and look for what was edited, mixed or left out.
 
 `sbora-bench verify results/ladder`: a line a finding. What it can't see: an edit of a sample together with every hash
-of it (in `scores.json` and in the store), and footprints, which are taken as they are recorded.
+of it (in `scores.json` and in the store), and the
+memory and compute of footprints, which are taken as they are recorded (parameters are held against training's count).
 """
 
 import os
@@ -35,6 +36,7 @@ from sbora_bench.results.store import DONE
 from sbora_bench.results.table_data import difference
 
 CLOSE = 1e-9
+WEIGHTS = "adapter_model.safetensors"
 
 
 def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
@@ -60,6 +62,8 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     for run, entries in stored.items():
         findings += changed(results, run, entries) if entries else []
     findings += mixed(read, records)
+    findings += miscounted(read, records)
+    findings += same_adapters(read, records)
     findings += other_inputs(plan, results)
     findings += differing(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
@@ -160,6 +164,35 @@ def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
         for name, digest in base.files.items() if base else ():
             if not (path.parent / name).is_file() or content_sha256(path.parent / name) != digest:
                 yield f"{path.parent / name}: changed since the model was prepared; run the experiment again"
+
+
+def miscounted(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
+    """Runs whose footprint counts other trained parameters than training did."""
+    for run in records:
+        try:
+            footprint, training = results.footprint(run), results.training(run)
+        except UserError as error:
+            yield str(error)
+            continue
+        counted = None if footprint is None else footprint.trainable_parameters
+        trained = None if training is None else training.happened.trainable_parameters
+        if counted is not None and trained is not None and counted != trained:
+            path = run_folder(results.folder, run) / folders.FOOTPRINT
+            yield f"{path}: trainable_parameters: found {counted:,}, training had {trained:,}; count the cell again"
+
+
+def same_adapters(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
+    """Runs of different methods, else alike, that ended as the same adapter to the byte."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for run in records:
+        training = results.training(run)
+        digest = None if training is None else training.happened.adapter_sha256.get(WEIGHTS)
+        if digest is None:
+            continue
+        key = run.table, run.model, run.seed, run.learning_rate, digest
+        other = seen.setdefault(key, run.name)
+        if other != run.name:
+            yield f"{run.name}: its adapter is that of {other}, byte for byte: the two methods do the same"
 
 
 def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:

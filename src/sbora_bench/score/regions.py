@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.results.records import TrainRecord, read_record
@@ -57,7 +57,8 @@ def _short(norms: np.ndarray) -> list[float]:
 def regions_of(folder: Path, resources: Path) -> list[Region]:
     """The regions of a run: of each layer that its adapter changes, in the model's order.
 
-    Raises UserError for the untuned base and for a run whose training failed.
+    Raises UserError for the untuned base, for a run whose training failed, and for a method that changes no weight of
+    its base (prompts, say).
     """
     if not (folder / "train.json").is_file():
         raise UserError(f"{folder / 'train.json'}: no such file; name a tuned run: the untuned base has no region")
@@ -67,33 +68,49 @@ def regions_of(folder: Path, resources: Path) -> list[Region]:
     from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer
 
     scoring = {"title": "", "score_prompt": "plain", "extraction": "strict"}  # a record of training lacks these
-    asked = {**scoring, **record.asked["protocol"], "weights_dtype": "float32"}
-    protocol, entry = Protocol.model_validate(asked), record.asked["model_entry"]
+    settings = {**scoring, **record.asked["protocol"], "weights_dtype": "float32"}
+    protocol, entry = Protocol.model_validate(settings), record.asked["model_entry"]
     tokenizer = load_tokenizer(resources, record.model, protocol, entry["pad_token"])
     base = load_base(resources, record.model, protocol, None, tokenizer)
     before = {name: weight.detach().clone() for name, weight in base.named_parameters()}
-    after = dict(load_adapter(base, folder / "adapter", merge=True).named_parameters())
-    changes = {name: (after[name] - before[name]).detach().numpy() for name in before if before[name].ndim == 2}
+    try:
+        after = dict(load_adapter(base, folder / "adapter", merge=True).named_parameters())
+    except (AttributeError, NotImplementedError, ValueError) as error:  # PEFT's own ways to say that it can't
+        raise UserError(
+            f"{folder}: {record.method} can't be merged into the base's weights, so it has no region there"
+            f" ({in_a_line(error)}); name a run of a method that changes weights"
+        ) from None
+    changes = {
+        name: as_matrix((after[name] - weight).detach().numpy()) for name, weight in before.items() if name in after
+    }
     return [region(name.removesuffix(".weight"), change) for name, change in changes.items() if change.any()]
+
+
+def as_matrix(change: np.ndarray) -> np.ndarray:
+    """The change of a weight as rows x columns: a vector (a norm's weight, a bias) is one column, experts follow each
+    other by rows.
+    """
+    return change.reshape(-1, 1) if change.ndim < 2 else change.reshape(-1, change.shape[-1])
 
 
 def overlap(a: list[Region], b: list[Region], axis: str) -> float | None:
     """Rows or columns that both change, as a share of those that either changes, over all layers; None of nothing."""
-    ours, theirs = ({(each.layer, i) for each in regions for i in each.touched(axis)} for regions in (a, b))
+    ours, theirs = ({(part.layer, i) for part in regions for i in part.touched(axis)} for regions in (a, b))
     return len(ours & theirs) / len(ours | theirs) if ours | theirs else None
 
 
 def as_text(name: str, regions: list[Region]) -> str:
     """A line a layer: rows and columns changed, share untouched, norm of the change."""
-    width = max((len(each.layer) for each in regions), default=5)
+    if not regions:
+        return f"{name}\nno weight differs from the base's"
+    width = max(len(part.layer) for part in regions)
     lines = [name, f"{'layer':{width}}     rows changed  columns changed  untouched, %  norm of the change"]
-    for each in regions:
-        rows, columns = (f"{len(each.touched(axis)):,} of {getattr(each, axis):,}" for axis in ("rows", "columns"))
-        share = 100 * each.untouched / each.size
-        lines.append(f"{each.layer:{width}} {rows:>16} {columns:>16} {share:13.2f} {each.norm:19.4f}")
-    size, untouched = sum(each.size for each in regions), sum(each.untouched for each in regions)
-    norm = float(np.sqrt(sum(each.norm**2 for each in regions)))
-    share = 100 * untouched / size if size else 100.0
+    for part in regions:
+        rows, columns = (f"{len(part.touched(axis)):,} of {getattr(part, axis):,}" for axis in ("rows", "columns"))
+        share = 100 * part.untouched / part.size
+        lines.append(f"{part.layer:{width}} {rows:>16} {columns:>16} {share:13.2f} {part.norm:19.4f}")
+    size, untouched = sum(part.size for part in regions), sum(part.untouched for part in regions)
+    norm, share = float(np.sqrt(sum(part.norm**2 for part in regions))), 100 * untouched / size
     lines.append(f"all of these layers: {untouched:,} of {size:,} weights untouched, {share:.2f} %; norm {norm:.4f}")
     return "\n".join(lines)
 
@@ -101,29 +118,28 @@ def as_text(name: str, regions: list[Region]) -> str:
 def overlap_text(a: list[Region], b: list[Region]) -> str:
     """The overlap of two runs' regions, rows and columns."""
     shares = {axis: overlap(a, b, axis) for axis in ("rows", "columns")}
-    told = [f"{axis} {100 * share:.1f} %" for axis, share in shares.items() if share is not None]
-    return f"changed by both, of what either changes: {', '.join(told) or 'nothing is changed'}"
+    parts = [f"{axis} {100 * share:.1f} %" for axis, share in shares.items() if share is not None]
+    return f"changed by both, of what either changes: {', '.join(parts) or 'nothing is changed'}"
 
 
 def write(name: str, regions: list[Region], path: Path) -> None:
     """Write the regions as JSON, to be read back by `read`."""
-    write_json(path, {"run": name, "layers": [asdict(each) for each in regions]})
+    write_json(path, {"run": name, "layers": [asdict(part) for part in regions]})
 
 
 def read(path: Path) -> list[Region]:
     """What `write` wrote. Raises UserError where it isn't that."""
     value: Any = read_json(path)
     try:
-        return [Region(**each) for each in value["layers"]]
+        return [Region(**layer) for layer in value["layers"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not the regions of a run ({error!r}); make it with: sbora-bench regions") from None
 
 
 def heat_data(regions: list[Region], axis: str) -> dict[str, np.ndarray]:
     """Kind of layer (`q_proj`) -> norms of the change, (layers, rows or columns)."""
-    found: dict[str, list[list[float]]] = {}
-    for each in regions:
-        found.setdefault(each.layer.rpartition(".")[2], []).append(
-            each.row_norms if axis == "rows" else each.column_norms
-        )
-    return {kind: np.array(norms) for kind, norms in found.items()}
+    kinds: dict[str, list[list[float]]] = {}
+    for part in regions:
+        norms = part.row_norms if axis == "rows" else part.column_norms
+        kinds.setdefault(part.layer.rpartition(".")[2], []).append(norms)
+    return {kind: np.array(lines) for kind, lines in kinds.items()}

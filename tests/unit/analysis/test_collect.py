@@ -108,6 +108,18 @@ def test_what_a_whole_process_held_is_not_the_allocators_peak(made):
     assert lora.measured_peak_bytes == 123
 
 
+def test_what_footprint_could_not_count_is_what_training_counted(made):
+    plan, results = made
+    for run in plan.runs:
+        if run.method == "lora":
+            blank = dict.fromkeys(("trainable_parameters", "total_parameters", "adapter_bytes"))
+            path = results / "runs" / run.name / "footprint.json"
+            edit(path, status="not traced", reason="no values", memory={}, **blank)
+    collect(plan, results)
+    rows = [line for line in lines(read_footprint(results)) if line.method == "lora"]
+    assert rows and all(line.trainable_parameters and line.peak_bytes is None for line in rows)
+
+
 def test_seeds_that_count_differently_are_an_error(made):
     plan, results = made
     path = results / "runs/arithmetic-llama-7b-lora-r32-s1/footprint.json"

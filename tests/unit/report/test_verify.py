@@ -88,7 +88,22 @@ def edit_table(results):
     write_text(path, path.read_text().replace("LoRA", "LORA", 1))
 
 
+def count_otherwise(results):
+    edit(results / "runs" / LORA / "footprint.json", lambda value: value.update(trainable_parameters=7))
+
+
+def end_as_another_method(results):
+    for name in (LORA, LORA.replace("lora", "sbora-fa")):
+        same = {"adapter_model.safetensors": "a" * 64}
+        edit(results / "runs" / name / "train.json", lambda value: value["happened"].update(adapter_sha256=same))
+
+
 SPOILT = {
+    "other parameters than training's": (
+        count_otherwise,
+        [f"runs/{LORA}/footprint.json: trainable_parameters: found 7, training had "],
+    ),
+    "two methods with one adapter": (end_as_another_method, [f"its adapter is that of {LORA}, byte for byte"]),
     "a score edited": (
         lambda r: edit(r / "runs" / LORA / "scores.json", lambda value: value["tasks"]["AddSub"].update(value=0.9)),
         [f"runs/{LORA}/scores.json: AddSub: value: found 0.9, the samples give 0.525", "scores.json: changed since"],

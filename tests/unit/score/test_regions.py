@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LNTuningConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora import SboraConfig
@@ -60,6 +60,40 @@ def test_what_is_written_is_read_back_and_drawn_as_it_is(tmp_path):
     write_json(tmp_path / "b.json", {"layers": [{"layer": "x"}]})
     with pytest.raises(UserError, match="not the regions of a run"):
         read(tmp_path / "b.json")
+
+
+def saved_run(root, config, seed=0):
+    """(folder of a run, the adapted model) of a PEFT config whose trained values are drawn."""
+    plan = toy_runs.write_experiment(root, seeds=(0,))
+    run, tuned = plan.runs[1], get_peft_model(toy_runs.model(), config)
+    torch.manual_seed(seed)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    folder = root / "results" / "runs" / run.name
+    tuned.save_pretrained(str(folder / "adapter"))
+    names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
+    record = TrainRecord(**names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={})
+    write_record(folder / "train.json", record)
+    return folder, tuned
+
+
+def test_norms_that_are_tuned_are_a_region(tmp_path):
+    """Vectors: a row an entry, one column; every one of them changed, and no matrix."""
+    config = LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM")
+    folder, tuned = saved_run(tmp_path, config)
+    regions = regions_of(folder, tmp_path / "resources")
+    assert [part.layer for part in regions] == [f"model.layers.{i}.input_layernorm" for i in range(2)]
+    assert {(part.rows, part.columns, part.untouched) for part in regions} == {(32, 1, 0)}
+    assert sum(part.size for part in regions) == tuned.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("config", [PrefixTuningConfig, PromptTuningConfig])
+def test_methods_that_change_no_weight_are_told_in_a_line(tmp_path, config):
+    folder, _ = saved_run(tmp_path, config(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    with pytest.raises(UserError, match="can't be merged into the base's weights, so it has no region"):
+        regions_of(folder, tmp_path / "resources")
+    assert as_text("a-run", []) == "a-run\nno weight differs from the base's"
 
 
 @pytest.mark.parametrize("variant, axis", [("fa", "columns"), ("fb", "rows")])
