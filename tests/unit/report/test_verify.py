@@ -93,8 +93,8 @@ def count_otherwise(results):
 
 
 def end_as_another_method(results):
+    same = {"adapter_model.safetensors": "a" * 64}
     for name in (LORA, LORA.replace("lora", "sbora-fa")):
-        same = {"adapter_model.safetensors": "a" * 64}
         edit(results / "runs" / name / "train.json", lambda value: value["happened"].update(adapter_sha256=same))
 
 
