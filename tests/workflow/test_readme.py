@@ -70,6 +70,7 @@ TRIED = [
 LISTED = [
     (r"export [A-Z0-9_]+=\S+", "sets a variable; the command after it is tried"),
     (r"(source|cd) \S+", "changes the shell alone"),
+    (r"eval .*_COMPLETE=.*", "changes the shell alone; test_main.py asks for the completion's script"),
     (r"git clone \S+( \S+)?", "needs the network"),
     (r"(snakemake|aws) .*s3://.*", "needs a bucket and a cluster; tests/pods runs the profile with stand-ins for both"),
     (r"accelerate launch .*", "needs several GPUs; tests/unit/test_processes.py launches two processes on a CPU"),

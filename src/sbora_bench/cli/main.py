@@ -16,13 +16,14 @@ import click
 
 from sbora_bench import gpus
 from sbora_bench.cli.footprint import ESTIMATING
+from sbora_bench.cli.grouped import Grouped
 from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_option
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
 

@@ -1,4 +1,4 @@
-"""The commands of `sbora-bench` that plan and check (cli.py holds the others), and how a command is told its runs."""
+"""The commands of `sbora-bench` that plan and check, and how a command names an experiment, a part, its results."""
 
 import json
 from collections.abc import Callable
@@ -23,12 +23,12 @@ results_option = click.option(
 
 def narrowing_options(command: Callable) -> Callable:
     """`--only`, `--seeds` and `--limit`: of the experiment a part, whose results stand in a folder of their own."""
-    for name, shape, told in (
+    for name, shape, does in (
         ("--limit", "N", "Score N items of a task at most."),
         ("--seeds", "0,1,...", "These seeds alone."),
         ("--only", "KEY=VALUE,...", "A part: table, model, method, rank, seed; the same as in planning and running."),
     ):
-        command = click.option(name, default="", metavar=shape, help=told)(command)
+        command = click.option(name, default="", metavar=shape, help=does)(command)
     return command
 
 
@@ -38,6 +38,12 @@ def load(experiment: str, only: str, seeds: str, limit: str) -> "Plan":
     from sbora_bench.plan.narrowing import narrowed
 
     return narrowed(load_plan(experiment), only, seeds, limit)
+
+
+def results_folder(experiment: str, results: Path | None) -> Path:
+    """Where the results of an experiment lie, named or given as a YAML file, unless `--results` says otherwise."""
+    path = Path(experiment)
+    return results or Path("results") / (path.stem if path.suffix in (".yaml", ".yml") else experiment)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The commands of `sbora-bench` that check and read what runs left (cli.py holds the others)."""
+"""The commands of `sbora-bench` that check and read what runs left."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_option
+from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
 
 
 @click.command()
@@ -37,7 +37,7 @@ def show(run: str, experiment: str, results: Path | None) -> None:
     """Print RUN, a name or a folder, on one screen."""
     from sbora_bench.report import terminal
 
-    click.echo(terminal.show(terminal.run_at(run, results or Path("results") / experiment)))
+    click.echo(terminal.show(terminal.run_at(run, results_folder(experiment, results))))
 
 
 @click.command()
@@ -49,7 +49,7 @@ def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
     """Compare runs A and B, names or folders, on the items that both answered."""
     from sbora_bench.report import terminal
 
-    place = results or Path("results") / experiment
+    place = results_folder(experiment, results)
     click.echo(terminal.compare(terminal.run_at(a, place), terminal.run_at(b, place)))
 
 
@@ -112,7 +112,7 @@ def regions(
     from sbora_bench.report import terminal
     from sbora_bench.score import regions as stage
 
-    place = results or Path("results") / experiment
+    place = results_folder(experiment, results)
     folders = [terminal.run_at(run, place) for run in (a, b) if run is not None]
     found = [stage.regions_of(folder, resources) for folder in folders]
     for folder, mine in zip(folders, found, strict=True):

@@ -3,13 +3,18 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from sbora_bench.cli.main import cli
+from sbora_bench.cli.plan import results_folder
 from sbora_bench.files import git_blob_id
 from sbora_bench.results.records import VERSION
 from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
@@ -248,3 +253,24 @@ def test_export_says_what_it_needs(tmp_path):
     assert done.returncode == 2
     assert done.stderr == f"sbora-bench: {tmp_path}/adapter_config.json: no such file\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["small", "qwen2.5"])
+def test_an_experiment_by_name_and_by_path_has_one_results_folder(name):
+    by_name, by_path = (results_folder(experiment, None) for experiment in (name, f"experiments/{name}.yaml"))
+    assert by_name == by_path == Path("results") / name
+    assert results_folder(name, Path("elsewhere")) == Path("elsewhere")
+
+
+def test_help_shows_every_command_once_under_a_heading():
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    assert "Others" not in shown
+    for command in cli.commands:
+        assert len(re.findall(rf"^  {command} ", shown, flags=re.M)) == 1, command
+
+
+def test_the_shell_is_told_how_to_complete():
+    environment = os.environ | {"_SBORA_BENCH_COMPLETE": "bash_source"}
+    code = "from sbora_bench.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "_sbora_bench_completion" in done.stdout
