@@ -71,4 +71,4 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 	touch $@
 
 clean:
-	rm -rf .venv resources results/ladder .snakemake
+	rm -rf .venv build resources results/ladder .snakemake
