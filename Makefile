@@ -36,10 +36,7 @@ bench: .venv/ready
 # what README.md and the notebooks show: make publish EXPERIMENT=smollm2
 EXPERIMENT ?= ladder
 publish: .venv/ready
-	mkdir -p results/published/$(EXPERIMENT)/tables results/published/$(EXPERIMENT)/figures
-	cp $(addprefix results/$(EXPERIMENT)/,scores.csv footprint.csv budget.csv) results/published/$(EXPERIMENT)/
-	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.csv results/published/$(EXPERIMENT)/tables/
-	cp $(foreach kind,score rates also draws,$(wildcard results/$(EXPERIMENT)/figures/$(kind)*.svg)) results/published/$(EXPERIMENT)/figures/
+	$(BIN)/sbora-bench publish -e $(EXPERIMENT)
 
 docs: .venv/ready
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs

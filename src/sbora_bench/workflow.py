@@ -11,14 +11,14 @@ from typing import Any
 
 from sbora_bench import code_hash
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import check_writable, hash_of
+from sbora_bench.files import check_writable, hash_of, write_text
 from sbora_bench.inputs.check import checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
-from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, figure_files, table_files
+from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
 from sbora_bench.results.records import check_results
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
@@ -223,28 +223,25 @@ class Files:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """How Snakemake's own report (`--report`) shows a file."""
+    """How Snakemake's own report (`--report`) shows a file; `caption`: its text."""
 
     caption: str
     category: str
     labels: dict[str, str]
 
+    def write(self, folder: Path) -> str:
+        """The caption as a file that Snakemake reads, which takes no text: its absolute path."""
+        path = (folder / f"{hash_of(self.caption)[:16]}.rst").absolute()
+        if not path.is_file():
+            write_text(path, self.caption + "\n")
+        return str(path)
 
-def report_entry(name: str, captions: Path, experiment: str) -> ReportEntry | None:
-    """The entry of an output: a table's or a page's HTML, an SVG; None for other files.
 
-    `captions`: the folder of `<kind>.rst`; a figure whose kind has none gets that of any figure.
-    """
-    path = PurePosixPath(name)
-    kind, _, of = path.stem.partition("-")
-    if path.suffix == ".svg":
-        caption = kind if (captions / f"{kind}.rst").is_file() else "figure"
-        labels = {"figure": kind.replace("_", " "), "of": of or "the paper"}
-        return ReportEntry(f"../report/{caption}.rst", "Figures", labels)
-    if path.suffix == ".html":
-        kind = path.stem if path.parent.name == experiment else "table"
-        caption = "page" if kind == "report" else kind
-        category = {"table": "Tables", "audit": "Audit", "report": "Page"}[kind]
-        label = kind if kind == "table" else "what"
-        return ReportEntry(f"../report/{caption}.rst", category, {label: path.stem.replace("_", " ")})
-    return None
+def report_entries(files: Files) -> dict[str, ReportEntry]:
+    """Output -> its entry, for the tables, figures and pages of the registered views."""
+    entries = {}
+    for name, (category, kind, caption) in captions(files.plan).items():
+        of = PurePosixPath(name).stem
+        labels = {"kind": kind, "of": of.partition("-")[2] or of.replace("_", " ")}
+        entries[f"{files.root}/{name}"] = ReportEntry(caption, category, labels)
+    return entries

@@ -122,23 +122,24 @@ def test_models_are_pretrained_or_fetched(small):
 
 
 @pytest.mark.parametrize(
-    ("name", "caption", "category", "labels"),
+    ("name", "begins", "category", "labels"),
     [
-        ("tables/sums.html", "table", "Tables", {"table": "sums"}),
-        ("figures/score-sums.svg", "score", "Figures", {"figure": "score", "of": "sums"}),
-        ("figures/draws.svg", "figure", "Figures", {"figure": "draws", "of": "the paper"}),
-        ("report.html", "page", "Page", {"what": "report"}),
-        ("audit.html", "audit", "Audit", {"what": "audit"}),
+        ("tables/sums.html", "Score in per cent", "Tables", {"kind": "score", "of": "sums"}),
+        ("figures/score-sums.svg", "", "Figures", {"kind": "score", "of": "sums"}),
+        ("report.html", "Everything on one page", "Page", {"kind": "page", "of": "report"}),
+        ("audit.html", "The averages of these tables", "Audit", {"kind": "audit", "of": "audit"}),
     ],
 )
-def test_tables_figures_and_pages_stand_in_snakemakes_report(name, caption, category, labels):
-    entry = workflow.report_entry(f"results/small/{name}", ROOT / "workflow" / "report", "small")
-    assert entry == workflow.ReportEntry(f"../report/{caption}.rst", category, labels)
+def test_tables_figures_and_pages_stand_in_snakemakes_report(small, tmp_path, name, begins, category, labels):
+    entry = workflow.report_entries(small)[f"{small.root}/{name}"]
+    assert entry.caption.startswith(begins) and (entry.category, entry.labels) == (category, labels)
+    assert Path(entry.write(tmp_path)).read_text() == entry.caption + "\n"
 
 
-def test_other_files_do_not():
-    for name in ("tables/sums.csv", "figures/score-sums.png", "audit.json"):
-        assert workflow.report_entry(f"results/small/{name}", ROOT / "workflow" / "report", "small") is None
+def test_other_files_do_not(small):
+    names = set(workflow.report_entries(small))
+    assert names == {name for name in [*small.tables, *small.figures, *small.audit, small.page] if name in names}
+    assert not any(name.endswith((".csv", ".png", ".json", ".md")) for name in names)
 
 
 def test_names_of_rules():

@@ -13,7 +13,7 @@ from sbora_bench.workflow import (
     code,
     jobs,
     paper_catalog,
-    report_entry,
+    report_entries,
     requested,
     rule_name,
     tuned,
@@ -34,6 +34,8 @@ except UserError as error:
 PLAN = REQUEST.plan
 ASKED = REQUEST.words
 FILES = Files(PLAN)
+ENTRIES = report_entries(FILES)
+REPORTING = "--report" in sys.argv
 
 if workflow.is_main_process:
     STALE = locks.enter(Path(".snakemake"))
@@ -56,9 +58,8 @@ if GPUS and not ON_CLUSTER and "gpu" not in workflow.global_resources:
 
 def in_report(name):
     """An output, in Snakemake's own report too where it belongs there."""
-    entry = report_entry(name, Path(workflow.basedir) / "workflow/report", PLAN.name)
+    entry = ENTRIES.get(name)
     if entry is None:
         return name
-    return report(
-        name, caption=entry.caption, category=entry.category, labels=entry.labels
-    )
+    caption = entry.write(Path(".snakemake/captions")) if REPORTING else None
+    return report(name, caption=caption, category=entry.category, labels=entry.labels)

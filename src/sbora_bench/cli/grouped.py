@@ -4,7 +4,7 @@ import click
 
 GROUPS = {
     "An experiment": "plan validate prepare pretrain finetune evaluate status failures",
-    "Its results": "collect tables figures report cards verify show compare",
+    "Its results": "collect tables figures report cards verify show compare publish",
     "One adapter": "score export regions",
     "Memory and cost": "footprint cell-footprint table-footprint paper-footprint",
     "The paper and the catalog": "audit protocols schema",

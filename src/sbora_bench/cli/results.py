@@ -29,27 +29,51 @@ def verify(results: Path, experiment: str | None, **part: str) -> None:
     click.echo(f"{results}: {len(plan.runs)} runs; every table is what the samples give, byte for byte")
 
 
+def _folder(results: Path | None, experiment: str, part: dict[str, str], *runs: str) -> Path:
+    """The results folder of an experiment, or of a part of one; runs that are folders need none."""
+    if not any(part.values()) or all(Path(run).is_dir() for run in runs):
+        return results_folder(experiment, results)
+    return results or Path("results") / load(experiment, **part).name
+
+
+@click.command()
+@experiment_option
+@narrowing_options
+@results_option
+@click.option("--into", type=click.Path(path_type=Path), help="[default: results/published/EXPERIMENT]")
+def publish(experiment: str, results: Path | None, into: Path | None, **part: str) -> None:
+    """Copy the tables and figures that README, docs and notebooks show."""
+    plan = load(experiment, **part)
+    from sbora_bench.report import publish as stage
+
+    folder = into or Path("results") / "published" / plan.name
+    names = stage.publish(plan, results or Path("results") / plan.name, folder)
+    click.echo(f"{folder}: {len(names)} files")
+
+
 @click.command()
 @click.argument("run")
 @experiment_option
+@narrowing_options
 @results_option
-def show(run: str, experiment: str, results: Path | None) -> None:
+def show(run: str, experiment: str, results: Path | None, **part: str) -> None:
     """Print RUN, a name or a folder, on one screen."""
     from sbora_bench.report import terminal
 
-    click.echo(terminal.show(terminal.run_at(run, results_folder(experiment, results))))
+    click.echo(terminal.show(terminal.run_at(run, _folder(results, experiment, part, run))))
 
 
 @click.command()
 @click.argument("a")
 @click.argument("b")
 @experiment_option
+@narrowing_options
 @results_option
-def compare(a: str, b: str, experiment: str, results: Path | None) -> None:
+def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) -> None:
     """Compare runs A and B, names or folders, on the items that both answered."""
     from sbora_bench.report import terminal
 
-    place = results_folder(experiment, results)
+    place = _folder(results, experiment, part, a, b)
     click.echo(terminal.compare(terminal.run_at(a, place), terminal.run_at(b, place)))
 
 
@@ -127,4 +151,4 @@ def regions(
         write_figure({axis: stage.heat_data(found[0], axis) for axis in ("columns", "rows")}, figure)
 
 
-READING = (verify, show, compare, status, regions)
+READING = (verify, publish, show, compare, status, regions)

@@ -1,0 +1,97 @@
+"""A view is one object in a list: file lists, stages, page, Snakemake's own report and publishing follow from it."""
+
+import pytest
+
+from sbora_bench import workflow
+from sbora_bench.analysis.collect import collect
+from sbora_bench.errors import UserError
+from sbora_bench.plan.file_names import layouts
+from sbora_bench.report import audit
+from sbora_bench.report.figures import FIGURES, figures
+from sbora_bench.report.outputs import published_files, table_files
+from sbora_bench.report.page import report
+from sbora_bench.report.page_tables import all_tables
+from sbora_bench.report.publish import publish
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.tables import TABLES, printed_tables, tables
+from sbora_bench.report.view import TableView, of_tables
+from sbora_bench.results.read import Results
+from tests.made_results import catalog, experiment, make_plan, make_results
+
+
+def run_count_table(results, table):
+    """How many runs a table has."""
+    count = len(results.plan.runs_of(table))
+    return PrintedTable(f"runs-{table}", f"Runs of {table}", ["Runs"], [[[Text(str(count))]]], [], [["runs"], [count]])
+
+
+RUN_COUNTS = TableView(
+    key="run counts", subjects=of_tables("runs-"), make=run_count_table, caption="How many runs there are."
+)
+
+
+def test_a_table_is_added_as_one_object(tmp_path):
+    written = experiment(seeds=(0,))
+    written["tables"] = {"arithmetic": written["tables"]["arithmetic"]}
+    plan, results = make_plan(tmp_path, written), tmp_path / "results"
+    make_results(plan, results)
+    TABLES.append(RUN_COUNTS)
+    try:
+        files = [f"tables/runs-arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")]
+        assert set(files) <= set(table_files(plan)) and set(files[:2]) <= set(published_files(plan))
+        collect(plan, results)
+        tables(plan, results)
+        figures(plan, results)
+        audit.write(list(audit.own_tables(results / "tables")), results)
+        report(plan, results)
+        assert (results / "tables/runs-arithmetic.csv").read_text() == "runs\n7\n"
+        page = (results / "report.html").read_text()
+        assert '<figure class="table" id="table-runs-arithmetic">' in page and "Runs of arithmetic" in page
+        assert f"less {results}/tables/runs-arithmetic.csv" in page
+        publish(plan, results, tmp_path / "published")
+        assert (tmp_path / "published/tables/runs-arithmetic.md").is_file()
+        entries = workflow.report_entries(workflow.Files(plan))
+        assert entries["results/by-hand/tables/runs-arithmetic.html"].caption == "How many runs there are."
+    finally:
+        TABLES.remove(RUN_COUNTS)
+
+
+def test_every_view_says_what_it_is():
+    keys = [view.key for view in all_tables()]
+    assert len(keys) == len(set(keys)) and len({view.key for view in FIGURES}) == len(FIGURES)
+    assert [view.key for view in TABLES if "html" in view.formats and not view.caption] == []
+
+
+def test_two_files_of_one_name_are_an_error(tmp_path):
+    written = experiment()
+    written["tables"]["cells"] = written["tables"].pop("arithmetic")
+    with pytest.raises(UserError, match="tables.cells: this name is taken"):
+        table_files(make_plan(tmp_path, written))
+
+
+def test_nothing_is_published_of_an_unfinished_experiment(tmp_path):
+    plan = make_plan(tmp_path)
+    with pytest.raises(UserError, match="scores.csv: no such file; run the experiment to its end"):
+        publish(plan, tmp_path / "results", tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
+def test_entries_of_one_title_differ_by_their_ids(tmp_path):
+    """Two models and two methods of one title: rows, panels and legends have them apart."""
+    entries = catalog()
+    entries["models"]["llama-s"]["title"] = entries["models"]["llama-7b"]["title"]
+    entries["methods"]["dora"]["title"] = entries["methods"]["lora"]["title"]
+    plan, results = make_plan(tmp_path, experiment(seeds=(0,)), entries), tmp_path / "results"
+    make_results(plan, results)
+    collect(plan, results)
+    table = printed_tables(Results(plan, results))[0]
+    rows = [tuple(cell.text for cell in row[:3]) for group in table.groups for row in group]
+    assert len(rows) == len(set(rows)) == 7
+    assert ("LLaMA-7B (llama-7b)", "LoRA (dora)", "32") in rows and ("LLaMA-7B (llama-s)", "LoRA (lora)", "32") in rows
+    for view in FIGURES:
+        if view.key == "score":
+            figure = view.draw(Results(plan, results), layouts(plan)[0])
+            titles = [axis.get_title() for axis in figure.axes]
+            labels = [text.get_text() for text in figure.legends[0].get_texts()]
+            assert titles == ["LLaMA-7B (llama-7b): Average", "LLaMA-7B (llama-s): Average"]
+            assert {"LoRA (lora)", "LoRA (dora)"} < set(labels) and len(labels) == len(set(labels))
