@@ -7,6 +7,7 @@ package counts where code, or a template, that counts has its name.
 """
 
 import ast
+import copy
 import hashlib
 import re
 from collections.abc import Iterator
@@ -37,10 +38,10 @@ class Module:
             if alias.asname
         ]
 
-    def needs(self, place: int) -> set[str]:
+    def needs(self, place: int, without: frozenset[str]) -> set[str]:
         """Names and texts in a statement. An import alone needs none, but for classes: their objects come unnamed."""
         found: set[str] = set()
-        for node in ast.walk(self.statements[place]):
+        for node in _parts(self.statements[place], without):
             if isinstance(node, ast.Name):
                 found.add(node.id)
             elif isinstance(node, ast.Attribute):
@@ -62,14 +63,14 @@ class Module:
                 origin = ".".join([*base, *filter(None, [node.module])])
                 yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
 
-    def text(self, place: int, names: frozenset[str]) -> str:
+    def text(self, place: int, names: frozenset[str], without: frozenset[str]) -> str:
         """A statement without comments and docstrings; of an import only what binds one of `names`."""
         statement = self.statements[place]
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             origin = f"{'.' * statement.level}{statement.module or ''}" if isinstance(statement, ast.ImportFrom) else ""
             bound = [(alias.asname or alias.name.partition(".")[0], alias.name) for alias in statement.names]
             return " ".join(f"{origin} {name} {own}" for own, name in sorted(bound) if own in names)
-        return _bare_text(statement)
+        return _bare_text(statement, without)
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -80,10 +81,21 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
+def _parts(statement: ast.AST, without: frozenset[str]) -> Iterator[ast.AST]:
+    """The nodes of a statement, but for arguments of these names."""
+    yield statement
+    for node in ast.iter_child_nodes(statement):
+        if not (isinstance(node, ast.keyword) and node.arg in without):
+            yield from _parts(node, without)
+
+
 @cache
-def _bare_text(statement: ast.stmt) -> str:
-    """A statement without its docstrings, as text."""
+def _bare_text(statement: ast.stmt, without: frozenset[str]) -> str:
+    """A statement without its docstrings and arguments of these names, as text."""
+    statement = copy.deepcopy(statement)
     for node in ast.walk(statement):
+        if isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in without]
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.body = [line for line in node.body if not _is_text(line)] or [ast.Pass()]
     return ast.dump(statement)
@@ -151,8 +163,13 @@ def _files_named(text: str, folder: Path) -> list[Path]:
 
 
 @cache
-def reached(module: str) -> tuple[frozenset[Key], frozenset[str], frozenset[Path]]:
-    """The statements that `module` runs, all of its own among them, the names in them, and the data files they read."""
+def reached(
+    module: str, without: frozenset[str] = frozenset()
+) -> tuple[frozenset[Key], frozenset[str], frozenset[Path]]:
+    """The statements that `module` runs, all of its own among them, the names in them, and the data files they read.
+
+    `without`: names of arguments that it does nothing with (`caption`): what is handed over so does not count.
+    """
     modules: dict[str, Module] = {}
     names: set[str] = set()
     aliases: dict[str, set[str]] = {}
@@ -166,8 +183,8 @@ def reached(module: str) -> tuple[frozenset[Key], frozenset[str], frozenset[Path
             return
         counted.add((name, place))
         waiting_modules.extend(modules[name].imports(place))
-        waiting_names.extend(modules[name].needs(place))
-        for text in modules[name].needs(place):
+        waiting_names.extend(modules[name].needs(place, without))
+        for text in modules[name].needs(place, without):
             add_files(text, modules[name].path.parent)
 
     def add_files(text: str, folder: Path) -> None:
@@ -211,11 +228,11 @@ def source_files(module: str) -> tuple[Path, ...]:
 
 
 @cache
-def code_hash(module: str) -> str:
-    """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes."""
-    counted, names, files = reached(module)
+def code_hash(module: str, without: frozenset[str] = frozenset()) -> str:
+    """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes; as `reached`."""
+    counted, names, files = reached(module, without)
     digest = hashlib.sha256()
-    texts = ((name, _known(name).text(place, names)) for name, place in counted)
+    texts = ((name, _known(name).text(place, names, without)) for name, place in counted)
     for name, text in sorted(pair for pair in texts if pair[1]):
         digest.update(f"{name}\0{text}\0".encode())
     for path in sorted(files):

@@ -63,9 +63,12 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
     return Request(plan, ["--experiment", plan.path, *words(whole, **part)], again == "true")
 
 
-def code(*stages: str) -> str:
-    """The key of the code that stages run (`train.finetune`): an edit that changes what one does changes it."""
-    return hash_of([code_hash.code_hash(f"sbora_bench.{stage}") for stage in stages])
+def code(*stages: str, without: tuple[str, ...] = ()) -> str:
+    """The key of the code that stages run (`train.finetune`): an edit that changes what one does changes it.
+
+    `without`: names of arguments that they do nothing with (`caption`).
+    """
+    return hash_of([code_hash.code_hash(f"sbora_bench.{stage}", frozenset(without)) for stage in stages])
 
 
 def paper_catalog() -> str:

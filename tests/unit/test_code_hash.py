@@ -209,6 +209,17 @@ def test_the_hash_does_not_follow_how_it_is_written_nor_what_does_not_run(digest
         assert digest(file, old, new) == first, (file, new)
 
 
+def test_an_argument_that_a_stage_does_nothing_with_can_be_left_out(digest):
+    def without(*edit: str) -> str:
+        digest(*edit)
+        return hashing.code_hash("sbora_bench.one", frozenset({"caption"}))
+
+    whole = digest("three.py", "SEEN = []", 'SEEN = list(caption="old")')
+    first = without()
+    assert without("three.py", '"old"', '"new"') == first and digest() != whole
+    assert without("three.py", "caption=", "title=") != first
+
+
 def test_a_module_of_what_runs_is_counted_by_the_way_it_is_imported(digest):
     first = digest("three.py", "SEEN = []", "import sbora_bench.six\nSEEN = []")
     assert digest("six.py", "six = 6", "six = 7") == first  # a constant that nothing names

@@ -111,7 +111,7 @@ def test_keys_follow_settings_and_code(small, monkeypatch):
     assert len(small.cell_settings("sums")) == 2
     assert workflow.code("train.finetune") != workflow.code("score.evaluate")
     both = workflow.code("report.audit", "cost.footprint")
-    monkeypatch.setattr(workflow.code_hash, "code_hash", lambda module: f"edited {module}")
+    monkeypatch.setattr(workflow.code_hash, "code_hash", lambda module, without: f"edited {module}")
     assert workflow.code("report.audit", "cost.footprint") != both
 
 

@@ -29,6 +29,8 @@ EDITS = {
         set(),
     ),
     "model card": ("sbora_bench/report/cards.py", "## Scores", "## The scores", {"cards"}),
+    "caption": ("sbora_bench/report/views/score_figure.py", "Methods stand a little", "They stand a little", PAGE),
+    "table": ("sbora_bench/report/views/score_table.py", '"–"', '"-"', {"tables", "audit", *PAGE}),
     "page": ("sbora_bench/report/report.html", "</main>", "<!-- end --></main>", PAGE),
     "script of the page": ("sbora_bench/report/report.js", "", "// edited\n", PAGE),
     "style of figures": ("sbora_bench/report/paper.mplstyle", "", "# edited\n", {"figures", *PAGE}),

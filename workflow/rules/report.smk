@@ -32,7 +32,7 @@ rule tables:
         "../../environment.yml"
     params:
         asked=ASKED,
-        code=code("report.tables"),
+        code=code("report.tables", without=("caption",)),
         results=subpath(output[0], ancestor=2),
     shell:
         "sbora-bench tables {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
@@ -53,7 +53,7 @@ rule figures:
         "../../environment.yml"
     params:
         asked=ASKED,
-        code=code("report.figures"),
+        code=code("report.figures", without=("caption",)),
         results=subpath(output[0], ancestor=2),
     shell:
         "sbora-bench figures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
