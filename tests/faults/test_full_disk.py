@@ -8,7 +8,7 @@ from sbora_bench.cli import main as cli
 from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, read_json, write_json
 from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
-from sbora_bench.plan.catalog import FileData
+from sbora_bench.plan.data_entries import FileData
 from sbora_bench.results import store
 from sbora_bench.train import checkpoints
 from tests.faults.conftest import TINY, finished, outcome

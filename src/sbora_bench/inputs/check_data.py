@@ -19,7 +19,8 @@ from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.prepare import task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import FileData, HubData, ModelEntry, Protocol
+from sbora_bench.plan.catalog import ModelEntry, Protocol
+from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import Plan
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
@@ -173,11 +174,12 @@ class _Check:
     def tries(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         from sbora_bench.inputs.tasks.trial import try_task
 
-        key = json.dumps([config, rows[:50], len(rows)], sort_keys=True, default=str)
+        metrics = list(self.plan.catalog.tasks[config["task"]].metrics)
+        key = json.dumps([config, metrics, rows[:50], len(rows)], sort_keys=True, default=str)
         if key not in self.tried:
             self.tried[key] = ""
             try:
-                try_task(config, rows)
+                try_task(config, rows, metrics)
             except UserError as error:
                 self.tried[key] = str(error)
         return self.tried[key]

@@ -18,7 +18,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
-from sbora_bench.plan.catalog import CATALOG, NAME, SCORING, Catalog, OwnData, Protocol, Strict, explain, load_catalog
+from sbora_bench.plan.catalog import SCORING, Catalog, Protocol, explain, load_catalog
+from sbora_bench.plan.data_entries import CATALOG, OwnData
+from sbora_bench.plan.entry import NAME, Strict
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too

@@ -193,6 +193,12 @@ def test_templates_that_work(place, template):
     assert (status, err) == (0, ""), err
 
 
+def test_metrics_that_the_template_does_not_have(place):
+    catalog(place, TEMPLATE, metrics={"exact_mach": {}})
+    (line,) = problems(place)
+    assert "tasks.own.metrics: unknown metric of the template 'exact_mach', did you mean 'exact_match'" in line
+
+
 def test_an_answer_s_expression_is_compiled_and_letters_are_letters(place):
     catalog(place, template=None, answer={"official": "(yes"})
     own = yaml.safe_load(Path("experiments/catalog/own.yaml").read_text())

@@ -16,7 +16,8 @@ from sbora_bench.files import git_blob_id
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.flan import BUCKETS, sample
 from sbora_bench.inputs.data.sources import DOWNLOADS, fetch, read_examples
-from sbora_bench.plan.catalog import FileData, HubData, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.data_entries import FileData, HubData
 from tests.unit.inputs.test_contamination import DATA
 
 CONTENT = json.dumps([{"instruction": "é" * 3000, "input": "", "output": "o", "answer": "a"}]).encode()

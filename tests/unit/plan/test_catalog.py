@@ -5,7 +5,8 @@ import re
 import pytest
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import FILE_NAME, NAME, Protocol, load_catalog
+from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.entry import FILE_NAME, NAME
 from sbora_bench.strict_yaml import read_yaml
 from tests.workplace import ROOT, workplace  # noqa: F401
 

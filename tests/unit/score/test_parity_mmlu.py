@@ -15,7 +15,8 @@ from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.prepare import read_reachable
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import FileData, HubData, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer

@@ -20,7 +20,7 @@ from sbora_bench.inputs.data import flan, standins
 from sbora_bench.inputs.data.examples import Example, check_ids, examples
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
 from sbora_bench.inputs.data.own_files import counted, read_rows
-from sbora_bench.plan.catalog import DataEntry, FileData, HubData, OwnData, SyntheticData
+from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, OwnData, SyntheticData
 
 DOWNLOADS = Path("resources/downloads")
 CONNECT_SECONDS, READ_SECONDS = 5, 60

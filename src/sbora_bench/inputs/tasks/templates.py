@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
-from sbora_bench.plan.catalog import Protocol, TaskEntry
+from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.strict_yaml import read_yaml
 

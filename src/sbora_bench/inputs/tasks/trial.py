@@ -1,9 +1,10 @@
 """A task tried on a few items before anything is trained: built by lm-eval, answered as if right, scored, averaged."""
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.inputs.tasks.local import local_task
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ ITEMS = 4  # of which a task is tried on, beyond its solved examples
 SCORED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
-def try_task(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
+def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Iterable[str] = ()) -> None:
     """Raise UserError where lm-eval can't build the task on the first items, or can't score what is answered.
 
-    `config`: of lm-eval; `items`: as prepare writes them.
+    `config`: of lm-eval; `items`: as prepare writes them; `metrics`: those of the catalog's entry, the first the score.
     """
     where = f"catalog: tasks.{config['task']}.template"
     if config.get("output_type", "generate_until") not in SCORED:
@@ -36,7 +37,12 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
         values = _scored(task)
     except Exception as error:  # whatever a template's expressions, filters and metrics raise
         raise UserError(f"{where}: lm-eval can't score its first items: {in_a_line(error)}") from None
-    metric = next(iter(task.aggregation()))
+    for metric in metrics:
+        if metric not in values:
+            raise UserError(
+                f"catalog: tasks.{config['task']}.metrics: {one_of(metric, values, 'metric of the template')}"
+            )
+    metric = next(iter([*metrics, *task.aggregation()]))
     value = values.get(metric, [None])[0]
     if not isinstance(value, bool | int | float) and not hasattr(value, "__float__"):
         raise UserError(

@@ -1,0 +1,170 @@
+"""The catalog's entries of data, tasks, prompts and suites: where examples come from, what is asked and scored."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import sha256
+from sbora_bench.plan.entry import BELOW, Strict
+from sbora_bench.plan.metric import SHARE, Metric
+
+CATALOG = Path("experiments/catalog")
+ExampleField = Literal["instruction", "input", "output", "answer", "subject"]
+# Columns that the source must have; or for a field of an example its column, or a Jinja template over the row.
+Columns = tuple[str, ...] | dict[ExampleField, str]
+
+
+def places_of(path: str, *folders: Path) -> list[Path]:
+    """The path itself where it is absolute, else the path below each folder, each place once."""
+    own = Path(path).expanduser()
+    return [own] if own.is_absolute() else list(dict.fromkeys(folder / own for folder in folders))
+
+
+class SyntheticData(Strict):
+    """Rows made here from a seed; says so wherever it is shown."""
+
+    kind: Literal["synthetic"]
+    maker: Literal["items", "mmlu_items", "training_set", "corpus"]
+    name: str
+    rows: int | None = Field(default=None, ge=1)
+    seed: int
+
+
+class StandIn(Strict):
+    """Synthetic rows written in the form of the real file or set, which are then read as that is (data/standins.py)."""
+
+    form: Literal["llm-adapters", "mmlu", "alpaca", "flan"]
+    rows: SyntheticData
+
+
+class FileData(Strict):
+    """A file of a public repository: fetched by address or found under SBORA_DATA_ROOT, checked by its git blob id.
+
+    A stand-in is made here instead, and checked likewise.
+    """
+
+    kind: Literal["file"]
+    path: str = Field(pattern=BELOW, description="path below SBORA_DATA_ROOT")
+    url: str
+    blob: str = Field(pattern=r"^[0-9a-f]{40}$")
+    rows: int | None = None
+    columns: Columns = ()
+    licence: str = ""
+    stand_in: StandIn | None = None
+
+
+class OwnData(Strict):
+    """A file of one's own, read by its suffix (JSON, JSONL, CSV, TSV, Parquet), or a folder that `datasets` saved.
+
+    `{path: my.jsonl}` is enough; the hash of what was read is recorded.
+    """
+
+    kind: Literal["own"] = "own"
+    path: str = Field(min_length=1, description="absolute, or looked for as `places` says")
+    split: str | None = Field(default=None, description="of a saved folder that holds several")
+    columns: dict[ExampleField, str] = Field(
+        default_factory=dict, description="for a field its column, or a Jinja template over the row"
+    )
+    rows: int | None = None
+    licence: str = ""
+    _beside: Path = PrivateAttr(default=CATALOG)
+
+    def places(self) -> list[Path]:
+        """Where the file may lie, in the order of search: beside the catalog's file, below the working directory, below
+        SBORA_DATA_ROOT.
+        """
+        return places_of(self.path, self._beside, Path(), Path(os.environ.get("SBORA_DATA_ROOT") or "."))
+
+    def file(self) -> Path:
+        """The file or folder. Raises UserError naming the places that were looked at."""
+        places = self.places()
+        for place in places:
+            if place.exists():
+                return place
+        raise UserError(
+            f"{', '.join(map(str, places))}: no such file; correct the entry's path, or give an absolute one"
+        )
+
+
+class HubData(Strict):
+    """A data set on the Hugging Face hub at a pinned revision, read with `datasets`."""
+
+    kind: Literal["hub"]
+    id: str = Field(pattern=BELOW)
+    revision: str
+    split: str = "train"
+    rows: int | None = None
+    columns: Columns = ()
+    licence: str = ""
+    sampler: Literal["flan-v2"] | None = None
+    lm_eval_task: str | None = Field(default=None, description="the lm-eval task of its own that makes the prompts")
+    shots: int = Field(default=0, ge=0, description="solved questions before each of that task's")
+    otherwise: str | None = Field(default=None, description="data entry in its place where this one can't be had")
+    stand_in: StandIn | None = None
+
+
+def _with_kind(entry: Any) -> Any:
+    """A data entry without `kind` says by its keys what it is: a blob id, a path, or an id of the hub."""
+    if not isinstance(entry, dict) or "kind" in entry:
+        return entry
+    kinds = {"blob": "file", "path": "own", "id": "hub"}
+    return next(({"kind": kind} | entry for key, kind in kinds.items() if key in entry), entry)
+
+
+DataEntry = Annotated[
+    FileData | SyntheticData | HubData | OwnData, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]
+
+
+class TaskEntry(Strict):
+    """A scored task: an lm-eval task template with its settings, and where its items come from."""
+
+    title: str
+    template: str = Field(description="an lm-eval task YAML of sbora_bench/tasks/, by name, or a path")
+    answer: dict[str, str] = Field(description="extraction rule by name of the protocol's `extraction`")
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    items: dict[str, str] = Field(description="data entry by the experiment's `items` (paper, ladder, ...)")
+    metrics: dict[str, Metric] = Field(
+        default_factory=dict,
+        description="metrics of the template by name, the first the score; none: its first, right or wrong",
+    )
+    _beside: Path = PrivateAttr(default=CATALOG)
+
+    @property
+    def metric(self) -> Metric:
+        """What the score is a mean of."""
+        return next(iter(self.metrics.values()), SHARE)
+
+    def own_template(self) -> Path | None:
+        """The file of a template of one's own, beside the catalog's file or below the working directory; None for one
+        that comes with the harness. Raises UserError naming the places that were looked at.
+        """
+        if not self.template.endswith((".yaml", ".yml")):
+            return None
+        places = places_of(self.template, self._beside, Path())
+        for place in places:
+            if place.is_file():
+                return place
+        raise UserError(f"{', '.join(map(str, places))}: no such file")
+
+    def settings(self) -> dict[str, Any]:
+        """The entry as JSON, with the SHA-256 of a template of one's own."""
+        own = self.own_template()
+        settings = self.model_dump(mode="json", exclude={"metrics"})
+        if self.metrics:  # a task without has the hash of its settings from before there were any
+            settings["metrics"] = [{"name": name, **one.model_dump(mode="json")} for name, one in self.metrics.items()]
+        return settings | ({"template_sha256": sha256(own)} if own else {})
+
+
+class PromptEntry(Strict):
+    """A prompt of one's own: all that stands before the response."""
+
+    jinja: str = Field(min_length=1, description="Jinja template over instruction, input and the row's other columns")
+
+
+class SuiteEntry(Strict):
+    title: str
+    tasks: list[str] = Field(min_length=1)
