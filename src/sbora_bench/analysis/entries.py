@@ -136,6 +136,8 @@ def _reported(plan: Plan, layout: Layout, row: Cell, column: Column | None) -> R
     table = plan.experiment.tables[column.table if column else layout.tables[0]]
     if row.is_base or (table.items or plan.experiment.items) != "paper":
         return None
+    if column is not None and not column.metric.right_or_wrong:
+        return None  # the paper's scores are shares of right answers
     names = {plain(plan.catalog.tasks[column.task].title), plain(table.train)} if column else {plain(AVERAGE)}
     printed = reported_cell(layout.suite, *_catalog_titles(plan, row), row.rank)
     return next((number for number in printed if plain(number.metric) in names), None)
