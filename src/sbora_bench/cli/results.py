@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
+from sbora_bench.errors import UserError
 
 
 @click.command()
@@ -15,7 +16,7 @@ from sbora_bench.cli.plan import experiment_option, load, narrowing_options, res
 @narrowing_options
 def verify(results: Path, experiment: str | None, **part: str) -> None:
     """Recompute the tables of RESULTS from the samples alone; a line a finding, exit status 2 if any."""
-    plan = load(experiment or results.resolve().name, **part)
+    plan = load(experiment or _experiment_of(results), **part)
     from sbora_bench.report import verify as stage
 
     findings, notes = stage.verify(plan, results)
@@ -27,6 +28,22 @@ def verify(results: Path, experiment: str | None, **part: str) -> None:
         click.echo(f"sbora-bench: {results}: {len(findings)} findings", err=True)
         sys.exit(2)
     click.echo(f"{results}: {len(plan.runs)} runs; every table is what the samples give, byte for byte")
+
+
+def _experiment_of(results: Path) -> str:
+    """The experiment that a results folder is named after: its file beside `results/`, wherever that lies.
+
+    Raises UserError for the folder of a part, whose name does not say which in every case.
+    """
+    place = results.resolve()
+    whole, _, part = place.name.partition("_")
+    if part:
+        raise UserError(
+            f"{results}: a part of an experiment: say --experiment {whole}, and the --only, --seeds and --limit that it"
+            " was run with"
+        )
+    beside = place.parent.parent / "experiments" / f"{whole}.yaml"
+    return str(beside) if beside.is_file() and not Path("experiments", beside.name).is_file() else whole
 
 
 def _folder(results: Path | None, experiment: str, part: dict[str, str], *runs: str) -> Path:

@@ -36,6 +36,7 @@ from sbora_bench.results.store import DONE
 from sbora_bench.results.table_data import difference
 
 CLOSE = 1e-9
+FEW = 3  # runs that may be missing before it is a part of the experiment
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -43,6 +44,12 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     """(findings, notes on what could not be checked); no finding where all is as the samples say."""
     if not (results / folders.RUNS).is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
+    lacking = [run for run in plan.runs if not (run_folder(results, run) / folders.SCORES).exists()]
+    if len(lacking) > FEW:
+        raise UserError(
+            f"{results}: {len(lacking)} of the {len(plan.runs)} runs of {plan.path} have no {folders.SCORES},"
+            f" {lacking[0].name} say; run them, or verify the part that is here with its --only, --seeds and --limit"
+        )
     findings: list[str] = []
     records: dict[Run, ScoresRecord] = {}
     held: dict[Run, ScoresRecord] = {}

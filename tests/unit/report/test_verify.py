@@ -1,6 +1,7 @@
 """Results recomputed from samples, and every way of tampering that must be seen; then the commands that show runs."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -55,6 +56,29 @@ def test_what_was_made_is_verified(made):
     ran = run_verify(plan, results)
     assert ran.exit_code == 0, ran.output
     assert "18 runs; every table is what the samples give, byte for byte" in ran.output
+
+
+def test_a_folder_with_a_part_of_the_runs_says_what_it_needs_in_one_line(made):
+    plan, results = made
+    for run in plan.runs[4:]:
+        shutil.rmtree(results / "runs" / run.name)
+    ran = run_verify(plan, results)
+    assert isinstance(ran.exception, UserError) and "14 of the 18 runs of" in str(ran.exception)
+    assert "--only" in str(ran.exception) and "\n" not in str(ran.exception)
+
+
+def test_from_another_folder_the_experiment_stands_beside_its_results(made, tmp_path, monkeypatch):
+    plan, results = made
+    place = tmp_path / "away"
+    shutil.copytree(results, place / "results" / "by-hand")
+    shutil.copytree(Path(plan.path).parent, place / "experiments")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    ran = CliRunner().invoke(cli, ["verify", str(place / "results" / "by-hand")])
+    assert ran.exit_code == 0, ran.output
+    (place / "results" / "by-hand_method-lora").mkdir()
+    part = CliRunner().invoke(cli, ["verify", str(place / "results" / "by-hand_method-lora")])
+    assert isinstance(part.exception, UserError) and "say --experiment by-hand, and the --only" in str(part.exception)
 
 
 def edit(path, change):

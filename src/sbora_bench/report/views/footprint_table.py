@@ -28,6 +28,7 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
         " that the allocator held, on a GPU in the training runs, on a CPU in a real step of the same size where"
         " that is cheap. Error: estimated over measured. What the whole process held on a CPU stands under Runs."
     ]
+    notes += not_traced(results)
     frame = footprint(results)
     known = [column for column in columns if frame[column].notna().any()]
     groups: dict[tuple, list[list[Text]]] = {}
@@ -39,6 +40,18 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
         groups.setdefault((row["table"], row["model"]), []).append(line)
     header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]
     return PrintedTable("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
+
+
+def not_traced(results: Results) -> list[str]:
+    """A note for every reason for which cells could not be traced."""
+    cells: dict[str, list[str]] = {}
+    for table in results.plan.experiment.tables:
+        for cell, runs in results.plan.runs_by_cell(table).items():
+            records = (results.footprint(run) for run in runs)
+            reason = next((record.reason for record in records if record and record.status == "not traced"), None)
+            if reason is not None:
+                cells.setdefault(reason, []).append(cell.name)
+    return [f"Not traced: {', '.join(names)} ({reason})." for reason, names in cells.items()]
 
 
 def _error(row: dict[Any, Any]) -> str:
