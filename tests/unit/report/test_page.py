@@ -21,7 +21,7 @@ from sbora_bench.report.views.contamination_table import contamination_table
 from sbora_bench.report.views.footprint_table import footprint_table
 from sbora_bench.report.views.run_table import run_table
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import Training
+from sbora_bench.results.records import FootprintRecord, Training, read_record, write_record
 from tests.made_results import catalog, experiment, make_plan, make_results, make_run
 
 EVIL = "<script>alert(1)</script>"
@@ -230,3 +230,17 @@ def test_nothing_run_says_so(tmp_path):
     sentences = highest_scores(Results(plan, results))
     assert sentences[0] == "Arithmetic, by hand: no tuned run has a score (average)."
     assert sentences[-1] == f"{len(plan.runs)} of {len(plan.runs)} runs have no score: they failed or were not run."
+
+
+def test_a_cell_that_could_not_be_traced_says_so_with_its_reason(tmp_path):
+    plan, results = make_plan(tmp_path, experiment(seeds=(0,))), tmp_path / "results"
+    make_results(plan, results)
+    path = results / "runs" / "arithmetic-llama-7b-dora-r32-s0" / "footprint.json"
+    record = read_record(path, FootprintRecord)
+    write_record(path, record.model_copy(update={"status": "not traced", "reason": "an operation without a shape"}))
+    collect(plan, results)
+    table = footprint_table(Results(plan, results))
+    place = table.header.index("Peak, bytes, estimated")
+    texts = {row[2].text: row[place].text for row in table.groups[0]}
+    assert texts["DoRA"] == "not traced" and texts["LoRA"] == "–"
+    assert "Not traced: arithmetic-llama-7b-dora-r32 (an operation without a shape)." in table.notes

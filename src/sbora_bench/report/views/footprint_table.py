@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.titles import method_titles, model_titles
 from sbora_bench.report.collected import footprint
 from sbora_bench.report.render import PrintedTable, Text
@@ -12,6 +13,8 @@ from sbora_bench.results.read import Results
 
 def footprint_table(results: Results, _: None = None) -> PrintedTable:
     """A row a cell: its parameters and bytes, as far as any cell's are known."""
+    import pandas as pd
+
     plan = results.plan
     columns = {
         "trainable_parameters": "Trainable parameters",
@@ -28,12 +31,19 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
         " that the allocator held, on a GPU in the training runs, on a CPU in a real step of the same size where"
         " that is cheap. Error: estimated over measured. What the whole process held on a CPU stands under Runs."
     ]
-    notes += not_traced(results)
+    untraced = not_traced(results)
+    for reason in dict.fromkeys(untraced.values()):
+        names = [cell.name for cell, why in untraced.items() if why == reason]
+        notes.append(f"Not traced: {', '.join(names)} ({reason}).")
     frame = footprint(results)
-    known = [column for column in columns if frame[column].notna().any()]
+    known = [column for column in columns if frame[column].notna().any() or (column == "peak_bytes" and untraced)]
     groups: dict[tuple, list[list[Text]]] = {}
     for row in frame.to_dict("records"):
-        numbers = [Text(whole(row[column])) for column in known]
+        cell = Cell(row["table"], row["model"], row["method"], None if pd.isna(row["rank"]) else int(row["rank"]))
+        numbers = [
+            Text("not traced" if column == "peak_bytes" and cell in untraced else whole(row[column]))
+            for column in known
+        ]
         method = method_titles(plan, row["table"])[row["method"]]
         names = [row["table"], model_titles(plan, row["table"])[row["model"]], method]
         line = [*(Text(name) for name in names), Text(whole(row["rank"])), *numbers, Text(_error(row))]
@@ -42,16 +52,14 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
     return PrintedTable("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
 
 
-def not_traced(results: Results) -> list[str]:
-    """A note for every reason for which cells could not be traced."""
-    cells: dict[str, list[str]] = {}
-    for table in results.plan.experiment.tables:
-        for cell, runs in results.plan.runs_by_cell(table).items():
-            records = (results.footprint(run) for run in runs)
-            reason = next((record.reason for record in records if record and record.status == "not traced"), None)
-            if reason is not None:
-                cells.setdefault(reason, []).append(cell.name)
-    return [f"Not traced: {', '.join(names)} ({reason})." for reason, names in cells.items()]
+def not_traced(results: Results) -> dict[Cell, str]:
+    """Cell -> why its memory could not be estimated."""
+    reasons = {}
+    for run in results.plan.runs:
+        record = results.footprint(run)
+        if record is not None and record.status == "not traced":
+            reasons[run.cell] = record.reason
+    return reasons
 
 
 def _error(row: dict[Any, Any]) -> str:
