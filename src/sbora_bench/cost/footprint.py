@@ -83,7 +83,7 @@ def counted_and_traced(
         if method is None or isinstance(error, UserError):
             raise
         reason = in_a_line(error)
-    if model is None and method is not None and cell.rank is not None:
+    if not counts and method is not None and cell.rank is not None:
         try:
             counts = counting.counts_of_layers(catalog, cell.model, method, cell.rank, protocol)
         except Exception as error:

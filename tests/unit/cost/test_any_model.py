@@ -1,0 +1,96 @@
+"""Models of other architectures, and methods that need values: counted as trained, and traced or said not to be."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sbora_bench.cost import one_cell, real_step
+from sbora_bench.cost.footprint import cell_footprint
+from sbora_bench.inputs.models.config import read_config
+from sbora_bench.plan.catalog import MethodEntry, ModelEntry, load_catalog
+from sbora_bench.plan.experiment import Cell
+from tests.workplace import ROOT
+
+COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+COMMON |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1}
+GROUPED = COMMON | {"num_key_value_heads": 2, "pad_token_id": 0}
+MODELS = {
+    "gpt2": {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "opt": COMMON | {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "phi": COMMON,
+    "gpt_neox": COMMON,
+    "falcon": COMMON | {"new_decoder_architecture": False},
+    "bloom": {"vocab_size": 96, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "mixtral": GROUPED | {"num_local_experts": 2},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 16},
+    "gemma": GROUPED | {"head_dim": 8},
+    "mistral": GROUPED,
+    "olmo2": GROUPED,
+}
+UNTRACED = {"opt", "bloom"}  # they make positions of a mask of two dimensions; a trace hands them one of four
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog(str(ROOT / "experiments" / "catalog"))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("method", ["lora", "sbora-fa"])
+def test_a_model_is_counted_on_its_own_class(catalog, kind, method, tmp_path):
+    """As many trained and total parameters as the real model has, from its config.json alone."""
+    AutoConfig.for_model(kind, **MODELS[kind]).save_pretrained(tmp_path)
+    figures = one_cell.report(catalog, one_cell.CellRequest(str(tmp_path), method, 4, "smollm2", length=16))
+    targets = figures["target_modules"]
+    protocol = catalog.protocol(
+        "smollm2", "arithmetic", {"target_modules": targets, "weights_dtype": "float32"}, "test"
+    )
+    real = real_step.random_model(read_config(catalog, str(tmp_path)), catalog.methods[method], 4, protocol)
+    assert (figures["trainable_parameters"], figures["total_parameters"]) == real.get_nb_trainable_parameters()
+    if kind in UNTRACED:
+        assert figures["status"] == "not traced" and figures["reason"]
+    else:
+        assert figures["status"] == "ok" and figures["memory"]["peak"] > 0 and figures["flops_per_step"] > 0
+
+
+def test_a_folder_counts_by_its_own_config_whatever_the_entry_says(catalog, tmp_path):
+    """Qwen3's heads are wider than its hidden size divided by their number, which an entry may not say."""
+    AutoConfig.for_model("qwen3", **MODELS["qwen3"]).save_pretrained(tmp_path)
+    for architecture in ({}, {key: GROUPED[key] for key in ("hidden_size", "num_attention_heads")}):
+        source = {"kind": "folder", "path": str(tmp_path)}
+        entry = ModelEntry(title="Mine", source=source, architecture=architecture)
+        config = read_config(catalog.model_copy(update={"models": {"mine": entry}}), "mine")
+        assert (config.model_type, config.head_dim) == ("qwen3", 16)
+        assert AutoModelForCausalLM.from_config(config).model.layers[0].self_attn.q_proj.out_features == 64
+
+
+def entry(peft_type, **arguments):
+    return MethodEntry(title="M", peft_type=peft_type, arguments=arguments)
+
+
+TARGETS = {"target_modules": ["q_proj", "v_proj"]}
+VALUES = {
+    "shira": entry("SHIRA", r="$rank", **TARGETS),
+    "adamss": entry("ADAMSS", r="$rank", num_subspaces=2, subspace_rank=1, **TARGETS),
+    "frod": entry("FROD", **TARGETS),
+    "prompt": entry("PROMPT_TUNING", num_virtual_tokens="$rank"),
+    "prefix": entry("PREFIX_TUNING", num_virtual_tokens="$rank"),
+    "p-tuning": entry("P_TUNING", num_virtual_tokens="$rank"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_method_that_needs_values_costs_its_trace_alone(catalog, name, tmp_path):
+    """Counts and bytes are those of the real adapter on all three layers; the reason stands in the record."""
+    AutoConfig.for_model("llama", **GROUPED).save_pretrained(tmp_path)
+    method, protocol = VALUES[name], catalog.protocol("smollm2", "arithmetic", {"weights_dtype": "float32"}, "test")
+    protocol = protocol.model_copy(update={"max_length": 16, "gradient_checkpointing": False})
+    record = cell_footprint(catalog, Cell("t", str(tmp_path), name, 4), method, protocol, "cpu")
+    assert record.status == "not traced" and record.reason and record.flops_per_step is None
+    real = real_step.random_model(read_config(catalog, str(tmp_path)), method, 4, protocol)
+    assert (record.trainable_parameters, record.total_parameters) == real.get_nb_trainable_parameters()
+    real.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    assert record.adapter_bytes == (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 3
