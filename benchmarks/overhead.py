@@ -4,7 +4,7 @@
     python benchmarks/overhead.py --experiment ladder -- make reproduce    here, whatever the command is
 
 The whole is seen from outside, as the system counts it for the command and all its children; the loops from the lines
-that each job leaves in its log. Set-up is told apart where the command is run here: run it after `make .venv/ready`.
+that each job leaves in its log. Set-up is counted apart where the command is run here: run it after `make .venv/ready`.
 """
 
 import argparse

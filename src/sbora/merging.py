@@ -112,7 +112,7 @@ def add_union(
             if present:
                 parts = [(layer.sbora_weight[a].detach(), layer.sbora_index[a], layer.scaling[a]) for a in present]
                 joined[name] = union(parts, [weights[adapters.index(a)] for a in present], variant, combination)
-                pattern = "^" + re.escape(name)  # PEFT matches the end of a name, unless it is told not to
+                pattern = "^" + re.escape(name)  # PEFT matches the end of a name, unless it may not
                 ranks[pattern] = len(joined[name][1])
                 alphas[pattern] = joined[name][2] * ranks[pattern]
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))

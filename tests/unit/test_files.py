@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a disk that can't take them is told in one line."""
+"""Files appear whole or not at all, and a disk that can't take them ends in one line."""
 
 import errno
 import subprocess

@@ -36,7 +36,7 @@ rule job:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with so many GPUs as it is told."""
+    """A machine with so many GPUs as it says."""
 
     def make(count: int) -> Path:
         tool = tmp_path / "bin" / "nvidia-smi"

@@ -20,7 +20,7 @@ for table in PLAN.experiment.tables:
 
 
 rule paper_memory:
-    """Memory by kind of each method at each scale of the paper, foretold; needs no weights and no GPU."""
+    """Memory by kind of each method at each scale of the paper, estimated; needs no weights and no GPU."""
     output:
         f"{FILES.root}/paper_memory.csv",
     log:

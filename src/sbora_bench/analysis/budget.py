@@ -14,7 +14,7 @@ def budget_rows(results: Results) -> list[dict[str, Any]]:
     """A row a trained cell, in plan order, of a plan with one learning rate a cell: means over the `trained` runs, the
     seeds that trained to the end.
 
-    `flops`: counted, of the whole training. `peak_bytes`: foretold. `measured_peak_bytes`: the most that an allocator
+    `flops`: counted, of the whole training. `peak_bytes`: estimated. `measured_peak_bytes`: the most that an allocator
     held; `process_peak_bytes`: the most that a process on a CPU held, Python and libraries included. A figure that no
     run has is None. Raises UserError for a damaged record.
     """

@@ -61,7 +61,7 @@ BUDGET = {
     "tokens": FRACTION,
     "seconds": FRACTION,
     "flops": FRACTION,
-    "peak_bytes": WHOLE,  # foretold
+    "peak_bytes": WHOLE,  # estimated
     "measured_peak_bytes": WHOLE,  # by an allocator
     "process_peak_bytes": WHOLE,  # of all that the process held, on a CPU
 }

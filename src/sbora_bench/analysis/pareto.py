@@ -7,7 +7,7 @@ from typing import Any
 
 COSTS = {
     "parameters": "Trainable parameters",
-    "peak": "Peak memory of training, bytes, foretold",
+    "peak": "Peak memory of training, bytes, estimated",
     "seconds": "Training, seconds a run",
 }
 

@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 def status(plan: Plan, results: Path, resources: Path, now: datetime | None = None) -> dict[str, dict[str, str]]:
-    """State -> what is in it -> what is told of it; runs, and the bases that are trained here while they are at work.
+    """State -> what is in it -> what is said of it; runs, and the bases that are trained here while they are at work.
 
     A run whose job fell silent is waiting, and says where it stood.
     """

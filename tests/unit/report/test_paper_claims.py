@@ -45,7 +45,7 @@ def test_every_claim_has_its_verdicts(made):
     assert lines[ALL["leads-fa"]["text"]][1] == "does not" and "r = 64" not in lines[ALL["leads-fa"]["text"]][2]
     assert lines[ALL["half-the-parameters-fa"]["text"]][1:] == ["holds", "LLaMA-7B: 0.500 at ranks 32 and 32"]
     assert lines[ALL["double-the-rank-fa"]["text"]][1:] == ["holds", "LLaMA-7B: 1.000 at ranks 64 and 32"]
-    assert lines[ALL["half-the-memory"]["text"]][1] == "never run"  # no peak was foretold
+    assert lines[ALL["half-the-memory"]["text"]][1] == "never run"  # no peak was estimated
     assert lines[ALL["single-runs"]["text"]] == [
         f"can't be told: {ALL['single-runs']['why']}",
         "can't be told",
