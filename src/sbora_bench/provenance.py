@@ -32,13 +32,18 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the tree differs from it; empty outside a checkout."""
+    """Commit and whether the tree differs from it; empty outside a checkout, and where the checkout that this lies in
+    is another project's.
+    """
 
     def git(*arguments: str) -> str:
         answer = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=SOURCE, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
     try:
+        top = git("rev-parse", "--show-toplevel")
+        if not top or Path(top).resolve() != SOURCE.parent:
+            return {}
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))} if commit else {}
     except OSError:

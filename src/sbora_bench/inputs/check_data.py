@@ -16,6 +16,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.examples import Example
 from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
+from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.prepare import task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
@@ -24,7 +25,6 @@ from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import Plan
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
-POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 LETTERS = {"A", "B", "C", "D"}
 
 

@@ -142,6 +142,11 @@ class Protocol(Strict):
         default="tokens", description="mean of the micro-batches' means, or mean over all tokens of an update"
     )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
+    too_long: Literal["cut", "drop", "fail"] = Field(
+        default="cut",
+        exclude_if=lambda choice: choice == "cut",
+        description="rows of more tokens: cut (left out where no label is left), all left out, or refused",
+    )
     source_length: int | None = Field(default=None, ge=1, description="tokens the prompt alone may have")
     target_length: int | None = Field(default=None, ge=1, description="tokens the answer alone may have")
     group_by_length: Literal["tokens", "characters"] | None = Field(

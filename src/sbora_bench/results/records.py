@@ -87,6 +87,14 @@ class LossPoint(Sparse):
     validation_loss: float | None = None
 
 
+class TooLong(Strict):
+    """Training rows of more tokens than `max_length`."""
+
+    rows: int = Field(description="of them, in all")
+    cut: int = Field(description="of these, rows that were cut and trained on")
+    dropped: int = Field(description="of these, rows that were left out")
+
+
 class Training(Sparse):
     """How a training went; of a failed one the step that it got to, and its loss curve."""
 
@@ -103,6 +111,7 @@ class Training(Sparse):
     total_parameters: int | None = None
     resumed_from_step: int | None = None
     best_checkpoint_step: int | None = None
+    too_long: TooLong | None = Field(default=None, description="rows of more tokens than the protocol's max_length")
     last_good_checkpoint: int | None = Field(default=None, description="step; of a failed training")
     step: int | None = Field(default=None, description="where a training failed")
     adapter_sha256: dict[str, str] = Field(default_factory=dict, description="file name -> SHA-256")
@@ -169,6 +178,15 @@ class TaskScore(Strict):
         return self.metric.endswith(MACRO)
 
 
+class ModelCheck(Sparse):
+    """How the logits of the scored model, on a few fixed tokens, compare to those that training left."""
+
+    status: Literal["as trained", "no logits of training"]
+    effect: float = Field(description="largest difference to the base's logits")
+    difference: float | None = Field(default=None, description="largest, to the logits of the model as trained")
+    tolerance: float | None = Field(default=None, description="the difference that rounding explains")
+
+
 class ScoresRecord(RunRecord):
     """`scores.json`."""
 
@@ -179,6 +197,7 @@ class ScoresRecord(RunRecord):
     protocol: str
     settings_sha256: str
     algorithms: str = Field(default="", description="which torch took; empty where no model was loaded")
+    model_check: ModelCheck | None = Field(default=None, exclude_if=lambda check: check is None)
     tasks: dict[str, TaskScore]
 
 

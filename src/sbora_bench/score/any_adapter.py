@@ -9,6 +9,7 @@ import re
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
             for task, source in sources.items()
         }
 
+        @cache
         def scorer() -> Any:
             return load_fitting(catalog, name, where, protocol, method, adapter)
 
@@ -107,6 +109,7 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
             train=asked.train,
             protocol=asked.protocol,
             settings_sha256=hash_of(settings),
+            model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,
         )
         write_record(made / "scores.json", record)

@@ -21,7 +21,8 @@ from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
 from sbora_bench.inputs.models.host import host_adapter
-from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, prepared_files
+from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_files
+from sbora_bench.inputs.models.logits import Comparison
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
@@ -44,6 +45,7 @@ from sbora_bench.results.records import (
 from sbora_bench.results.table_data import table_data
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.api.task import ConfigurableTask
 
     from sbora_bench.score.lm_eval_model import Scorer
@@ -175,6 +177,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             protocol=table.protocol,
             settings_sha256=plan.settings_hash(run),
             algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
+            model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,
         )
         write_record(made / part / "scores.json", record)
@@ -240,7 +243,7 @@ def load_scorer(
 ) -> "Scorer":
     """A prepared model, with the adapter of a folder on it, as lm-eval asks it: threads and precision by the protocol.
 
-    `method` says how the base is quantised.
+    `method` says how the base is quantised. Raises WrongModel where the model is not the one that was trained.
     """
     import torch
     from transformers import GenerationConfig, set_seed
@@ -253,10 +256,22 @@ def load_scorer(
     tokenizer = load_tokenizer(resources, name, protocol, catalog.models[name].pad_token)
     model = load_base(resources, name, protocol, method, tokenizer)
     model.generation_config = GenerationConfig()  # decoding is the protocol's alone
+    comparison = None
     if adapter is not None:
+        comparison = Comparison(model, adapter)
         model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
+    scorer = Scorer(model, tokenizer, protocol.score_batch, min(protocol.score_max_length, room_of(model)))
+    if comparison is not None:
+        scorer.model_check = comparison.check(model, protocol, method)
+    return scorer
+
+
+def room_of(model: "torch.nn.Module") -> int:
+    """How many tokens go through the model at most: its positions, without those of an adapter's virtual tokens."""
+    positions = positions_of(model)
+    virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
+    return sys.maxsize if positions is None else positions - virtual
 
 
 def score_task(

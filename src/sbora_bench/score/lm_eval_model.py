@@ -6,8 +6,10 @@ padded on the left whatever the tokenizer does, with an explicit mask and the po
 one-letter continuation is one token, chosen by the protocol (MMLU).
 """
 
+import contextlib
 import string
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from sbora_bench.errors import UserError
+from sbora_bench.results.records import ModelCheck
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -29,13 +32,15 @@ class Scorer(HFLM):
     def __init__(
         self, model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", batch_size: int, max_length: int
     ) -> None:
-        super().__init__(
-            pretrained=model,
-            tokenizer=tokenizer,
-            backend="causal",
-            batch_size=batch_size,
-            max_length=max_length,
-        )
+        with _left_alone(model):
+            super().__init__(
+                pretrained=model,
+                tokenizer=tokenizer,
+                backend="causal",
+                batch_size=batch_size,
+                max_length=max_length,
+            )
+        self.model_check: ModelCheck | None = None  # of a model with an adapter
         self.tokens: dict[str, int] = {}
         self.label = "scoring"
 
@@ -84,6 +89,7 @@ class Scorer(HFLM):
                 until, skip = settings.pop("until", []), settings.pop("skip_special_tokens", True)
                 room = settings.pop("max_gen_toks")
                 kept = max(self.max_length - room, 1)
+                room = max(1, min(room, self.max_length - kept))
                 rows = [encoded[context][-kept:] for context in contexts]
                 for context, new in zip(contexts, self.generate_ids(rows, room, **settings), strict=True):
                     self.tokens[context] = len(new)
@@ -140,6 +146,18 @@ class Scorer(HFLM):
     def _progress(self, total: int, disable: bool) -> tqdm:
         often = 0.1 if sys.stderr.isatty() else 30
         return tqdm(total=total, desc=self.label, unit="item", disable=disable, delay=5, mininterval=often)
+
+
+@contextlib.contextmanager
+def _left_alone(model: torch.nn.Module) -> Iterator[None]:
+    """While the block runs nothing ties the model's weights: HFLM would tie a trained embedding or head to the other,
+    and score another model than was trained.
+    """
+    model.tie_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
 
 
 def _token_score(log_probabilities: torch.Tensor, token: int) -> tuple[float, bool]:

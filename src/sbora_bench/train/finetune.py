@@ -18,37 +18,32 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.files import disk_error, hash_of, read_json, read_jsonl, sha256, write_json, write_text
-from sbora_bench.inputs.adapters import adapter_config, as_trained
-from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_files
+from sbora_bench.files import disk_error, hash_of, read_json, sha256, write_json, write_text
+from sbora_bench.inputs.adapters import adapter_config
+from sbora_bench.inputs.method_hooks import adapted
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_files
+from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.results import store
-from sbora_bench.results.records import TrainRecord, read_record, write_record
+from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
-from sbora_bench.train.checkpoints import (
-    Sealing,
-    Telling,
-    Watching,
-    check_finite,
-    newest,
-    step_of,
-    stopping,
-    whole_checkpoint,
-)
-from sbora_bench.train.encoding import IGNORED, encode
+from sbora_bench.train.checkpoints import check_finite, newest, step_of, stopping
+from sbora_bench.train.encoding import encode_rows
+from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
-from sbora_bench.train.out_of_memory import InParts, fitting
-from sbora_bench.train.wandb_log import asked_for, tracked
+from sbora_bench.train.method_steps import first_values
+from sbora_bench.train.out_of_memory import fitting
+from sbora_bench.train.trainer import build_trainer
+from sbora_bench.train.wandb_log import tracked
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from torch.utils.data import DataLoader
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -133,37 +128,39 @@ def train_run(
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
-    train, validation = split(training_rows(tokenizer, training_file(plan, results, run), protocol), protocol, run.seed)
-    config = adapter_config(method, run.rank, run.seed, protocol)
+    encoded, too_long = training_rows(tokenizer, training_file(plan, results, run), protocol)
+    if too_long.rows:
+        print(
+            f"{run.name}: {too_long.rows:,} training rows have more tokens than max_length {protocol.max_length}:"
+            f" {too_long.cut:,} cut, {too_long.dropped:,} left out",
+            file=sys.stderr,
+            flush=True,
+        )
+    check_positions(encoded, base, run.name)
+    train, validation = split(encoded, protocol, run.seed)
+    processes.check(len(train), protocol, method)
+    config = adapter_config(method, run.rank, run.seed, protocol, batches.update_steps(len(train), protocol))
     choose_index_sets(base, config, train, protocol, tokenizer.pad_token_id)
     set_seed(run.seed)
+    first = partial(first_batches, train, protocol.micro_batch, tokenizer.pad_token_id, base.device)
     try:
-        model = as_trained(base, method, config, protocol)
+        model = adapted(base, method, config, protocol, first)
     except UserError as error:  # this run's alone: its siblings go on
         raise TrainingFailed(str(error), {"step": 0}) from error
     trainable, total = model.get_nb_trainable_parameters()
-    processes.check(len(train), protocol, method)
+    tokens_to_check = token_choice(train[0]["input_ids"], model.config.get_text_config().vocab_size, config)
+    begun_logits = logits_of(model, *tokens_to_check)
     _reset_peak_memory()
-    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows)
+    trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows, method)
     resumed = newest(checkpoints)
     before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     begun = step_of(resumed) if resumed else 0
-    started = time.perf_counter()
-    try:
-        with progress.loop("finetune", run.name, step=begun, steps=trainer.args.max_steps):
-            _train(trainer, model, resumed)
-    except UserError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        if disk_error(error, checkpoints) is not error:
-            raise disk_error(error, checkpoints) from error
-        told = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
-        raise TrainingFailed(in_a_line(error), told) from error
-    seconds = time.perf_counter() - started
-    sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
-    save_adapter(model, made / "adapter", run.model, sharded)
+    with first_values(model) as values:
+        seconds = _train(trainer, run, resumed, checkpoints)
+        logits = logits_of(_to_look_at(trainer), *tokens_to_check)
+        sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
+        save_adapter(model, made / "adapter", run.model, sharded, values)
+    write_logits(made / "adapter", *tokens_to_check, begun_logits, logits)
     tokens = int(trainer.state.num_input_tokens_seen)
     happened = {
         "steps": trainer.state.global_step,
@@ -179,11 +176,12 @@ def train_run(
         "trainable_parameters": trainable,
         "total_parameters": total,
         "best_checkpoint_step": trainer.state.best_global_step,
+        "too_long": too_long if too_long.rows else None,
         "adapter_sha256": {path.name: sha256(path) for path in sorted((made / "adapter").iterdir())},
         "loss_curve": loss_curve(trainer.state.log_history),
     }
     write_record(made / "train.json", train_record(plan, run, results, happened))
-    return {key: value for key, value in happened.items() if key not in ("adapter_sha256", "loss_curve")}
+    return {key: value for key, value in happened.items() if key not in ("adapter_sha256", "loss_curve", "too_long")}
 
 
 class TrainingFailed(Exception):
@@ -194,13 +192,34 @@ class TrainingFailed(Exception):
         self.happened = happened
 
 
-def _train(trainer: Any, model: "torch.nn.Module", resumed: Path | None) -> None:
-    """Train, from the checkpoint `resumed` on if there is one. Raises FloatingPointError where the weights end up
-    infinite or NaN.
+def _train(trainer: Any, run: Run, resumed: Path | None, checkpoints: Path) -> float:
+    """Train, from the checkpoint `resumed` on if there is one; how many seconds that took.
+
+    Raises TrainingFailed, where the weights end up infinite or NaN too.
     """
-    with stopping(trainer.watching):
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    check_finite(model, trainer.state.global_step)
+    started = time.perf_counter()
+    try:
+        with progress.loop("finetune", run.name, step=step_of(resumed) if resumed else 0, steps=trainer.args.max_steps):
+            with stopping(trainer.watching):
+                trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            check_finite(trainer.model, trainer.state.global_step)
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if disk_error(error, checkpoints) is not error:
+            raise disk_error(error, checkpoints) from error
+        happened = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
+        raise TrainingFailed(in_a_line(error), happened) from error
+    return time.perf_counter() - started
+
+
+def _to_look_at(trainer: Any) -> "torch.nn.Module":
+    """The trained model as it is scored: without autocast, which accelerate puts on it; sharded, as FSDP has it."""
+    if processes.sharded():
+        return trainer.model_wrapped
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:
@@ -234,138 +253,36 @@ def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
         write_text(made / "adapter" / name, "")
 
 
-def training_rows(tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol) -> "Dataset":
-    """A `datasets.Dataset` of `input_ids` and `labels`; rows whose labels are all ignored are left out.
-
-    Where the protocol groups by characters, `length` has them: those of prompt and response (protocol section 5).
-    """
+def training_rows(tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol) -> "tuple[Dataset, TooLong]":
+    """A `datasets.Dataset` of what `encode_rows` gives, and how many rows were too long."""
     from datasets import Dataset
 
-    rows = []
-    for row in read_jsonl(path):
-        encoded: dict[str, Any] = {**encode(tokenizer, row["prompt"], row["response"], protocol)}
-        if protocol.group_by_length == "characters":
-            encoded["length"] = len(row["prompt"]) + len(row["response"])
-        if any(label >= 0 for label in encoded["labels"]):
-            rows.append(encoded)
-    return Dataset.from_list(rows)
+    rows, too_long = encode_rows(tokenizer, path, protocol)
+    return Dataset.from_list(rows), too_long
+
+
+def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> None:
+    """Raises UserError where a row has more tokens than the model has positions."""
+    longest, positions = max(map(len, rows["input_ids"])), positions_of(model)
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"{name}: training rows of up to {longest:,} tokens, and the model has {positions:,} positions; set"
+            f" max_length: {positions} under `overrides`"
+        )
 
 
 def split(rows: "Dataset", protocol: Protocol, seed: int) -> "tuple[Dataset, Dataset | None]":
     """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
     if not protocol.validation_rows:
         return rows.shuffle(seed=seed), None
+    if protocol.validation_rows >= len(rows):
+        raise UserError(
+            f"validation_rows: found {protocol.validation_rows:,}, and there are {len(rows):,} training rows, of which"
+            " some must be left to train on; lower it under `overrides`"
+        )
     parts = rows.train_test_split(test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed)
     held = parts["test"].shuffle(seed=seed)
     return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
-
-
-def build_trainer(
-    model: "torch.nn.Module",
-    tokenizer: "PreTrainedTokenizerBase",
-    train: "Dataset",
-    validation: "Dataset | None",
-    protocol: Protocol,
-    run: Run,
-    checkpoints: Path,
-    rows: int = 0,
-) -> "Trainer":
-    """The Trainer as the protocol has it; it logs to wandb where that is asked for.
-
-    `rows`: of a micro-batch that go through the model at a time; 0: all.
-    """
-    import torch
-    from torch.utils.data import DataLoader
-    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
-
-    from sbora_bench.train.epochs import EpochBatches
-
-    carried = batches.carried_epochs(len(train), protocol)
-
-    class ProtocolTrainer(InParts, Trainer):
-        """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
-            self.add_callback(self.watching)
-            self.add_callback(Sealing())
-            self.remove_callback(PrinterCallback)
-            self.add_callback(Telling(run.name))
-            self.rows = rows or protocol.micro_batch
-            if protocol.loss_average == "micro-batch":
-                self.model_accepts_loss_kwargs = False
-
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            sampler = super()._get_train_sampler(*args, **kwargs)
-            if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
-                sampler.generator = torch.Generator().manual_seed(run.seed)
-            return sampler
-
-        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-            with whole_checkpoint(checkpoints / f"checkpoint-{self.state.global_step}", self.model):
-                super()._save_checkpoint(*args, **kwargs)
-
-        def get_train_dataloader(self) -> "DataLoader":
-            loader = super().get_train_dataloader()
-            if carried == 1:
-                return loader
-            sampler = EpochBatches(loader.batch_sampler, carried)
-            return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
-
-    steps = batches.update_steps(len(train), protocol)
-    validating = "no" if validation is None or not protocol.validation_every else "steps"
-    saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        run_name=run.name,
-        use_cpu=not torch.cuda.is_available(),
-        report_to=["wandb"] if asked_for() else [],
-        seed=run.seed,
-        data_seed=run.seed,
-        max_steps=steps,
-        per_device_train_batch_size=protocol.micro_batch,
-        per_device_eval_batch_size=protocol.micro_batch,
-        gradient_accumulation_steps=processes.accumulation(protocol),
-        learning_rate=protocol.learning_rate,
-        lr_scheduler_type=protocol.schedule,
-        warmup_steps=protocol.warmup_steps,
-        optim=protocol.optimizer,
-        adam_beta1=protocol.betas[0],
-        adam_beta2=protocol.betas[1],
-        adam_epsilon=protocol.epsilon,
-        weight_decay=protocol.weight_decay,
-        max_grad_norm=protocol.max_grad_norm,
-        bf16=protocol.autocast == "bfloat16",
-        fp16=protocol.autocast == "float16",
-        gradient_checkpointing=protocol.gradient_checkpointing,
-        train_sampling_strategy="group_by_length" if protocol.group_by_length else "random",
-        eval_strategy=validating,
-        eval_steps=protocol.validation_every,
-        save_strategy="no" if saving is None else "steps",
-        save_steps=saving or 500,
-        load_best_model_at_end=protocol.keep_best,
-        metric_for_best_model="loss" if protocol.keep_best else None,
-        greater_is_better=False if protocol.keep_best else None,
-        logging_steps=max(1, steps // 100),
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
-        disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
-    )
-    padded = DataCollatorForSeq2Seq(
-        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
-    )
-
-    def collate(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
-        """A padded batch, without the lengths by which the sampler groups."""
-        return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
-
-    return ProtocolTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
-    )
 
 
 def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -384,12 +301,21 @@ def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     return rows
 
 
-def save_adapter(model: "torch.nn.Module", folder: Path, base_name: str, tensors: dict | None = None) -> None:
+def save_adapter(
+    model: "torch.nn.Module",
+    folder: Path,
+    base_name: str,
+    tensors: dict | None = None,
+    first_values: Path | None = None,
+) -> None:
     """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it.
 
-    `tensors`: of a sharded model, gathered.
+    `tensors`: of a sharded model, gathered; `first_values`: the adapter's, where it began by changing its base.
     """
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
+    converted = {"path_initial_model_for_weight_conversion": str(first_values)} if first_values else {}
+    model.save_pretrained(
+        str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors, **converted
+    )
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

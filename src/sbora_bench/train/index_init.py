@@ -1,9 +1,10 @@
 """Index sets that SBoRA chooses from data: the first training rows go through the base before it is adapted."""
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sbora_bench.plan.catalog import Protocol
-from sbora_bench.train.encoding import IGNORED
+from sbora_bench.train.first_batches import first_batches
 
 if TYPE_CHECKING:
     import torch
@@ -26,24 +27,11 @@ def choose_index_sets(
     """
     if getattr(config, "index_init", None) not in ("activation", "gradient"):
         return
-    import torch
-
     import sbora
 
-    size = protocol.micro_batch
-
     def run() -> None:
-        for start in range(0, min(BATCHES * size, len(train)), size):
-            batch = train[start : start + size]
-            length = max(map(len, batch["input_ids"]))
-            ids = torch.full((len(batch["input_ids"]), length), pad_token_id)
-            labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
-            for i, (tokens, targets) in enumerate(zip(batch["input_ids"], batch["labels"], strict=True)):
-                ids[i, length - len(tokens) :] = torch.tensor(tokens)
-                labels[i, length - len(tokens) :] = torch.tensor(targets)
-                mask[i, length - len(tokens) :] = 1
-            ids, labels, mask = (tensor.to(base.device) for tensor in (ids, labels, mask))
-            loss = base(input_ids=ids, attention_mask=mask, labels=labels).loss
+        for batch in islice(first_batches(train, protocol.micro_batch, pad_token_id, base.device), BATCHES):
+            loss = base(**batch).loss
             if config.index_init == "gradient":
                 loss.backward()
 

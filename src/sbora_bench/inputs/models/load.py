@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+
 def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     """Where the prepared weights are: (path or hub id, keyword arguments for from_pretrained).
 
@@ -37,6 +40,12 @@ def prepared_files(resources: Path, model: str) -> dict:
     """What tells one prepared base from another: its source and the SHA-256 of its files."""
     record = read_record(Path(resources) / "models" / model / "base.json", BaseRecord)
     return {"source": record.source, "files": record.files}
+
+
+def positions_of(model: "torch.nn.Module") -> int | None:
+    """How many tokens the model's config allows; None where it doesn't say."""
+    config = model.config.get_text_config()
+    return next((n for key in POSITIONS if isinstance(n := getattr(config, key, None), int)), None)
 
 
 def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: str = "") -> "PreTrainedTokenizerBase":
@@ -112,4 +121,35 @@ def load_adapter(base: "torch.nn.Module", adapter: Path, merge: bool) -> "torch.
     import sbora  # noqa: F401  (registers SBORA with PEFT)
 
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
-    return (model.merge_and_unload() if merge else model).eval()
+    if merge:
+        untie(model)
+        model = model.merge_and_unload()
+    return model.eval()
+
+
+def untie(model: "torch.nn.Module") -> None:
+    """Give a head that shares its weight with the embeddings its own, where an adapter changes one of the two.
+
+    Merging writes into the weight itself, which would change the other too.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    base = model.get_base_model()
+    layers = [base.get_input_embeddings(), base.get_output_embeddings()]
+    wrapped = [isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) for layer in layers]
+    if any(layer is None for layer in layers) or not any(wrapped):
+        return
+    embeddings, head = (_plain_layer(layer) for layer in layers)
+    if embeddings.weight is head.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+def _plain_layer(layer: "torch.nn.Module") -> "torch.nn.Module":
+    """The base's own layer below what PEFT wrapped it in."""
+    while True:
+        inner = getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)
+        if inner is None:
+            return layer
+        layer = inner

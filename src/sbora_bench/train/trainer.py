@@ -1,0 +1,151 @@
+"""transformers' Trainer as a protocol and a method have it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbora_bench.inputs.method_hooks import optimizer_of
+from sbora_bench.plan import steps as batches
+from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.experiment import Run
+from sbora_bench.train import distributed as processes
+from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_checkpoint
+from sbora_bench.train.encoding import IGNORED
+from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
+from sbora_bench.train.out_of_memory import InParts
+from sbora_bench.train.wandb_log import asked_for
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+
+def build_trainer(
+    model: "torch.nn.Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    train: "Dataset",
+    validation: "Dataset | None",
+    protocol: Protocol,
+    run: Run,
+    checkpoints: Path,
+    rows: int = 0,
+    method: MethodEntry | None = None,
+) -> "Trainer":
+    """The Trainer as the protocol and the method have it; it logs to wandb where that is requested.
+
+    `rows`: of a micro-batch that go through the model at a time; 0: all.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+
+    from sbora_bench.train.epochs import EpochBatches
+
+    carried = batches.carried_epochs(len(train), protocol)
+
+    class ProtocolTrainer(InParts, Trainer):
+        """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
+            self.add_callback(self.watching)
+            self.add_callback(MethodSteps(self.model))
+            self.add_callback(Sealing())
+            self.remove_callback(PrinterCallback)
+            self.add_callback(Telling(run.name))
+            self.rows = rows or protocol.micro_batch
+            if protocol.loss_average == "micro-batch":
+                self.model_accepts_loss_kwargs = False
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            sampler = super()._get_train_sampler(*args, **kwargs)
+            if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
+                sampler.generator = torch.Generator().manual_seed(run.seed)
+            return sampler
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            if self.optimizer is None and method is not None:
+                self.optimizer = optimizer_of(self.model, method, protocol)
+            return super().create_optimizer(*args, **kwargs)
+
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            checkpoint = checkpoints / f"checkpoint-{self.state.global_step}"
+            with whole_checkpoint(checkpoint, self.model):
+                with whole_ranks(self.model):
+                    super()._save_checkpoint(*args, **kwargs)
+                if self.is_world_process_zero():
+                    save_state(self.model, checkpoint)
+
+        def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+            with whole_ranks(self.model):
+                super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+            load_state(self.model, Path(checkpoint))
+
+        def _load_best_model(self) -> None:
+            with whole_ranks(self.model):
+                super()._load_best_model()
+            load_state(self.model, Path(self.state.best_model_checkpoint))
+
+        def get_train_dataloader(self) -> "DataLoader":
+            loader = super().get_train_dataloader()
+            if carried == 1:
+                return loader
+            sampler = EpochBatches(loader.batch_sampler, carried)
+            return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
+
+    steps = batches.update_steps(len(train), protocol)
+    validating = "no" if validation is None or not protocol.validation_every else "steps"
+    saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        run_name=run.name,
+        use_cpu=not torch.cuda.is_available(),
+        report_to=["wandb"] if asked_for() else [],
+        seed=run.seed,
+        data_seed=run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=protocol.micro_batch,
+        per_device_eval_batch_size=protocol.micro_batch,
+        gradient_accumulation_steps=processes.accumulation(protocol),
+        learning_rate=protocol.learning_rate,
+        lr_scheduler_type=protocol.schedule,
+        warmup_steps=protocol.warmup_steps,
+        optim=protocol.optimizer,
+        adam_beta1=protocol.betas[0],
+        adam_beta2=protocol.betas[1],
+        adam_epsilon=protocol.epsilon,
+        weight_decay=protocol.weight_decay,
+        max_grad_norm=protocol.max_grad_norm,
+        bf16=protocol.autocast == "bfloat16",
+        fp16=protocol.autocast == "float16",
+        gradient_checkpointing=protocol.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if protocol.group_by_length else "random",
+        eval_strategy=validating,
+        eval_steps=protocol.validation_every,
+        save_strategy="no" if saving is None else "steps",
+        save_steps=saving or 500,
+        load_best_model_at_end=protocol.keep_best,
+        metric_for_best_model="loss" if protocol.keep_best else None,
+        greater_is_better=False if protocol.keep_best else None,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
+    )
+    padded = DataCollatorForSeq2Seq(
+        tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
+    )
+
+    def collate(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+        """A padded batch, without the lengths by which the sampler groups."""
+        return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
+
+    return ProtocolTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
+    )
