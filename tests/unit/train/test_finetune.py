@@ -53,6 +53,7 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "logits.safetensors",
         "train.json",
     ]
 
