@@ -90,7 +90,15 @@ def after_update(model: "torch.nn.Module") -> Callable[[int], None] | None:
 def _eva(model: "torch.nn.Module", config: "PeftConfig", data: Batches) -> None:
     from peft import initialize_lora_eva_weights
 
-    initialize_lora_eva_weights(model, list(data()), show_progress_bar=False)
+    batches = list(data())
+    needed = int(config.r * config.eva_config.rho)  # components that PEFT looks for, in tokens that carry a label
+    counted = [int(((batch["labels"] >= 0) & (batch["attention_mask"] > 0)).sum()) for batch in batches]
+    if max(counted, default=0) < needed:  # PEFT skips such a batch, and would look for another for ever
+        raise UserError(
+            f"EVA takes its first values from {needed} answer tokens of a micro-batch at least, and none has more than"
+            f" {max(counted, default=0)}; raise micro_batch, or lower the rank or eva_config's rho"
+        )
+    initialize_lora_eva_weights(model, batches, show_progress_bar=False)
 
 
 def _lora_ga(base: "torch.nn.Module", config: "PeftConfig", data: Batches) -> None:

@@ -36,7 +36,7 @@ METHODS = {
 
 
 def planned(root, method, **protocol):
-    house(root, methods=["lora"], **{"steps": 6, "dropout": 0.0, "learning_rate": 0.01, **protocol})
+    house(root, methods=["lora"], **{"steps": 6, "dropout": 0.0, "learning_rate": 0.01, "micro_batch": 4, **protocol})
     catalog = root / "experiments" / "catalog" / "toy.yaml"
     entries = read_json(catalog) | {"methods": {"lora": {"title": "M"} | method}}
     catalog.write_text(json.dumps(entries))
@@ -102,3 +102,10 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one(tmp_path, name, stopped, monk
     train(plan, tmp_path, RUN)
     record = read_record(tmp_path / "results" / "runs" / RUN / "train.json", TrainRecord)
     assert record.happened.resumed_from_step == stopped and digests(tmp_path, RUN) == whole
+
+
+def test_eva_with_too_few_tokens_fails_and_does_not_look_for_ever(tmp_path):
+    plan = planned(tmp_path, METHODS["eva"], micro_batch=1)
+    train(plan, tmp_path, RUN)
+    record = read_record(tmp_path / "results" / "runs" / RUN / "train.json", TrainRecord)
+    assert record.status == "failed" and "8 answer tokens of a micro-batch at least" in record.reason
