@@ -100,9 +100,12 @@ def _print_cost(loaded: "Plan", device: str, calibrate: bool, as_json: bool) -> 
 def validate(files: tuple[str, ...]) -> None:
     """Check experiment FILES with their catalog."""
     from sbora_bench.inputs.check import checked_plan
+    from sbora_bench.report.outputs import figure_files, table_files
 
     for file in files:
         loaded = checked_plan(file, methods=True)
+        table_files(loaded)
+        figure_files(loaded)
         click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
 
 

@@ -164,7 +164,9 @@ class Protocol(Strict):
     learning_rate: float = Field(gt=0)
     schedule: Literal["linear", "constant", "cosine", "constant_with_warmup"]
     warmup_steps: int = Field(default=0, ge=0)
-    optimizer: Optimizer = Field(description="as transformers' TrainingArguments.optim; those whose memory is estimated")
+    optimizer: Optimizer = Field(
+        description="as transformers' TrainingArguments.optim; those whose memory is estimated"
+    )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of Adam")
     epsilon: float = Field(default=1e-8, gt=0, description="of Adam")
     weight_decay: float = Field(default=0.0, ge=0)

@@ -13,6 +13,8 @@ from sbora_bench.plan.metric import SHARE, Metric
 
 MODEL_CARD = "README.md"  # in an adapter's folder
 VALIDATION = "validation"  # folder of a table's data and of a run
+# names of the views that every experiment has beside its tables; the registry of views is held against it by a test
+RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def layouts(plan: Plan) -> list[Layout]:
         single = len(plan.tasks(name)) == 1
         groups.setdefault(f"suite {table.suite}" if single else f"table {name}", []).append(name)
     placed: list[Layout] = []
-    taken: set[str] = set()
+    taken = set(RESERVED)
     for members in groups.values():
         first = tables[members[0]]
         name = members[0] if len(members) == 1 else first.suite

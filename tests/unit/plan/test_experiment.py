@@ -1,4 +1,4 @@
-"""The experiment file: the runs it stands for, and that each mistake in it is named in one line before anything runs."""
+"""The experiment file: the runs it stands for; each mistake in it is named in one line before anything runs."""
 
 import pytest
 

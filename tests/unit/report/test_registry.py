@@ -5,7 +5,7 @@ import pytest
 from sbora_bench import workflow
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.file_names import RESERVED, layouts
 from sbora_bench.report import audit
 from sbora_bench.report.figures import FIGURES, figures
 from sbora_bench.report.outputs import published_files, table_files
@@ -28,6 +28,12 @@ def run_count_table(results, table):
 RUN_COUNTS = TableView(
     key="run counts", subjects=of_tables("runs-"), make=run_count_table, caption="How many runs there are."
 )
+
+
+def test_the_names_that_no_table_may_have_are_those_of_the_views_beside(tmp_path):
+    plan = make_plan(tmp_path, experiment())
+    names = {file.rpartition("/")[2].partition(".")[0] for file in table_files(plan)}
+    assert names - {layout.name for layout in layouts(plan)} - {"paper_footprint"} == RESERVED
 
 
 def test_a_table_is_added_as_one_object(tmp_path):
