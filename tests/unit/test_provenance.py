@@ -1,6 +1,7 @@
 """What is written down of the packages, the checkout and torch's algorithms that a result was made with."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,3 +57,19 @@ def test_training_asks_for_them_on_a_gpu_before_anything_is_loaded(torch_as_it_w
     monkeypatch.setattr("transformers.set_seed", lambda seed: None)
     with pytest.raises(InterruptedError, match="deterministic where they exist" if gpu else "not restricted"):
         finetune.train_run(plan, plan.runs[1], tmp_path, tmp_path, tmp_path, tmp_path, rows=1)
+
+
+def test_the_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "another project")
+    unpacked = tmp_path / "vendor" / "sbora" / "src"
+    unpacked.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "SOURCE", unpacked)
+    assert provenance.git_state() == {}
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(provenance, "SOURCE", tmp_path / "src")
+    assert len(provenance.git_state()["commit"]) == 40

@@ -68,8 +68,8 @@ def encode_rows(
     rows, long, cut = [], 0, 0
     examples = read_jsonl(path)
     for row in examples:
-        encoded: dict[str, Any]
-        encoded, was_cut = _encode(tokenizer, row["prompt"], row["response"], protocol)
+        example, was_cut = _encode(tokenizer, row["prompt"], row["response"], protocol)
+        encoded: dict[str, Any] = {**example}
         if protocol.group_by_length == "characters":
             encoded["length"] = len(row["prompt"]) + len(row["response"])
         kept = any(label >= 0 for label in encoded["labels"]) and not (was_cut and protocol.too_long == "drop")

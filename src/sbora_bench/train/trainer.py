@@ -48,6 +48,8 @@ def build_trainer(
     class ProtocolTrainer(InParts, Trainer):
         """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
+        optimizer: Any
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")

@@ -15,6 +15,7 @@ from sbora_bench.report.tables import printed_tables, tables
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
+from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
 from tests.made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
 
 
@@ -256,3 +257,16 @@ def test_the_papers_footprint(tmp_path):
 def test_agreement_is_rounding_either_way():
     assert agreement(56_049_999, 56.1) == "other" and agreement(56_050_000, 56.1) == "yes"
     assert agreement(56_150_000, 56.1) == "yes" and agreement(2 * 43_516_000, 43.5) == "half"
+
+
+def test_rows_that_were_too_long_to_train_on_are_a_note(tmp_path):
+    plan, results = make_plan(tmp_path), tmp_path / "results"
+    make_results(plan, results)
+    path = results / "runs" / "arithmetic-llama-7b-lora-r32-s0" / "train.json"
+    record = read_record(path, TrainRecord)
+    too_long = TooLong(rows=1200, cut=1000, dropped=200)
+    write_record(
+        path, record.model_copy(update={"happened": record.happened.model_copy(update={"too_long": too_long})})
+    )
+    notes = " ".join(view(plan, results, "arithmetic").notes)
+    assert "more than 64 tokens to LLaMA-7B: 1,200, of which 1,000 were cut and 200 left out of training." in notes

@@ -4,8 +4,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from sbora_bench.errors import UserError
+from sbora_bench.files import write_jsonl
 from sbora_bench.plan.catalog import Protocol
-from sbora_bench.train.encoding import IGNORED, encode
+from sbora_bench.train.encoding import IGNORED, encode, encode_rows
 from tests import toy_runs
 
 PROMPT, RESPONSE = "Question cat is red the answer is", "red blue"
@@ -99,3 +101,42 @@ def test_an_empty_response_is_eos_alone():
     tokenizer = toy_runs.tokenizer()
     row = encode(tokenizer, "cat", "", protocol())
     assert words(tokenizer, row["input_ids"]) == ["<s>", "cat", "</s>"] and row["labels"][:2] == [IGNORED] * 2
+
+
+@pytest.fixture
+def training_set(tmp_path):
+    """Three rows; with a BOS and an EOS the second has 10 tokens, the others 4."""
+    long = {"prompt": PROMPT, "response": "red"}
+    write_jsonl(
+        tmp_path / "train.jsonl", [{"prompt": "cat", "response": "red"}, long, {"prompt": "dog", "response": "2"}]
+    )
+    return tmp_path / "train.jsonl"
+
+
+@pytest.mark.parametrize(("too_long", "rows", "cut", "dropped"), [("cut", 3, 1, 0), ("drop", 2, 0, 1)])
+def test_rows_that_are_too_long_are_counted(training_set, too_long, rows, cut, dropped):
+    kept, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=9, too_long=too_long))
+    assert (len(kept), count.rows, count.cut, count.dropped) == (rows, 1, cut, dropped)
+    assert max(len(row["input_ids"]) for row in kept) <= 9
+
+
+def test_a_row_cut_before_its_answer_is_left_out_and_counted(training_set):
+    kept, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=8))
+    assert (len(kept), count.rows, count.cut, count.dropped) == (2, 1, 0, 1)
+
+
+def test_rows_that_fit_are_no_cause_for_a_count(training_set):
+    _, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=10, too_long="fail"))
+    assert count.rows == 0
+
+
+def test_a_protocol_may_refuse_rows_that_are_too_long(training_set):
+    with pytest.raises(UserError, match="1 of 3 training rows have more tokens than max_length 9"):
+        encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=9, too_long="fail"))
+
+
+@pytest.mark.parametrize("rows", [[], [{"prompt": PROMPT, "response": "red"}]])
+def test_a_training_set_without_a_row_to_train_on_is_refused(training_set, rows):
+    write_jsonl(training_set, rows)
+    with pytest.raises(UserError, match=f"no row to train on: {len(rows)} rows"):
+        encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=8))

@@ -179,6 +179,7 @@ def _data_notes(results: Results, table: str) -> list[str]:
         if leaks
         else f"No test item's question is in {train}."
     ]
+    notes += _long_rows(results, table)
     requested = {title[task]: name for task, name in plan.items(table).items()}
     notes += [
         f"{name}: the items are {data.source}, for {requested[name]} could not be had."
@@ -187,6 +188,21 @@ def _data_notes(results: Results, table: str) -> list[str]:
     ]
     return notes + [
         f"Not available: {name} ({data.reason})." for name, data in data_of.items() if data.status == "not available"
+    ]
+
+
+def _long_rows(results: Results, table: str) -> list[str]:
+    """How many training rows were cut or left out for their length; by model, for each has its own tokenizer."""
+    plan, counts = results.plan, {}
+    for run in plan.runs_of(table):
+        training = results.training(run)
+        if training is not None and training.happened.too_long is not None:
+            counts[run.model] = training.happened.too_long
+    limit = f"more than {plan.protocol(table).max_length:,} tokens"
+    return [
+        f"Rows of {plan.experiment.tables[table].train} with {limit} to {plan.catalog.models[model].title}:"
+        f" {count.rows:,}, of which {count.cut:,} were cut and {count.dropped:,} left out of training."
+        for model, count in counts.items()
     ]
 
 
