@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import functional
+from .ownership import counts, of_gradients
 
 
 @dataclass(eq=False)
@@ -61,10 +62,7 @@ class Adapter:
 
 
 class _GatherAt(Function):
-    """(x, index) -> (x, x[row, index[row]]), such that the gradient of x is a sum made in place.
-
-    The x that is returned goes into the product with W alone, whose gradient nobody else holds.
-    """
+    """(x, index) -> (x, x[row, index[row]]); the gradient of x is a sum made in place where nobody else holds it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,9 +78,9 @@ class _GatherAt(Function):
             return grad_x, None
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).scatter_add(-1, index, grad_z), None
-        if torch.is_grad_enabled():
-            return grad_x.scatter_add(-1, index, grad_z.to(grad_x.dtype)), None
-        return grad_x.scatter_add_(-1, index, grad_z.to(grad_x.dtype)), None
+        alone = not torch.is_grad_enabled() and counts(grad_x) in of_gradients()
+        add = grad_x.scatter_add_ if alone else grad_x.scatter_add
+        return add(-1, index, grad_z.to(grad_x.dtype)), None
 
 
 @dataclass(eq=False)

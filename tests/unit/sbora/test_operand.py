@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sbora.operand import Adapter, Operand
+from sbora.operand import Adapter, Operand, _GatherAt
 
 EXPERTS, IN, OUT, R = 3, 8, 12, 4
 VARIANTS = pytest.mark.parametrize("variant", ["fa", "fb"])
@@ -197,3 +197,14 @@ def test_16_bit_weights_with_adapters_of_32(variant, way):
     assert (y - expected).norm() < 0.02 * expected.norm()
     y.sum().backward()
     assert operand.adapters[0].weight.grad.dtype == torch.float32
+
+
+def test_a_gradient_that_somebody_holds_is_not_added_to():
+    x = torch.randn(2, IN, requires_grad=True)
+    weight, index, held = torch.randn(IN, OUT), torch.tensor([[0, 3], [1, 2]]), []
+    through, gathered = _GatherAt.apply(x, index)
+    through.register_hook(held.append)
+    ((through @ weight).sum() + gathered.sum()).backward()
+    of_product = weight.sum(1).expand(2, IN)
+    torch.testing.assert_close(held[0], of_product)
+    torch.testing.assert_close(x.grad, of_product.scatter_add(-1, index, torch.ones(2, 2)))
