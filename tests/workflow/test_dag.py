@@ -38,6 +38,15 @@ def test_every_run_leaves_its_records(reproduction):
     assert "Tables: results/tiny/tables/" in (reproduction.folder / "first.log").read_text()
 
 
+def test_every_scored_model_is_the_trained_one_the_4_bit_base_too(reproduction):
+    results = reproduction.folder / "results" / "tiny" / "runs"
+    checks = {path.parent.name: read_json(path).get("model_check") for path in results.glob("*/scores.json")}
+    tuned = {run: check for run, check in checks.items() if not run.endswith("-base")}
+    assert len(tuned) == 5 and any("qsbora" in run for run in tuned)
+    for run, check in tuned.items():
+        assert check["status"] == "as trained" and 0 <= check["difference"] <= check["tolerance"] < check["effect"], run
+
+
 def test_no_record_holds_a_place_of_this_machine(reproduction):
     for path in (reproduction.folder / "results" / "tiny").rglob("*.json*"):
         assert str(reproduction.folder) not in path.read_text(encoding="utf-8"), path
