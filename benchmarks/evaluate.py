@@ -4,7 +4,7 @@
         --output results/published/evaluate-cpu.json [--items 24] [--new-tokens 256] [--batches 1 8 24] [--adapter DIR]
 
 The first AddSub questions in the official prompt. In float32 an item whose tokens differ must have two best beams whose
-scores lie within 1e-4 of each other, or the benchmark ends with status 1; in bfloat16 the share that differs is told.
+scores lie within 1e-4 of each other, or the benchmark ends with status 1; in bfloat16 the differing share is printed.
 Processor seconds stand beside wall seconds, for a machine that does other work too.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_option
+from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
 from sbora_bench.errors import UserError, one_of
 
 
@@ -71,7 +71,7 @@ def table_footprint(table: str, experiment: str, results: Path | None, **part: s
         raise UserError(f"{plan.path}: {one_of(table, plan.experiment.tables, 'table')}")
     from sbora_bench.cost.footprint import run_footprints
 
-    run_footprints(plan, table, results or Path("results") / plan.name)
+    run_footprints(plan, table, results_folder(plan.name, results))
 
 
 @click.command("paper-footprint")

@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import click
 from sbora_bench import gpus
 from sbora_bench.cli.footprint import ESTIMATING
 from sbora_bench.cli.grouped import Grouped
-from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_option
+from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_folder, results_option
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
@@ -85,36 +86,30 @@ def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
     stage.pretrain_model(catalog, model, output, threads)
 
 
-@cli.command()
-@experiment_option
-@narrowing_options
-@click.argument("runs", nargs=-1, required=True)
-@resources_option
-@results_option
-def finetune(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
-    """Train the adapters of RUNS; leaves adapter/ and train.json."""
-    loaded = load(experiment, **part)
-    chosen = [loaded.run(run) for run in runs]
-    gpus.take()
-    from sbora_bench.train import finetune as stage
+def _running(stage: str, module: str, does: str) -> click.Command:
+    """The command of a stage that works on runs, on a GPU where there is one; the module's function has its name."""
 
-    stage.finetune(loaded, chosen, resources, results or Path("results") / loaded.name)
+    @click.command(stage, help=does)
+    @experiment_option
+    @narrowing_options
+    @click.argument("runs", nargs=-1, required=True)
+    @resources_option
+    @results_option
+    def command(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
+        loaded = load(experiment, **part)
+        chosen = [loaded.run(run) for run in runs]
+        gpus.take()
+        work = getattr(import_module(f"sbora_bench.{module}"), stage)
+        work(loaded, chosen, resources, results_folder(loaded.name, results))
+
+    return command
 
 
-@cli.command()
-@experiment_option
-@narrowing_options
-@click.argument("runs", nargs=-1, required=True)
-@resources_option
-@results_option
-def evaluate(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
-    """Score RUNS on their suite; leaves samples/ and scores.json."""
-    loaded = load(experiment, **part)
-    chosen = [loaded.run(run) for run in runs]
-    gpus.take()
-    from sbora_bench.score import evaluate as stage
-
-    stage.evaluate(loaded, chosen, resources, results or Path("results") / loaded.name)
+for stage, module, does in (
+    ("finetune", "train.finetune", "Train the adapters of RUNS; leaves adapter/ and train.json."),
+    ("evaluate", "score.evaluate", "Score RUNS on their suite; leaves samples/ and scores.json."),
+):
+    cli.add_command(_running(stage, module, does))
 
 
 @cli.command()
@@ -189,11 +184,9 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
     @narrowing_options
     @results_option
     def command(experiment: str, results: Path | None, **part: str) -> None:
-        from importlib import import_module
-
         loaded, made = load(experiment, **part), import_module(f"sbora_bench.{module}")
         gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
-        getattr(made, stage)(loaded, results or Path("results") / loaded.name)
+        getattr(made, stage)(loaded, results_folder(loaded.name, results))
 
     return command
 
@@ -217,7 +210,7 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
     from sbora_bench.results.failures import failed_runs
 
     loaded = load(experiment, **part)
-    found = failed_runs(loaded, results or Path("results") / loaded.name)
+    found = failed_runs(loaded, results_folder(loaded.name, results))
     for run, reason in found.items():
         click.echo(f"{run}: failed: {reason}")
     click.echo(f"{len(found)} of {len(loaded.runs)} runs failed")

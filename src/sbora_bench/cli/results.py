@@ -48,9 +48,8 @@ def _experiment_of(results: Path) -> str:
 
 def _folder(results: Path | None, experiment: str, part: dict[str, str], *runs: str) -> Path:
     """The results folder of an experiment, or of a part of one; runs that are folders need none."""
-    if not any(part.values()) or all(Path(run).is_dir() for run in runs):
-        return results_folder(experiment, results)
-    return results or Path("results") / load(experiment, **part).name
+    whole = not any(part.values()) or all(Path(run).is_dir() for run in runs)
+    return results_folder(experiment if whole else load(experiment, **part).name, results)
 
 
 @click.command()
@@ -64,7 +63,7 @@ def publish(experiment: str, results: Path | None, into: Path | None, **part: st
     from sbora_bench.report import publish as stage
 
     folder = into or Path("results") / "published" / plan.name
-    names = stage.publish(plan, results or Path("results") / plan.name, folder)
+    names = stage.publish(plan, results_folder(plan.name, results), folder)
     click.echo(f"{folder}: {len(names)} files")
 
 
@@ -107,7 +106,7 @@ def status(experiment: str, results: Path | None, resources: Path, prune: bool, 
     from sbora_bench.results import disk
     from sbora_bench.results import status as stage
 
-    place = results or Path("results") / plan.name
+    place = results_folder(plan.name, results)
     found, used = stage.status(plan, place, resources), disk.usage(place)
     needless = disk.needless(plan, place, resources)
     room = disk.freed(list(needless))

@@ -103,8 +103,8 @@ def counts_of_layers(
 ) -> dict[str, Any]:
     """`counts` of a cell whose method needs real values, from a model with two of its layers and few tokens.
 
-    What the second layer holds is repeated for those that follow, so layers must be alike; a prompt's encoder is told
-    how many there are. Raises UserError where two layers are too large, and whatever PEFT raises.
+    What the second layer holds is repeated for those that follow, so layers must be alike; a prompt's encoder gets
+    their number. Raises UserError where two layers are too large, and whatever PEFT raises.
     """
     config = read_config(catalog, model)
     layers = config.get_text_config().num_hidden_layers

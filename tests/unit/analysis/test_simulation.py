@@ -111,7 +111,7 @@ def test_false_words_in_a_table_stay_at_five_per_cent():
 
 
 @pytest.mark.parametrize(("sd", "difference"), [(0.03, 0.02), (0.06, 0.05), (0.01, 0.01)])
-def test_a_planted_difference_is_found_at_the_power_foretold(sd, difference):
+def test_a_planted_difference_is_found_at_the_stated_power(sd, difference):
     (needed,), draws = statistics.seeds_needed([sd], difference), 1500
     values = np.random.default_rng(7).normal(difference, sd, (draws, needed))
     found = np.mean(np.array(statistics.p_over_seeds(values)) < 0.05)

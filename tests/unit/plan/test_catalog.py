@@ -1,4 +1,4 @@
-"""The catalog: entries refer to one another by name; a file that is none, or refers to nothing, is told at once."""
+"""The catalog: entries refer to one another by name; a file that is none, or refers to nothing, is named at once."""
 
 import re
 
