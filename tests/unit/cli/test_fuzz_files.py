@@ -68,11 +68,11 @@ MALFORMED = {
     "cut short": st.integers(1, 40).map(lambda n: as_json([GOOD])[:-n]),
     "rows that are no mappings": JUNK.filter(lambda value: not isinstance(value, dict)).map(lambda v: as_json([v])),
     "keys missing": st.sets(st.sampled_from(KEYS), min_size=1)
-    .filter(lambda keys: "output" in keys)
+    .filter(lambda keys: "output" in keys or {"instruction", "input"} <= keys)  # input alone may be left out
     .map(lambda keys: as_json([{key: value for key, value in GOOD.items() if key not in keys}])),
-    "values that are no text": st.tuples(st.sampled_from(KEYS), NOT_TEXT).map(
-        lambda found: as_json([GOOD, GOOD | {found[0]: found[1]}])
-    ),
+    "values that are no text": st.tuples(st.sampled_from(KEYS), NOT_TEXT)
+    .filter(lambda pair: pair != ("input", None))  # as good as left out
+    .map(lambda pair: as_json([GOOD, GOOD | {pair[0]: pair[1]}])),
 }
 
 

@@ -64,6 +64,16 @@ def test_a_table_of_cells(name, content):
     assert read(content, name) == [ROW]
 
 
+@pytest.mark.parametrize("row", [{k: v for k, v in ROW.items() if k != "input"}, ROW | {"input": None}])
+def test_an_input_that_is_left_out_or_null_is_empty_and_the_answer_stays(row):
+    assert read(json.dumps([row]), "own.json") == [ROW]
+
+
+def test_an_answer_is_the_rows_own_whatever_its_other_keys():
+    (row,) = read(json.dumps([{"prompt": "What is 1 + 1?", "completion": "It is 2.", "answer": 2}]), "own.json")
+    assert {key: row[key] for key in ROW} == ROW
+
+
 def test_parquet_and_a_saved_folder():
     rows = datasets.Dataset.from_list([ROW])
     rows.to_parquet("own.parquet")

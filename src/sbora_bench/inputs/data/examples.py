@@ -67,7 +67,8 @@ def _example(row: Any) -> Example:
             " as {instruction: question, output: solution}"
         )
     taken = {field: _text(row[key], key) if key else "" for field, key in zip(FIELDS, keys, strict=True)}
-    return _others(row) | taken | ({"subject": _text(row["subject"], "subject")} if "subject" in row else {})
+    named = {field: _text(row[field], field) for field in ("answer", "subject") if field in row}  # whatever the schema
+    return _others(row) | taken | named
 
 
 def _mapped(row: Any, mapped: dict[str, Callable[[dict], Any]]) -> Example:
