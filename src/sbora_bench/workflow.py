@@ -12,7 +12,7 @@ from typing import Any
 from sbora_bench import code_hash
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import check_writable, hash_of, write_text
-from sbora_bench.inputs.check import checked_plan
+from sbora_bench.inputs.check import check_inputs, checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
@@ -36,12 +36,11 @@ class Request:
 
 
 def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = False, data: bool = True) -> Request:
-    """The request of a `--config`, its experiment checked as a whole, and its results folder.
+    """The request of a `--config`: its experiment checked as a whole, its part's inputs, and its results folder.
 
-    `in_storage`: outputs don't lie on this machine; `data`: look at data and tasks too and, but for a `dry` run, at
-    methods. Raises UserError for an unknown
-    key or value, a mistake in the experiment or its catalog, records of another version, and a folder that can't be
-    written.
+    `in_storage`: outputs don't lie on this machine; `data`: look at the part's data and tasks too and, but for a `dry`
+    run, at its methods; last, for that takes seconds. Raises UserError for an unknown key or value, a mistake in the
+    experiment or its catalog, records of another version, and a folder that can't be written.
     """
     for key in config.keys() - set(KEYS):
         raise UserError(f"--config: {one_of(key, KEYS, 'key')}")
@@ -54,12 +53,13 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
             " name them with --forcerun"
         )
     part = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
-    whole = checked_plan(str(config.get("experiment", "ladder")), data, methods=data and not dry)
+    whole = checked_plan(str(config.get("experiment", "ladder")), data=False)
     plan = narrowed(whole, **part)
     table_files(plan), figure_files(plan)  # no two of one name
     check_results(f"results/{plan.name}")
     if not dry:
         check_writable(f"results/{plan.name}")
+    check_inputs(plan, data, methods=data and not dry)
     return Request(plan, ["--experiment", plan.path, *words(whole, **part)], again == "true")
 
 

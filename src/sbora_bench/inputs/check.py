@@ -14,21 +14,25 @@ from sbora_bench.plan.file_names import layouts
 
 
 def checked_plan(name: str, data: bool = True, methods: bool = False) -> Plan:
-    """`load_plan(name)`, and its prompts, task templates, methods' arguments, tables' names, data and tasks.
-
-    Raises UserError, of data and tasks (looked at with `data` alone) with a line a problem; and of what can't work of
-    `methods` on their models, which imports PEFT unless they were good before.
-    """
+    """`load_plan(name)`, and its prompts, task templates, methods' arguments, tables' names, and `check_inputs`."""
     plan = load_plan(name)
     for table in plan.experiment.tables:
         _check_table(plan, table)
     layouts(plan)
+    check_inputs(plan, data, methods)
+    return plan
+
+
+def check_inputs(plan: Plan, data: bool = True, methods: bool = False) -> None:
+    """Look at data and tasks, and at what can't work of methods on their models.
+
+    The latter imports PEFT unless all were good before. Raises UserError with a line a problem.
+    """
     problems = data_problems(plan) if data else []
     if methods:
         problems += method_problems(plan, remember=not problems)
     if problems:
         raise Problems(problems)
-    return plan
 
 
 def _check_table(plan: Plan, table: str) -> None:

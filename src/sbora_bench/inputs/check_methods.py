@@ -5,6 +5,7 @@ together. What was good once is remembered in `resources/plan`, by all that it d
 imported.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> 
     unknown = [cell for cell in cells if not named[cell].is_file()]
     if not unknown:
         return []
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         problems = list(dict.fromkeys(_problems(plan, unknown)))
