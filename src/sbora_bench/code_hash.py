@@ -27,8 +27,8 @@ class Module:
 
     def __init__(self, name: str, path: Path) -> None:
         self.name, self.path = name, path
-        tree = ast.parse(path.read_bytes())
-        self.statements = [statement for statement in tree.body if not _is_text(statement)]
+        tree = _without_docstrings(ast.parse(path.read_bytes()))
+        self.statements = tree.body
         self.defined = [_defined(statement) for statement in self.statements]
         self.aliases = [
             (alias.asname, alias.name.rpartition(".")[2])
@@ -38,6 +38,7 @@ class Module:
             if alias.asname
         ]
 
+    @cache  # noqa: B019  # modules stay as long as the process
     def needs(self, place: int, without: frozenset[str]) -> set[str]:
         """Names and texts in a statement. An import alone needs none, but for classes: their objects come unnamed."""
         found: set[str] = set()
@@ -52,16 +53,19 @@ class Module:
                 found.add(node.name)
         return found
 
-    def imports(self, place: int) -> Iterator[str]:
+    @cache  # noqa: B019
+    def imports(self, place: int) -> list[str]:
         """Names of what may be modules."""
         package = self.name.split(".") if self.path.name == "__init__.py" else self.name.split(".")[:-1]
+        names: list[str] = []
         for node in ast.walk(self.statements[place]):
             if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+                names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 base = package[: len(package) - node.level + 1] if node.level else []
                 origin = ".".join([*base, *filter(None, [node.module])])
-                yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+                names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        return names
 
     def text(self, place: int, names: frozenset[str], without: frozenset[str]) -> str:
         """A statement without comments and docstrings; of an import only what binds one of `names`."""
@@ -70,7 +74,7 @@ class Module:
             origin = f"{'.' * statement.level}{statement.module or ''}" if isinstance(statement, ast.ImportFrom) else ""
             bound = [(alias.asname or alias.name.partition(".")[0], alias.name) for alias in statement.names]
             return " ".join(f"{origin} {name} {own}" for own, name in sorted(bound) if own in names)
-        return _bare_text(statement, without)
+        return _text(statement, without)
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -89,15 +93,22 @@ def _parts(statement: ast.AST, without: frozenset[str]) -> Iterator[ast.AST]:
             yield from _parts(node, without)
 
 
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            body = [line for line in node.body if not _is_text(line)]
+            node.body = body if body or isinstance(node, ast.Module) else [ast.Pass()]
+    return tree
+
+
 @cache
-def _bare_text(statement: ast.stmt, without: frozenset[str]) -> str:
-    """A statement without its docstrings and arguments of these names, as text."""
-    statement = copy.deepcopy(statement)
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Call):
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in without]
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            node.body = [line for line in node.body if not _is_text(line)] or [ast.Pass()]
+def _text(statement: ast.stmt, without: frozenset[str]) -> str:
+    """A statement without arguments of these names, as text."""
+    if any(isinstance(node, ast.keyword) and node.arg in without for node in ast.walk(statement)):
+        statement = copy.deepcopy(statement)
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call):
+                node.keywords = [keyword for keyword in node.keywords if keyword.arg not in without]
     return ast.dump(statement)
 
 
@@ -171,6 +182,7 @@ def reached(
     `without`: names of arguments that it does nothing with (`caption`): what is handed over so does not count.
     """
     modules: dict[str, Module] = {}
+    defining: dict[str, list[Key]] = {}
     names: set[str] = set()
     aliases: dict[str, set[str]] = {}
     counted: set[Key] = set()
@@ -183,8 +195,9 @@ def reached(
             return
         counted.add((name, place))
         waiting_modules.extend(modules[name].imports(place))
-        waiting_names.extend(modules[name].needs(place, without))
-        for text in modules[name].needs(place, without):
+        needed = modules[name].needs(place, without)
+        waiting_names.extend(needed)
+        for text in needed:
             add_files(text, modules[name].path.parent)
 
     def add_files(text: str, folder: Path) -> None:
@@ -206,6 +219,8 @@ def reached(
                 aliases.setdefault(asname, set()).add(original)
                 waiting_names += [original] if asname in names else []
             for place, defined in enumerate(found.defined):
+                for own in defined or ():
+                    defining.setdefault(own, []).append((name, place))
                 if defined is None or name == module or defined & names:
                     count(name, place)
         else:
@@ -214,10 +229,8 @@ def reached(
                 continue
             names.add(needed)
             waiting_names += aliases.get(needed, ())
-            for name, other in modules.items():
-                for place, defined in enumerate(other.defined):
-                    if defined and needed in defined:
-                        count(name, place)
+            for key in defining.get(needed, ()):
+                count(*key)
     return frozenset(counted), frozenset(names), frozenset(files)
 
 
