@@ -28,9 +28,10 @@ METHODS = {
     "tokens": ("TRAINABLE_TOKENS", {"token_indices": [1, 5, 6, 7, 8]}),
     "lora-tokens": ("LORA", LORA | {"trainable_token_indices": {"embed_tokens": [1, 5, 6, 7]}}),
     "sbora": ("SBORA", {"variant": "fb", "r": "$rank", "target_modules": ["q_proj", "v_proj"]}),
+    "quantized": ("LORA", LORA),
     "prompt": ("PROMPT_TUNING", {"num_virtual_tokens": 4}),
 }
-UNMERGED = {"prompt"}
+UNMERGED = {"prompt", "quantized"}
 
 
 def made(root, method, tied=True, model=None, entry=None, **protocol):
@@ -39,13 +40,15 @@ def made(root, method, tied=True, model=None, entry=None, **protocol):
     kind, arguments = METHODS[method]
     catalog = root / "experiments" / "catalog" / "toy.yaml"
     entries = read_json(catalog)
-    entries["methods"] = {"lora": {"title": "M", "peft_type": kind, "arguments": arguments} | (entry or {})}
+    quantization = "nf4" if method == "quantized" else None
+    entries["methods"] = {
+        "lora": {"title": "M", "peft_type": kind, "arguments": arguments, "quantization": quantization} | (entry or {})
+    }
     catalog.write_text(json.dumps(entries))
     folder = root / "resources" / "models" / "tiny"
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(toy_runs.WORDS) + 4, tie_word_embeddings=tied, initializer_range=0.3, **toy_runs.ARCHITECTURE
-    )
+    sizes = toy_runs.ARCHITECTURE | ({"hidden_size": 64, "intermediate_size": 128} if quantization else {})
+    config = LlamaConfig(vocab_size=len(toy_runs.WORDS) + 4, tie_word_embeddings=tied, initializer_range=0.3, **sizes)
     (model or LlamaForCausalLM(config)).save_pretrained(folder)
     files = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
     write_record(folder / "base.json", BaseRecord(model="tiny", source={"kind": "folder"}, files=files))
@@ -70,10 +73,12 @@ def test_the_scored_model_is_the_trained_one(tmp_path, method, tied, merge):
         pytest.skip("can't be merged without loss")
     plan, run = made(tmp_path, method, tied, merge=merge)
     check = scorer_of(tmp_path, plan, run).model_check
-    assert check.status == "as trained" and check.effect > 100 * check.difference
+    # a 4-bit base is rounded otherwise where it is scored: bitsandbytes packs it for inference, on some CPUs
+    times = 5 if method == "quantized" else 100
+    assert check.status == "as trained" and check.effect > times * check.difference
     stored = load_file(tmp_path / "results" / "runs" / run.name / "adapter" / LOGITS)
     moved = (stored["trained"] - stored["begun"]).abs().max()
-    assert moved > 10 * check.tolerance, "else the check could not tell"
+    assert moved > (1 if method == "quantized" else 10) * check.tolerance, "else the check could not tell"
     stage.evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
     record = read_record(tmp_path / "results" / "runs" / run.name / "scores.json", ScoresRecord)
     assert record.status == "ok" and record.model_check == check
@@ -163,3 +168,10 @@ def test_prompts_beyond_the_positions_are_cut_not_an_index_error(tmp_path):
     assert len(scorer.generate_until(requests([(prompt, settings)]))) == 1
     pairs = [(prompt, " A"), (prompt, " blue red")]
     assert len(scorer.loglikelihood(requests(pairs))) == 2
+
+
+def test_a_look_at_a_4_bit_model_amid_training_does_not_end_its_learning(tmp_path):
+    _, run = made(tmp_path, "quantized", validation_rows=4, validation_every=1)
+    curve = read_json(tmp_path / "results" / "runs" / run.name / "train.json")["happened"]["loss_curve"]
+    norms = [point["grad_norm"] for point in curve if "grad_norm" in point]
+    assert len(norms) == 3 and min(norms) > 0.1

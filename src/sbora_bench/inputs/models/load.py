@@ -114,6 +114,17 @@ def load_base(
     return base.eval()
 
 
+def keep_gradients(base: "torch.nn.Module") -> None:
+    """Have bitsandbytes leave 4-bit weights as training needs them.
+
+    On some CPUs it packs them for inference at the first pass in eval mode, and no gradient goes through what is
+    packed: a look at the model before or amid training (its logits, a validation) would end the learning unseen.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def load_adapter(base: "torch.nn.Module", adapter: Path, merge: bool) -> "torch.nn.Module":
     """`base` with the adapter of a run on it, merged into the weights where the protocol says so; eval mode."""
     from peft import PeftModel
