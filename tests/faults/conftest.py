@@ -25,7 +25,7 @@ def undisturbed(shared_folder) -> dict[str, str]:  # noqa: F811
     """The outcome of a reproduction that nothing happened to."""
     with reproduced(shared_folder) as whole:
         found = outcome(whole)
-    assert len(found) == 1 + 5 * 3, "five adapters of three files each"
+    assert len(found) == 1 + 5 * 4, "five adapters of four files each: weights, config, card, logits"
     return found
 
 
