@@ -19,10 +19,11 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
+from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import check_results
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
-ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
 CARD = f"adapter/{MODEL_CARD}"
 
 

@@ -11,6 +11,8 @@ from sbora_bench.plan.experiment import Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
+LOGITS = "logits.safetensors"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
 
 def run_folder(results: str | Path, run: Run | str) -> Path:

@@ -28,6 +28,7 @@ from sbora_bench.plan import steps as batches
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.results import store
+from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
@@ -250,7 +251,7 @@ def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
     last = newest(checkpoints)
     happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
     write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in ADAPTER_FILES:
         write_text(made / "adapter" / name, "")
 
 

@@ -9,9 +9,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sbora_bench.files import read_json, sha256
 from sbora_bench.inputs.models import load
-from sbora_bench.inputs.models.logits import LOGITS, logits_of, token_choice
+from sbora_bench.inputs.models.logits import logits_of, token_choice
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import BaseRecord, ScoresRecord, read_record, write_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.lm_eval_model import Scorer

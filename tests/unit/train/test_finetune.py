@@ -9,6 +9,7 @@ import torch
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_jsonl
 from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import finetune as stage
 from tests.toy_training import FILES, SETTINGS, digests, house, train
@@ -224,3 +225,11 @@ def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for_and_no_token
     assert any(path.suffix == ".wandb" for path in left)
     assert [path for path in left if CANARY.encode() in path.read_bytes()] == []
     assert CANARY not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("method", ["lora", "sbora-fa"])
+def test_what_an_adapter_holds_is_what_the_workflow_declares_of_it(tmp_path, method):
+    plan = house(tmp_path, methods=[method])
+    train(plan, tmp_path, f"toy-tiny-{method}-r4-s0")
+    record = read_json(tmp_path / "results" / "runs" / f"toy-tiny-{method}-r4-s0" / "train.json")
+    assert record["happened"]["adapter_sha256"].keys() == set(ADAPTER_FILES)

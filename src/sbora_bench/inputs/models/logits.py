@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import ModelCheck
 
 if TYPE_CHECKING:
     import torch
 
-LOGITS = "logits.safetensors"
 TOKENS = 24  # of a training row
 SPREAD = 16  # further tokens and columns, at equal distances over the vocabulary
 # The largest difference allowed, as a share of the largest logit: (weights' dtype, merged) -> share.
