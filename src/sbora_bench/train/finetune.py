@@ -21,7 +21,7 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import disk_error, hash_of, read_json, sha256, write_json, write_text
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.method_hooks import adapted
-from sbora_bench.inputs.models.load import keep_gradients, load_base, load_tokenizer, positions_of, prepared_files
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_files
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
@@ -129,7 +129,6 @@ def train_run(
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
-    keep_gradients(base)
     encoded, too_long = training_rows(tokenizer, training_file(plan, results, run), protocol)
     if too_long.rows:
         print(

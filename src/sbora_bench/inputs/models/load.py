@@ -111,14 +111,16 @@ def load_base(
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean
         for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
             layer.weight.data[-new:] = layer.weight.data[:-new].mean(dim=0)
+    _leave_unpacked(base)
     return base.eval()
 
 
-def keep_gradients(base: "torch.nn.Module") -> None:
-    """Have bitsandbytes leave 4-bit weights as training needs them.
+def _leave_unpacked(base: "torch.nn.Module") -> None:
+    """Have bitsandbytes keep 4-bit weights as they are.
 
-    On some CPUs it packs them for inference at the first pass in eval mode, and no gradient goes through what is
-    packed: a look at the model before or amid training (its logits, a validation) would end the learning unseen.
+    On some CPUs it packs them at the first pass in eval mode, for a kernel that rounds more and passes no gradient. So
+    a look at the model before or amid training (its logits, a validation) would end the learning unseen; and what is
+    scored would be other than what was trained, DoRA's norm most of all, which reads packed weights as plain ones.
     """
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
