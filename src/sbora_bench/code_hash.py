@@ -41,17 +41,17 @@ class Module:
     @cache  # noqa: B019  # modules stay as long as the process
     def needs(self, place: int, without: frozenset[str]) -> set[str]:
         """Names and texts in a statement. An import alone needs none, but for classes: their objects come unnamed."""
-        found: set[str] = set()
+        names: set[str] = set()
         for node in _parts(self.statements[place], without):
             if isinstance(node, ast.Name):
-                found.add(node.id)
+                names.add(node.id)
             elif isinstance(node, ast.Attribute):
-                found.add(node.attr)
+                names.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
+                names.add(node.value)
             elif isinstance(node, ast.alias) and node.name[0].isupper() and not node.name.isupper():
-                found.add(node.name)
-        return found
+                names.add(node.name)
+        return names
 
     @cache  # noqa: B019
     def imports(self, place: int) -> list[str]:
@@ -155,11 +155,11 @@ def _known(name: str) -> Module:
 @cache
 def _data_files() -> dict[str, list[Path]]:
     """Name -> the files of that name in the packages that are not Python's."""
-    found: dict[str, list[Path]] = {}
+    paths: dict[str, list[Path]] = {}
     for path in sorted(path for package in PACKAGES for path in (SOURCE / package).rglob("*") if path.is_file()):
         if path.suffix not in (".py", ".pyc"):
-            found.setdefault(path.name, []).append(path)
-    return found
+            paths.setdefault(path.name, []).append(path)
+    return paths
 
 
 def _files_named(text: str, folder: Path) -> list[Path]:
@@ -210,15 +210,15 @@ def reached(
     while waiting_modules or waiting_names:
         if waiting_modules:
             name = waiting_modules.pop()
-            found = _module(name)
-            if found is None or name in modules:
+            source = _module(name)
+            if source is None or name in modules:
                 continue
-            modules[name] = found
+            modules[name] = source
             waiting_modules.append(name.rpartition(".")[0])  # importing a module imports its package
-            for asname, original in found.aliases:
+            for asname, original in source.aliases:
                 aliases.setdefault(asname, set()).add(original)
                 waiting_names += [original] if asname in names else []
-            for place, defined in enumerate(found.defined):
+            for place, defined in enumerate(source.defined):
                 for own in defined or ():
                     defining.setdefault(own, []).append((name, place))
                 if defined is None or name == module or defined & names:

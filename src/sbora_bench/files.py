@@ -57,10 +57,10 @@ def whole_folder(path: str | os.PathLike, needed: str = "") -> Iterator[Path]:
     except Exception as error:
         written = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
         _remove(beside)
-        told = disk_error(error, path, needed or f"more than {written:,}")
-        if told is error:
+        explained = disk_error(error, path, needed or f"more than {written:,}")
+        if explained is error:
             raise
-        raise told from error
+        raise explained from error
     finally:
         _remove(beside)
 
@@ -75,9 +75,9 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         path = _meant(path)
-        told = disk_error(error, path)
+        explained = disk_error(error, path)
         reason = f"can't be made ({error.strerror}); choose a place that you may write to"
-        raise UserError(f"{path}: {reason}") if told is error else told from None
+        raise UserError(f"{path}: {reason}") if explained is error else explained from None
 
 
 def disk_error(error: Exception, path: Path, needed: str = "") -> Exception:
@@ -113,8 +113,8 @@ def _error_number(error: Exception) -> int | None:
     """The system's number of an error; safetensors tells it in the text alone."""
     if isinstance(error, OSError):
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(told[1]) if told else None
+    match = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match[1]) if match else None
 
 
 def _remove(path: Path) -> None:

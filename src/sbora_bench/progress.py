@@ -40,10 +40,10 @@ def loop(stage: str, run: str, **more: Any) -> Iterator[None]:
 
 def read(log: Path) -> list[dict[str, Any]]:
     """The lines of a job's log that `tell` wrote; others, and one half written, are left out."""
-    found = []
+    events = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            told = json.loads(line[line.find("{") :]) if '"event"' in line else None
-            if isinstance(told, dict) and {"time", "stage", "run", "event"} <= told.keys():
-                found.append(told)
-    return found
+            entry = json.loads(line[line.find("{") :]) if '"event"' in line else None
+            if isinstance(entry, dict) and {"time", "stage", "run", "event"} <= entry.keys():
+                events.append(entry)
+    return events

@@ -124,7 +124,7 @@ for stage, module, does in (
 @click.option("--revision", default="main", show_default=True, help="Of an adapter on the hub.")
 @resources_option
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
-def score(resources: Path, output: Path, **asked: Any) -> None:
+def score(resources: Path, output: Path, **trial: Any) -> None:
     """Score a PEFT ADAPTER from anywhere: a folder, or a hub id; safetensors only."""
     from sbora_bench.plan.catalog import load_catalog
 
@@ -132,9 +132,11 @@ def score(resources: Path, output: Path, **asked: Any) -> None:
     from sbora_bench.score import any_adapter as stage
 
     gpus.take()
-    record = stage.score(catalog, stage.Asked(**asked), resources, output)
-    for task, found in record.tasks.items():
-        value = found.reason if found.value is None else f"{100 * found.value:5.1f} %  ({found.metric}, n {found.n})"
+    record = stage.score(catalog, stage.AdapterTrial(**trial), resources, output)
+    for task, scored in record.tasks.items():
+        value = (
+            scored.reason if scored.value is None else f"{100 * scored.value:5.1f} %  ({scored.metric}, n {scored.n})"
+        )
         click.echo(f"{catalog.tasks[task].title:12} {value}")
     click.echo(f"{output}: written")
 
@@ -156,24 +158,24 @@ def audit(
 
     if own and tables is None:
         raise UserError("audit: --own needs --tables")
-    found = list(stage.own_tables(tables)) if tables else []
+    findings = list(stage.own_tables(tables)) if tables else []
     if reported is not None:
-        found = stage.read_findings(reported) + found
+        findings = stage.read_findings(reported) + findings
     elif not own:
         from sbora_bench.cost import paper_cells
         from sbora_bench.plan.catalog import load_catalog
 
         catalog = load_catalog()
         count, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
-        found = stage.audit(stage.read_rows(), count, memory) + found
+        findings = stage.audit(stage.read_rows(), count, memory) + findings
     if output is not None:
-        stage.write(found, output)
+        stage.write(findings, output)
     if summary:
         from sbora_bench.report.render import markdown
 
-        click.echo(markdown(stage.summary(found)), nl=False)
+        click.echo(markdown(stage.summary(findings)), nl=False)
     else:
-        click.echo(stage.as_json(found) if as_json else stage.as_text(found))
+        click.echo(stage.as_json(findings) if as_json else stage.as_text(findings))
 
 
 def _reading(stage: str, module: str, does: str) -> click.Command:
@@ -210,11 +212,11 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
     from sbora_bench.results.failures import failed_runs
 
     loaded = load(experiment, **part)
-    found = failed_runs(loaded, results_folder(loaded.name, results))
-    for run, reason in found.items():
+    failed = failed_runs(loaded, results_folder(loaded.name, results))
+    for run, reason in failed.items():
         click.echo(f"{run}: failed: {reason}")
-    click.echo(f"{len(found)} of {len(loaded.runs)} runs failed")
-    if found:
+    click.echo(f"{len(failed)} of {len(loaded.runs)} runs failed")
+    if failed:
         click.echo("run them again with: snakemake --cores all --config retry_failed=true (and the experiment)")
         sys.exit(1)
 
@@ -277,8 +279,8 @@ def main() -> None:
         click.echo(UserError(f"{place}: {error.format_message()} See {place} --help"), err=True)
         sys.exit(2)
     except OSError as error:
-        told = disk_error(error, Path(error.filename or "."))
-        if told is error:
+        explained = disk_error(error, Path(error.filename or "."))
+        if explained is error:
             raise
-        click.echo(f"sbora-bench: {told}", err=True)
+        click.echo(f"sbora-bench: {explained}", err=True)
         sys.exit(2)

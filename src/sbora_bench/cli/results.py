@@ -107,16 +107,16 @@ def status(experiment: str, results: Path | None, resources: Path, prune: bool, 
     from sbora_bench.results import status as stage
 
     place = results_folder(plan.name, results)
-    found, used = stage.status(plan, place, resources), disk.usage(place)
+    by_state, used = stage.status(plan, place, resources), disk.usage(place)
     needless = disk.needless(plan, place, resources)
     room = disk.freed(list(needless))
     if prune:
         disk.prune(list(needless), Path(".snakemake"))
     if as_json:
-        told = {"runs": found, "bytes": used, "needless": {str(path): why for path, why in needless.items()}}
-        click.echo(json.dumps(told | {"needless_bytes": room, "deleted": prune}, indent=1))
+        summary = {"runs": by_state, "bytes": used, "needless": {str(path): why for path, why in needless.items()}}
+        click.echo(json.dumps(summary | {"needless_bytes": room, "deleted": prune}, indent=1))
         return
-    click.echo(f"{plan.name}: {stage.told(found)}")
+    click.echo(f"{plan.name}: {stage.as_text(by_state)}")
     shown = ", ".join(f"{part} {megabytes(size)}" for part, size in used.items() if size)
     click.echo(f"disk: {place} {megabytes(sum(used.values()))}" + (f" ({shown})" if shown else ""))
     for path, why in needless.items():
@@ -154,17 +154,17 @@ def regions(
 
     place = results_folder(experiment, results)
     folders = [terminal.run_at(run, place) for run in (a, b) if run is not None]
-    found = [stage.regions_of(folder, resources) for folder in folders]
-    for folder, mine in zip(folders, found, strict=True):
-        click.echo(stage.as_text(folder.name, mine))
-    if len(found) == 2:
-        click.echo(stage.overlap_text(*found))
+    regions = [stage.regions_of(folder, resources) for folder in folders]
+    for folder, region in zip(folders, regions, strict=True):
+        click.echo(stage.as_text(folder.name, region))
+    if len(regions) == 2:
+        click.echo(stage.overlap_text(*regions))
     if output is not None:
-        stage.write(folders[0].name, found[0], output)
+        stage.write(folders[0].name, regions[0], output)
     if figure is not None:
         from sbora_bench.report.region_figure import write_figure
 
-        write_figure({axis: stage.heat_data(found[0], axis) for axis in ("columns", "rows")}, figure)
+        write_figure({axis: stage.heat_data(regions[0], axis) for axis in ("columns", "rows")}, figure)
 
 
 READING = (verify, publish, show, compare, status, regions)

@@ -142,8 +142,8 @@ def ranks(rows: list[Row], count: Count) -> Iterable[Finding]:
             for key, row in unstated.items()
         )
     (rank, divisor), most = max(fitting.items(), key=lambda item: item[1])
-    told = ", ".join(f"r={r}{' halved' if d == 2 else ''}: {n}" for (r, d), n in fitting.items())
-    how = f"of {len(unstated)} printed counts fit {told}"
+    counts = ", ".join(f"r={r}{' halved' if d == 2 else ''}: {n}" for (r, d), n in fitting.items())
+    how = f"of {len(unstated)} printed counts fit {counts}"
     result = f"r={rank}{', counts halved' if divisor == 2 else ''}"
     verdict = "open" if most < len(unstated) else "halved" if divisor == 2 else "agrees"
     yield Finding("rank of the 4-bit table", "not stated", result, how, verdict)
@@ -181,20 +181,20 @@ def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Findi
         if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
     ]
 
-    def told(pair: tuple[float, Line, Line]) -> str:
+    def pair_text(pair: tuple[float, Line, Line]) -> str:
         points, of, over = pair
         ranks_ = ["" if key[3] is None else f" r={key[3]}" for key in (of, over)]
         return f"{points:+.2f} ({of[1]}, {of[2]}{ranks_[0]} over {over[2]}{ranks_[1]})"
 
-    mine = [pair for pair in pairs if pair[2][2] == claim["over"]]
-    nearest = min(mine, key=lambda pair: abs(pair[0] - claim["claimed"]))
+    over_pairs = [pair for pair in pairs if pair[2][2] == claim["over"]]
+    nearest = min(over_pairs, key=lambda pair: abs(pair[0] - claim["claimed"]))
     off = abs(nearest[0] - claim["claimed"])
     verdict = "agrees" if off <= 0.05 + SLACK else "disagrees"
-    how = f"{len(mine)} pairs of printed lines"
+    how = f"{len(over_pairs)} pairs of printed lines"
     elsewhere = min(pairs, key=lambda pair: abs(pair[0] - claim["claimed"]))
     if verdict == "disagrees" and abs(elsewhere[0] - claim["claimed"]) <= 0.05 + SLACK:
-        how += f"; what gives it: {told(elsewhere)}"
-    yield Finding(claim["id"], claim["text"], told(nearest), how, verdict)
+        how += f"; what gives it: {pair_text(elsewhere)}"
+    yield Finding(claim["id"], claim["text"], pair_text(nearest), how, verdict)
 
 
 def ratios(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
@@ -285,14 +285,18 @@ def summary(findings: list[Finding]) -> PrintedTable:
         title = "Averages" if kind in AVERAGES else "Trained parameters" if kind == "parameters" else finding.claim
         claims.setdefault(f"{finding.about}: {title}" if title == "not stated" else title, []).append(finding)
     rows = []
-    for title, mine in claims.items():
-        told = [_told(f, printed=title in ("Averages", "Trained parameters")) for f in mine if f.verdict == "disagrees"]
-        told += [f.how for f in mine if f.verdict == "open"]
-        halved = [f for f in mine if f.verdict == "halved"]
-        told += [f"{len(halved)} are half of the count"] if len(halved) > 1 else [f.recomputed for f in halved]
-        agreeing = sum(f.verdict in ("agrees", "rounding") for f in mine)
-        numbers = [str(len(mine)), "–" if mine[0].verdict == "open" else str(agreeing)]
-        first, *below = told or [""]
+    for title, same_claim in claims.items():
+        notes = [
+            _told(f, printed=title in ("Averages", "Trained parameters"))
+            for f in same_claim
+            if f.verdict == "disagrees"
+        ]
+        notes += [f.how for f in same_claim if f.verdict == "open"]
+        halved = [f for f in same_claim if f.verdict == "halved"]
+        notes += [f"{len(halved)} are half of the count"] if len(halved) > 1 else [f.recomputed for f in halved]
+        agreeing = sum(f.verdict in ("agrees", "rounding") for f in same_claim)
+        numbers = [str(len(same_claim)), "–" if same_claim[0].verdict == "open" else str(agreeing)]
+        first, *below = notes or [""]
         rows.append([Text(title), Text(first, below=tuple(below)), *map(Text, numbers)])
     header = ["Claim", "What does not agree", "Checked", "Agree"]
     return PrintedTable("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)

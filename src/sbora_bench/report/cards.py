@@ -43,8 +43,8 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
     model, method = plan.catalog.models[run.model], plan.catalog.methods[run.method]
     table, protocol = plan.experiment.tables[run.table], plan.protocol_of(run)
     data = plan.catalog.data[table.train]
-    mine = {task: scores.tasks[task] for task in plan.scored(run.table) if task in scores.tasks}
-    known = {task: score for task, score in mine.items() if score.status == "ok" and score.value is not None}
+    of_run = {task: scores.tasks[task] for task in plan.scored(run.table) if task in scores.tasks}
+    known = {task: score for task, score in of_run.items() if score.status == "ok" and score.value is not None}
     metadata = ModelCardData(
         model_name=run.name if known else None,
         eval_results=eval_results(plan, run, known) or None,
@@ -65,7 +65,7 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
     known_counts = (training.happened.trainable_parameters, training.happened.total_parameters) if training else ()
     counts = [f"{count:,}" for count in known_counts if count is not None]
     counted = f": {' of '.join(counts)} parameters" if counts else ""
-    told = score_lines(plan, known) or [f"It has no score: {scores.reason or 'no task could be scored'}."]
+    lines = score_lines(plan, known) or [f"It has no score: {scores.reason or 'no task could be scored'}."]
     words = f"--experiment {Path(plan.path).stem} {run.name}"
     content = f"""---
 {metadata.to_yaml()}
@@ -81,7 +81,7 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
 
 ## Scores
 
-{chr(10).join(told)}
+{chr(10).join(lines)}
 
 ## Again
 

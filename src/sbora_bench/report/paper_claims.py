@@ -32,9 +32,9 @@ def claim_table(results: Results, tested: Separation, findings: list[Finding]) -
     plan, footprints = results.plan, footprint_rows(results)
     lines = []
     for claim in claims:
-        mine, evidence = ours(plan, claim, tested, footprints)
+        ours_text, evidence = ours(plan, claim, tested, footprints)
         printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
-        texts = [claim["text"], claim["source"], printed, mine, evidence]
+        texts = [claim["text"], claim["source"], printed, ours_text, evidence]
         lines.append([Text(text) for text in texts])
     notes = [
         "On the reported numbers: as the audit recomputes them. On ours: on this experiment's models and items, which"
@@ -47,10 +47,10 @@ def claim_table(results: Results, tested: Separation, findings: list[Finding]) -
 
 def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
     """The verdict of the audit's findings about a claim; with how many agree where they don't all."""
-    mine = [f for f in findings if f.about == claim["id"] or f.about.startswith(claim["id"] + ":")]
-    if not mine and claim["kind"] in NO_COUNTS:  # not every experiment's audit is of the paper
-        mine = list(NO_COUNTS[claim["kind"]](claim, read_rows(), lambda *_: 0))
-    verdicts = [finding.verdict for finding in mine]
+    of_claim = [f for f in findings if f.about == claim["id"] or f.about.startswith(claim["id"] + ":")]
+    if not of_claim and claim["kind"] in NO_COUNTS:  # not every experiment's audit is of the paper
+        of_claim = list(NO_COUNTS[claim["kind"]](claim, read_rows(), lambda *_: 0))
+    verdicts = [finding.verdict for finding in of_claim]
     agreeing = verdicts.count("agrees")
     if "disagrees" in verdicts:
         return NOT if not agreeing else f"{NOT} (agrees in {agreeing} of {len(verdicts)})"

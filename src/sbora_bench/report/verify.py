@@ -60,9 +60,9 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
             try:
                 record = _record(plan, results, run, part)
                 read.training(run)
-                found, told = recomputed(run_folder(results, run) / part, record)
-                those[run] = found
-                findings += told
+                tasks, differences = recomputed(run_folder(results, run) / part, record)
+                those[run] = tasks
+                findings += differences
             except UserError as error:
                 findings.append(str(error))
     stored = {run: list(folders.store_folder(results, run).glob(f"*/{DONE}")) for run in records}
@@ -86,34 +86,34 @@ def _within(results: Path, line: str) -> str:
 def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
     path = run_folder(results, run) / part / folders.SCORES
     if not path.exists():
-        cell = [each for each in plan.runs_of(run.table) if each.group == run.group]
-        there = [str(each.seed) for each in cell if (run_folder(results, each) / part / folders.SCORES).exists()]
+        cell = [other for other in plan.runs_of(run.table) if other.group == run.group]
+        there = [str(other.seed) for other in cell if (run_folder(results, other) / part / folders.SCORES).exists()]
         missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.group}"
         raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
     record = read_record(path, ScoresRecord)
     if record.settings_sha256 != plan.settings_hash(run):
-        told = f"found {record.settings_sha256[:12]}, the experiment file gives {plan.settings_hash(run)[:12]}"
-        raise UserError(f"{path}: settings_sha256: {told}: made under other settings, or by another version")
+        hashes = f"found {record.settings_sha256[:12]}, the experiment file gives {plan.settings_hash(run)[:12]}"
+        raise UserError(f"{path}: settings_sha256: {hashes}: made under other settings, or by another version")
     return record
 
 
 def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[str]]:
     """The record of a folder with every number taken from the samples, and where those that it holds are others."""
     path, tasks, findings = folder / folders.SCORES, {}, []
-    for task, told in record.tasks.items():
+    for task, score in record.tasks.items():
         samples = samples_file(folder, task)
         rows = read_jsonl(samples)
-        if sha256(samples) != told.samples_sha256:
+        if sha256(samples) != score.samples_sha256:
             findings.append(f"{samples}: not the samples that scores.json was made of (SHA-256 {sha256(samples)[:12]})")
-        found = tasks[task] = from_samples(samples, told, rows) if told.status == "ok" else told
+        again = tasks[task] = from_samples(samples, score, rows) if score.status == "ok" else score
         for key in TaskScore.model_fields:
-            value, recorded = getattr(found, key), getattr(told, key)
+            value, recorded = getattr(again, key), getattr(score, key)
             if not _same(value, recorded):
                 findings.append(f"{path}: {task}: {key}: found {recorded}, the samples give {value}")
     return record.model_copy(update={"tasks": tasks}), findings
 
 
-def from_samples(path: Path, told: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
+def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
     """A score counted again: the mean of the items, or that of the subjects' means where the metric says so."""
     try:
         values = [value_of(row) for row in rows]
@@ -123,13 +123,13 @@ def from_samples(path: Path, told: TaskScore, rows: list[dict[str, Any]]) -> Tas
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}
-            if told.over_subjects:
+            if recorded.over_subjects:
                 value, stderr = average, spread
-        elif told.over_subjects:
+        elif recorded.over_subjects:
             raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not samples of a scored task ({error!r}); score the run again") from None
-    return told.model_copy(update={"value": value, "stderr": stderr, "n": len(rows), "extra": extra})
+    return recorded.model_copy(update={"value": value, "stderr": stderr, "n": len(rows), "extra": extra})
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -217,8 +217,8 @@ def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
             seen.setdefault(what, {}).setdefault(version, []).append(run.name)
     for what, versions in seen.items():
         if len(versions) > 1:
-            told = [f"{version} ({len(runs)} runs, {runs[0]} say)" for version, runs in versions.items()]
-            yield f"mixed version: {what}: {', '.join(told)}"
+            by_version = [f"{version} ({len(runs)} runs, {runs[0]} say)" for version, runs in versions.items()]
+            yield f"mixed version: {what}: {', '.join(by_version)}"
 
 
 def differing(
@@ -247,9 +247,9 @@ def differing(
             if not (results / name).is_file():
                 yield f"{name}: missing"
                 continue
-            found, due = ((place / name).read_bytes().splitlines(True) for place in (results, again))
-            if found != due:
-                first = next(i for i in range(max(len(found), len(due))) if found[i : i + 1] != due[i : i + 1])
+            present, due = ((place / name).read_bytes().splitlines(True) for place in (results, again))
+            if present != due:
+                first = next(i for i in range(max(len(present), len(due))) if present[i : i + 1] != due[i : i + 1])
                 yield f"{name}: line {first + 1}: not what the samples give"
 
 

@@ -27,10 +27,10 @@ def size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
     seen, total = set() if seen is None else seen, 0
     for file in [path] if path.is_file() else path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # work goes on beside
-            found = file.lstat()
-            if not file.is_dir() and (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                total += found.st_size
+            stat = file.lstat()
+            if not file.is_dir() and (stat.st_dev, stat.st_ino) not in seen:
+                seen.add((stat.st_dev, stat.st_ino))
+                total += stat.st_size
     return total
 
 
@@ -43,12 +43,12 @@ def usage(results: Path) -> dict[str, int]:
 
 def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
     """Path -> why no table needs it."""
-    found: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     bases = resources / "models"
     for model in {run.model for run in plan.runs}:
         checkpoints = store.checkpoints_of(bases / model)
         if checkpoints.is_dir() and (bases / model / "base.json").is_file():
-            found[checkpoints] = "training ended well"
+            reasons[checkpoints] = "training ended well"
     for run in plan.runs:
         kept = store_folder(results, run)
         for stage, (name, kind) in RECORDS.items():
@@ -62,13 +62,13 @@ def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
                 continue
             for entry, digest in entries.items():
                 if digest != sha256(record):
-                    found[entry] = "replaced by another"
+                    reasons[entry] = "replaced by another"
             if ended:
-                found |= dict.fromkeys(kept.glob(f"{stage}-*.checkpoints"), "training ended well")
+                reasons |= dict.fromkeys(kept.glob(f"{stage}-*.checkpoints"), "training ended well")
     for part in [*results.rglob(".*.part"), *bases.rglob(".*.part")]:
-        if time.time() - part.lstat().st_mtime > ABANDONED and not found.keys() & set(part.parents):
-            found[part] = "half written, long ago"
-    return dict(sorted(found.items()))
+        if time.time() - part.lstat().st_mtime > ABANDONED and not reasons.keys() & set(part.parents):
+            reasons[part] = "half written, long ago"
+    return dict(sorted(reasons.items()))
 
 
 def _digest(entry: Path, name: str) -> str | None:
@@ -84,10 +84,10 @@ def freed(paths: list[Path]) -> int:
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     total = 0
     for file in files:
-        found = file.lstat()
-        key = (found.st_dev, found.st_ino)
+        stat = file.lstat()
+        key = (stat.st_dev, stat.st_ino)
         names[key] = names.get(key, 0) + 1
-        total += found.st_size if names[key] == found.st_nlink else 0
+        total += stat.st_size if names[key] == stat.st_nlink else 0
     return total
 
 

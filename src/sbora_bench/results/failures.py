@@ -19,12 +19,12 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {"finetune": (TRAINING, TrainRecord)
 
 def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
     """Run -> why it failed, as its records tell; in the order of the experiment."""
-    found = {}
+    failed = {}
     for run in plan.runs:
         reasons = [_reason(run_folder(results, run), stage) for stage in RECORDS]
         if any(reasons):
-            found[run.name] = next(filter(None, reasons))
-    return found
+            failed[run.name] = next(filter(None, reasons))
+    return failed
 
 
 class Failure(NamedTuple):

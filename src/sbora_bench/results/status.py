@@ -60,23 +60,23 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     logs += [resources / "logs" / f"{model}.log" for model in sorted(bases)]
     at = {run: here for log in logs if log.is_file() for run, here in open_loops(progress.read(log), now).items()}
     failed = failed_runs(plan, results)
-    found: dict[str, dict[str, str]] = {state: {} for state in STATES}
+    by_state: dict[str, dict[str, str]] = {state: {} for state in STATES}
     for base in sorted(bases & at.keys()):
         if not at[base].silent:
-            found["running"][base] = str(at[base])
+            by_state["running"][base] = str(at[base])
     for run in plan.runs:
         name, trained = run.name, run.is_base or _has(results, run, TRAINING, TrainRecord)
         if name in failed:
-            found["failed"][name] = failed[name]
+            by_state["failed"][name] = failed[name]
         elif trained and _has(results, run, SCORES, ScoresRecord):
-            found["done"][name] = ""
+            by_state["done"][name] = ""
         elif name in at and not at[name].silent:
-            found["running"][name] = str(at[name])
+            by_state["running"][name] = str(at[name])
         elif name in at:
-            found["waiting"][name] = f"stopped in {at[name]}"
+            by_state["waiting"][name] = f"stopped in {at[name]}"
         else:
-            found["waiting"][name] = "to be scored" if trained else ""
-    return found
+            by_state["waiting"][name] = "to be scored" if trained else ""
+    return by_state
 
 
 def _has(results: Path, run: Run, name: str, kind: type) -> bool:
@@ -88,12 +88,12 @@ def _has(results: Path, run: Run, name: str, kind: type) -> bool:
 
 def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:
     """Run -> where it is, of those whose loop has begun and not ended."""
-    found: dict[str, At] = {}
+    running: dict[str, At] = {}
     begun: dict[str, dict] = {}
     for line in lines:
         run = line["run"]
         if line["event"] == "end":
-            found.pop(run, None)
+            running.pop(run, None)
             continue
         if line["event"] == "begin":
             begun[run] = line
@@ -106,18 +106,18 @@ def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:
         pace = took / (step - first) if step > first else None
         left = max(0.0, pace * (steps - step) - heard) if pace is not None else None
         limit = max(SILENT, 10 * took if line is not start else 0)
-        found[run] = At(line["stage"], step, steps, line.get("loss"), left, heard, heard > limit)
-    return found
+        running[run] = At(line["stage"], step, steps, line.get("loss"), left, heard, heard > limit)
+    return running
 
 
 def _time(line: dict) -> datetime:
     return datetime.fromisoformat(line["time"])
 
 
-def told(found: dict[str, dict[str, str]], every: int = 20) -> str:
+def as_text(by_state: dict[str, dict[str, str]], every: int = 20) -> str:
     """The states as text: what is done is counted, the rest is named, the first `every` of each state."""
-    lines = [", ".join(f"{len(runs)} {state}" for state, runs in found.items())]
-    for state, runs in found.items():
+    lines = [", ".join(f"{len(runs)} {state}" for state, runs in by_state.items())]
+    for state, runs in by_state.items():
         if state != "done":
             shown = list(runs.items())[:every]
             lines += [f"  {state:8} {run}" + (f": {what}" if what else "") for run, what in shown]

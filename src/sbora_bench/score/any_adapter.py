@@ -30,7 +30,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Asked:
+class AdapterTrial:
     """What is scored, on which base, how. `train`: the catalog's set that the adapter was trained on, where known."""
 
     adapter: str
@@ -44,7 +44,7 @@ class Asked:
     revision: str = "main"
 
 
-def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> ScoresRecord:
+def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) -> ScoresRecord:
     """Score an adapter into the new folder `output`; the record that stands there as `scores.json`.
 
     Raises UserError for a name that the catalog lacks, an adapter that isn't one or doesn't fit the base, and an
@@ -52,32 +52,32 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
     """
     if output.exists():
         raise UserError(f"{output}: is there already; choose another folder or remove it")
-    if asked.limit is not None and asked.limit < 1:
-        raise UserError(f"--limit: found {asked.limit}, allowed a whole number of at least 1")
-    suite = catalog.find("suites", asked.suite, "--suite")
-    protocol = catalog.protocol(asked.protocol, asked.suite, {}, "--protocol")
+    if trial.limit is not None and trial.limit < 1:
+        raise UserError(f"--limit: found {trial.limit}, allowed a whole number of at least 1")
+    suite = catalog.find("suites", trial.suite, "--suite")
+    protocol = catalog.protocol(trial.protocol, trial.suite, {}, "--protocol")
     configs = {task: task_config(task, catalog.tasks[task], protocol) for task in suite.tasks}
     sources = {}
     for task in suite.tasks:
         held = catalog.tasks[task].items
-        if asked.items not in held:
-            raise UserError(f"--items: task {task}: {one_of(asked.items, held, 'set of items')}")
-        sources[task] = held[asked.items]
-    train = None if asked.train is None else catalog.find("data", asked.train, "--train")
-    adapter = adapter_folder(asked)
-    method = method_of(adapter, asked.quantization)
-    training = None if train is None else read_examples(asked.train or "", train)
+        if trial.items not in held:
+            raise UserError(f"--items: task {task}: {one_of(trial.items, held, 'set of items')}")
+        sources[task] = held[trial.items]
+    train = None if trial.train is None else catalog.find("data", trial.train, "--train")
+    adapter = adapter_folder(trial)
+    method = method_of(adapter, trial.quantization)
+    training = None if train is None else read_examples(trial.train or "", train)
     with tempfile.TemporaryDirectory() as made_here, whole_folder(output) as made:
-        catalog, name, where = ready_model(catalog, asked.model, resources, Path(made_here))
+        catalog, name, where = ready_model(catalog, trial.model, resources, Path(made_here))
         data = Path(made_here) / "data"
-        told = {
+        items = {
             task: prepare_items(
                 catalog,
                 source,
                 protocol.score_prompt,
                 training,
                 data / f"{task}.jsonl",
-                asked.limit,
+                trial.limit,
                 whole=catalog.tasks[task].own_template() is not None,
             )
             for task, source in sources.items()
@@ -88,26 +88,26 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
             return load_fitting(catalog, name, where, protocol, method, adapter)
 
         metrics = {task: catalog.tasks[task].metrics for task in configs}
-        scores = score_tasks(configs, metrics, told, data, protocol, scorer, adapter.name, made)
+        scores = score_tasks(configs, metrics, items, data, protocol, scorer, adapter.name, made)
         settings = {
             "adapter": {file: sha256(adapter / file) for file in (CONFIG, WEIGHTS)},
             "base": prepared_files(where, name)["files"] or prepared_files(where, name)["source"],
             "items": {task: catalog.data[source].model_dump(mode="json") for task, source in sources.items()},
             "protocol": protocol.model_dump(mode="json"),
-            **{key: getattr(asked, key) for key in ("limit", "quantization", "suite", "train")},
+            **{key: getattr(trial, key) for key in ("limit", "quantization", "suite", "train")},
         }
         rank = read_json(adapter / CONFIG).get("r")
         record = ScoresRecord(
             experiment="score",
-            table=asked.suite,
+            table=trial.suite,
             run=adapter.name,
             model=name,
             method=method.peft_type.lower(),
             rank=rank if isinstance(rank, int) else None,
             seed=None,
-            suite=asked.suite,
-            train=asked.train,
-            protocol=asked.protocol,
+            suite=trial.suite,
+            train=trial.train,
+            protocol=trial.protocol,
             settings_sha256=hash_of(settings),
             model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,
@@ -116,14 +116,14 @@ def score(catalog: Catalog, asked: Asked, resources: Path, output: Path) -> Scor
     return record
 
 
-def adapter_folder(asked: Asked) -> Path:
+def adapter_folder(trial: AdapterTrial) -> Path:
     """The folder with the adapter's config and safetensors, fetched where a hub id is given."""
-    folder = Path(asked.adapter)
+    folder = Path(trial.adapter)
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked.adapter):
-            raise UserError(f"{asked.adapter}: no such folder; give the folder of an adapter, or a hub id owner/name")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", trial.adapter):
+            raise UserError(f"{trial.adapter}: no such folder; give the folder of an adapter, or a hub id owner/name")
         folder = snapshot(
-            asked.adapter, asked.revision, "model", [CONFIG, WEIGHTS], "give the adapter's folder instead"
+            trial.adapter, trial.revision, "model", [CONFIG, WEIGHTS], "give the adapter's folder instead"
         )
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():

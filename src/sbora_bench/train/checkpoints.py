@@ -91,10 +91,10 @@ def whole_checkpoint(checkpoint: Path, model: torch.nn.Module) -> Iterator[None]
         needed = 3 * trained + SMALL_FILES  # the weights, and what the optimizer keeps of each
         full = isinstance(error, RuntimeError) and shutil.disk_usage(checkpoint.parent).free < needed
         shutil.rmtree(checkpoint, ignore_errors=True)
-        told = (full_disk if full else partial(disk_error, error))(checkpoint, f"about {needed:,}")
-        if told is error:
+        explained = (full_disk if full else partial(disk_error, error))(checkpoint, f"about {needed:,}")
+        if explained is error:
             raise
-        raise told from error
+        raise explained from error
 
 
 class Sealing(TrainerCallback):
@@ -124,9 +124,9 @@ class Telling(TrainerCallback):
         logs: dict[str, float],
         **_: Any,
     ) -> None:
-        told = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
-        if told:
-            progress.tell("finetune", self.run, "step", step=state.global_step, steps=state.max_steps, **told)
+        values = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
+        if values:
+            progress.tell("finetune", self.run, "step", step=state.global_step, steps=state.max_steps, **values)
 
 
 class Watching(TrainerCallback):

@@ -62,10 +62,10 @@ class InParts(Parent):
         return loss
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().compute_loss(*args, **kwargs)
-        if isinstance(found, tuple):
-            return found[0] * self._share, *found[1:]
-        return found * self._share
+        loss = super().compute_loss(*args, **kwargs)
+        if isinstance(loss, tuple):
+            return loss[0] * self._share, *loss[1:]
+        return loss * self._share
 
 
 def _predicted(labels: "torch.Tensor") -> int:

@@ -60,7 +60,7 @@ def test_each_state_is_told(plan, tmp_path):
     assert found["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, heard of 0 s ago")
     assert found["running"]["llama-s"].startswith("pre-training, step 0 of 40, heard of")
     assert found["waiting"][THIRD] == "to be scored" and len(found["waiting"]) == len(plan.runs) - 3
-    assert "1 done, 2 running, 1 failed, " in status.told(found)
+    assert "1 done, 2 running, 1 failed, " in status.as_text(found)
 
     later = status.status(plan, results, tmp_path, datetime.now(UTC) + timedelta(hours=3))
     assert later["running"] == {} and later["waiting"][SECOND].startswith("stopped in training, step 4 of 10")

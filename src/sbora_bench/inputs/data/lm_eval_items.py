@@ -30,11 +30,11 @@ def lm_eval_rows(name: str, task: str, shots: int, folder: Path) -> list[dict[st
             tasks = manager.load(group["group"])["tasks"]
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(f"data {name}: {folder}: lm-eval can't read it for {task} ({error})") from None
-    for each in tasks.values():
+    for subject in tasks.values():
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a subject
-            each.build_all_requests()
-        for request in each.instances:
+            subject.build_all_requests()
+        for request in subject.instances:
             if request.idx == 0:  # one of the choices; all have the same prompt
-                answer = each.doc_to_choice(request.doc)[each.doc_to_target(request.doc)]
-                rows.append({"subject": each.config.dataset_name, "input": request.args[0], "output": answer})
+                answer = subject.doc_to_choice(request.doc)[subject.doc_to_target(request.doc)]
+                rows.append({"subject": subject.config.dataset_name, "input": request.args[0], "output": answer})
     return rows

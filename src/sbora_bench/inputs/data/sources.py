@@ -80,9 +80,9 @@ def fetch(name: str, entry: FileData) -> Path:
         path = DOWNLOADS / entry.path
         if not path.is_file():
             _download(name, entry, path)
-    found = git_blob_id(path.read_bytes())
-    if found != entry.blob:
-        raise UserError(f"data {name}: {path}: git blob id {found}, expected {entry.blob}; replace it by {entry.url}")
+    blob = git_blob_id(path.read_bytes())
+    if blob != entry.blob:
+        raise UserError(f"data {name}: {path}: git blob id {blob}, expected {entry.blob}; replace it by {entry.url}")
     return path
 
 
@@ -102,13 +102,13 @@ def _download(name: str, entry: FileData, path: Path) -> None:
             if path.is_file():
                 return
             resumed = part.is_file()
-            found = _append(entry.url, part)
-            if found != entry.blob and resumed:
+            blob = _append(entry.url, part)
+            if blob != entry.blob and resumed:
                 part.unlink()
-                found = _append(entry.url, part)
-            if found != entry.blob:
+                blob = _append(entry.url, part)
+            if blob != entry.blob:
                 part.unlink()
-                raise UserError(f"{missing}: git blob id {found}, expected {entry.blob}; nothing was kept; {help}")
+                raise UserError(f"{missing}: git blob id {blob}, expected {entry.blob}; nothing was kept; {help}")
             os.replace(part, path)
     except requests.exceptions.RequestException as error:
         status = getattr(error.response, "status_code", None)
@@ -176,19 +176,19 @@ def _hub_rows(name: str, entry: HubData) -> Any:
         _expect_rows(f"data {name}: {folder}", len(rows), entry.rows)
         return rows
     try:
-        found = datasets.load_dataset(str(folder), split=entry.split)
+        rows = datasets.load_dataset(str(folder), split=entry.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"data {name}: {folder}: split {entry.split} can't be read ({error})") from None
-    _expect_rows(f"data {name}: {folder}", len(found), entry.rows)
+    _expect_rows(f"data {name}: {folder}", len(rows), entry.rows)
     if not isinstance(entry.columns, dict):
-        _expect_columns(f"data {name}: {folder}", found.column_names, entry.columns)
-    chosen = found.select(flan.sample(_rows(found))) if entry.sampler == "flan-v2" else found
+        _expect_columns(f"data {name}: {folder}", rows.column_names, entry.columns)
+    chosen = rows.select(flan.sample(_rows(rows))) if entry.sampler == "flan-v2" else rows
     return list(_rows(chosen))
 
 
-def _rows(found: Any) -> Any:
+def _rows(rows: Any) -> Any:
     """The rows of a `datasets.Dataset`, read in batches: millions of them one by one take ten times as long."""
-    for batch in found.iter(batch_size=10_000):
+    for batch in rows.iter(batch_size=10_000):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 
