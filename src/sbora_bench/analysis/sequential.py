@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
+from sbora_bench.analysis.estimate import Estimate, over_seeds
+
 FIRST_LOOK = 4  # with fewer seeds a t of several looks rests on a spread of two or three numbers
 DRAWS = 500_000
 
@@ -89,43 +91,57 @@ def decide(
     *,
     higher_is_better: bool = True,
 ) -> Decision:
-    """The verdict of the first look that decides, else of the last look that was reached.
+    """The verdict of the first look that decides, else of the last look that was reached; over seeds alone.
 
     `differences`: first cell minus second, one a seed in the order of the plan, None where either has failed; those
-    beyond the last whole look don't count. `alpha`: two-sided error of all looks of this comparison. `margin`: the
-    difference that doesn't matter, above 0. Equivalent where the whole interval lies within it, even without zero.
-    Raises ValueError for bad looks, alpha or margin.
+    beyond the last whole look don't count. The rest as of `decide_at`.
+    """
+    known = [value for value in differences if value is not None]
+    if len(differences) < min(looks, default=0):  # before any look
+        return Decision(Verdict.UNDECIDED, len(known), float(np.mean(known)) if known else None, None, None)
+
+    def at(planned: int) -> Estimate | None:
+        values = [value for value in differences[:planned] if value is not None]
+        return over_seeds(values) if len(differences) >= planned and values else None
+
+    return decide_at([at(planned) for planned in looks], looks, alpha, margin, higher_is_better=higher_is_better)
+
+
+def decide_at(
+    estimates: Sequence[Estimate | None],
+    looks: Sequence[int],
+    alpha: float,
+    margin: float,
+    *,
+    higher_is_better: bool = True,
+) -> Decision:
+    """The same of the estimate at each look, None for looks that are not reached yet.
+
+    `alpha`: two-sided error of all looks of this comparison. `margin`: the difference that doesn't matter, above 0.
+    Equivalent where the whole interval lies within it, even without zero. Raises ValueError for bad looks, alpha or
+    margin.
     """
     if not margin > 0:
         raise ValueError(f"margin: found {margin}, allowed numbers above 0")
     level = nominal_level(looks, alpha)
     least = FIRST_LOOK if len(looks) > 1 else 2
-    decision = _before_any_look(differences)
-    for planned in looks:
-        values = [value for value in differences[:planned] if value is not None]
-        if len(differences) < planned or len(values) < least:
+    decision = Decision(Verdict.UNDECIDED, 0, None, None, None)
+    for estimate in estimates:
+        if estimate is None:
             continue
-        decision = _look(values, level, margin, higher_is_better)
+        low, high = estimate.ends(level) if estimate.n >= least else (None, None)
+        verdict = _verdict(low, high, margin, higher_is_better)
+        decision = Decision(verdict, estimate.n, estimate.mean, low, high)
         if decision.decided:
             break
     return decision
 
 
-def _before_any_look(differences: Sequence[float | None]) -> Decision:
-    values = [value for value in differences if value is not None]
-    return Decision(Verdict.UNDECIDED, len(values), float(np.mean(values)) if values else None, None, None)
-
-
-def _look(values: list[float], level: float, margin: float, higher_is_better: bool) -> Decision:
-    n, mean, sd = len(values), float(np.mean(values)), float(np.std(values, ddof=1))
-    if sd <= 1e-12 * max(1.0, abs(mean)):  # equal values, to rounding, don't say how far other seeds would lie
-        return Decision(Verdict.UNDECIDED, n, mean, None, None)
-    half = float(special.stdtrit(n - 1, 1 - level / 2)) * sd / n**0.5
-    low, high = mean - half, mean + half
+def _verdict(low: float | None, high: float | None, margin: float, higher_is_better: bool) -> Verdict:
+    if low is None or high is None:
+        return Verdict.UNDECIDED
     if -margin < low and high < margin:
-        verdict = Verdict.EQUIVALENT
-    elif low <= 0 <= high:
-        verdict = Verdict.UNDECIDED
-    else:
-        verdict = Verdict.BETTER if (low > 0) == higher_is_better else Verdict.WORSE
-    return Decision(verdict, n, mean, low, high)
+        return Verdict.EQUIVALENT
+    if low <= 0 <= high:
+        return Verdict.UNDECIDED
+    return Verdict.BETTER if (low > 0) == higher_is_better else Verdict.WORSE

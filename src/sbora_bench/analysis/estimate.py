@@ -1,0 +1,135 @@
+"""A mean paired difference, and how far it would lie from itself with other seeds and other items.
+
+Where every seed has items of its own, a t over the seeds' means covers both. Where all seeds share the items, the
+spread over items counts too: a two-way analysis of seeds x items, both random, gives the variance of the mean, and
+Satterthwaite's degrees of freedom (Biometrics Bulletin 1946) its t.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+Differences = Mapping[Hashable, Mapping[Hashable, float]]  # of one task: seed -> item -> first less second
+LEAST_DIFFERING = 2  # shares: an item's variance is at least as if one item differed each way
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`n`: seeds; `sd`: over the seeds' means. `error`, `degrees`: standard error of the mean, over seeds and items,
+    and its degrees of freedom; None for one seed, and where nothing varies: equal values don't say how far others lie.
+    """
+
+    n: int
+    mean: float
+    sd: float | None = None
+    error: float | None = None
+    degrees: float | None = None
+    fresh: bool = False
+
+    def p(self, of: float = 0.0) -> float | None:
+        """Two-sided, of the mean's being `of`."""
+        t = self._t(of)
+        return None if t is None else float(2 * special.stdtr(self.degrees, -abs(t)))
+
+    def p_above(self, of: float) -> float | None:
+        """One-sided, of the mean's not being above `of`."""
+        t = self._t(of)
+        return None if t is None else float(special.stdtr(self.degrees, -t))
+
+    def _t(self, of: float) -> float | None:
+        return None if self.error is None else (self.mean - of) / self.error
+
+    def ends(self, level: float = 0.05) -> tuple[float, float] | tuple[None, None]:
+        """Of the interval at `level`."""
+        if self.error is None:
+            return None, None
+        half = float(special.stdtrit(self.degrees, 1 - level / 2)) * self.error
+        return self.mean - half, self.mean + half
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Of one difference a seed: the paired t. Raises ValueError for none."""
+    if not len(values):
+        raise ValueError("no differences")
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return Estimate(n, mean)
+    sd = float(np.std(values, ddof=1))
+    if sd <= 1e-12 * max(1.0, abs(mean)):  # equal, to rounding
+        return Estimate(n, mean, 0.0)
+    return Estimate(n, mean, sd, sd / n**0.5, n - 1.0)
+
+
+def over_seeds_and_items(matrices: Sequence[np.ndarray], share: bool) -> Estimate:
+    """Of differences, seeds x items, one matrix a task: the mean over the tasks of their means.
+
+    The variance of the mean is (seeds' + items' - rest's mean square) / count, at least that of seeds or items alone.
+    Of one seed over the items only. `share`: the values are shares of right answers.
+    """
+    seeds, tasks = matrices[0].shape[0], len(matrices)
+    averages = np.mean([matrix.mean(axis=1) for matrix in matrices], axis=0)
+    parts = [_items_and_rest(matrix, share) for matrix in matrices]
+    of_items = [items / tasks**2 for items, _ in parts]
+    items_variance, rest = sum(of_items), sum(rest for _, rest in parts) / tasks**2
+    items_degrees = _satterthwaite(of_items, [matrix.shape[1] - 1 for matrix in matrices])
+    mean = float(np.mean(averages))
+    alone = over_seeds(averages)
+    seeds_variance = 0.0 if alone.error is None else alone.error**2
+    both = seeds_variance + items_variance - rest
+    variance = max(both, seeds_variance, items_variance)
+    if variance <= 1e-24 * max(1.0, mean**2):
+        return Estimate(seeds, mean, alone.sd)
+    if variance > both or seeds == 1:
+        degrees = items_degrees if variance == items_variance else seeds - 1.0
+    else:
+        free = [seeds - 1.0, items_degrees, (seeds - 1.0) * items_degrees]
+        degrees = _satterthwaite([seeds_variance, items_variance, -rest], free)
+    return Estimate(seeds, mean, alone.sd, float(variance**0.5), max(degrees, 1.0))
+
+
+def _items_and_rest(matrix: np.ndarray, share: bool) -> tuple[float, float]:
+    """What a task's items, and what is left beside seeds and items, add to the variance of its mean."""
+    seeds, items = matrix.shape
+    by_item = matrix.mean(axis=0)
+    spread = float(by_item.var(ddof=1)) if items > 1 else 0.0
+    spread = max(spread, LEAST_DIFFERING / items) if share else spread
+    if seeds == 1 or items == 1:
+        return spread / items, 0.0
+    rest = matrix - by_item - matrix.mean(axis=1, keepdims=True) + matrix.mean()
+    return spread / items, float((rest**2).sum()) / ((seeds - 1) * (items - 1)) / (seeds * items)
+
+
+def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    total = sum(variances) ** 2
+    parts = sum(variance**2 / free for variance, free in zip(variances, degrees, strict=True) if variance and free)
+    return total / parts if parts else 1.0
+
+
+def estimate(tasks: Sequence[Differences], share: bool) -> Estimate | None:
+    """Of the differences of two cells, one mapping a task, over the seeds that have all tasks; None without one.
+
+    Items that no two seeds share are fresh: then each seed counts with its own. Else those that all seeds share.
+    """
+    seeds = [seed for seed in (tasks[0] if tasks else ()) if all(task.get(seed) for task in tasks)]
+    if not seeds:
+        return None
+    if len(seeds) > 1 and all(_fresh(task, seeds) for task in tasks):
+        averages = [float(np.mean([np.mean(list(task[seed].values())) for task in tasks])) for seed in seeds]
+        alone = over_seeds(averages)
+        return Estimate(alone.n, alone.mean, alone.sd, alone.error, alone.degrees, fresh=True)
+    matrices = []
+    for task in tasks:
+        shared = set(task[seeds[0]]).intersection(*(task[seed] for seed in seeds))
+        items = [item for item in task[seeds[0]] if item in shared]
+        if not items:
+            return None
+        matrices.append(np.array([[task[seed][item] for item in items] for seed in seeds], dtype=float))
+    return over_seeds_and_items(matrices, share)
+
+
+def _fresh(task: Differences, seeds: Sequence[Hashable]) -> bool:
+    """Whether no item stands under two seeds."""
+    items = [item for seed in seeds for item in task[seed]]
+    return len(set(items)) == len(items)
