@@ -141,6 +141,16 @@ class Protocol(Strict):
     loss_average: Literal["micro-batch", "tokens"] = Field(
         default="tokens", description="mean of the micro-batches' means, or mean over all tokens of an update"
     )
+    logits: Literal["all", "supervised"] = Field(
+        default="all",
+        exclude_if=lambda choice: choice == "all",
+        description="training's logits: of all positions, or of those alone that have a loss; equal but for rounding",
+    )
+    sort_by_length: bool = Field(
+        default=False,
+        exclude_if=lambda choice: not choice,
+        description="an update's examples go into its micro-batches by length, so that less is padded",
+    )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     too_long: Literal["cut", "drop", "fail"] = Field(
         default="cut",
@@ -212,6 +222,11 @@ class Protocol(Strict):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         if self.keep_best and not (self.validation_rows and self.validation_every):
             raise ValueError("keep_best needs validation_rows and validation_every")
+        if self.sort_by_length and self.loss_average == "micro-batch":
+            raise ValueError(
+                "sort_by_length: found true, allowed with loss_average: tokens; a mean of micro-batches' means is"
+                " another number where other examples share a micro-batch"
+            )
         if self.merge and "qdora-norm-unscaled" in self.host_defects:
             raise ValueError("host_defects: qdora-norm-unscaled needs merge: false; PEFT merges by the norm it trains")
         return self

@@ -13,6 +13,7 @@ from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_chec
 from sbora_bench.train.encoding import IGNORED
 from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
 from sbora_bench.train.out_of_memory import InParts
+from sbora_bench.train.shortcuts import ByLength, SupervisedOnly
 from sbora_bench.train.wandb_log import asked_for
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase, Trainer
+
+    from sbora_bench.inputs.supervised_loss import SupervisedLoss
 
 
 def build_trainer(
@@ -43,9 +46,10 @@ def build_trainer(
 
     from sbora_bench.train.epochs import EpochBatches
 
+    supervised = supervised_loss(model, train[0]["input_ids"], protocol, run.name)
     carried = batches.carried_epochs(len(train), protocol)
 
-    class ProtocolTrainer(InParts, Trainer):
+    class ProtocolTrainer(InParts, SupervisedOnly, ByLength, Trainer):
         """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
         optimizer: Any
@@ -59,8 +63,12 @@ def build_trainer(
             self.remove_callback(PrinterCallback)
             self.add_callback(Telling(run.name))
             self.rows = rows or protocol.micro_batch
+            self.supervised = supervised
+            self.sort_by_length = protocol.sort_by_length
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
+            elif supervised is not None:
+                self.model_accepts_loss_kwargs = True
 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             sampler = super()._get_train_sampler(*args, **kwargs)
@@ -151,3 +159,18 @@ def build_trainer(
     return ProtocolTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
     )
+
+
+def supervised_loss(model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str) -> "SupervisedLoss | None":
+    """The loss from supervised positions alone where the protocol wants it; None, and a line in the log, where the
+    model doesn't take it.
+    """
+    if protocol.logits == "all":
+        return None
+    from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
+
+    try:
+        return SupervisedLoss(model, row, in_chunks=not processes.sharded())
+    except Unfit as reason:
+        print(f"{name}: logits of all positions, not of supervised ones alone: {reason}", file=sys.stderr, flush=True)
+        return None

@@ -1,0 +1,189 @@
+"""Less work for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every kind of
+model; and that a shortcut that doesn't fit is left, with a line."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MixtralConfig,
+    Qwen2Config,
+)
+
+from sbora_bench.inputs.supervised_loss import HeadLoss, SupervisedLoss, Unfit, chunk_of, supervised
+from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.train.shortcuts import by_length
+from sbora_bench.train.trainer import build_trainer
+from tests import toy_runs
+
+RUN = Run(Cell("t", "m", "lora", 4), 0)
+WORDS = len(toy_runs.tokenizer())
+SMALL = {"vocab_size": WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "initializer_range": 0.3}
+SIZES = SMALL | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+WHOLE = {"num_key_value_heads": 4, "tie_word_embeddings": False}
+KINDS = {
+    "llama": LlamaConfig(**SIZES | WHOLE),
+    "llama-grouped-queries": LlamaConfig(**SIZES | {"tie_word_embeddings": False}),
+    "llama-tied": LlamaConfig(**SIZES | {"tie_word_embeddings": True}),
+    "qwen2": Qwen2Config(**SIZES),
+    "gemma2-soft-cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0),
+    "cohere-scaled": CohereConfig(**SIZES, logit_scale=0.25),
+    "granite-scaled": GraniteConfig(**SIZES, logits_scaling=4.0),
+    "gpt2": GPT2Config(**SMALL, n_positions=64, n_embd=32, n_layer=2, n_head=4),
+}
+KINDS["gpt2"].resid_pdrop = KINDS["gpt2"].embd_pdrop = KINDS["gpt2"].attn_pdrop = 0.0
+IN_CHUNKS = {name for name in KINDS if "soft-cap" not in name and "scaled" not in name}
+TARGETS = {"gpt2": ["c_attn"]}
+
+
+def base(config) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def adapted(kind: str, **settings) -> torch.nn.Module:
+    model = base(KINDS[kind])
+    torch.manual_seed(1)
+    targets = TARGETS.get(kind, ["q_proj", "v_proj", "down_proj"])
+    return get_peft_model(model, LoraConfig(r=4, target_modules=targets, init_lora_weights=False, **settings))
+
+
+def rows(count: int = 40) -> Dataset:
+    """Rows of 4 to 23 tokens, of which the prompt's carry no loss."""
+    made = []
+    for row in range(count):
+        ids = [1, *(4 + (row * 7 + place * place) % 30 for place in range(3 + row * 13 % 20))]
+        prompt = 1 + row % (len(ids) - 1)
+        made.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return Dataset.from_list(made)
+
+
+def trained(model, folder, steps: int = 20, **settings):
+    """(losses of the updates, trained weights) of updates of 8 examples in micro-batches of 4."""
+    spoken = Protocol.model_validate(
+        toy_runs.PROTOCOL
+        | {"steps": steps, "batch_size": 8, "micro_batch": 4, "learning_rate": 3e-3, "loss_average": "tokens"}
+        | settings
+    )
+    trainer = build_trainer(model, toy_runs.tokenizer(), rows(), None, spoken, RUN, folder)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, trainer
+
+
+def same(ours, theirs) -> None:
+    assert len(ours[0]) == len(theirs[0]) and ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert ours[0][-1] != pytest.approx(ours[0][0], rel=1e-2), "it has learnt"
+    for name, tensor in theirs[1].items():
+        assert torch.allclose(ours[1][name], tensor, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "average"),
+    [*((kind, "tokens") for kind in KINDS), ("llama-tied", "micro-batch"), ("gemma2-soft-cap", "micro-batch")],
+)
+def test_logits_of_supervised_positions_train_the_same_adapter(kind, average, tmp_path):
+    plain = trained(adapted(kind), tmp_path / "plain", loss_average=average)
+    ours = trained(adapted(kind), tmp_path / "ours", loss_average=average, logits="supervised")
+    assert ours[2].supervised is not None and ours[2].supervised.in_chunks == (kind in IN_CHUNKS)
+    same(ours, plain)
+
+
+@pytest.mark.parametrize("kind", ["llama-grouped-queries", "gemma2-soft-cap"])
+def test_micro_batches_by_length_train_the_same_adapter(kind, tmp_path):
+    plain = trained(adapted(kind), tmp_path / "plain")
+    ours = trained(adapted(kind), tmp_path / "ours", logits="supervised", sort_by_length=True)
+    same(ours, plain)
+    assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
+
+
+def test_validation_has_the_same_loss(tmp_path):
+    found = {}
+    for logits in ("all", "supervised"):
+        _, _, trainer = trained(adapted("llama"), tmp_path / logits, steps=2, logits=logits)
+        found[logits] = trainer.evaluate(rows(6))["eval_loss"]
+    assert found["supervised"] == pytest.approx(found["all"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False),
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    ],
+    ids=["prompt", "prefix", "lora-on-the-head", "trained-head"],
+)
+def test_virtual_tokens_and_a_head_that_trains(config, tmp_path):
+    results = []
+    for logits in ("all", "supervised"):
+        model = base(KINDS["llama"])
+        torch.manual_seed(2)
+        results.append(trained(get_peft_model(model, config), tmp_path / logits, steps=6, logits=logits))
+    same(results[1], results[0])
+
+
+def test_chunks_add_up(monkeypatch):
+    """Loss and gradient in chunks of 3 positions are those of one chunk, and of torch's own loss."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50)
+    head.requires_grad_(False)
+    hidden = torch.randn(2, 11, 8, requires_grad=True)
+    labels = torch.randint(50, (2, 11))
+    labels[0, :6] = -100
+    places, targets = supervised(labels)
+    assert len(targets) == 15
+    logits = head(hidden)[:, :-1]
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    (expected,) = torch.autograd.grad(plain, hidden)
+    monkeypatch.setattr("sbora_bench.inputs.supervised_loss.CHUNK_BYTES", 3 * 4 * 50)
+    assert chunk_of(50) == 3
+    loss = HeadLoss.apply(hidden, head.weight, head.bias, places, targets)
+    (gradient,) = torch.autograd.grad(2 * loss, hidden)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert torch.allclose(gradient, 2 * expected, rtol=0, atol=1e-5)
+    assert float(gradient[:, -1].abs().max()) == 0 and float(gradient[0, :5].abs().max()) == 0
+
+
+def test_a_model_with_a_loss_of_its_own_goes_the_plain_way(tmp_path, capsys):
+    """A mixture of experts adds the loss of its router."""
+    config = MixtralConfig(**SIZES, num_local_experts=4, output_router_logits=True, router_aux_loss_coef=0.5)
+    losses = []
+    for logits in ("all", "supervised"):
+        torch.manual_seed(1)
+        lora = LoraConfig(r=2, target_modules=["q_proj"])
+        found, _, trainer = trained(get_peft_model(base(config), lora), tmp_path / logits, steps=2, logits=logits)
+        losses.append(found)
+    assert trainer.supervised is None and losses[0] == losses[1]
+    assert "t-m-lora-r4-s0: logits of all positions, not of supervised ones alone: " in capsys.readouterr().err
+
+
+def test_a_model_without_a_head_is_unfit():
+    with pytest.raises(Unfit, match="names no head"):
+        SupervisedLoss(base(KINDS["llama"]).model, [1, 5, 6])
+
+
+def test_rows_are_dealt_by_length():
+    """As many micro-batches of the same sizes, every row once, the longest first."""
+    collate = lambda rows: {"input_ids": rows, "labels": [], "attention_mask": []}  # noqa: E731
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]), torch.tensor([[0, 1, 1]])
+    ids = torch.tensor([[7, 8, 9, 0], [6, 0, 0, 0]]), torch.tensor([[0, 4, 5]])
+    batches = [{"input_ids": i, "labels": i + 10, "attention_mask": m} for i, m in zip(ids, mask, strict=True)]
+    dealt = by_length(batches, collate)
+    assert [[row["input_ids"] for row in batch["input_ids"]] for batch in dealt] == [[[7, 8, 9], [4, 5]], [[6]]]
+    assert dealt[1]["input_ids"] == [{"input_ids": [6], "labels": [16]}]
