@@ -12,6 +12,7 @@ from sbora_bench.cost.storages import saved_tensors, storage_bytes, weight_tenso
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.meta_twin import build, build_base
+from sbora_bench.inputs.method_hooks import changes_base
 from sbora_bench.inputs.models.config import added_rows, cut, read_config
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
@@ -44,7 +45,7 @@ def counts(model: torch.nn.Module) -> dict[str, Any]:
     return {
         "trainable_parameters": sum(p.numel() for p in trained),
         "total_parameters": sum(numbers(p) for p in parameters),
-        "adapter_bytes": adapter_bytes(state) if trained else None,
+        "adapter_bytes": adapter_bytes(file_state(model)) if trained else None,
         "memory": {"weights": held - adapter, "adapter": adapter, "peak": None},
     }
 
@@ -71,11 +72,26 @@ def counts_of_cell(
 
 
 def adapter_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that PEFT would save of a model on `meta`; none for an untuned base."""
+    """The tensors that training would save of a model on `meta`; none for an untuned base.
+
+    Of AdaLoRA all that it begins with: what pruning leaves isn't known before.
+    """
     if not isinstance(model, peft.PeftModel):
         return {}
     tensors = dict(saved_tensors(model))
     return peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+
+
+def file_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """`adapter_state` as the file has it: with the first values beside those trained where the base was changed."""
+    state = adapter_state(model)
+    if not isinstance(model, peft.PeftModel) or not changes_base(model.active_peft_config):
+        return state
+    sides = {".lora_A.": 0, ".lora_B.": 1}
+    return {
+        name: torch.cat([tensor, tensor], dim=next((side for part, side in sides.items() if part in name), 0))
+        for name, tensor in state.items()
+    }
 
 
 def numbers(parameter: torch.Tensor) -> int:

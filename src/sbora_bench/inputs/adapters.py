@@ -1,10 +1,11 @@
 """From a catalog entry to a PEFT config and to the adapted model, as training makes it.
 
 In a method's `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` are filled in, and nothing else;
-`$rank*1.5` and `$steps*0.1` are a whole number near that part of a number.
+`$rank*1.5` and `$steps*0.1` are a whole number near that part of a number, `$rank/100` and `1-$rank/100` a share.
 """
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, one_of
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 CHECKPOINTING = {"use_reentrant": False}  # how activations are checkpointed: as transformers' Trainer does
+PART = re.compile(r"(1-)?\$(\w+)(?:([*/])(\d+(?:\.\d+)?))?")  # how `arguments` name a number, or a part of it
 UNKNOWN_STEPS = 10_000  # updates, where a config is built that nothing is trained by
 
 
@@ -39,19 +41,18 @@ def adapter_arguments(
     def fill(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: fill(part) for key, part in value.items()}
-        if not (isinstance(value, str) and value.startswith("$")):
+        if not isinstance(value, str) or not value.startswith(("$", "1-$")):
             return value
-        name, times, factor = value[1:].partition("*")
+        match = PART.fullmatch(value)
+        if match is None:
+            raise UserError(f"arguments: found {value!r}, allowed $name, $name*0.1, $name/100 and 1-$name/100")
+        rest, name, sign, factor = match.groups()
         if name not in values:
             raise UserError(f"arguments: {one_of(name, values, '$name')}")
-        if not times:
+        if not sign:
             return values[name]
-        try:
-            return round(values[name] * float(factor))
-        except (TypeError, ValueError):
-            raise UserError(
-                f"arguments: found {value!r}, allowed a number's name, `*` and a number: $steps*0.1"
-            ) from None
+        part = values[name] * float(factor) if sign == "*" else values[name] / float(factor)
+        return 1 - part if rest else round(part) if sign == "*" else part
 
     return {key: fill(value) for key, value in method.arguments.items()}
 
@@ -66,6 +67,7 @@ def peft_types() -> dict[str, type]:
     import peft
 
     import sbora  # noqa: F401  (registers SBORA with PEFT)
+    from sbora_bench.inputs import full_tuning  # noqa: F401  (registers FULL)
 
     return {str(getattr(key, "value", key)): cls for key, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
 import torch
+from peft.tuners.lora.variants import MontecloraLinearVariant
 from transformers import AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_config, as_trained, merged
+from sbora_bench.inputs.method_hooks import INITIALISERS
 from sbora_bench.inputs.models.config import added_rows, read_config
 from sbora_bench.inputs.models.load import nf4_config
 from sbora_bench.inputs.models.sources import named_source
@@ -133,7 +135,18 @@ def attach(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Prot
     Raises UserError for a rank above the shorter side of a layer that the method changes, and what PEFT refuses.
     """
     check_rank(base, method, rank, protocol)
-    model = as_trained(base, method, adapter_config(method, rank, 0, protocol), protocol, low_cpu_mem_usage=True)
+    config = adapter_config(method, rank, 0, protocol)
+    start = getattr(config, "init_lora_weights", None)
+    if start in INITIALISERS:  # values come from data: none here, and the same shapes
+        config.init_lora_weights = True
+    model = as_trained(base, method, config, protocol, low_cpu_mem_usage=True)
+    if start in INITIALISERS:
+        config.init_lora_weights = start
+    for part in model.modules():
+        samplers = getattr(part, "lora_monteclora_sampler", {"": None})
+        if not len(samplers):  # PEFT makes them at the first pass where it finds `meta`
+            with torch.device("meta"):
+                samplers["default"] = MontecloraLinearVariant._create_sampler(part, "default", config.monteclora_config)
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:  # AdaLoRA's counters, which PEFT lets require gradients on `meta` alone
             parameter.requires_grad_(False)

@@ -47,7 +47,15 @@ def adapted(
     model = as_trained(base, method, config, protocol)
     if after is not None:
         after(model, config, data)
+    if getattr(config, "monteclora_config", None) is not None:
+        model.register_forward_hook(_add_variational_loss)
     return model
+
+
+def _add_variational_loss(model: "PeftModel", _: Any, output: Any) -> None:
+    """Add MonteCLoRA's own loss to that of the tokens while it trains, as AdaLoRA does with its own."""
+    if model.training and getattr(output, "loss", None) is not None:
+        output.loss = output.loss + model.base_model._get_monteclora_loss()
 
 
 def changes_base(config: "PeftConfig") -> bool:
@@ -65,10 +73,12 @@ def optimizer_of(model: "torch.nn.Module", method: MethodEntry, protocol: Protoc
     if name is None:
         return None
     import torch
-    from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
+    from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
 
+    options = {"betas": protocol.betas, "eps": protocol.epsilon, "weight_decay": protocol.weight_decay}
+    if name == "riemannian":
+        return create_riemannian_optimizer(model, torch.optim.AdamW, lr=protocol.learning_rate, **options, **arguments)
     if name == "lora-plus":
-        options = {"betas": protocol.betas, "eps": protocol.epsilon, "weight_decay": protocol.weight_decay}
         given = {"loraplus_lr_ratio": 16.0, **arguments}
         return create_loraplus_optimizer(model, torch.optim.AdamW, lr=protocol.learning_rate, **options, **given)
     config = model.active_peft_config

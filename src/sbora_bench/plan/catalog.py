@@ -5,6 +5,7 @@ Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, 
 that a new model, method or task takes. A task's template may lie beside; it is no catalog.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -102,7 +103,7 @@ class Hooks(Strict):
     needs no entry.
     """
 
-    optimizer: Literal["lora-plus", "lora-fa"] | None = None
+    optimizer: Literal["lora-plus", "lora-fa", "riemannian"] | None = None
     optimizer_arguments: dict[str, float] = Field(default_factory=dict, description="{loraplus_lr_ratio: 16}, say")
     init_batches: int = Field(default=8, ge=1, description="micro-batches of training data for first values from data")
 
@@ -111,14 +112,21 @@ class MethodEntry(Strict):
     """A PEFT method: the config class that `peft_type` names, and its arguments.
 
     In `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` stand for what the run and its protocol say,
-    `$rank*1.5` and the like for a part of it.
+    `$rank*1.5`, `$rank/100` and `1-$rank/100` for a part of it.
     """
 
     title: str
+    source: str = Field(default="", exclude=True, description="where it is published")
+    rank_means: str = Field(default="rank of the update", exclude=True, description="the size that `rank` stands for")
     peft_type: str
     arguments: dict[str, Any]
     quantization: Literal["nf4"] | None = None
     hooks: Hooks | None = Field(default=None, exclude_if=lambda hooks: hooks is None)
+
+    @property
+    def has_size(self) -> bool:
+        """Whether `rank` changes anything; a method without a size of its own stands at rank 1."""
+        return "$rank" in json.dumps(self.arguments)
 
 
 # --- protocols ------------------------------------------------------------------------------------------------------

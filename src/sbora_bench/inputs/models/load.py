@@ -132,6 +132,7 @@ def load_adapter(base: "torch.nn.Module", adapter: Path, merge: bool) -> "torch.
     from peft import PeftModel
 
     import sbora  # noqa: F401  (registers SBORA with PEFT)
+    from sbora_bench.inputs import full_tuning  # noqa: F401  (registers FULL)
 
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
     if merge:
