@@ -118,10 +118,12 @@ def test_every_script_runs_on_a_small_model(script, root):
 
 
 @pytest.mark.parametrize("entries", fenced("yaml", (ROOT / "docs/own.md").read_text(encoding="utf-8")))
-def test_every_entry_is_one_that_a_catalog_may_have(entries, root):
-    (root.folder / "experiments" / "catalog" / "own.yaml").write_text(entries, encoding="utf-8")
-    done = root.bench("plan", "tiny")
-    (root.folder / "experiments" / "catalog" / "own.yaml").unlink()
+def test_every_entry_is_one_that_a_catalog_may_have_and_every_experiment_is_good(entries, root):
+    whole = "tables:" in entries
+    path = root.folder / "experiments" / ("" if whole else "catalog") / "own.yaml"
+    path.write_text(entries, encoding="utf-8")
+    done = root.bench("validate", "experiments/own.yaml") if whole else root.bench("plan", "tiny")
+    path.unlink()
     assert done.returncode == 0, done.stderr
 
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.metric import LOSS, Metric
 
-LOSS = Metric(items="values", higher_is_better=False, high=None, unit="nats a token")
 LIKELIHOOD = LOSS.model_copy(update={"higher_is_better": True})  # a loss turned: higher is less loss
 
 

@@ -25,12 +25,11 @@ from sbora_bench.analysis.statistics import (
     paired,
     seeds_needed,
 )
+from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
-
-PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 
 Values = dict[Any, float]  # item id -> what it counts: 1 or 0 where it is right or wrong
 Seeds = dict[int | None, Values]  # seed -> its items

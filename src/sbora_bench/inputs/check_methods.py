@@ -1,4 +1,5 @@
-"""What of an experiment's methods can't work, looked for before anything runs: each PEFT config on its model's twin.
+"""What of an experiment's methods can't work, looked for before anything runs: each PEFT config on its model's twin;
+and which cells are not equal in trainable parameters, as its comparisons say.
 
 The twin is on `meta` and has one layer where the method doesn't tell layers apart, so the paper's models take a second
 together. What was good once is remembered in `resources/plan`, by all that it depends on: then nothing heavy is
@@ -8,6 +9,7 @@ imported.
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,13 @@ from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import config_from, cut
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from transformers import PretrainedConfig
 
 CHECKED = Path("resources/plan")
 # All of a protocol that a method's config and its place on the model depend on.
@@ -34,25 +38,32 @@ VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks va
 
 
 def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> list[str]:
-    """Every problem of the experiment's methods, each one line: where, what was found, what is allowed.
+    """Every problem of the methods and comparisons, each one line: where, what was found, what is allowed.
 
     Models whose config isn't at hand are left out. Nothing is written where there is a problem, or not `remember`.
     """
-    cells = [cell for table in plan.experiment.tables for cell in plan.tuned_cells(table)]
+    tables = plan.experiment.tables
+    cells = [cell for table in tables for cell in plan.tuned_cells(table)]
+    of_equal = [pair for table in tables for pair in plan.comparisons(table) if pair.equal == "parameters"]
     named = {cell: kept / f"good-{hash_of(described(plan, cell))[:32]}.json" for cell in cells}
+    equal = {
+        pair: kept / f"equal-{hash_of([described(plan, cell) for cell in pair.cells])[:32]}.json" for pair in of_equal
+    }
     unknown = [cell for cell in cells if not named[cell].is_file()]
-    if not unknown:
+    uncounted = [pair for pair in of_equal if not equal[pair].is_file()]
+    if not unknown and not uncounted:
         return []
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         problems = list(dict.fromkeys(_problems(plan, unknown)))
+        problems = problems or [problem for pair in uncounted if (problem := unequal(plan, pair))]
     if remember and not problems:
-        try:
+        with suppress(OSError):  # a read-only folder: checked again next time
             for cell in unknown:
                 write_json(named[cell], {"cell": cell.name})
-        except OSError:  # a read-only folder: checked again next time
-            pass
+            for pair in uncounted:
+                write_json(equal[pair], {"comparison": pair.name})
     return problems
 
 
@@ -98,11 +109,7 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     except UserError as error:
         return str(error)
     try:
-        config = config_from(values, f"model {cell.model}")
-        layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
-        if len(layers) < 2 and not any(part in key for key in method.arguments for part in LAYERED):
-            config = cut(config, 1)
-        base = build_base(config, protocol, method)
+        base = build_base(shortest(config_from(values, f"model {cell.model}"), method), protocol, method)
         if problem := unmatched(base, method, protocol):
             return problem
         model = attach(base, method, cell.rank or 0, protocol)
@@ -113,6 +120,43 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return "it trains no parameter of this model"
     return unmerged(model) if merged(method, protocol) else ""
+
+
+def unequal(plan: Plan, comparison: Planned) -> str:
+    """Why two cells that a plan calls equal in trainable parameters are not, or nothing, also where none can count."""
+    counts = [one_layer_parameters(plan, cell) for cell in comparison.cells]
+    a, b = (count or 0 for count in counts)
+    if not (a and b) or equal_parameters(a, b):
+        return ""
+    return (
+        f"{plan.path}: tables.{comparison.table}.comparisons: {comparison.name}: equal: parameters, and a layer of"
+        f" {ranked(comparison.a)} trains {a:,} and one of {ranked(comparison.b)} {b:,}, allowed within"
+        f" {100 * PARAMETERS_WITHIN:.0f} %; choose other ranks, or say equal: neither"
+    )
+
+
+def one_layer_parameters(plan: Plan, cell: Cell) -> int | None:
+    """Trainable parameters of a cell on its twin, which may have one layer of many alike; None where they can't be
+    counted so.
+    """
+    from sbora_bench.inputs.meta_twin import attach, build_base
+
+    protocol, method = plan.protocol(cell.table), plan.catalog.methods[cell.method]
+    try:
+        values = source_of(cell.model, plan.catalog.models[cell.model]).values()
+        config = shortest(config_from(values, f"model {cell.model}"), method)
+        model = attach(build_base(config, protocol, method), method, cell.rank or 0, protocol)
+    except Exception:  # what is wrong has its line before
+        return None
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def shortest(config: "PretrainedConfig", method: MethodEntry) -> "PretrainedConfig":
+    """The config with one layer, unless the model or the method tells layers apart."""
+    layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
+    if len(layers) < 2 and not any(part in key for key in method.arguments for part in LAYERED):
+        return cut(config, 1)
+    return config
 
 
 def unmatched(base: "torch.nn.Module", method: MethodEntry, protocol: Protocol) -> str:

@@ -8,8 +8,6 @@ import itertools
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +17,11 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import SCORING, Catalog, Protocol, explain, load_catalog
+from sbora_bench.plan.comparison import Comparison, Planned, planned
 from sbora_bench.plan.data_entries import CATALOG, OwnData
 from sbora_bench.plan.entry import NAME, Strict
+from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
+from sbora_bench.plan.runs import Cell, Run, rate_text
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
@@ -62,6 +63,9 @@ class Table(Strict):
         default=200, description="training rows held out, at most, to pick a learning rate by"
     )
     overrides: dict[str, Any] = Field(default_factory=dict, description="protocol fields that differ here")
+    comparisons: list[Comparison] = Field(
+        default_factory=list, description="which cells are compared, declared before anything runs"
+    )
 
     @field_validator("seeds", "also", "learning_rates")
     @classmethod
@@ -81,68 +85,6 @@ class Experiment(Strict):
     gpus_per_job: int = Field(default=0, ge=0, description="GPUs that a training or scoring job asks for")
     paper_footprint: bool = Field(default=False, description="count the paper's cells at true scale too")
     tables: dict[Annotated[str, Field(pattern=TABLE_NAME)], Table] = Field(min_length=1)
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """A model with a method at a rank, in a table; the untuned model is method `base` and has no rank."""
-
-    table: str
-    model: str
-    method: str
-    rank: int | None = None
-
-    @property
-    def name(self) -> str:
-        rank = "" if self.rank is None else f"-r{self.rank}"
-        return f"{self.table}-{self.model}-{self.method}{rank}"
-
-    @property
-    def is_base(self) -> bool:
-        return self.method == "base"
-
-
-@dataclass(frozen=True, order=True)
-class Run:
-    """A cell with a seed; a base has none. `learning_rate`: where the table varies it, else the protocol's holds."""
-
-    cell: Cell
-    seed: int | None = None
-    learning_rate: float | None = None
-
-    @property
-    def table(self) -> str:
-        return self.cell.table
-
-    @property
-    def model(self) -> str:
-        return self.cell.model
-
-    @property
-    def method(self) -> str:
-        return self.cell.method
-
-    @property
-    def rank(self) -> int | None:
-        return self.cell.rank
-
-    @property
-    def is_base(self) -> bool:
-        return self.cell.is_base
-
-    @property
-    def group(self) -> str:
-        """The run's name without its seed: runs of one group differ in their seeds alone."""
-        return self.cell.name + ("" if self.learning_rate is None else f"-lr{rate_text(self.learning_rate)}")
-
-    @property
-    def name(self) -> str:
-        return self.group if self.seed is None else f"{self.group}-s{self.seed}"
-
-
-def rate_text(rate: float) -> str:
-    """A learning rate as names of runs have it: 0.0003 -> 3e-4."""
-    return f"{Decimal(repr(rate)).normalize():e}".replace("+", "")
 
 
 class Plan:
@@ -212,6 +154,36 @@ class Plan:
         if name not in self._by_name:
             raise UserError(f"{self.path}: {one_of(name, self._by_name, 'run')}")
         return self._by_name[name]
+
+    def comparisons(self, table: str) -> list[Planned]:
+        """The planned comparisons of a table, a model each. Raises UserError for a mistake in one."""
+        entry, where = self.experiment.tables[table], f"{self.path}: tables.{table}"
+
+        def metric_of(name: str, place: str) -> Metric:
+            return self._metric(table, name, place)
+
+        return planned(entry.comparisons, self.tuned_cells(table), metric_of, where)
+
+    def _metric(self, table: str, name: str, where: str) -> Metric:
+        """The metric that a table's own tasks are compared on: by its name, or without one that of their scores."""
+        tasks = {task: self.catalog.tasks[task] for task in self.tasks(table)}
+        if name == GOLD_LOSS:
+            return LOSS
+        if name:
+            named = [entry.metrics for entry in tasks.values()]
+            common = set.intersection(*(set(metrics) for metrics in named)) | {GOLD_LOSS}
+            if name not in common:
+                raise UserError(f"{where}: {one_of(name, common, 'metric of all tasks of this table')}")
+            metrics = [metrics[name] for metrics in named]
+        else:
+            metrics = [entry.metric for entry in tasks.values()]
+        for task, metric in zip(tasks, metrics, strict=True):
+            if not metrics[0].averages_with(metric):
+                raise UserError(
+                    f"{where}: {task} is scored in another unit, range or direction than {next(iter(tasks))}, so that"
+                    f" there is no average to compare; say metric: {GOLD_LOSS}"
+                )
+        return metrics[0]
 
     def protocol(self, table: str, suite: str | None = None) -> Protocol:
         """The protocol of a table, or as it holds for a suite that the table scores beside its own."""
@@ -346,6 +318,11 @@ class Plan:
                 if run.name in seen:
                     raise UserError(f"{where}.grids: run {run.name} stands twice; each run once")
                 seen.add(run.name)
+            if table.comparisons and len(table.seeds) < 2:
+                raise UserError(
+                    f"{where}.seeds: found one, allowed at least 2 where comparisons are planned; add seeds"
+                )
+            self.comparisons(name)
 
     def _check_grid(self, grid: Grid, where: str) -> None:
         for method in grid.methods:

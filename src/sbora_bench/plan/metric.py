@@ -74,3 +74,5 @@ class Metric(BaseModel):
 
 
 SHARE = Metric()
+LOSS = Metric(items="values", higher_is_better=False, high=None, unit="nats a token")
+GOLD_LOSS = "gold_loss"  # loss of the right answer, beside a task's own score

@@ -79,8 +79,35 @@ def test_the_narrowest_layer(architecture, width):
     assert layer_width(architecture) == width
 
 
+COMPARISON = {"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}
+
+
+def compare(**changes) -> tuple:
+    """An edit that plans COMPARISON, changed so."""
+    made = {key: value for key, value in (COMPARISON | changes).items() if value is not REMOVED}
+    return (*TABLE, "comparisons"), [made]
+
+
 # (path of keys, value) and what the line must name: key, what was found, what is allowed
 SPOILED = {
+    "a comparison with a key too many": (compare(ranks=4), ["tables.sums.comparisons.0.ranks", "unknown key 'ranks'"]),
+    "a comparison of a cell that isn't there": (
+        compare(a="sbora-fa-r8"),
+        ["tables.sums.comparisons.0.a", "unknown cell of this table 'sbora-fa-r8'", "did you mean 'sbora-fa-r4'"],
+    ),
+    "a comparison without a rank": (compare(b="lora"), ["tables.sums.comparisons.0.b", "pattern", "found 'lora'"]),
+    "a comparison of a cell with itself": (compare(a="lora-r4"), ["comparisons.0", "both lora-r4"]),
+    "a comparison at nothing equal": (compare(equal=REMOVED), ["tables.sums.comparisons.0.equal", "required"]),
+    "a comparison at another thing equal": (compare(equal="size"), ["comparisons.0.equal", "'rank'", "found 'size'"]),
+    "a comparison without a margin": (compare(margin=REMOVED), ["tables.sums.comparisons.0.margin", "required"]),
+    "a margin of nothing": (compare(margin=0), ["tables.sums.comparisons.0.margin", "greater than 0", "found 0"]),
+    "a margin below nothing": (compare(margin=-0.1), ["comparisons.0.margin", "greater than 0", "found -0.1"]),
+    "an unknown metric": (compare(metric="gold_los"), ["comparisons.0.metric", "did you mean 'gold_loss'"]),
+    "a comparison on a model that isn't there": (compare(models=["ladder-s"]), ["comparisons.0.models", "ladder-xs"]),
+    "a comparison twice": (
+        ((*TABLE, "comparisons"), [COMPARISON, COMPARISON | {"a": "lora-r4", "b": "sbora-fa-r4"}]),
+        ["tables.sums.comparisons.1", "lora-r4 and sbora-fa-r4 are compared twice"],
+    ),
     "unknown key at the top": ((("titel",), "x"), ["titel", "did you mean 'title'"]),
     "unknown key of a table": (((*TABLE, "seed"), [0]), ["tables.sums.seed", "did you mean 'seeds'"]),
     "unknown key of a grid": (((*GRID, "rank"), [4]), ["tables.sums.grids.0.rank", "did you mean 'ranks'"]),

@@ -1,0 +1,126 @@
+"""The comparisons that a table plans: which two cells, on what metric, and which difference doesn't matter.
+
+They are declared before anything runs, so that only these few tests share the table's 5 % of false answers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from sbora_bench.errors import UserError, one_of
+from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.runs import Cell
+
+RANKED = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
+PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
+
+
+class Comparison(Strict):
+    """Is `a` better than `b`? Asked of every model that has both, or of `models` alone."""
+
+    a: str = Field(pattern=RANKED, description="a method and its rank: sbora-fa-r16")
+    b: str = Field(pattern=RANKED, description="the same of what it is compared with: lora-r16")
+    equal: Literal["rank", "parameters", "neither"] = Field(
+        description="what both have alike: the rank, or the trainable parameters within 15 %"
+    )
+    metric: str = Field(default="", description="gold_loss, or a metric of the tasks; none: the tasks' own score")
+    margin: float = Field(
+        gt=0, description="the difference that doesn't matter, in the metric's unit: 0.02 is 2 points"
+    )
+    models: list[str] = Field(default_factory=list, description="none: all that have both")
+
+    @field_validator("models")
+    @classmethod
+    def _once(cls, models: list[str]) -> list[str]:
+        if len(set(models)) < len(models):
+            raise ValueError("a model stands twice")
+        return models
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A planned comparison of two cells of one model. `metric_name`: empty for the tasks' own score."""
+
+    a: Cell
+    b: Cell
+    equal: Literal["rank", "parameters", "neither"]
+    metric_name: str
+    metric: Metric
+    margin: float
+
+    @property
+    def table(self) -> str:
+        return self.a.table
+
+    @property
+    def model(self) -> str:
+        return self.a.model
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        return self.a, self.b
+
+    @property
+    def name(self) -> str:
+        """`MODEL: A - B`, as messages and files have it."""
+        return f"{self.model}: {ranked(self.a)} - {ranked(self.b)}"
+
+
+def ranked(cell: Cell) -> str:
+    """A cell's method with its rank: `lora-r16`."""
+    return f"{cell.method}-r{cell.rank}"
+
+
+def planned(
+    comparisons: Sequence[Comparison], cells: Sequence[Cell], metric_of: Callable[[str, str], Metric], where: str
+) -> list[Planned]:
+    """The comparisons of a table, model by model, in the order of the file.
+
+    `cells`: the table's tuned ones; `metric_of`: a metric by its name and the place for messages; `where`: begins them.
+    Raises UserError for cells that the table hasn't, a pair that stands twice, and methods that aren't at one rank
+    where the file says so. Whether parameters are equal is for `check_methods.py`, which can count.
+    """
+    resolved: list[Planned] = []
+    for index, comparison in enumerate(comparisons):
+        place = f"{where}.comparisons.{index}"
+        if comparison.a == comparison.b:
+            raise UserError(f"{place}: a and b are both {comparison.a}; compare two cells")
+        pairs = list(_pairs(comparison, cells, place))
+        if comparison.equal == "rank" and any(a.rank != b.rank for a, b in pairs):
+            raise UserError(
+                f"{place}.equal: found rank, and {comparison.a} and {comparison.b} have two; say equal: parameters"
+                " where those are alike, else equal: neither"
+            )
+        metric = metric_of(comparison.metric, f"{place}.metric")
+        for a, b in pairs:
+            if any({a, b} == set(other.cells) and comparison.metric == other.metric_name for other in resolved):
+                raise UserError(f"{place}: {a.model}: {ranked(a)} and {ranked(b)} are compared twice; remove one")
+            resolved.append(Planned(a, b, comparison.equal, comparison.metric, metric, comparison.margin))
+    return resolved
+
+
+def _pairs(comparison: Comparison, cells: Sequence[Cell], where: str) -> Iterator[tuple[Cell, Cell]]:
+    """Model by model the two cells. Raises UserError where the table has them not."""
+    by_name: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        by_name.setdefault(ranked(cell), {})[cell.model] = cell
+    for key in ("a", "b"):
+        name = getattr(comparison, key)
+        if name not in by_name:
+            raise UserError(f"{where}.{key}: {one_of(name, by_name, 'cell of this table')}")
+    a, b = by_name[comparison.a], by_name[comparison.b]
+    both = [model for model in a if model in b]
+    for model in comparison.models:
+        if model not in both:
+            raise UserError(f"{where}.models: {one_of(model, both, 'model with both cells')}")
+    if not both:
+        raise UserError(f"{where}: no model of this table has both {comparison.a} and {comparison.b}; add the cells")
+    yield from ((a[model], b[model]) for model in comparison.models or both)
+
+
+def equal_parameters(a: int, b: int) -> bool:
+    """Whether two numbers of trainable parameters are equal: the larger at most 15 % above the smaller."""
+    return max(a / b, b / a) <= 1 + PARAMETERS_WITHIN
