@@ -4,6 +4,7 @@ What `traced_step` estimates is checked against this: by the tests, by `benchmar
 `footprint` for cells that are small enough to be run on the side.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -18,6 +19,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import nf4_config
+from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 
 if TYPE_CHECKING:
@@ -64,12 +66,17 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     ids = torch.ones(rows, length, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[1:, -5:] = 0
+    supervised = None
+    if protocol.logits == "supervised":
+        with contextlib.suppress(Unfit):
+            supervised = SupervisedLoss(model, ids[0].tolist())
     low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
 
     def steps() -> None:
         for _ in range(2):
             with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
-                loss = model(input_ids=ids, labels=ids, attention_mask=mask).loss
+                inputs = {"input_ids": ids, "labels": ids, "attention_mask": mask}
+                loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
             optimizer.step()

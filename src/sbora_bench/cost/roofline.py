@@ -34,6 +34,7 @@ TRACED = {
     "double_quantization",
     "dropout",
     "gradient_checkpointing",
+    "logits",
     "max_grad_norm",
     "max_length",
     "micro_batch",

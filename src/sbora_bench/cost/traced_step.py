@@ -17,6 +17,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
+from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Protocol
 
 # transformers' names of the optimizers that can be traced; those of bitsandbytes have 32-bit or 8-bit states.
@@ -51,6 +52,12 @@ def trace_training(
     model.train()
     model.config.use_cache = False
     fused = model.config._attn_implementation in ("sdpa", UNMASKED)
+    supervised = None
+    if protocol.logits == "supervised":
+        if fused:
+            model.set_attn_implementation(UNMASKED)
+        with contextlib.suppress(Unfit):  # then training goes the plain way too
+            supervised = SupervisedLoss(model, [0, 0])
     alone = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if alone else "sdpa")
@@ -69,7 +76,9 @@ def trace_training(
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        loss = training_loss(model, batch(micro_batch, length, masked=not alone), kernels) / accumulation
+        inputs = batch(micro_batch, length, masked=not alone)
+        loss = training_loss(model, inputs, kernels, supervised) / accumulation
+        del inputs
         tracer.phase = "backward"
         loss.backward()
         tracer.adopt((p.grad for p in trained), "gradients")
@@ -84,8 +93,21 @@ def trace_training(
     return tracer
 
 
-def training_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor | None], kernels: Kernels) -> torch.Tensor:
-    """The loss of a batch, the outputs in fp32 as accelerate has them under autocast, and let go."""
+def training_loss(
+    model: torch.nn.Module,
+    inputs: dict[str, torch.Tensor | None],
+    kernels: Kernels,
+    supervised: SupervisedLoss | None = None,
+) -> torch.Tensor:
+    """The loss of a batch, the outputs in fp32 as accelerate has them under autocast, and let go.
+
+    `supervised`: how the loss is taken from supervised positions alone; every token but a row's first is one here.
+    """
+    if supervised is not None:
+        rows, length = inputs["input_ids"].shape
+        chosen = torch.empty(2, rows * (length - 1), dtype=torch.long, device="meta")
+        with kernels.forward():
+            return supervised(model, inputs, chosen=(chosen[0], chosen[1]))[0]
     with kernels.forward():
         outputs = model(**inputs)
     if kernels.low is not None:

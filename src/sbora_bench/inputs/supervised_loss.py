@@ -47,7 +47,7 @@ class SupervisedLoss:
         model.eval()
         try:
             with torch.no_grad():
-                self._compare(model, {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)})
+                self._compare(model, {"input_ids": ids, "labels": ids})
                 if in_chunks and frozen_linear(head) and self._is_last(model, ids):
                     self.in_chunks = True
         finally:
@@ -108,7 +108,7 @@ class SupervisedLoss:
         """Whether the model returns what its head makes, untouched."""
         made: list[torch.Tensor] = []
         with self.head.register_forward_hook(lambda module, arguments, output: made.append(output)):
-            outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            outputs = model(input_ids=ids)
         return len(made) == 1 and outputs.logits is made[0]
 
 
@@ -148,10 +148,12 @@ class HeadLoss(torch.autograd.Function):
             places, wanted = positions[start : start + size], targets[start : start + size, None]
             logits = F.linear(flat.index_select(0, places), weight, bias)
             low, logits = logits.dtype, logits.float()
-            norms = logits.logsumexp(-1, keepdim=True)
-            total += (norms - logits.gather(1, wanted)).sum()
+            logits.sub_(logits.amax(-1, keepdim=True))
+            right = logits.gather(1, wanted)
+            norms = logits.exp_().sum(-1, keepdim=True)
+            total += (norms.log() - right).sum()
             if gradient is not None:
-                logits.sub_(norms).exp_().scatter_add_(1, wanted, torch.full_like(norms, -1.0))
+                logits.div_(norms).scatter_add_(1, wanted, torch.full_like(norms, -1.0))
                 gradient.index_copy_(0, places, (logits.to(low) @ weight).to(gradient.dtype))
         if gradient is not None:
             ctx.save_for_backward(gradient.view_as(hidden))

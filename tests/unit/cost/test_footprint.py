@@ -107,10 +107,27 @@ def test_estimated_memory_is_what_the_allocator_did(catalog, method, checkpointi
     assert sum(value for kind, value in traced.items() if kind != "peak") == traced["peak"]
 
 
+@pytest.mark.parametrize("logits", ["all", "supervised"])
+@pytest.mark.parametrize(("words", "dtype"), [(512, "float32"), (20_000, "float32"), (20_000, "bfloat16")])
+def test_estimated_memory_of_either_way_to_the_loss(catalog, logits, words, dtype):
+    """With a vocabulary in several chunks too: what training does with `logits: supervised`, and what with `all`."""
+    entry = catalog.models["tiny"].model_copy(update={"architecture": TINY | {"vocab_size": words}})
+    larger = catalog.model_copy(update={"models": catalog.models | {"tiny": entry}})
+    protocol = protocol_of(larger, logits=logits, weights_dtype=dtype)
+    rows = 16
+    traced = footprint.trace(on_meta(larger, "lora", protocol), protocol, "cpu", rows, LENGTH).peak()
+    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    measured = real_step.step_peak(real(larger, "lora", protocol), protocol, rows, LENGTH)
+    assert over == pytest.approx(measured, rel=0.01)
+    kept = 4 * words * rows * LENGTH  # all positions' logits in float32
+    if words > 512:
+        assert (measured > 2 * kept) == (logits == "all") or dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_alone_has_no_mask(catalog, dtype):
     """Then keys and values stay as few as the model has them, which is estimated too."""
-    protocol = protocol_of(catalog, weights_dtype=dtype)
+    protocol = protocol_of(catalog, weights_dtype=dtype, logits="all")
     rows = {}
     for kernels in ("cpu", "cuda"):
         peaks = [
@@ -146,7 +163,7 @@ def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
 
 
 def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
-    protocol = protocol_of(catalog, dropout=0.0)
+    protocol = protocol_of(catalog, dropout=0.0, logits="all")
     flops = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", length=LENGTH).flops()
     flash = aten._scaled_dot_product_flash_attention  # the CPU's variant isn't in the counter's registry
     mapping = {
