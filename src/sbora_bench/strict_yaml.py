@@ -25,6 +25,14 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
+    problem = f"the tag {node.tag} is not read: no code is run from YAML; write a plain value"
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_constructor(None, _refuse_tag)
+
+
 def read_yaml(path: str | Path) -> dict:
     """Read a YAML mapping. Raises UserError with file, line and reason."""
     try:

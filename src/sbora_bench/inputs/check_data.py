@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of
 from sbora_bench.inputs.data.examples import Example
 from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
@@ -174,8 +175,8 @@ class _Check:
     def tries(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         from sbora_bench.inputs.tasks.trial import try_task
 
-        metrics = list(self.plan.catalog.tasks[config["task"]].metrics)
-        key = json.dumps([config, metrics, rows[:50], len(rows)], sort_keys=True, default=str)
+        metrics = self.plan.catalog.tasks[config["task"]].metrics
+        key = hash_of([config, {name: one.model_dump() for name, one in metrics.items()}, rows])
         if key not in self.tried:
             self.tried[key] = ""
             try:

@@ -30,7 +30,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results import store
-from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, other_means
+from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, mean_of, other_means
 from sbora_bench.results.records import (
     MACRO,
     ContaminationRecord,
@@ -290,7 +290,7 @@ def score_task(
     name = config["task"]
     described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
     scorer.tokens.clear()
-    found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}})
+    found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}}, bootstrap_iters=0)  # no 100,000 of each metric
     metrics = metrics or {next(iter(task.aggregation())): SHARE}
     metric, measured = next(iter(metrics.items()))
     examples = sorted(found["samples"][name], key=lambda example: example["doc_id"])
@@ -298,7 +298,7 @@ def score_task(
     item_values = {other: values_of(name, other, metrics[other], examples) for other in metrics}
     values = item_values.pop(metric)
     value = found["results"][name][f"{metric},{pipeline}"]
-    stderr = found["results"][name][f"{metric}_stderr,{pipeline}"]
+    stderr = mean_of(values)[1]
     beside = [dict(zip(item_values, of, strict=True)) for of in zip(*item_values.values(), strict=True)]
     extra = clean_mean(values, items) | other_means(beside)
     if "subject" in items[0]:
@@ -313,7 +313,7 @@ def score_task(
         metric=metric,
         measured=measured,
         value=float(value),
-        stderr=None if stderr in (None, "N/A") else float(stderr),
+        stderr=stderr,
         n=len(examples),
         task_version=str(task.VERSION),
         task_hash=hash_of(described),

@@ -45,8 +45,8 @@ class Scorer(HFLM):
         self.label = "scoring"
 
     def context_ids(self, context: str) -> list[int]:
-        """The prompt's token ids, without the EOS that some tokenizers put at the end."""
-        ids = self.tok_encode(context)
+        """The prompt's token ids, without the EOS that some tokenizers put at the end; of an empty one BOS or EOS."""
+        ids = self.tok_encode(context) or [self.prefix_token_id]
         return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def padded(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
@@ -111,10 +111,14 @@ class Scorer(HFLM):
                     encoded[context] = self.context_ids(context)[: self.max_length]
                 pair = encoded[context], [self.letter_id(continuation)]
             else:
-                pair = self._encode_pair(context, continuation)
+                pair = self._encode_pair(context, continuation) if context else self._alone(continuation)
                 self.tokens[context + continuation] = len(pair[1])
             rows.append(((context, continuation), *pair))
         return self._loglikelihood_tokens(rows, disable_tqdm)
+
+    def _alone(self, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a text that nothing stands before: after BOS or EOS, as lm-eval has it."""
+        return [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
 
     def letter_id(self, letter: str) -> int:
         """Token id of `"A"` (its first token: LLaMA's has the space in it) or of `" A"` (its last).

@@ -152,8 +152,11 @@ def test_a_folder_by_its_variable(place, monkeypatch):
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (TEMPLATE | {"metric_list": [{"metric": "no-such-metric"}]}, "lm-eval does not take it"),
-        (TEMPLATE | {"metric_list": [{"metric": "f1", "aggregation": "f1"}]}, "metric f1: Target is multiclass"),
+        (TEMPLATE | {"metric_list": [{"metric": "no-such-metric"}]}, "unknown metric of lm-eval"),
+        (
+            TEMPLATE | {"metric_list": [{"metric": "f1", "aggregation": "f1"}]},
+            "f1 gives no number for an item (found list): it is counted over all items at once",
+        ),
         (TEMPLATE | {"doc_to_text": "{{nothing}}"}, "'nothing' is undefined"),
         (TEMPLATE | {"doc_to_target": "{{nothing}}"}, "'nothing' is undefined"),
         (TEMPLATE | {"num_fewshot": 9}, "num_fewshot: found 9, and there are 9 items"),

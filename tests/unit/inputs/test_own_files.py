@@ -1,5 +1,7 @@
 """Files of a user's own: every format, every way to spoil one, and the line that says what to do."""
 
+import datetime
+import gzip
 import json
 from pathlib import Path
 
@@ -97,6 +99,14 @@ def test_parquet_and_a_saved_folder():
 SPOILT = {
     "UTF-16": (LINE.encode("utf-16"), ["own.jsonl: is UTF-16", "iconv -f UTF-16 -t UTF-8 own.jsonl"]),
     "UTF-16 without a mark": (LINE.encode("utf-16-le"), ["is UTF-16", "iconv -f UTF-16LE"]),
+    "UTF-16 the other way round": (LINE.encode("utf-16-be"), ["is UTF-16", "iconv -f UTF-16BE"]),
+    "UTF-32": (LINE.encode("utf-32"), ["is UTF-32", "iconv -f UTF-32 -t UTF-8"]),
+    "gzip": (gzip.compress(LINE.encode()), ["own.jsonl: is gzip", "unpack"]),
+    "a spreadsheet": (b"PK\x03\x04\x14\x00\x06", ["own.jsonl: is a zip archive (or a spreadsheet)"]),
+    "Parquet": (b"PAR1\x15\x00", ["is Parquet under another suffix"]),
+    "a zero": (f"{LINE}\n\0\n", ["line 2: not JSON"]),
+    "a key twice": ('{"instruction": "a", "output": "b", "output": "c"}', ["line 1", "key 'output' stands twice"]),
+    "true": ('{"instruction": "a", "output": true}', ["line 1: output: found bool, allowed are text and numbers"]),
     "Latin-1": (f"{LINE}\n".encode() + b'{"instruction": "caf\xe9"}', ["line 2: byte 0xe9", "iconv -f LATIN1"]),
     "CSV": ("instruction,output\na,b\n", ["line 1: not JSON", "found 'instruction,output'", "named .csv"]),
     "half a line": (f"{LINE}\n\n{LINE[:20]}\n", ["line 3: not JSON", "correct or remove that line"]),
@@ -136,6 +146,26 @@ def test_what_cannot_be_read_is_one_line_with_its_place_and_cure(what):
 def test_a_spoilt_table_of_cells(content, expected):
     with pytest.raises(UserError, match=expected):
         read(content, "own.csv")
+
+
+def test_columns_are_parted_by_what_the_first_line_has_most_of_and_those_without_a_name_are_passed_over():
+    for sign, text in (("\t", "a, b; c"), (";", "a, b\tc"), (",", "a; b\tc")):
+        (row,) = read(f"instruction{sign}output\n{text}{sign}d\n", "own.csv")
+        assert (row["instruction"], row["output"]) == (text, "d")
+    (row,) = read(",instruction,output,,\n0,a,b,,\n", "own.csv")
+    assert row == {"instruction": "a", "input": "", "output": "b", "answer": "b"}
+
+
+def test_a_typed_file_gives_what_json_can_hold():
+    day = datetime.datetime(2020, 1, 2)
+    datasets.Dataset.from_list([ROW | {"day": day, "part": {"of": [1, None]}}]).to_parquet("own.parquet")
+    (row,) = read(Path("own.parquet").read_bytes(), "own.parquet")
+    assert json.loads(json.dumps(row)) == row == ROW | {"day": "2020-01-02 00:00:00", "part": {"of": [1, None]}}
+
+
+def test_a_split_of_a_file_is_refused():
+    with pytest.raises(UserError, match="own.jsonl: split: found 'train', and a file has no splits"):
+        read(LINE, split="train")
 
 
 def test_a_damaged_parquet_file():

@@ -79,11 +79,39 @@ def test_without_solved_examples_as_before():
         ({"num_fewshot": 1, "fewshot_config": {"split": "dev"}}, "fewshot_config.split: found 'dev'"),
         ({"num_fewshot": 3, "fewshot_config": {"samples": [{}]}}, "samples: found 1, and num_fewshot is 3"),
         ({"num_fewshot": "five"}, "num_fewshot: found 'five'"),
+        ({"include": "other.yaml"}, "own.yaml: include: not read here; copy that file's keys"),
+        ({"group": "all", "task": ["a", "b"]}, "own.yaml: group: a template is one task"),
+        ({"process_docs": "utils.docs"}, "own.yaml: process_docs: names code to run"),
+        ({"metric_list": []}, "own.yaml: metric_list: List should have at least 1 item"),
+        ({"metric_list": ["exact_match"]}, "own.yaml: metric_list.0: .*found 'exact_match'"),
+        ({"metric_list": [{"metric": "exact_match", "higher_is_better": "no"}]}, "metric_list.0.higher_is_better"),
+        ({"filter_list": []}, "own.yaml: filter_list: List should have at least 1 item"),
+        ({"filter_list": [{"filter": []}]}, "own.yaml: filter_list.0.name: Field required"),
+        ({"filter_list": {"name": "a", "filter": []}}, "own.yaml: filter_list: Input should be a valid list"),
+        ({"generation_kwargs": None}, "own.yaml: generation_kwargs"),
+        ({"generation_kwargs": {"max_gen_toks": "7"}}, "own.yaml: generation_kwargs.max_gen_toks"),
+        ({"generation_kwargs": {"max_new_tokens": 7}}, "generation_kwargs.max_new_tokens: say max_gen_toks"),
+        ({"generation_kwargs": {"until": None}}, "own.yaml: generation_kwargs.until"),
+        ({"generation_kwargs": {"do_sample": True, "temperature": 0.0}}, "temperature: found 0 with do_sample: true"),
     ],
 )
 def test_keys_that_do_not_hold_here_are_refused(keys, expected):
     with pytest.raises(UserError, match=expected):
         config(**keys)
+
+
+def test_no_code_is_run_from_a_template():
+    Path("own.yaml").write_text("output_type: generate_until\ndoc_to_text: !function utils.text\n")
+    entry = TaskEntry(title="T", template="own.yaml", answer={}, items={})
+    with pytest.raises(UserError, match="own.yaml, line 2: .*the tag !function is not read: no code is run from YAML"):
+        task_config("own", entry, Protocol(**toy_runs.PROTOCOL))
+
+
+def test_a_template_without_an_output_type_generates():
+    Path("own.yaml").write_text(yaml.safe_dump({key: TEMPLATE[key] for key in ("doc_to_text", "doc_to_target")}))
+    entry = TaskEntry(title="T", template="own.yaml", answer={}, items={})
+    made = task_config("own", entry, Protocol(**toy_runs.PROTOCOL))
+    assert made["output_type"] == "generate_until" and made["generation_kwargs"]["max_gen_toks"] > 0
 
 
 def test_one_pipeline_of_filters_may_have_any_name():

@@ -151,3 +151,12 @@ def test_a_tokenizer_that_ends_texts_does_not_end_the_prompt():
     plain = ours.context_ids("red cat")
     ours.tok_encode = lambda text: [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
     assert ours.context_ids("red cat") == plain
+
+
+def test_an_empty_prompt_is_scored_after_the_beginning_alone():
+    """As `acc_mutual_info` has every choice scored, and as a template without a question does."""
+    asked = scorer(2)
+    (_, longer) = asked.loglikelihood(requests([("what is", " a longer answer"), ("", " a longer answer")]))
+    again = Scorer.__mro__[1].loglikelihood(asked, requests([("", " a longer answer")]))
+    assert longer == pytest.approx(again[0])
+    assert len(asked.context_ids("")) == 1

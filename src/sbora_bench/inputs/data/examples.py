@@ -92,8 +92,11 @@ def _others(row: dict) -> Example:
 def _text(value: Any, key: str) -> str:
     if value is None and key == "input":
         return ""
-    if not isinstance(value, str | int | float):
-        raise UserError(f"{key}: found {type(value).__name__}, allowed are text and numbers")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(
+            f"{key}: found {type(value).__name__}, allowed are text and numbers; make text of it in the data entry's"
+            f" `columns`: {{{key}: '{{{{ ... }}}}'}}"
+        )
     text = str(value)
     if not text.isascii():
         try:

@@ -14,6 +14,17 @@ from typing import Any, NamedTuple
 
 from sbora_bench.errors import UserError
 
+READ = "JSON, JSON lines, CSV, TSV and Parquet"
+# How a file begins that is read after unpacking or exporting alone.
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PAR1": "Parquet under another suffix than .parquet",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+}
 LONGEST_CELL = 2**31 - 1  # of CSV; Python's own limit, 131,072 characters, is below long documents
 
 
@@ -34,6 +45,11 @@ def counted(values: list[Any]) -> Rows:
     return Rows(values, "row", list(range(len(values))))
 
 
+def as_json(values: list[dict[str, Any]]) -> list[Any]:
+    """Rows of a typed file as JSON has them: times, decimals and bytes become their text."""
+    return [json.loads(json.dumps(row, default=str)) for row in values]
+
+
 def read_rows(path: Path, split: str | None = None) -> Rows:
     """All rows of a file or folder. Raises UserError naming the line, what stands there and the cure.
 
@@ -41,15 +57,20 @@ def read_rows(path: Path, split: str | None = None) -> Rows:
     """
     if path.is_dir():
         return _saved_folder(path, split)
+    if split is not None:
+        raise UserError(f"{path}: split: found {split!r}, and a file has no splits; take `split` out of the data entry")
     return READERS.get(path.suffix.lower(), _json)(path)
 
 
 def _text(path: Path) -> str:
     """The file's text with `\\n` at the ends of lines."""
     content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if wide or b"\0" in content[:1000]:
-        raise UserError(f"{path}: is UTF-16, allowed is UTF-8; {_convert(path, 'UTF-16' if wide else 'UTF-16LE')}")
+    if packed := next((name for start, name in PACKED.items() if content.startswith(start)), ""):
+        raise UserError(
+            f"{path}: is {packed}, allowed are {READ}; unpack or export it, and name that file in its place"
+        )
+    if wide := _wide(content):
+        raise UserError(f"{path}: is {wide[:6]}, allowed is UTF-8; {_convert(path, wide)}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -61,6 +82,17 @@ def _text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _wide(content: bytes) -> str:
+    """The encoding of text whose signs are of two bytes or four, by its mark or by where its zeros stand; else ""."""
+    marks = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # before those that they begin with
+    marks |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+    marked = next((name for mark, name in marks.items() if content.startswith(mark)), "")
+    start = content[:1000]
+    if marked or 3 * start.count(0) < len(start):  # a zero here and there is no encoding's
+        return marked
+    return "UTF-16BE" if start[::2].count(0) > start[1::2].count(0) else "UTF-16LE"
+
+
 def _convert(path: Path, encoding: str) -> str:
     return f"convert it: iconv -f {encoding} -t UTF-8 {path} > new{path.suffix}, and name that file in its place"
 
@@ -70,7 +102,15 @@ def _refuse_constant(name: str) -> None:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant)
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"key {twice!r} stands twice in an object")
+    return row
 
 
 def _json(path: Path) -> Rows:
@@ -117,10 +157,12 @@ def _short(text: str) -> str:
 
 
 def _cells(path: Path, delimiter: str = "") -> Rows:
-    """A table of cells whose first line names the columns; without a delimiter, comma or semicolon, by that line."""
+    """A table of cells whose first line names the columns; without a delimiter, the one of comma, semicolon and
+    tab that stands most often in that line. Columns without a name are passed over.
+    """
     text = _text(path)
     header = text.lstrip("\n").split("\n", 1)[0]
-    delimiter = delimiter or (";" if header.count(";") > header.count(",") else ",")
+    delimiter = delimiter or max(",;\t", key=header.count)
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
@@ -132,7 +174,7 @@ def _cells(path: Path, delimiter: str = "") -> Rows:
                 continue
             if not columns:
                 columns = [cell.strip() for cell in cells]
-                if len(set(columns)) < len(columns):
+                if len(set(filter(None, columns))) < len(list(filter(None, columns))):
                     raise UserError(f"{path}, line {start}: a column's name stands twice; rename one")
                 continue
             if len(cells) != len(columns):
@@ -140,7 +182,7 @@ def _cells(path: Path, delimiter: str = "") -> Rows:
                     f"{path}, line {start}: found {len(cells)} cells, allowed {len(columns)} as in the first line;"
                     " a cell that holds the delimiter stands in double quotes"
                 )
-            values.append(dict(zip(columns, cells, strict=True)))
+            values.append({column: cell for column, cell in zip(columns, cells, strict=True) if column})
             numbers.append(start)
     except csv.Error as error:
         raise UserError(f"{path}, line {line}: not CSV ({error}); check that line's quotes") from None
@@ -152,7 +194,7 @@ def _parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
     try:
-        return counted(pyarrow.parquet.read_table(path).to_pylist())
+        return counted(as_json(pyarrow.parquet.read_table(path).to_pylist()))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}); write it again") from None
 
@@ -171,7 +213,7 @@ def _saved_folder(path: Path, split: str | None) -> Rows:
             reported = f"found split {split!r}" if split else "it holds several splits and none is named"
             raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(saved)}")
         saved = saved[split]
-    return counted(saved.to_list())
+    return counted(as_json(saved.to_list()))
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
+from sbora_bench.inputs.tasks.template_keys import check_keys
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import Plan
@@ -15,8 +16,6 @@ from sbora_bench.strict_yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
 EXTRACTIONS = set(get_args(Protocol.model_fields["extraction"].annotation))
-# Keys of lm-eval that say where items come from.
-OTHER_DATA = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "training_split", "validation_split"}
 NAMES = ("$answer", "$rule", "$extraction", "$strict", "$letters")
 
 
@@ -56,23 +55,19 @@ def task_config(task: str, entry: TaskEntry, protocol: Protocol) -> dict[str, An
     """
     path = template_path(task, entry)
     config = _fill(read_yaml(path), task, entry, protocol, path)
-    _check_sources(config, path)
-    if "filter_list" in config:
+    check_keys(config, path)
+    _check_splits(config, path)
+    if config.get("filter_list"):
         config["filter_list"] = [_pipeline(config["filter_list"], protocol.extraction, path)]
-    if config.get("output_type") == "generate_until":
+    if config.setdefault("output_type", "generate_until") == "generate_until":  # lm-eval's default
         own = {} if entry.max_new_tokens is None else {"max_gen_toks": entry.max_new_tokens}
         given = {"max_gen_toks": protocol.max_new_tokens, "num_beams": protocol.num_beams}
         config["generation_kwargs"] = given | {"until": []} | config.get("generation_kwargs", {}) | own
     return {"num_fewshot": 0} | config | {"task": task, "test_split": "test"} | _shots(config, path)
 
 
-def _check_sources(config: dict[str, Any], path: Path) -> None:
-    """Raise UserError for a key of lm-eval that names data: the items are the catalog's."""
-    for key in OTHER_DATA & config.keys():
-        raise UserError(
-            f"{path}: {key}: not read here; take the key out and name the items in the task's `items`, a data entry of"
-            " the catalog ({path: my.jsonl} is one)"
-        )
+def _check_splits(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError for a split that there is not: the items are one."""
     for key in ("test_split", "fewshot_split"):
         if config.get(key, "test") != "test":
             raise UserError(

@@ -1,26 +1,30 @@
 """A task tried on a few items before anything is trained: built by lm-eval, answered as if right, scored, averaged."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.inputs.tasks.local import local_task
+from sbora_bench.plan.metric import SHARE, Metric
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 ITEMS = 4  # of which a task is tried on, beyond its solved examples
+SHOWN = 6  # choices in a message
+OWN_KEYS = ("until", "max_gen_toks", "skip_special_tokens")  # of generation_kwargs, beside transformers' own
+VALUES = " (values from 0 to 1: metrics: {token_f1: {items: values}})"
 SCORED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
-def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Iterable[str] = ()) -> None:
-    """Raise UserError where lm-eval can't build the task on the first items, or can't score what is answered.
+def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mapping[str, Metric] | None = None) -> None:
+    """Raise UserError where lm-eval can't put the items as questions, or can't score what is answered to the first.
 
     `config`: of lm-eval; `items`: as prepare writes them; `metrics`: those of the catalog's entry, the first the score.
     """
     where = f"catalog: tasks.{config['task']}.template"
-    if config.get("output_type", "generate_until") not in SCORED:
+    if config["output_type"] not in SCORED:
         raise UserError(f"{where}: output_type: found {config['output_type']!r}, allowed {', '.join(SCORED)}")
     shots = 0 if (config.get("fewshot_config") or {}).get("samples") else config.get("num_fewshot", 0)
     if len(items) <= shots:
@@ -29,6 +33,8 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Itera
             " lower it, or give fewshot_config samples"
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _check_names(config, where)
+    _check_questions(local_task(config, items), where)
     task = local_task(config, items[: shots + ITEMS])
     try:
         task.build_all_requests()
@@ -37,17 +43,77 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Itera
         values = _scored(task)
     except Exception as error:  # whatever a template's expressions, filters and metrics raise
         raise UserError(f"{where}: lm-eval can't score its first items: {in_a_line(error)}") from None
-    for metric in metrics:
+    named = f"catalog: tasks.{config['task']}.metrics"
+    for metric in metrics or ():
         if metric not in values:
+            raise UserError(f"{named}: {one_of(metric, values, 'metric of the template')}")
+    for metric in task.aggregation():
+        if metric not in values:
+            raise UserError(f"{where}: metric_list: {metric} is not computed for {task.OUTPUT_TYPE}; take it out")
+    for metric, measured in (metrics or {next(iter(task.aggregation())): SHARE}).items():
+        _check_metric(task, metric, measured, values[metric][0], where)
+    _average(task, values, where)
+
+
+def _check_names(config: dict[str, Any], where: str) -> None:
+    """Raise UserError for a metric that lm-eval doesn't have, and for a key of generation that means nothing."""
+    from lm_eval.api import metrics  # noqa: F401  (registers them)
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+    from transformers import GenerationConfig
+
+    for entry in config.get("metric_list") or ():
+        if entry["metric"] not in METRIC_REGISTRY or entry.get("hf_evaluate"):
+            raise UserError(f"{where}: metric_list: {one_of(entry['metric'], METRIC_REGISTRY, 'metric of lm-eval')}")
+        if entry.get("aggregation", "mean") not in AGGREGATION_REGISTRY:
             raise UserError(
-                f"catalog: tasks.{config['task']}.metrics: {one_of(metric, values, 'metric of the template')}"
+                f"{where}: metric_list: {one_of(entry['aggregation'], AGGREGATION_REGISTRY, 'aggregation')}"
             )
-    metric = next(iter([*metrics, *task.aggregation()]))
-    value = values.get(metric, [None])[0]
+    known = {*GenerationConfig().to_dict(), *OWN_KEYS}
+    for key in config.get("generation_kwargs", {}).keys() - known if config["output_type"] == "generate_until" else ():
+        raise UserError(f"{where}: generation_kwargs: {one_of(key, known, 'key')}")
+
+
+def _check_questions(task: "ConfigurableTask", where: str) -> None:
+    """Raise UserError, naming the item, where its prompt, its choices or its answer can't be made."""
+    for doc in task.test_docs():
+        try:
+            task.doc_to_text(doc)
+            target = task.doc_to_target(doc)
+            choices = task.doc_to_choice(doc) if task.OUTPUT_TYPE == "multiple_choice" else None
+        except Exception as error:
+            raise UserError(f"{where}: item {doc['id']} can't be put as a question: {in_a_line(error)}") from None
+        if choices is None:
+            continue
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{where}: doc_to_choice: item {doc['id']}: found {choices!r}, allowed a list of texts")
+        for answer in target if isinstance(target, list) else [target]:
+            if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
+                raise UserError(
+                    f"{where}: doc_to_target: item {doc['id']}: found {answer!r}, allowed one of its choices,"
+                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}"
+                )
+
+
+def _check_metric(task: "ConfigurableTask", name: str, measured: Metric, value: Any, where: str) -> None:
+    """Raise UserError where a score can't be the mean of this metric over the items, or is better the other way."""
+    from lm_eval.api.metrics import mean
+
     if not isinstance(value, bool | int | float) and not hasattr(value, "__float__"):
         raise UserError(
-            f"{where}: metric_list: {metric} gives no number for an item (found {type(value).__name__}), so no item can"
-            " be marked and no spread be given; put a metric first that does, as exact_match, acc or acc_norm"
+            f"{where}: metric_list: {name} gives no number for an item (found {type(value).__name__}): it is counted"
+            " over all items at once, so no item can be marked and no spread be given; put a metric first that does, as"
+            f" exact_match, acc, acc_norm or token_f1{VALUES}"
+        )
+    if task.aggregation()[name] is not mean:
+        raise UserError(
+            f"{where}: metric_list: {name}: aggregation: allowed is mean: a score is the mean of its items, from which"
+            " it is counted again and two runs are compared; say aggregation: mean, or put another metric first"
+        )
+    if task.higher_is_better().get(name, True) not in (measured.higher_is_better, None):
+        wanted = "false" if measured.higher_is_better else "true"
+        raise UserError(
+            f"catalog: tasks.{task.config.task}.metrics.{name}: higher_is_better: the template says {wanted}; give the"
+            f" entry metrics: {{{name}: {{higher_is_better: {wanted}}}}}"
         )
 
 
@@ -67,20 +133,24 @@ def _answer(task: "ConfigurableTask") -> None:
 
 
 def _scored(task: "ConfigurableTask") -> dict[str, list[Any]]:
-    """Metric -> its value of each item. Raises whatever lm-eval does, also in taking the average."""
+    """Metric -> its value of each item. Raises whatever lm-eval does."""
     by_item: dict[int, list] = {}
     for request in task.instances:
         by_item.setdefault(request.doc_id, []).append(request)
     values: dict[str, list[Any]] = {}
     for requests in by_item.values():
         responses = [next(iter(request.filtered_resps.values())) for request in requests]
+        if task.OUTPUT_TYPE == "generate_until" and not isinstance(responses[0], str):
+            raise ValueError(f"the filters leave a {type(responses[0]).__name__} of an item; end them with take_first")
         for metric, value in task.process_results(requests[0].doc, responses).items():
             values.setdefault(metric, []).append(value)
+    return values
+
+
+def _average(task: "ConfigurableTask", values: dict[str, list[Any]], where: str) -> None:
+    """Raise UserError where lm-eval can't take the average of a metric, those beside the score too."""
     for metric, average in task.aggregation().items():
-        if metric not in values:
-            raise ValueError(f"metric {metric} is not computed for {task.OUTPUT_TYPE}")
         try:
             float(average(values[metric]))
         except Exception as error:
-            raise ValueError(f"metric {metric}: {error}") from error
-    return values
+            raise UserError(f"{where}: metric_list: {metric} can't be averaged: {in_a_line(error)}") from None

@@ -1,0 +1,122 @@
+"""A task tried before anything runs: every item put as a question, the first ones scored, each metric looked at."""
+
+import json
+
+import pytest
+from lm_eval.api import registry
+
+from sbora_bench.errors import UserError
+from sbora_bench.inputs.tasks import trial
+from sbora_bench.plan.metric import SHARE, Metric
+
+ITEMS = [{"id": i, "prompt": f"{i} + 1", "answer": f"{i + 1}", "choices": ["1", "2"], "label": 0} for i in range(8)]
+WRITTEN = {
+    "task": "own",
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "prompt",
+    "doc_to_target": "answer",
+    "generation_kwargs": {"until": [], "max_gen_toks": 4},
+}
+CHOSEN = {
+    "task": "own",
+    "output_type": "multiple_choice",
+    "test_split": "test",
+    "doc_to_text": "prompt",
+    "doc_to_choice": "choices",
+    "doc_to_target": "label",
+}
+DOWN = Metric(higher_is_better=False)
+
+
+def tried(config: dict, *names: str, items=ITEMS, metrics=None, **keys) -> None:
+    listed = {"metric_list": [{"metric": name} for name in names]} if names else {}
+    trial.try_task(config | listed | keys, json.loads(json.dumps(items)), metrics)
+
+
+def test_what_works_passes():
+    tried(WRITTEN, "exact_match")
+    tried(WRITTEN, "exact_match", repeats=2)
+    tried(CHOSEN, "acc", "acc_norm", "f1")
+    tried(CHOSEN, "acc", doc_to_target="{{choices[label]}}")
+    tried(WRITTEN, metric_list=[{"metric": "exact_match", "higher_is_better": False}], metrics={"exact_match": DOWN})
+
+
+@pytest.mark.parametrize("place", [0, 7])
+@pytest.mark.parametrize(
+    ("spoilt", "expected"),
+    [
+        ({"choices": []}, r"doc_to_choice: item \d: found \[\], allowed a list of texts"),
+        (
+            {"label": 2},
+            r"doc_to_target: item \d: found 2, allowed one of its choices, '1', '2', or its place from 0 to 1",
+        ),
+        ({"label": -1}, r"doc_to_target: item \d: found -1"),
+    ],
+)
+def test_every_item_has_choices_and_a_right_one(spoilt, expected, place):
+    items = [item | spoilt if item["id"] == place else item for item in ITEMS]
+    with pytest.raises(UserError, match=expected if place else "catalog: tasks.own.template"):
+        tried(CHOSEN, "acc", items=items)
+
+
+def test_every_item_has_what_the_prompt_names():
+    items = [item | ({} if item["id"] == 7 else {"hint": "x"}) for item in ITEMS]
+    with pytest.raises(UserError, match="item 7 can't be put as a question: TypeError"):
+        tried(WRITTEN, "exact_match", items=items, doc_to_text="{{'a' + hint}}")
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "expected"),
+    [
+        (CHOSEN, "f1", "f1 gives no number for an item .found tuple.: it is counted over all items at once"),
+        (WRITTEN, "f1", "f1 gives no number for an item"),
+        (CHOSEN, "mcc", "mcc gives no number"),
+        (WRITTEN, "bleu", "bleu gives no number"),
+        (WRITTEN | {"output_type": "loglikelihood"}, "perplexity", "perplexity: aggregation: allowed is mean"),
+        (WRITTEN, "exact_mach", "unknown metric of lm-eval 'exact_mach', did you mean 'exact_match'"),
+        (WRITTEN | {"output_type": "loglikelihood"}, "acc_norm", "acc_norm is not computed for loglikelihood"),
+    ],
+)
+def test_a_score_is_the_mean_of_its_items(config, name, expected):
+    with pytest.raises(UserError, match=expected):
+        tried(config, name)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (
+            {"metric_list": [{"metric": "exact_match", "aggregation": "median"}]},
+            "exact_match: aggregation: allowed is mean",
+        ),
+        ({"metric_list": [{"metric": "exact_match", "aggregation": "mode"}]}, "unknown aggregation 'mode'"),
+        (
+            {"metric_list": [{"metric": "exact_match", "higher_is_better": False}]},
+            "metrics: {exact_match: {higher_is_better: false}}",
+        ),
+        (
+            {"generation_kwargs": {"until": [], "max_gen_toks": 4, "tempreature": 1}},
+            "unknown key 'tempreature', did you mean 'temperature'",
+        ),
+        (
+            {"repeats": 2, "filter_list": [{"name": "a", "filter": [{"function": "majority_vote"}]}]},
+            "the filters leave a list of an item; end them with take_first",
+        ),
+    ],
+)
+def test_what_a_template_says_of_metrics_and_generation(keys, expected):
+    with pytest.raises(UserError, match=expected):
+        tried(WRITTEN, **keys)
+
+
+def test_nothing_is_looked_for_on_the_network(monkeypatch):
+    monkeypatch.setattr(registry, "get_metric", lambda *_: pytest.fail("asks the evaluate library"))
+    with pytest.raises(UserError, match="unknown metric of lm-eval"):
+        tried(WRITTEN, "anls")
+
+
+def test_a_named_metric_is_held_to_its_direction():
+    assert SHARE.higher_is_better
+    with pytest.raises(UserError, match="metrics.acc: higher_is_better: the template says true"):
+        tried(CHOSEN, "acc", metrics={"acc": DOWN})
