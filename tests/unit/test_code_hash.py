@@ -1,13 +1,12 @@
 """A stage's hash holds every function that the stage calls, and follows what code does, not how it is written."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sbora_bench import code_hash as hashing
+from tests import forked
 from tests.made_results import make_plan, make_results
 
 STAGES = ["inputs.prepare", "inputs.models.fetch", "train.pretrain", "train.finetune", "score.evaluate"]
@@ -24,7 +23,8 @@ print(json.dumps([sys.modules[name].__file__ for name in names]))
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_static_list_holds_what_is_imported(stage):
     module = f"sbora_bench.{stage}"
-    done = subprocess.run([sys.executable, "-c", IMPORTED, module], capture_output=True, text=True, check=True)
+    done = forked.python("-c", IMPORTED, module)
+    assert done.returncode == 0, done.stderr
     imported = {Path(path).resolve() for path in json.loads(done.stdout.splitlines()[-1])}
     static = {path for path in hashing.source_files(module) if path.suffix == ".py"}
     empty = {path for path in imported if not hashing.Module("", path).statements}
@@ -61,8 +61,7 @@ print(json.dumps(sorted(called)))
 
 def called_but_not_counted(stage: str, folder: Path, experiment: str, *runs: str) -> tuple[set, set]:
     """(top-level statements of ours that ran without being counted, all that ran), as (file, first line)."""
-    command = [sys.executable, "-c", CALLED, stage, experiment, *runs]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=600)
+    done = forked.python("-c", CALLED, stage, experiment, *runs, folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     counted, _, files = hashing.reached(f"sbora_bench.{stage}")
     modules = {hashing._known(name).path: hashing._known(name) for name, _ in counted}

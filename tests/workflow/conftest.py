@@ -17,11 +17,20 @@ import pytest
 from filelock import FileLock
 
 from sbora_bench.files import sha256
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 CANARY = "hf_canary0123456789abcdef0123456789abcdef"  # a token that no file may hold
 PATIENCE = 900  # seconds for a reproduction that is interfered with
 COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles"]
+
+
+def environment() -> dict[str, str]:
+    """Offline, without a data root, with tokens that nothing may show."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    tokens = dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"), CANARY)
+    return {**kept, **tokens, "HF_HUB_OFFLINE": "1", "PATH": path}
 
 
 @dataclass(frozen=True)
@@ -41,20 +50,20 @@ class Root:
         return cls(folder)
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
-        """Run a command here: offline, without a data root, with tokens that nothing may tell."""
-        told = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_"))}
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        tokens = dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"), CANARY)
-        environment = {**told, **tokens, "HF_HUB_OFFLINE": "1", "PATH": path}
+        """Run a command here, in a process of its own."""
         return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=1500
+            command, cwd=self.folder, env=environment(), capture_output=True, text=True, check=False, timeout=1500
         )
 
+    def python(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run `python ARGUMENTS` here, in a fork that has the heavy imports."""
+        return forked.python(*arguments, folder=self.folder, environment=environment())
+
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "snakemake", "--cores", "2", *arguments)
+        return self.python("-m", "snakemake", "--cores", "2", *arguments)
 
     def bench(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "sbora_bench.cli", *arguments)
+        return self.python("-m", "sbora_bench.cli", *arguments)
 
 
 def results_of(folder: Path) -> dict[str, str]:
@@ -87,7 +96,7 @@ def reproduced(shared_folder: Path):
     with FileLock(shared_folder / "reproduction.lock"):
         if not root.folder.exists():
             Root.copy(root.folder)
-            done = root.snakemake("--config", "experiment=tiny")
+            done = root.run(sys.executable, "-m", "snakemake", "--cores", "2", "--config", "experiment=tiny")
             (root.folder / "first.log").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
         told = (root.folder / "first.log").read_text()
         assert told.startswith("0\n"), told[-6000:]

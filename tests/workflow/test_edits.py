@@ -3,12 +3,11 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.workflow.conftest import ROOT
 
 TRAINING = {"finetune_arithmetic_0", "finetune_mmlu_0"}
@@ -64,11 +63,9 @@ def copied(shared_folder, tmp_path_factory):
 
 def would_run(folder: Path) -> set[str]:
     """The names of the rules that `snakemake -n` says it would run."""
-    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--config", "experiment=tiny"]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
+    arguments = ("-m", "snakemake", "--dry-run", "--cores", "2", "--config", "experiment=tiny")
+    done = forked.python(*arguments, folder=folder, environment=environment)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
     if "Nothing to be done" in said:

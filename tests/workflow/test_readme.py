@@ -4,7 +4,6 @@ import csv
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def words(command: str) -> list[str]:
 def really(root, command: str) -> None:
     """Run it in the reproduction of `tiny`."""
     program, *arguments = words(command)
-    done = root.bench(*arguments) if program == "sbora-bench" else root.run(sys.executable, "-m", program, *arguments)
+    done = root.bench(*arguments) if program == "sbora-bench" else root.python("-m", program, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -46,7 +45,7 @@ def touched(root, command: str) -> None:
 
 def dry(root, command: str) -> None:
     """The workflow is planned, not run."""
-    done = root.run(sys.executable, "-m", *words(command), "--dry-run")
+    done = root.python("-m", *words(command), "--dry-run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Job stats" in done.stdout + done.stderr or "Nothing to be done" in done.stdout + done.stderr
 
@@ -109,10 +108,10 @@ LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(sys.argv[1])
 @pytest.mark.parametrize("script", fenced("python", PAGES[0].read_text(encoding="utf-8")))
 def test_every_script_runs_on_a_small_model(script, root):
     folder = root.folder / "model"
-    made = root.run(sys.executable, "-c", MODEL, str(folder))
+    made = root.python("-c", MODEL, str(folder))
     assert made.returncode == 0, made.stderr[-3000:]
     assert "path/or/hub-id" in script
-    done = root.run(sys.executable, "-c", script.replace("path/or/hub-id", str(folder)))
+    done = root.python("-c", script.replace("path/or/hub-id", str(folder)))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (root.folder / "adapter" / "adapter_model.safetensors").is_file()
 

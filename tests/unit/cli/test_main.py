@@ -17,6 +17,7 @@ from sbora_bench.cli.main import cli
 from sbora_bench.cli.plan import results_folder
 from sbora_bench.files import git_blob_id
 from sbora_bench.results.records import VERSION
+from tests import forked
 from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
 
 HEAVY = {"torch", "transformers", "pandas", "lm_eval", "peft", "datasets", "matplotlib", "scipy", "numpy", "snakemake"}
@@ -234,22 +235,8 @@ def test_the_command_itself_ends_with_the_status(tmp_path):
 
 
 def test_export_says_what_it_needs(tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sbora_bench.cli",
-            "export",
-            str(tmp_path),
-            "--to",
-            "lora",
-            "--output",
-            str(tmp_path / "out"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = ("export", str(tmp_path), "--to", "lora", "--output", str(tmp_path / "out"))
+    done = forked.python("-m", "sbora_bench.cli", *arguments)
     assert done.returncode == 2
     assert done.stderr == f"sbora-bench: {tmp_path}/adapter_config.json: no such file\n"
     assert not (tmp_path / "out").exists()

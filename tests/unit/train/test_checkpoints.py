@@ -3,8 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from sbora_bench.results import store
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import checkpoints
 from sbora_bench.train import finetune as stage
+from tests import forked
 from tests.toy_training import FILES, digests, house, train
 
 RESUMED = {"schedule": "linear", "warmup_steps": 2, "dropout": 0.2, "checkpoint_every": 2}
@@ -307,9 +306,7 @@ cli.main()
 )
 def test_a_process_that_gets_a_signal(tmp_path, undisturbed, number, status, line, newest):
     plan = house(tmp_path, **RESUMED | LONG)
-    told = os.environ | {"PYTHONPATH": str(Path(stage.__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", SCRIPT, LORA, str(int(number))]
-    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=False, timeout=300)
+    done = forked.python("-c", SCRIPT, LORA, str(int(number)), folder=tmp_path)
     assert done.returncode == status, done.stderr
     ours = [text for text in done.stderr.splitlines() if text.startswith("sbora-bench")]
     assert ours == ([line] if line else []) and "Traceback" not in done.stderr

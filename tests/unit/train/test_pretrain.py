@@ -2,10 +2,7 @@
 
 import contextlib
 import functools
-import os
 import signal
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +18,7 @@ from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train import pretrain as stage
 from sbora_bench.train.checkpoints import step_of
-from tests import toy_runs
+from tests import forked, toy_runs
 from tests.unit.train.test_checkpoints import Killed, flip
 
 RECIPE = {"steps": 9, "choices_first": 2, "batch": 4, "warmup": 3, "held_out": 4, "checkpoint_every": 2}
@@ -261,9 +258,7 @@ def test_a_process_that_gets_a_signal(tmp_path, undisturbed, capsys, number, sta
     entries["models"]["toy"] = entry()
     write_json(catalog, entries)
     load_catalog.cache_clear()
-    told = os.environ | {"PYTHONPATH": str(Path(stage.__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", SCRIPT, "toy", str(int(number))]
-    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=False, timeout=300)
+    done = forked.python("-c", SCRIPT, "toy", str(int(number)), folder=tmp_path)
     assert done.returncode == status, done.stderr
     ours = [text for text in done.stderr.splitlines() if text.startswith("sbora-bench")]
     assert ours == ([line] if line else []) and "Traceback" not in done.stderr

@@ -1,0 +1,156 @@
+"""Programs run in forks of one process that has imported the heavy libraries: a start costs a fork, not seconds.
+
+As `python -m` and `python -c`, in a folder and an environment of their own. Of our packages nothing is imported before
+the fork, so that a program loads them from where its environment says; the jobs of a Snakemake that runs here are such
+forks too. What a new process alone can prove (a light start, kills, locks) is not proved here.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ["snakemake.cli", "snakemake.report.html_reporter", "datasets", "transformers", "transformers.trainer", "peft"]
+HEAVY += ["bitsandbytes", "lm_eval.api.model", "lm_eval.evaluator", "matplotlib.pyplot", "pandas", "scipy.stats"]
+HEAVY += ["statsmodels.stats.multitest", "statsmodels.stats.power", "pydantic", "click", "jinja2", "yaml"]
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # read where huggingface_hub is imported
+CLIENT = """#!{python} -IS
+import os, sys
+sys.path.insert(0, {root!r})
+from tests import forked
+sys.exit(forked.run({address!r}, ["-m", "sbora_bench.cli", *sys.argv[1:]], os.getcwd(), dict(os.environ), (1, 2)))
+"""
+
+
+def python(
+    *arguments: str, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """`python -m NAME ...` or `python -c CODE ...`, offline; a status below 0 is the signal that ended it."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        places = (stdout.fileno(), stderr.fileno())
+        place, variables = str(folder or Path.cwd()), dict(os.environ) if environment is None else environment
+        status = run(_server().address, list(arguments), place, variables, places)
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(arguments, status, *texts)
+
+
+def run(address: str, arguments: list[str], folder: str, environment: dict[str, str], outputs: tuple[int, int]) -> int:
+    """The exit status of a program that the server at `address` runs, its output going to these file descriptors."""
+    request = json.dumps([arguments, folder, environment | OFFLINE]).encode()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        socket.send_fds(server, [len(request).to_bytes(8)], outputs)
+        server.sendall(request)
+        answer = server.makefile("rb").read()
+    if not answer:
+        raise RuntimeError(f"the server of forks ended while it ran {arguments}")
+    return int(answer)
+
+
+class _Server:
+    """This process's server, which ends with it; beside its socket a `sbora-bench` and a `python` that run there."""
+
+    def __init__(self) -> None:
+        self.place = tempfile.TemporaryDirectory(prefix="sbora-forks-")
+        self.address = str(Path(self.place.name, "socket"))
+        client = CLIENT.format(python=sys.executable, root=str(ROOT), address=self.address)
+        self._program("sbora-bench", client)
+        self._program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        command = [sys.executable, "-c", "from tests import forked; forked.serve()", self.address]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | OFFLINE | {"PYTHONPATH": paths}
+        )
+        assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
+
+    def _program(self, name: str, text: str) -> None:
+        path = Path(self.place.name, name)
+        path.write_text(text)
+        path.chmod(0o755)
+
+
+_server = cache(_Server)
+
+
+def serve() -> None:
+    """Fork for each request until the process that started this one is gone."""
+    for name in HEAVY:
+        __import__(name)
+    ours = [name for name in sys.modules if name.partition(".")[0] in ("sbora", "sbora_bench")]
+    assert not ours, f"imported before the fork, not from where the environment says: {ours}"
+    gc.freeze()  # what was imported is no garbage
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            client, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _answer(client)
+            client.close()
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _answer(client: socket.socket) -> None:
+    """Run the program that is requested, in a fork, and send its exit status."""
+    size, outputs, _, _ = socket.recv_fds(client, 8, 2)
+    request = client.makefile("rb").read(int.from_bytes(size))
+    child = os.fork()
+    if child == 0:
+        client.close()
+        _become(*json.loads(request), outputs)
+    _, status = os.waitpid(child, 0)
+    client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def _become(arguments: list[str], folder: str, environment: dict[str, str], outputs: list[int]) -> None:
+    """Be `python ARGUMENTS` and end as it does."""
+    for stream, file in enumerate([os.open(os.devnull, os.O_RDONLY), *outputs]):
+        os.dup2(file, stream)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.executable = str(Path(sys.argv[1]).with_name("python"))  # Snakemake's jobs take the `sbora-bench` beside it
+    how, what, *rest = arguments
+    sys.argv = [how, *rest]
+    status = 0
+    try:
+        if how == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(what, "<string>", "exec"), vars(main))
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        status = 1
+        sys.excepthook(*sys.exc_info())
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
