@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 SNAKEFILE = """
 from pathlib import Path
 from sbora_bench import locks
@@ -43,7 +45,7 @@ def kill(process) -> None:
 
 
 def again(folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(COMMAND, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    return forked.python(*COMMAND[1:], folder=folder)
 
 
 def test_a_killed_ones_lock_is_cleared(started, tmp_path):

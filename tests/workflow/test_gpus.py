@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sbora_bench import gpus
+from tests import forked
 
 HOLD = """
 import json, os, sys, time
@@ -137,8 +138,7 @@ def test_the_jobs_of_a_workflow_take_different_devices(machine):
     folder = machine(3)
     (folder / "hold.py").write_text(HOLD)
     (folder / "Snakefile").write_text(f"PYTHON = {sys.executable!r}\n{SNAKEFILE}")
-    command = [sys.executable, "-m", "snakemake", "--cores", "6", "--resources", "gpu=3"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = forked.python("-m", "snakemake", "--cores", "6", "--resources", "gpu=3", folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     check_apart([json.loads((folder / f"{i}.json").read_text()) for i in range(6)])
 
