@@ -212,6 +212,11 @@ class Protocol(Strict):
     max_new_tokens: int = Field(default=32, ge=1, description="unless the task says otherwise")
     score_batch: int = Field(default=1, ge=1)
     score_max_length: int = Field(default=2048, ge=8)
+    shared_prefixes: bool = Field(
+        default=False,
+        exclude_if=lambda choice: not choice,
+        description="where likelihoods are scored: what prompts share is read once; equal but for rounding",
+    )
     extraction: Literal["official", "strict"]
     macro_average: bool = Field(default=True, description="MMLU: mean over subjects rather than over items")
     letters: Literal["bare", "spaced"] = Field(default="bare", description='MMLU: token of "A" or of " A"')
@@ -242,7 +247,7 @@ class Protocol(Strict):
 
 # the fields of a protocol that training doesn't depend on
 SCORING = {"score_prompt", "merge", "num_beams", "max_new_tokens", "score_batch", "score_max_length", "extraction"}
-SCORING |= {"macro_average", "letters", "title"}
+SCORING |= {"macro_average", "letters", "shared_prefixes", "title"}
 
 
 class ProtocolEntry(BaseModel):

@@ -261,7 +261,8 @@ def load_scorer(
         comparison = Comparison(model, adapter)
         model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    scorer = Scorer(model, tokenizer, protocol.score_batch, min(protocol.score_max_length, room_of(model)))
+    length = min(protocol.score_max_length, room_of(model))
+    scorer = Scorer(model, tokenizer, protocol.score_batch, length, protocol.shared_prefixes)
     if comparison is not None:
         scorer.model_check = comparison.check(model, protocol, method)
     return scorer

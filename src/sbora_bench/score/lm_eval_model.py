@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 
 from sbora_bench.errors import UserError
 from sbora_bench.results.records import ModelCheck
+from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -30,8 +31,14 @@ class Scorer(HFLM):
     """A causal model in memory, as lm-eval's tasks ask it."""
 
     def __init__(
-        self, model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", batch_size: int, max_length: int
+        self,
+        model: torch.nn.Module,
+        tokenizer: "PreTrainedTokenizerBase",
+        batch_size: int,
+        max_length: int,
+        shared_prefixes: bool = False,
     ) -> None:
+        """`shared_prefixes`: prompts that begin alike have that read once, where a likelihood is wanted."""
         with _left_alone(model):
             super().__init__(
                 pretrained=model,
@@ -43,6 +50,9 @@ class Scorer(HFLM):
         self.model_check: ModelCheck | None = None  # of a model with an adapter
         self.tokens: dict[str, int] = {}
         self.label = "scoring"
+        virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+        self.shared_prefixes = shared_prefixes and not virtual  # virtual tokens would stand before the padding
+        self.read = 0  # tokens that went through the model for likelihoods, where prefixes are shared
 
     def context_ids(self, context: str) -> list[int]:
         """The prompt's token ids, without the EOS that some tokenizers put at the end; of an empty one BOS or EOS."""
@@ -91,7 +101,8 @@ class Scorer(HFLM):
                 kept = max(self.max_length - room, 1)
                 room = max(1, min(room, self.max_length - kept))
                 rows = [encoded[context][-kept:] for context in contexts]
-                for context, new in zip(contexts, self.generate_ids(rows, room, **settings), strict=True):
+                made = halving(lambda part: self.generate_ids(part, room, **settings), rows)  # noqa: B023
+                for context, new in zip(contexts, (new for _, news in made for new in news), strict=True):
                     self.tokens[context] = len(new)
                     texts.append(_cut(self.tok_decode(new, skip_special_tokens=skip), until))
                 bar.update(len(contexts))
@@ -134,6 +145,8 @@ class Scorer(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        if self.shared_prefixes:
+            return self._with_shared_prefixes(requests, disable_tqdm)
         if any(len(continuation) != 1 for _, _, continuation in requests):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         contexts = sorted({tuple(context) for _, context, _ in requests}, key=lambda ids: (-len(ids), ids))
@@ -146,6 +159,22 @@ class Scorer(HFLM):
                 scores.update(zip(batch, logits.double().log_softmax(-1).cpu(), strict=True))
                 bar.update(len(batch))
         return [_token_score(scores[tuple(context)], token) for _, context, (token,) in requests]
+
+    def _with_shared_prefixes(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
+        """As lm-eval scores them: of a continuation the last `max_length` tokens, its prompt cut on the left."""
+        wanted: dict[tuple[int, ...], int] = {}
+        inputs = []
+        for _, context, continuation in requests:
+            ids = tuple([*context, *continuation][-(self.max_length + 1) : -1])
+            wanted[ids] = max(wanted.get(ids, 0), min(len(continuation), len(ids)))
+            inputs.append((ids, continuation[-len(ids) :]))
+        rows = [Row(ids, needed) for ids, needed in wanted.items()]
+        budget = self.batch_size * max(len(row.ids) for row in rows)
+        reader = PrefixReader(self.model, self.padded, budget)
+        with self._progress(len(rows), disable_tqdm) as bar:
+            scores = dict(zip(wanted, reader.log_probabilities(rows, bar.update), strict=True))
+        self.read += reader.read
+        return [_continuation_score(scores[ids], tokens) for ids, tokens in inputs]
 
     def _progress(self, total: int, disable: bool) -> tqdm:
         often = 0.1 if sys.stderr.isatty() else 30
@@ -166,6 +195,13 @@ def _left_alone(model: torch.nn.Module) -> Iterator[None]:
 
 def _token_score(log_probabilities: torch.Tensor, token: int) -> tuple[float, bool]:
     return float(log_probabilities[token]), int(log_probabilities.argmax()) == token
+
+
+def _continuation_score(log_probabilities: torch.Tensor, tokens: list[int]) -> tuple[float, bool]:
+    """Of the last rows of `log_probabilities` (places, vocabulary), one a token."""
+    last = log_probabilities[-len(tokens) :]
+    wanted = torch.tensor(tokens)
+    return float(last.gather(1, wanted[:, None]).sum()), bool((last.argmax(-1) == wanted).all())
 
 
 def _cut(text: str, until: list[str] | Any) -> str:
