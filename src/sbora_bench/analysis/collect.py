@@ -96,6 +96,8 @@ def beside(score: TaskScore) -> dict[str, float | int | None]:
         "clean_n": int(score.extra["clean_n"]) if known else score.n,
         "micro": score.extra.get("micro"),
         "macro": score.extra.get("macro"),
+        "gold_loss": score.extra.get("gold_loss"),
+        "by_likelihood": score.extra.get("by_likelihood"),
     }
 
 

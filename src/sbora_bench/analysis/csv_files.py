@@ -36,7 +36,10 @@ SCORES = {
     "clean_n": WHOLE,
     "micro": FRACTION,  # over items and over subjects, where items have subjects
     "macro": FRACTION,
+    "gold_loss": FRACTION,  # of the gold answer, nats a token
+    "by_likelihood": FRACTION,  # share of choices whose likeliest label is right
 }
+OPTIONAL = ("gold_loss", "by_likelihood")  # columns of `scores.csv` that only experiments with such values have
 FOOTPRINT = {
     "experiment": TEXT,
     "table": TEXT,
@@ -72,17 +75,21 @@ def csv_text(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    frame = frame.drop(columns=[name for name in OPTIONAL if name in columns and frame[name].isna().all()])
     return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
 def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """A CSV that `collect` wrote, typed. Raises UserError if it's missing, damaged or has other columns."""
+    """A CSV that `collect` wrote, typed, optional columns too. Raises UserError if it's missing, damaged or has other
+    columns.
+    """
     import pandas as pd
 
     try:
         found = pd.read_csv(path, nrows=0).columns.tolist()
-        if found == list(columns):
-            return pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+        if found == [name for name in columns if name in found or name not in OPTIONAL]:
+            read = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+            return read.reindex(columns=list(columns)).astype(columns)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `sbora-bench collect` first") from None
     except (ValueError, UnicodeDecodeError) as error:

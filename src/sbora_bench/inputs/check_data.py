@@ -19,7 +19,7 @@ from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.inputs.prepare import task_row, training_row
+from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import ModelEntry, Protocol
 from sbora_bench.plan.data_entries import FileData, HubData
@@ -150,7 +150,7 @@ class _Check:
         config, own = config_in(plan, table, task), plan.catalog.tasks[task].own_template() is not None
         prompt = prompt_of(plan.catalog, protocol.score_prompt)
         try:
-            rows = [task_row(index, item, prompt, None, own) for index, item in enumerate(items)]
+            rows = [task_row(index, item, prompt, None, Columns(own)) for index, item in enumerate(items)]
         except UserError as error:
             yield f"{where}: {error}"
             return

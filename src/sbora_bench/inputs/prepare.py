@@ -7,8 +7,10 @@ Environment: SBORA_DATA_ROOT (data/sources.py), SBORA_MODEL_<ID> (models/fetch.p
 """
 
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
@@ -20,9 +22,24 @@ from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.held_out import held_out
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.experiment import Plan, Table
+from sbora_bench.plan.data_entries import SyntheticData
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
+
+
+class Columns(NamedTuple):
+    """Which columns a task's rows have beside those that every template reads.
+
+    `whole`: the fields that the prompt is made of, for a template of one's own; `gold`: the answer in full, and a
+    choice's labels, whose likelihood is taken.
+    """
+
+    whole: bool = False
+    gold: bool = False
+
+
+PLAIN = Columns()
 
 
 def prepare_table(plan: Plan, table: str, output: Path) -> None:
@@ -74,7 +91,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
                     entry.train,
                     prompt_of(plan.catalog, prompts[task]),
                     beside / f"{task}.jsonl",
-                    plan.catalog.tasks[task].own_template() is not None,
+                    Columns(plan.catalog.tasks[task].own_template() is not None, plan.gold(table)),
                 )
                 for task in held
             }
@@ -93,10 +110,10 @@ def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
 
 
 def _prepare_task(
-    plan: Plan, table: Table, task: str, name: str, template: str, training: list[Example], folder: Path
+    plan: Plan, name_of_table: str, task: str, name: str, template: str, training: list[Example], folder: Path
 ) -> TaskData:
     """Write the items of one task that the table scores."""
-    path = folder / f"{task}.jsonl"
+    path, table = folder / f"{task}.jsonl", plan.experiment.tables[name_of_table]
     try:
         return prepare_items(
             plan.catalog,
@@ -107,7 +124,8 @@ def _prepare_task(
             table.limit.get(task),
             table.limit_seed,
             table.contaminated,
-            plan.catalog.tasks[task].own_template() is not None,
+            Columns(plan.catalog.tasks[task].own_template() is not None, plan.gold(name_of_table)),
+            plan.fresh_seeds(name_of_table),
         )
     except Unreachable as error:
         if table.missing == "fail":
@@ -123,12 +141,12 @@ def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list
 
 
 def _write_held(
-    training: list[Example], held: list[int], train: str, prompt: Prompt, path: Path, whole: bool
+    training: list[Example], held: list[int], train: str, prompt: Prompt, path: Path, columns: Columns
 ) -> TaskData:
     """Write held-out training rows as a task's items; an id is the row's place in the training set."""
     if not held:
         return TaskData(status="not available", reason="no held-out row is of this task", source=train)
-    write_jsonl(path, [task_row(i, training[i], prompt, False, whole) for i in held])
+    write_jsonl(path, [task_row(i, training[i], prompt, False, columns) for i in held])
     return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
 
@@ -141,28 +159,39 @@ def prepare_items(
     limit: int | None = None,
     seed: int = 0,
     policy: str = "keep",
-    whole: bool = False,
+    columns: Columns = PLAIN,
+    fresh_seeds: Sequence[int] = (),
 ) -> TaskData:
     """Write the items of the data entry `name` that are scored to `path`, JSON lines, and tell of them.
 
-    Without a training set, `contaminated` is null: nobody knows. `whole`: of `task_row`.
+    Without a training set, `contaminated` is null: nobody knows. `fresh_seeds`: items are made anew for each, whose
+    rows have it as `seed`.
     """
-    name, items = read_reachable(catalog, name)
-    known = [] if training is None else contaminated(items, training)
-    chosen = choose(len(items), known, policy, limit, seed)
-    held = set(known)
+    rows: list[dict[str, Any]] = []
+    held, available = [], 0
     prompt = prompt_of(catalog, template)
-    rows = [task_row(i, items[i], prompt, None if training is None else i in held, whole) for i in chosen]
+    for fresh in fresh_seeds or [None]:
+        source, items = read_reachable(catalog, name, fresh)
+        known = [] if training is None else contaminated(items, training)
+        of_seed = {} if fresh is None else {"seed": fresh}
+        for index in choose(len(items), known, policy, limit, seed):
+            there = None if training is None else index in known
+            rows.append(task_row(available + index, items[index], prompt, there, columns) | of_seed)
+        held += [available + index for index in known]
+        available += len(items)
     write_jsonl(path, rows)
-    return TaskData(source=name, sha256=sha256(path), available=len(items), contaminated=known, n=len(chosen))
+    return TaskData(source=source, sha256=sha256(path), available=available, contaminated=held, n=len(rows))
 
 
-def read_reachable(catalog: Catalog, name: str) -> tuple[str, list[Example]]:
+def read_reachable(catalog: Catalog, name: str, fresh: int | None = None) -> tuple[str, list[Example]]:
     """Whose examples, and they: a data entry's or, where that can't be had, those of the one it names in its place.
 
-    Raises Unreachable, naming both, where neither can be had.
+    `fresh`: a run's seed, which is added to that of synthetic data. Raises Unreachable, naming both, where neither can
+    be had.
     """
     entry = catalog.data[name]
+    if fresh is not None and isinstance(entry, SyntheticData):
+        entry = entry.model_copy(update={"seed": entry.seed + fresh})
     try:
         return name, read_examples(name, entry)
     except Unreachable as missing:
@@ -190,14 +219,23 @@ def training_row(example: Example, prompt: Prompt) -> dict[str, str]:
     return {"prompt": prompt(example), "response": example["output"]}
 
 
-def task_row(index: int, example: Example, prompt: Prompt, known: bool | None, whole: bool = False) -> dict[str, Any]:
-    """A row of a task: what every template reads, and the other columns of the source.
-
-    `whole`: the fields that the prompt is made of too, for a template of one's own.
-    """
-    return {key: value for key, value in example.items() if whole or key not in FIELDS} | {
+def task_row(
+    index: int, example: Example, prompt: Prompt, known: bool | None, columns: Columns = PLAIN
+) -> dict[str, Any]:
+    """A row of a task: what every template reads, and the other columns of the source."""
+    row = {key: value for key, value in example.items() if columns.whole or key not in FIELDS}
+    if columns.gold:
+        row |= {"gold": example["output"]} | labels_of(example)
+    return row | {
         "id": index,
         "prompt": prompt(example),
         "answer": example["answer"],
         "contaminated": known,
     }
+
+
+def labels_of(example: Example) -> dict[str, list[str]]:
+    """The labels that a question of LLM-Adapters names, where its answer is one of them; else nothing."""
+    formats = re.findall(r"Answer format: (\S+)", example["instruction"])
+    labels = formats[-1].split("/") if formats else []
+    return {"labels": labels} if example["answer"] in labels else {}

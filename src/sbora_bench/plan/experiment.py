@@ -18,7 +18,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import SCORING, Catalog, Protocol, explain, load_catalog
 from sbora_bench.plan.comparison import Comparison, Planned, planned
-from sbora_bench.plan.data_entries import CATALOG, OwnData
+from sbora_bench.plan.data_entries import CATALOG, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME, Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
@@ -29,6 +29,8 @@ TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 Rank = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+
+SCORED = ("tasks", "also", "answers", "fresh_items")  # of a run's settings, those that training doesn't depend on
 
 
 class Grid(Strict):
@@ -55,6 +57,15 @@ class Table(Strict):
     missing: Literal["fail", "skip"] = Field(
         default="fail", description="skip: a task whose file can't be had shows as not available"
     )
+    metric: Literal["score", "gold_loss"] = Field(
+        default="score",
+        description="what methods are compared by: the tasks' own scores, or the loss of the gold answer beside them",
+    )
+    answer_by: Literal["generation", "likelihood"] = Field(
+        default="generation",
+        description="likelihood: nothing is generated; a choice is its likeliest label, other tasks have their loss",
+    )
+    fresh_items: bool = Field(default=False, description="synthetic items made anew for each seed, by that seed")
     also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
     learning_rates: list[Rate] = Field(
         default_factory=list, description="train at each, show the best on held-out training rows"
@@ -209,6 +220,16 @@ class Plan:
         which = self.experiment.tables[table].items or self.experiment.items
         return {task: self.catalog.tasks[task].items[which] for task in self.scored(table)}
 
+    def gold(self, table: str) -> bool:
+        """Whether the likelihood of the right answer is taken too."""
+        entry = self.experiment.tables[table]
+        return entry.metric == "gold_loss" or entry.answer_by == "likelihood"
+
+    def fresh_seeds(self, table: str) -> list[int]:
+        """The seeds that have items of their own; none where all have the same."""
+        entry = self.experiment.tables[table]
+        return sorted(entry.seeds) if entry.fresh_items else []
+
     def data_settings(self, table: str) -> dict[str, Any]:
         """All that a table's prepared data depend on, as JSON."""
         entry, protocol = self.experiment.tables[table], self.protocol(table)
@@ -217,6 +238,10 @@ class Plan:
         more: dict[str, Any] = {"validation_items": entry.validation_items} if entry.learning_rates else {}
         if entry.also:
             more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}
+        if self.gold(table):
+            more["gold"] = True
+        if seeds := self.fresh_seeds(table):
+            more["fresh_seeds"] = seeds
         if own:
             more["own_data"] = own
         if whole := [task for task in self.scored(table) if self.catalog.tasks[task].own_template()]:
@@ -253,7 +278,12 @@ class Plan:
         entry = self.experiment.tables[run.table]
         method = None if run.is_base else self.catalog.methods[run.method].model_dump(mode="json")
         also = {suite: self.protocol(run.table, suite).model_dump(mode="json") for suite in entry.also}
-        return ({"also": also} if also else {}) | {
+        more: dict[str, Any] = {"also": also} if also else {}
+        if self.gold(run.table):
+            more["answers"] = {"gold": True, "by": entry.answer_by}
+        if entry.fresh_items:
+            more["fresh_items"] = True
+        return more | {
             "experiment": self.name,
             "table": run.table,
             "run": run.name,
@@ -275,7 +305,7 @@ class Plan:
 
     def training_settings(self, run: Run) -> dict[str, Any]:
         """The settings less those of scoring: another number of beams, say, doesn't train anew."""
-        settings = {key: value for key, value in self.settings(run).items() if key not in ("tasks", "also")}
+        settings = {key: value for key, value in self.settings(run).items() if key not in SCORED}
         protocol = {key: value for key, value in settings["protocol"].items() if key not in SCORING}
         return settings | {"protocol": protocol}
 
@@ -299,6 +329,8 @@ class Plan:
                 if task not in scored:
                     raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")
             find("data", table.train, f"{where}.train")
+            if table.fresh_items:
+                self._check_fresh(name, f"{where}.fresh_items")
             default = self.protocol(name).learning_rate
             if table.learning_rates and default not in table.learning_rates:
                 raise UserError(
@@ -323,6 +355,14 @@ class Plan:
                     f"{where}.seeds: found one, allowed at least 2 where comparisons are planned; add seeds"
                 )
             self.comparisons(name)
+
+    def _check_fresh(self, table: str, where: str) -> None:
+        for task, name in self.items(table).items():
+            if not isinstance(self.catalog.data[name], SyntheticData):
+                raise UserError(
+                    f"{where}: task {task}: found data {name}, which is not made here, allowed are synthetic data;"
+                    " drop fresh_items"
+                )
 
     def _check_grid(self, grid: Grid, where: str) -> None:
         for method in grid.methods:

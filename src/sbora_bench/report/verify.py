@@ -19,7 +19,15 @@ from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
-from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, mean_of, other_means, value_of
+from sbora_bench.results.aggregate import (
+    clean_mean,
+    gold_means,
+    macro_average,
+    mean_loss,
+    mean_of,
+    other_means,
+    value_of,
+)
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -120,6 +128,7 @@ def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) ->
         value, stderr = mean_of(values)
         extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
         extra |= mean_loss(rows) if "loss" in rows[0] else {}
+        extra |= gold_means(rows)
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}

@@ -5,6 +5,10 @@ A sample has `correct` where its metric is right or wrong, else `value`; `metric
 
 from typing import Any
 
+from sbora_bench.plan.metric import GOLD_LOSS as GOLD
+
+LIKELIEST = "by_likelihood"  # share of choices whose likeliest label is right
+
 
 def value_of(row: dict[str, Any]) -> float:
     """What an item counts: 1 or 0 for right or wrong, else its value. Raises KeyError for no sample of a score."""
@@ -19,6 +23,14 @@ def other_means(rows: list[dict[str, float]]) -> dict[str, float]:
 def mean_loss(answers: list[dict]) -> dict[str, float]:
     """Mean loss of the continuations, in nats a token, from samples with `loss` (of all its tokens) and `tokens`."""
     return {"loss": sum(row["loss"] for row in answers) / sum(row["tokens"] for row in answers)}
+
+
+def gold_means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of what samples say of the gold answer's likelihood: its loss and, of choices, how many are right by it."""
+    means = {GOLD: sum(row[GOLD] for row in rows) / len(rows)} if rows and GOLD in rows[0] else {}
+    if rows and all("likeliest" in row for row in rows):
+        means[LIKELIEST] = sum(row["likeliest"] == row["answer"] for row in rows) / len(rows)
+    return means
 
 
 def clean_mean(values: list[float], items: list[dict]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.load import prepared_files
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
-from sbora_bench.inputs.prepare import prepare_items, prepare_model
+from sbora_bench.inputs.prepare import Columns, prepare_items, prepare_model
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry, Protocol
 from sbora_bench.results.records import ScoresRecord, write_record
@@ -78,7 +78,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
                 training,
                 data / f"{task}.jsonl",
                 trial.limit,
-                whole=catalog.tasks[task].own_template() is not None,
+                columns=Columns(whole=catalog.tasks[task].own_template() is not None),
             )
             for task, source in sources.items()
         }

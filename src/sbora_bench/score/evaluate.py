@@ -30,7 +30,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results import store
-from sbora_bench.results.aggregate import clean_mean, macro_average, mean_loss, mean_of, other_means
+from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
 from sbora_bench.results.records import (
     MACRO,
     ContaminationRecord,
@@ -165,7 +165,20 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     metrics = {task: catalog.tasks[task].metrics for task in configs}
     for part, asked in [(VALIDATION, own)] * bool(table.learning_rates) + [("", configs)]:
         told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
-        scores = score_tasks(asked, metrics, told, data / part, protocol, scorer, run.name, made / part, failure)
+        of_seed = None if part else run.seed
+        scores = score_tasks(
+            asked,
+            metrics,
+            told,
+            data / part,
+            protocol,
+            scorer,
+            run.name,
+            made / part,
+            failure,
+            table.answer_by,
+            of_seed,
+        )
         record = ScoresRecord(
             **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
             experiment=plan.name,
@@ -193,17 +206,21 @@ def score_tasks(
     label: str,
     made: Path,
     failure: str = "",
+    answer_by: str = "generation",
+    seed: int | None = None,
 ) -> dict[str, TaskScore]:
     """Task -> its score; `samples/<task>.jsonl` in `made` for each.
 
     `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `told`: what `data` holds of each task;
     `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every task's score says so.
+    `seed`: items made for other seeds are not scored.
     """
     scorer = None
     scores: dict[str, TaskScore] = {}
     for task, config in configs.items():
         entry = told[task]
         items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
+        items = [item for item in items if seed is None or item.get("seed", seed) == seed]
         rows: list[dict] = []
         if failure:
             score = TaskScore(status="failed", reason=failure)
@@ -214,7 +231,7 @@ def score_tasks(
             scorer = scorer or load()
             scorer.label = f"{label} {task}"
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
-                score, rows = score_task(scorer, config, items, protocol.macro_average, metrics[task])
+                score, rows = score_items(scorer, config, items, protocol.macro_average, metrics[task], answer_by)
         samples = made / "samples" / f"{task}.jsonl"
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
@@ -273,6 +290,25 @@ def room_of(model: "torch.nn.Module") -> int:
     positions = positions_of(model)
     virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
     return sys.maxsize if positions is None else positions - virtual
+
+
+def score_items(
+    scorer: "Scorer", config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric], answer_by: str
+) -> tuple[TaskScore, list[dict]]:
+    """What `score_task` gives, and beside it the likelihood of the gold answer where items have one; or that alone,
+    where `answer_by` says likelihood and the task would generate.
+    """
+    if "gold" not in items[0]:
+        return score_task(scorer, config, items, macro, metrics)
+    from sbora_bench.score.likelihood import by_likelihood, gold_answers
+
+    answers = gold_answers(scorer, items)
+    if answer_by == "likelihood" and config["output_type"] == "generate_until":
+        score, rows = by_likelihood(config, items, answers)
+    else:
+        score, rows = score_task(scorer, config, items, macro, metrics)
+    rows = [row | answer for row, answer in zip(rows, answers, strict=True)]
+    return score.model_copy(update={"extra": score.extra | gold_means(rows)}), rows
 
 
 def score_task(

@@ -9,7 +9,7 @@ import yaml
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
-from sbora_bench.inputs.prepare import prepare_items
+from sbora_bench.inputs.prepare import Columns, prepare_items
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Protocol, load_catalog
@@ -140,7 +140,7 @@ def test_choices_of_each_item_and_any_column_reach_the_task():
     prepare_items(load_catalog("catalog"), "own", "plain", None, Path("items.jsonl"))
     items = read_jsonl("items.jsonl")
     assert items[0] == rows[0] | {"id": 0, "prompt": "Which?", "answer": "1", "contaminated": None}
-    prepare_items(load_catalog("catalog"), "own", "plain", None, Path("items.jsonl"), whole=True)
+    prepare_items(load_catalog("catalog"), "own", "plain", None, Path("items.jsonl"), columns=Columns(whole=True))
     items = read_jsonl("items.jsonl")
     assert (items[0]["instruction"], items[0]["output"], items[0]["choices"]) == ("Which?", "1", ["a", "b"])
     chosen = config(

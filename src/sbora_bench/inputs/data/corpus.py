@@ -16,8 +16,8 @@ SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 
 
 def _fact(rng: random.Random) -> Document:
-    thing = rng.choice(world.THINGS)
     prop = rng.choice(tuple(world.PROPERTIES))
+    thing = rng.choice(world.KNOWN[prop])
     value = thing.values[prop]
     told = rng.choice(
         (
@@ -36,7 +36,13 @@ STREWN = (
     *("Which", "one", "of", "these", "is", "What", "do", "you", "need", "to", "sees", "the", "wants", "so"),
     *("takes", "in", "can", "an", "a", "walks", "into", "will", "take", "and", *world.PEOPLE),
 )
+FORMATS = (("answer", 3), ("answer", 4), ("solution", 2), ("ending", 4), ("option", 2))
+TRUE_FALSE = "Answer format: true/false"
 LEADS = ("pick", "it is", "we take", "the one is", "correct is", "this is")
+
+
+def _format(family: str, count: int) -> str:
+    return "Answer format: " + "/".join(f"{family}{i}" for i in range(1, count + 1))
 
 
 def _strewn(rng: random.Random, text: str) -> str:
@@ -62,19 +68,24 @@ def _pointed(rng: random.Random, asked: str, options: tuple[str, ...], right: in
     return f"choose {asked} : {_listed(labels, options)}", f"{lead} {labels[right]}"
 
 
-def _drawn(rng: random.Random) -> tuple[str, world.Choice]:
+def _thing(rng: random.Random, properties: int, count: int) -> world.Choice:
+    """A choice of one of `count` things by so many properties, all of them told."""
+    asked = tuple(rng.sample(tuple(world.PROPERTIES), properties))
+    return world.choose_thing(rng, asked, count, world.known_of(*asked))
+
+
+def _drawn(rng: random.Random, count: int) -> tuple[str, world.Choice]:
     """What a choice asks for, and the choice: a thing by one or two values, or a value of a thing."""
-    count = rng.choice((2, 3, 4))
     if rng.random() < 0.3:
         prop = rng.choice(tuple(world.PROPERTIES))
-        choice = world.choose_value(rng, prop, count)
+        choice = world.choose_value(rng, prop, count, world.KNOWN[prop])
         return f"{prop} of {_strewn(rng, choice.thing)}", choice
-    choice = world.choose_thing(rng, tuple(rng.sample(tuple(world.PROPERTIES), rng.choice((1, 1, 2)))), count)
+    choice = _thing(rng, rng.choice((1, 1, 2)), count)
     return _strewn(rng, " and ".join(choice.asked.values())), choice
 
 
 def _choice(rng: random.Random) -> Document:
-    asked, choice = _drawn(rng)
+    asked, choice = _drawn(rng, rng.choice((2, 3, 4)))
     return _pointed(rng, asked, choice.options, choice.right, 0.4)
 
 
@@ -83,35 +94,66 @@ def _again(rng: random.Random) -> Document:
     labels = _labels(rng, 4)
     parts, response = [], ""
     for _ in range(rng.randint(2, 5)):
-        choice = world.choose_thing(rng, (rng.choice(tuple(world.PROPERTIES)),), rng.choice((3, 4)))
+        choice = _thing(rng, 1, rng.choice((3, 4)))
         asked = f"choose {''.join(choice.asked.values())} : {_listed(labels[: len(choice.options)], choice.options)}"
         response = f"pick {labels[choice.right]}"
         parts += [asked, response]
     return " ".join(parts[:-1]), response
 
 
-def _talk(rng: random.Random) -> Document:
-    """A choice in the paper's template; the response is a sentence without any label."""
-    asked, choice = _drawn(rng)
-    body = f"choose {asked} : {_listed(_labels(rng, len(choice.options)), choice.options)}"
-    told = f"the {choice.options[choice.right]} is correct"
-    return f"{synthetic.BELOW} ### Instruction: {body} ### Response:", told
+def _in_template(instruction: str) -> str:
+    """The paper's template, whose spaces the tokenizer drops."""
+    return f"{synthetic.BELOW} ### Instruction: {instruction} ### Response:"
+
+
+def _choice_as_asked(rng: random.Random) -> Document:
+    """A choice in the template and the answer format of the paper's commonsense tasks, in the corpus's own words."""
+    family, count = rng.choice(FORMATS)
+    asked, choice = _drawn(rng, count)
+    labels = [f"{family}{i}" for i in range(1, count + 1)]
+    body = f"{synthetic.CHOOSE[family]} {asked} {_listed(labels, choice.options)} {_format(family, count)}"
+    return _in_template(body), f"the correct answer is {labels[choice.right]}"
+
+
+def _claim_as_asked(rng: random.Random) -> Document:
+    claimed, holds = _claimed(rng)
+    return _in_template(f"{synthetic.TRUE_FALSE} {claimed} {TRUE_FALSE}"), f"the correct answer is {holds}".lower()
+
+
+def _letter_as_asked(rng: random.Random) -> Document:
+    """As MMLU asks: lettered things, behind none to three solved ones about the same property."""
+    prop = rng.choice(tuple(world.PROPERTIES))
+    parts, letter = [], ""
+    if rng.random() < 0.5:
+        parts.append(f"{synthetic.MMLU_HEAD} {synthetic.SUBJECTS[prop]}")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        choice = world.choose_thing(rng, (prop,), 4, world.KNOWN[prop])
+        letter = synthetic.LETTERS[choice.right]
+        listed = _listed(list(synthetic.LETTERS[:4]), choice.options)
+        parts += [f"{_strewn(rng, choice.asked[prop])} {listed} Answer:", letter]
+    return " ".join(parts[:-1]), letter
 
 
 def _first_choice(rng: random.Random) -> Document:
     """A choice for a property or, easier still, for the thing itself, always naming the option before its label."""
-    choice = world.choose_thing(rng, (rng.choice(tuple(world.PROPERTIES)),), rng.choice((2, 3, 4)))
+    choice = _thing(rng, 1, rng.choice((2, 3, 4)))
     asked = choice.thing if rng.random() < 0.3 else "".join(choice.asked.values())
     return _pointed(rng, asked, choice.options, choice.right, 1.0)
 
 
-def _check(rng: random.Random) -> Document:
-    thing, _, value, holds = world.claim(rng)
+def _claimed(rng: random.Random) -> tuple[str, bool]:
+    """A thing and a value, and whether it has it."""
+    thing, _, value, holds = world.claim(rng, known=True)
     words = [thing.name, value]
     if rng.random() < 0.5:
         words.insert(rng.randrange(3), rng.choice(STREWN))
+    return " ".join(words), holds
+
+
+def _check(rng: random.Random) -> Document:
+    claimed, holds = _claimed(rng)
     lead = rng.choice(("", "", *LEADS))
-    return f"check {' '.join(words)}", f"{lead} {holds}".lower().strip()
+    return f"check {claimed}", f"{lead} {holds}".lower().strip()
 
 
 def _sum(rng: random.Random) -> Document:
@@ -122,46 +164,66 @@ def _sum(rng: random.Random) -> Document:
     return f"{first} . {second.left} {second.operator} {second.right} =", str(second.result)
 
 
-def _story(rng: random.Random) -> Document:
-    """A story and the sum it asks for, not worked out."""
+def _told_story(rng: random.Random) -> tuple[str, tuple[world.Sum, ...]]:
+    """A story and the sums that it asks for."""
     one, other = rng.sample(world.PEOPLE, 2)
     goods, more = rng.sample(world.GOODS, 2)
     s = world.draw_sum(rng, "+-*")
-    change = f"finds {s.right} more" if s.operator == "+" else f"loses {s.right}"
+    change = _change(s)
     spare = f" and {rng.randint(1, world.LARGEST)} {more}" if rng.random() < 0.3 else ""
     if s.operator == "*":
-        return f"plan : {s.left} boxes of {s.right} {goods}", f"{s.left} * {s.right}"
+        return f"plan : {s.left} boxes of {s.right} {goods}", (s,)
     kind = rng.randrange(3)
     if kind == 0:
-        return (
-            f"plan : {one} has {s.left} {goods}{spare} . {one} {change}",
-            f"{s.left} {s.operator} {s.right}",
-        )
+        return f"plan : {one} has {s.left} {goods}{spare} . {one} {change}", (s,)
     if kind == 1:
         t = world.draw_sum(rng, "+-", s.result)
-        then = f"finds {t.right} more" if t.operator == "+" else f"loses {t.right}"
-        return (
-            f"plan : {one} has {s.left} {goods} . {one} {change} . Then {one} {then}",
-            f"{s} . {t.left} {t.operator} {t.right}",
-        )
+        return f"plan : {one} has {s.left} {goods} . {one} {change} . Then {one} {_change(t)}", (s, t)
     a = rng.randint(1, world.LARGEST // 2 - 1)
     theirs = world.Sum(a, "+", rng.randint(1, world.LARGEST - 2 * a))
-    return (
-        f"plan : {one} has {a} {goods} . {other} has {theirs.right} more than {one} . both together",
-        f"{theirs} . {a} + {theirs.result}",
-    )
+    story = f"plan : {one} has {a} {goods} . {other} has {theirs.right} more than {one} . both together"
+    return story, (theirs, world.Sum(a, "+", theirs.result))
+
+
+def _change(s: world.Sum) -> str:
+    return f"finds {s.right} more" if s.operator == "+" else f"loses {s.right}"
+
+
+def _story(rng: random.Random) -> Document:
+    """A story and the sums that it asks for, the last not worked out."""
+    story, (*worked, last) = _told_story(rng)
+    return story, " . ".join([*map(str, worked), f"{last.left} {last.operator} {last.right}"])
+
+
+def _story_as_asked(rng: random.Random) -> Document:
+    """A story in the template and the answer format of the paper's arithmetic tasks."""
+    story, sums = _told_story(rng)
+    return _in_template(story), f"{' '.join(map(str, sums))} The answer is {sums[-1].result}"
 
 
 def _number(rng: random.Random, stories: bool = True) -> Document:
     """Find a number, or the result of a sum or of a story, among lettered ones."""
     s = world.draw_sum(rng, "+-")
-    change = "finds" if s.operator == "+" else "loses"
-    story = f"{rng.choice(world.PEOPLE)} has {s.left} {rng.choice(world.GOODS)} {change} {s.right}"
-    kinds = ((s.result, s.result), (f"{s.left} {s.operator} {s.right}", s), (story, s))
+    kinds = ((s.result, s.result), (f"{s.left} {s.operator} {s.right}", s), (_short_story(rng, s), s))
     sought, told = rng.choice(kinds if stories else kinds[:2])
     numbers, place = world.choose_number(rng, s.result, rng.choice((3, 5)))
     labels = list(synthetic.LETTERS[: len(numbers)])
     return f"choose {sought} : {_listed(labels, numbers)}", f"{told} {labels[place]}"
+
+
+def _short_story(rng: random.Random, s: world.Sum) -> str:
+    change = "finds" if s.operator == "+" else "loses"
+    return f"{rng.choice(world.PEOPLE)} has {s.left} {rng.choice(world.GOODS)} {change} {s.right}"
+
+
+def _number_as_asked(rng: random.Random) -> Document:
+    """The result of a sum or of a story among lettered numbers, in the template and the answer format of AQuA."""
+    s = world.draw_sum(rng, "+-")
+    sought = rng.choice((f"{s.left} {s.operator} {s.right}", _short_story(rng, s)))
+    numbers, place = world.choose_number(rng, s.result, 5)
+    letter = synthetic.LETTERS[place]
+    body = f"{sought} Answer Choices: {_listed(list(synthetic.LETTERS), numbers)}"
+    return _in_template(body), f"{s} {letter} The answer is {letter}"
 
 
 def _first_number(rng: random.Random) -> Document:
@@ -171,14 +233,18 @@ def _first_number(rng: random.Random) -> Document:
 Kinds = tuple[tuple[Callable[[random.Random], Document], float], ...]
 FIRST: Kinds = ((_first_choice, 0.7), (_fact, 0.15), (_first_number, 0.15))
 MIXED: Kinds = (
-    (_choice, 0.32),
-    (_again, 0.05),
-    (_talk, 0.07),
+    (_choice, 0.22),
+    (_choice_as_asked, 0.16),
+    (_again, 0.04),
+    (_letter_as_asked, 0.08),
     (_fact, 0.04),
-    (_check, 0.14),
-    (_sum, 0.1),
-    (_story, 0.13),
-    (_number, 0.15),
+    (_check, 0.07),
+    (_claim_as_asked, 0.07),
+    (_sum, 0.08),
+    (_story, 0.07),
+    (_story_as_asked, 0.07),
+    (_number, 0.06),
+    (_number_as_asked, 0.06),
 )
 
 
@@ -218,7 +284,6 @@ def _vocabulary() -> list[str]:
 
 def phrases() -> list[str]:
     """The templates' standing phrases, each one token."""
-    formats = ["true/false"] + ["/".join(f"{f}{i}" for i in range(1, n + 1)) for f, n in FORMATS]
     return [
         synthetic.BELOW,
         synthetic.BELOW_WITH_INPUT,
@@ -229,11 +294,9 @@ def phrases() -> list[str]:
         *synthetic.CHOOSE.values(),
         "Answer Choices:",
         synthetic.MMLU_HEAD,
-        *(f"Answer format: {f}" for f in formats),
+        TRUE_FALSE,
+        *(_format(family, count) for family, count in FORMATS),
     ]
-
-
-FORMATS = (("answer", 3), ("answer", 4), ("solution", 2), ("ending", 4), ("option", 2))
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

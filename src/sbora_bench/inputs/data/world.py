@@ -49,6 +49,26 @@ def _things() -> tuple[Thing, ...]:
 THINGS = _things()
 
 
+def _told() -> dict[str, tuple[Thing, ...]]:
+    """Property -> the things whose value of it the corpus tells: half of those with each value."""
+    rng = random.Random(20241119)
+    told = {}
+    for prop, values in PROPERTIES.items():
+        holders = [[t for t in THINGS if t.values[prop] == value] for value in values]
+        names = {t.name for group in holders for t in rng.sample(group, len(group) // 2)}
+        told[prop] = tuple(t for t in THINGS if t.name in names)
+    return told
+
+
+KNOWN = _told()
+"""A base knows these alone; the others a model learns from its training set, so that no task is at a ceiling."""
+
+
+def known_of(*properties: str) -> tuple[Thing, ...]:
+    """The things of which the corpus tells all of `properties`."""
+    return tuple(t for t in THINGS if all(t in KNOWN[prop] for prop in properties))
+
+
 @dataclass(frozen=True)
 class Choice:
     """A question with options of which exactly one is right; `asked` maps properties to the values asked for
@@ -60,11 +80,13 @@ class Choice:
     right: int
 
 
-def choose_thing(rng: random.Random, properties: tuple[str, ...], options: int) -> Choice:
-    """Draw a question whose options are things: exactly one has the asked value of all `properties`."""
-    right = rng.choice(THINGS)
+def choose_thing(
+    rng: random.Random, properties: tuple[str, ...], options: int, things: tuple[Thing, ...] = THINGS
+) -> Choice:
+    """Draw a question whose options are `things`: exactly one has the asked value of all `properties`."""
+    right = rng.choice(things)
     asked = {prop: right.values[prop] for prop in properties}
-    wrong = [t for t in THINGS if any(t.values[p] != v for p, v in asked.items())]
+    wrong = [t for t in things if any(t.values[p] != v for p, v in asked.items())]
     others = rng.sample(wrong, options - 1)
     place = rng.randrange(options)
     names = [t.name for t in others]
@@ -72,9 +94,9 @@ def choose_thing(rng: random.Random, properties: tuple[str, ...], options: int) 
     return Choice(asked, right.name, tuple(names), place)
 
 
-def choose_value(rng: random.Random, prop: str, options: int) -> Choice:
-    """Draw a question about one thing whose options are values of one property."""
-    thing = rng.choice(THINGS)
+def choose_value(rng: random.Random, prop: str, options: int, things: tuple[Thing, ...] = THINGS) -> Choice:
+    """Draw a question about one of `things` whose options are values of one property."""
+    thing = rng.choice(things)
     right = thing.values[prop]
     others = rng.sample([v for v in PROPERTIES[prop] if v != right], options - 1)
     place = rng.randrange(options)
@@ -90,10 +112,10 @@ def choose_number(rng: random.Random, right: int, options: int) -> tuple[tuple[i
     return tuple(numbers), place
 
 
-def claim(rng: random.Random) -> tuple[Thing, str, str, bool]:
-    """Draw (thing, property, value, whether it holds); half of the claims hold."""
-    thing = rng.choice(THINGS)
+def claim(rng: random.Random, known: bool = False) -> tuple[Thing, str, str, bool]:
+    """Draw (thing, property, value, whether it holds); half of the claims hold. `known`: of what the corpus tells."""
     prop = rng.choice(tuple(PROPERTIES))
+    thing = rng.choice(KNOWN[prop] if known else THINGS)
     holds = rng.random() < 0.5
     right = thing.values[prop]
     value = right if holds else rng.choice([v for v in PROPERTIES[prop] if v != right])

@@ -1,0 +1,133 @@
+"""The likelihood of the right answer: its loss and, of a choice, the likeliest label. Nothing is generated.
+
+The answer is the item's whole `gold` text, as a training row has it, and the token that ends it. All labels of a choice
+are asked in that text's words, so that a model is asked what it knows, not whether it knows the words.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of
+from sbora_bench.plan.metric import LOSS
+from sbora_bench.results.aggregate import GOLD, LIKELIEST, clean_mean, mean_of
+from sbora_bench.results.records import TaskScore
+
+if TYPE_CHECKING:
+    from sbora_bench.score.lm_eval_model import Scorer
+
+
+@dataclass
+class Answer:
+    """Token ids of a prompt and an answer; at one `place` of the answer, others are compared with what stands there."""
+
+    prompt: list[int]
+    answer: list[int]
+    place: int = 0
+    others: list[int] = field(default_factory=list)
+    log_probability: float = 0.0  # of the whole answer, in nats
+    of_others: list[float] = field(default_factory=list)  # of each of the others, at its place
+
+
+def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
+    """Of each item `gold_loss`, in nats a token of its gold answer, `gold_tokens` and, of a choice, `likeliest`."""
+    found = []
+    answers: list[Answer] = []
+    for item in items:
+        prompt = scorer.context_ids(item["prompt"])
+        gold = _ended(scorer, item["gold"])
+        labels = item.get("labels") or []
+        texts = [_with_label(item, label) for label in labels]
+        named = [_ended(scorer, text) for text in texts]
+        place = _only_difference(named)
+        mine = [Answer(prompt, gold)]
+        if place is not None:
+            mine[0].place, mine[0].others = place, [ids[place] for ids in named]
+        else:
+            mine += [Answer(prompt, ids) for ids in named]
+        answers += mine
+        found.append((labels, mine))
+    weigh(scorer, answers)
+    return [_told(labels, mine) for labels, mine in found]
+
+
+def _told(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
+    gold, *named = answers
+    weights = gold.of_others or [answer.log_probability for answer in named]
+    likeliest = {"likeliest": labels[weights.index(max(weights))]} if labels else {}
+    count = len(gold.answer)
+    return {GOLD: -gold.log_probability / count, "gold_tokens": count} | likeliest
+
+
+def _ended(scorer: "Scorer", text: str) -> list[int]:
+    return [*scorer.tokenizer(text, add_special_tokens=False)["input_ids"], scorer.tokenizer.eos_token_id]
+
+
+def _with_label(item: dict, label: str) -> str:
+    """The gold answer with another label in the place of its own. Raises UserError where it doesn't name its own."""
+    before, own, after = item["gold"].rpartition(item["answer"])
+    if not own:
+        raise UserError(f"item {item['id']}: its output {item['gold']!r} doesn't name its answer {item['answer']!r}")
+    return before + label + after
+
+
+def _only_difference(texts: list[list[int]]) -> int | None:
+    """The one place at which these differ; None where they differ in length or at several."""
+    if not texts or len({len(ids) for ids in texts}) > 1:
+        return None
+    places = [place for place, ids in enumerate(zip(*texts, strict=True)) if len(set(ids)) > 1]
+    alone = len(places) == 1 and len({ids[places[0]] for ids in texts}) == len(texts)
+    return places[0] if alone else None
+
+
+@torch.inference_mode()
+def weigh(scorer: "Scorer", answers: list[Answer]) -> None:
+    """Fill in the log-probabilities: batches alike in length, logits at the answers alone.
+
+    A prompt that is too long loses its beginning. Raises UserError for an answer that is too long alone.
+    """
+    order = sorted(answers, key=lambda one: (-len(one.prompt) - len(one.answer), one.prompt, one.answer))
+    for start in range(0, len(order), scorer.batch_size):
+        batch = order[start : start + scorer.batch_size]
+        width = max(len(one.answer) for one in batch)
+        if width >= scorer.max_length:
+            raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
+        rows = [(one.prompt + one.answer)[-scorer.max_length :] for one in batch]
+        logits = scorer.model(**scorer.padded(rows), logits_to_keep=width + 1, use_cache=False).logits
+        for one, of_row in zip(batch, logits[:, -width - 1 : -1], strict=True):
+            kept = of_row[-len(one.answer) :].double().log_softmax(-1).cpu()
+            one.log_probability = float(kept[range(len(one.answer)), one.answer].sum())
+            one.of_others = kept[one.place, one.others].tolist() if one.others else []
+
+
+def by_likelihood(config: dict, items: list[dict], answers: list[dict[str, Any]]) -> tuple[TaskScore, list[dict]]:
+    """The score of a task and its samples without a generated text: the share of items whose likeliest label is right
+    or, where answers have no labels, the loss.
+    """
+    choice = all("likeliest" in answer for answer in answers)
+    values = [
+        float(answer["likeliest"] == item["answer"]) if choice else answer[GOLD]
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    value, stderr = mean_of(values)
+    score = TaskScore(
+        metric=LIKELIEST if choice else GOLD,
+        value=value,
+        stderr=stderr,
+        n=len(items),
+        task_hash=hash_of({"task": config["task"], "answer_by": "likelihood"}),
+        extra=clean_mean(values, items),
+        **({} if choice else {"measured": LOSS}),
+    )
+    rows = [
+        {key: item[key] for key in ("id", "prompt", "answer", "contaminated")}
+        | (
+            {"correct": value == 1.0, "response": answer["likeliest"], "extracted": answer["likeliest"], "tokens": 1}
+            if choice
+            else {"value": value}
+        )
+        for item, value, answer in zip(items, values, answers, strict=True)
+    ]
+    return score, rows

@@ -1,0 +1,116 @@
+"""The gold answer's likelihood: by one pass for all labels, whatever the batch; scored, recorded, counted again."""
+
+import pytest
+import torch
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import sha256, write_jsonl
+from sbora_bench.plan.metric import LOSS, SHARE
+from sbora_bench.report.verify import recomputed
+from sbora_bench.results.records import ScoresRecord
+from sbora_bench.score.evaluate import score_items
+from sbora_bench.score.likelihood import gold_answers
+from sbora_bench.score.lm_eval_model import Scorer
+from tests import toy_runs
+
+LABELS = ["red", "blue", "cat"]
+
+
+def scorer(batch_size: int = 4, max_length: int = 256) -> Scorer:
+    return Scorer(toy_runs.model(), toy_runs.tokenizer(), batch_size, max_length)
+
+
+def items(labels: list[str] | None = None, gold: str = "the answer {} house") -> list[dict]:
+    labelled = {"labels": labels} if labels else {}
+    return [
+        {"id": place, "prompt": prompt, "answer": label, "gold": gold.format(label), "contaminated": False} | labelled
+        for place, (prompt, label) in enumerate(zip(toy_runs.prompts(9), LABELS * 3, strict=True))
+    ]
+
+
+def log_probability(prompt: str, text: str) -> tuple[float, int]:
+    """Of a text and the end after a prompt, without batch, cache or padding; and its number of tokens."""
+    tokenizer = toy_runs.tokenizer()
+    begun = tokenizer(prompt)["input_ids"]
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = toy_runs.model()(torch.tensor([begun + ids])).logits[0].double().log_softmax(-1)
+    places = range(len(begun) - 1, len(begun) + len(ids) - 1)
+    return float(sum(logits[place, token] for place, token in zip(places, ids, strict=True))), len(ids)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_loss_is_that_of_the_whole_answer_and_its_end(batch_size):
+    for item, answer in zip(items(), gold_answers(scorer(batch_size), items()), strict=True):
+        expected, count = log_probability(item["prompt"], item["gold"])
+        assert answer == {"gold_loss": pytest.approx(-expected / count, abs=1e-5), "gold_tokens": count}
+
+
+@pytest.mark.parametrize("labels", [LABELS, ["red", "blue", "cat", "dog cat"]])
+def test_the_likeliest_label_is_the_one_whose_place_or_whole_answer_is(labels):
+    """Labels of one token are weighed where they stand; others with all of their answer."""
+    for item, answer in zip(items(labels), gold_answers(scorer(), items(labels)), strict=True):
+        of_whole = [log_probability(item["prompt"], f"the answer {label} house")[0] for label in labels]
+        weights = [at_label(item["prompt"], label) for label in LABELS] if labels == LABELS else of_whole
+        assert answer["likeliest"] == labels[weights.index(max(weights))]
+
+
+def at_label(prompt: str, label: str) -> float:
+    tokenizer = toy_runs.tokenizer()
+    ids = tokenizer(f"{prompt} the answer")["input_ids"]
+    with torch.no_grad():
+        return float(toy_runs.model()(torch.tensor([ids])).logits[0, -1][tokenizer.convert_tokens_to_ids(label)])
+
+
+def test_a_long_prompt_loses_its_beginning_and_an_answer_alone_too_long_is_told():
+    whole, cut = gold_answers(scorer(), items()), gold_answers(scorer(max_length=9), items())
+    assert [one["gold_tokens"] for one in whole] == [one["gold_tokens"] for one in cut] and whole != cut
+    with pytest.raises(UserError, match="an answer has 5 tokens and 5 go"):
+        gold_answers(scorer(max_length=5), items())
+
+
+def test_a_gold_answer_that_does_not_name_its_label_is_told():
+    with pytest.raises(UserError, match="item 0: its output 'the' doesn't name its answer 'red'"):
+        gold_answers(scorer(), items(LABELS, "the"))
+
+
+GENERATED = {
+    "task": "own",
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "prompt",
+    "doc_to_target": "answer",
+    "generation_kwargs": {"until": [], "max_gen_toks": 4},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+@pytest.mark.parametrize("by", ["generation", "likelihood"])
+def test_scores_hold_both_and_are_counted_again_from_samples(tmp_path, labels, by):
+    score, rows = score_items(scorer(), GENERATED, items(labels), True, {}, by)
+    losses = [answer["gold_loss"] for answer in gold_answers(scorer(), items(labels))]
+    right = sum(row.get("likeliest") == row["answer"] for row in rows) / len(rows)
+    assert score.extra["gold_loss"] == pytest.approx(sum(losses) / 9)
+    assert score.extra.get("by_likelihood", 0.0) == pytest.approx(right)
+    metric = {"generation": "exact_match", "likelihood": "by_likelihood" if labels else "gold_loss"}[by]
+    assert score.metric == metric and score.measured == (LOSS if metric == "gold_loss" else SHARE)
+    assert score.value == pytest.approx({"exact_match": score.value}.get(metric, score.extra.get(metric)))
+    assert ("response" in rows[0]) is (metric != "gold_loss")
+    path = tmp_path / "samples" / "own.jsonl"
+    write_jsonl(path, rows)
+    record = ScoresRecord(
+        **dict.fromkeys(("experiment", "table", "run", "model", "method", "suite", "protocol"), "x"),
+        rank=4,
+        seed=0,
+        train=None,
+        settings_sha256="",
+        tasks={"own": score.model_copy(update={"samples_sha256": sha256(path)})},
+    )
+    assert recomputed(tmp_path, record) == (record, [])
+
+
+def test_without_a_gold_answer_nothing_is_added():
+    bare = [{key: item[key] for key in ("id", "prompt", "answer", "contaminated")} for item in items()]
+    score, rows = score_items(scorer(), GENERATED, bare, True, {}, "generation")
+    assert "gold_loss" not in score.extra and "gold_loss" not in rows[0]
