@@ -173,7 +173,9 @@ class Plan:
         def metric_of(name: str, place: str) -> Metric:
             return self._metric(table, name, place)
 
-        return planned(entry.comparisons, self.tuned_cells(table), metric_of, where)
+        primary = {"metric": GOLD_LOSS} if entry.metric == GOLD_LOSS else {}
+        comparisons = [one if one.metric else one.model_copy(update=primary) for one in entry.comparisons]
+        return planned(comparisons, self.tuned_cells(table), metric_of, where)
 
     def _metric(self, table: str, name: str, where: str) -> Metric:
         """The metric that a table's own tasks are compared on: by its name, or without one that of their scores."""
@@ -223,7 +225,8 @@ class Plan:
     def gold(self, table: str) -> bool:
         """Whether the likelihood of the right answer is taken too."""
         entry = self.experiment.tables[table]
-        return entry.metric == "gold_loss" or entry.answer_by == "likelihood"
+        compared = any(comparison.metric == GOLD_LOSS for comparison in entry.comparisons)
+        return compared or entry.metric == GOLD_LOSS or entry.answer_by == "likelihood"
 
     def fresh_seeds(self, table: str) -> list[int]:
         """The seeds that have items of their own; none where all have the same."""
