@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.workplace import EXPERIMENT, workplace  # noqa: F401
 
 MANY = settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
