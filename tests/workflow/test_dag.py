@@ -169,7 +169,7 @@ OWN = {
         }
     },
     "methods": {
-        "vera": {
+        "own-vera": {
             "title": "VeRA",
             "peft_type": "VERA",
             "arguments": {
@@ -200,7 +200,7 @@ EXTENDED = {
             "train": "ladder-math",
             "protocol": "tiny",
             "seeds": [0],
-            "grids": [{"models": ["own-model"], "methods": ["vera"], "ranks": [4]}],
+            "grids": [{"models": ["own-model"], "methods": ["own-vera"], "ranks": [4]}],
         }
     },
 }
@@ -211,7 +211,7 @@ def test_a_method_a_model_and_a_task_are_added_by_yaml_alone(root):
     (root.folder / "experiments" / "extended.yaml").write_text(yaml.safe_dump(EXTENDED))
     done = root.snakemake("--config", "experiment=extended")
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    run = root.folder / "results" / "extended" / "runs" / "own-own-model-vera-r4-s0"
+    run = root.folder / "results" / "extended" / "runs" / "own-own-model-own-vera-r4-s0"
     assert read_json(run / "adapter" / "adapter_config.json")["peft_type"] == "VERA"
     assert read_json(run / "scores.json")["tasks"]["OwnSums"]["n"] == 6
     assert "VeRA" in (root.folder / "results" / "extended" / "tables" / "own.md").read_text()
