@@ -63,7 +63,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         prompt = prompt_of(plan.catalog, protocol.train_prompt)
         write_jsonl(train, [training_row(example, prompt) for example in kept])
         tasks = {
-            task: _prepare_task(plan, entry, task, name, prompts[task], training, folder)
+            task: _prepare_task(plan, table, task, name, prompts[task], training, folder)
             for task, name in plan.items(table).items()
         }
         if all(task.status != "ok" for task in tasks.values()):
