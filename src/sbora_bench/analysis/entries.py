@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.csv_files import lines
-from sbora_bench.analysis.statistics import Summary, over_seeds
+from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import Column, Layout
 from sbora_bench.plan.metric import SHARE, Metric
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def interval(self) -> str:
-        """The 95 % t interval over the seeds, not cut at 0 and 100; empty for one seed."""
+        """The 95 % interval over the seeds, of a share by its log-odds; empty for one seed."""
         if self.summary is None or self.summary.low is None:
             return ""
         digits = self.metric.digits
@@ -97,19 +97,35 @@ def _named(column: list[Any]) -> list[str]:
     return names
 
 
-def _summary(values: list[float | None], metric: Metric) -> Summary | None:
-    known = [metric.scale * value for value in values if value is not None]
-    return over_seeds(known) if known else None
+def _summary(values: list[float | None], items: list[float | None], metric: Metric) -> Summary | None:
+    """Over the seeds, as shown. `items`: how many items each value is of."""
+    known = [(value, of) for value, of in zip(values, items, strict=True) if value is not None]
+    if not known:
+        return None
+    numbers = [value for value, _ in known]
+    if not metric.is_share:
+        return over_seeds([metric.scale * value for value in numbers])
+    shares = shares_over_seeds(numbers, [of or 1 for _, of in known])
+    ends = (None if end is None else metric.scale * end for end in (shares.sd, shares.low, shares.high))
+    return Summary(shares.n, metric.scale * shares.mean, *ends)
 
 
 def _entry(scored: list[Any], reported: Reported | None, names: list[str], metric: Metric) -> Entry:
     if not scored:
         return ABSENT
     done = [line for line in scored if line.status == "ok"]
-    summary = _summary([line.value for line in done], metric)
-    beside = {name: _summary([getattr(line, BESIDE[name]) for line in done], metric) for name in names}
+    summary = _summary([line.value for line in done], [line.n for line in done], metric)
+    beside = {
+        name: _summary([getattr(line, BESIDE[name]) for line in done], [_items(line, name) for line in done], metric)
+        for name in names
+    }
     status = "" if summary else scored[0].status
     return Entry(summary, len(scored), status, reported, beside if summary else {}, metric)
+
+
+def _items(line: Any, name: str) -> int | None:
+    """How many items what stands beside a score is of."""
+    return line.clean_n if name == "clean" else line.n
 
 
 def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: Metric) -> Entry:
@@ -118,13 +134,14 @@ def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: 
         return ABSENT
     tasks = len({line.task for line in scored})
     by_seed: dict[int, list[Any]] = {}
+    items = sum({line.task: line.n or 0 for line in scored}.values())
     for line in scored:
         by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
 
     def over_tasks(value: str) -> Summary | None:
         seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
         whole = [values for values in seeds if len(values) == tasks and None not in values]
-        return _summary([sum(values) / tasks for values in whole], metric)
+        return _summary([sum(values) / tasks for values in whole], [items] * len(whole), metric)
 
     summary = over_tasks("value")
     beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}

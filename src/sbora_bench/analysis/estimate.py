@@ -5,13 +5,13 @@ spread over items counts too: a two-way analysis of seeds x items, both random, 
 Satterthwaite's degrees of freedom (Biometrics Bulletin 1946) its t.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import special
 
-Differences = Mapping[Hashable, Mapping[Hashable, float]]  # of one task: seed -> item -> first less second
+Differences = Mapping[int | None, Mapping[Any, float]]  # of one task: seed -> item -> first less second
 LEAST_DIFFERING = 2  # shares: an item's variance is at least as if one item differed each way
 
 
@@ -30,11 +30,15 @@ class Estimate:
 
     def p(self, of: float = 0.0) -> float | None:
         """Two-sided, of the mean's being `of`."""
+        from scipy import special
+
         t = self._t(of)
         return None if t is None else float(2 * special.stdtr(self.degrees, -abs(t)))
 
     def p_above(self, of: float) -> float | None:
         """One-sided, of the mean's not being above `of`."""
+        from scipy import special
+
         t = self._t(of)
         return None if t is None else float(special.stdtr(self.degrees, -t))
 
@@ -43,6 +47,8 @@ class Estimate:
 
     def ends(self, level: float = 0.05) -> tuple[float, float] | tuple[None, None]:
         """Of the interval at `level`."""
+        from scipy import special
+
         if self.error is None:
             return None, None
         half = float(special.stdtrit(self.degrees, 1 - level / 2)) * self.error
@@ -129,7 +135,7 @@ def estimate(tasks: Sequence[Differences], share: bool) -> Estimate | None:
     return over_seeds_and_items(matrices, share)
 
 
-def _fresh(task: Differences, seeds: Sequence[Hashable]) -> bool:
+def _fresh(task: Differences, seeds: Sequence[int | None]) -> bool:
     """Whether no item stands under two seeds."""
     items = [item for seed in seeds for item in task[seed]]
     return len(set(items)) == len(items)

@@ -12,7 +12,7 @@ from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.measures import LIKELIHOOD, Measure, common_metric, loss_measure, suite_measure
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, judged, task_pairs
-from sbora_bench.analysis.statistics import Summary, over_seeds
+from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.results.read import Results
 
@@ -64,9 +64,23 @@ def kept(results: Results, table: str) -> list[Kept]:
     for cell, runs in sorted(cells.items(), key=lambda pair: pair[0].is_base):
         values = [values_of(results, run) for run in runs]
         for measure in dict.fromkeys(measure for of_run in values for measure in of_run):
-            summary = over_seeds([of_run[measure] for of_run in values if measure in of_run])
+            known = [of_run[measure] for of_run in values if measure in of_run]
+            share = measure.metric.is_share
+            summary = (
+                shares_over_seeds(known, [_items(results, runs, measure)] * len(known)) if share else over_seeds(known)
+            )
             rows.append(Kept(cell, measure, counts.get(cell), summary))
     return rows
+
+
+def _items(results: Results, runs: list[Run], measure: Measure) -> int:
+    """Of all tasks of a measure's suite."""
+    suites = results.plan.scored(runs[0].table)
+    scores = [results.task_scores(run) for run in runs]
+    return max(
+        sum(score.n or 0 for task, score in of_run.items() if score is not None and suites[task] == measure.name)
+        for of_run in scores
+    )
 
 
 def kept_pairs(results: Results, table: str) -> list[KeptPair]:

@@ -1,12 +1,13 @@
 """Which of two cells of one model is better: at equal rank, at equal trainable parameters, or two ranks of one method.
 
-Two tests a pair, for two questions. Over the items: would these very models differ on other items? Exact McNemar for a
-task of right and wrong, a bootstrap of the items for other values and for the average of a table's tasks. Over the
-seeds: would other seeds differ on these items? The paired t test, whose interval covers with three seeds where a
-bootstrap of seeds does not. A cell is called better or worse only where both say so.
+Two tests a pair, for two questions. Over the items: would these very models differ on other items? An item is averaged
+over its seeds and counts once; the signs of the items are flipped. Over items and seeds together: would models of other
+seeds differ on other items of this kind? By one standard error of both (estimate.py). A cell is called better or worse
+only by the second. Which pairs these are was not declared before, so they are exploratory: Benjamini and Hochberg's
+false-discovery rate over the pairs of a table. What an experiment declares is decided by sequential.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
@@ -14,17 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.analysis.statistics import (
-    LEVEL,
-    Bootstrapped,
-    Summary,
-    bootstrap_averages,
-    holm,
-    over_seeds,
-    p_over_seeds,
-    paired,
-    seeds_needed,
-)
+from sbora_bench.analysis.estimate import Estimate, estimate, over_seeds
+from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, paired, sign_flip
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import SHARE, Metric
@@ -37,7 +29,7 @@ CellItems = dict[Cell, Seeds]
 
 
 class Outcome(Enum):
-    """What both tests say of the first cell against the second."""
+    """What is shown of the first cell against the second."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -46,11 +38,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`p`: the larger of the two, after Holm; None for one seed. `more_seeds`: that would show a point, as reckoned."""
+    """`q`: p over items and seeds, adjusted for the family; None for one seed."""
 
     outcome: Outcome
-    p: float | None = None
-    more_seeds: int | None = None
+    q: float | None = None
 
     @property
     def shown(self) -> bool:
@@ -66,9 +57,10 @@ class Verdict:
 class Pair:
     """Two tuned cells of one model, what they have in common, and what the tests say of the first over the second.
 
-    Scores and their difference are in the metric's own direction. `pairs`, `only_a`, `only_b`: of one task, items under
-    a seed each, and those that one cell alone got right; `tasks`, `items` and the bootstrap's 95 % interval: of an
-    average. `sd`, `low`, `high`, `p_seeds`: of the difference over the seeds; None for one.
+    Scores and their difference are in the metric's own direction. `p`: over the items; `over`: the difference over
+    seeds and items together; `p_seeds`: over the seeds on these items, None for one seed and without a spread. `pairs`,
+    `only_a`, `only_b`: of one task, items under a seed each, and those that one cell alone got right; `tasks`, `items`
+    and the bootstrap's 95 % interval over the items: of an average.
     """
 
     a: Cell
@@ -80,12 +72,8 @@ class Pair:
     score_b: float
     difference: float
     p: float
-    seeds: int
-    sd: float | None
-    low: float | None
-    high: float | None
+    over: Estimate
     p_seeds: float | None
-    seeds_for_1_point: int | None
     pairs: int | None = None
     only_a: int | None = None
     only_b: int | None = None
@@ -94,7 +82,7 @@ class Pair:
     items_low: float | None = None
     items_high: float | None = None
     column: str = ""  # a task, `average`, or a measure's name
-    p_holm: float = 1.0
+    q: float = 1.0
     differs: bool = False
     verdict: Verdict = Verdict(Outcome.NOT_SHOWN)
 
@@ -116,6 +104,30 @@ class Pair:
         """By how much the first cell is better, negative where it is worse."""
         return self.metric.sign * self.difference
 
+    @property
+    def seeds(self) -> int:
+        return self.over.n
+
+    @property
+    def sd(self) -> float | None:
+        """Of the difference over the seeds."""
+        return self.over.sd
+
+    @property
+    def low(self) -> float | None:
+        """Of the 95 % interval over seeds and items; None for one seed."""
+        return self.over.ends()[0] if self.seeds > 1 else None
+
+    @property
+    def high(self) -> float | None:
+        return self.over.ends()[1] if self.seeds > 1 else None
+
+    @property
+    def p_both(self) -> float | None:
+        """Over seeds and items; None for one seed, 1 where nothing varies and so nothing can be shown."""
+        p = self.over.p()
+        return None if self.seeds < 2 else 1.0 if p is None else p
+
     def turned(self) -> "Pair":
         """The same seen from the second cell."""
 
@@ -130,8 +142,7 @@ class Pair:
             score_a=self.score_b,
             score_b=self.score_a,
             difference=-self.difference,
-            low=minus(self.high),
-            high=minus(self.low),
+            over=replace(self.over, mean=-self.over.mean),
             only_a=self.only_b,
             only_b=self.only_a,
             items_low=minus(self.items_high),
@@ -183,97 +194,97 @@ def comparable(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, C
 
 def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE) -> list[Pair]:
     """The pairs of one task."""
+    pairs = average_pairs([cells], counts, metric, 1)
     if not metric.right_or_wrong:
-        return [
-            replace(pair, pairs=(pair.items or 0) * pair.seeds) for pair in average_pairs([cells], counts, metric, 1)
-        ]
-    tested, differences = [], []
-    for a, b, equal, ratio in comparable(list(cells), counts):
-        seeds = by_seed(cells[a], cells[b])
-        if seeds:
-            test = paired(*pooled(seeds))
-            scores = {"score_a": test.a_right / test.n, "score_b": test.b_right / test.n, "difference": test.difference}
-            alone = {"pairs": test.n, "only_a": test.only_a, "only_b": test.only_b, "p": test.p}
-            tested.append({"a": a, "b": b, "equal": equal, "parameters_ratio": ratio, **scores, **alone})
-            differences.append([sum(x) / len(x) - sum(y) / len(y) for x, y in seeds])
-    return _with_seeds(tested, differences, metric)
+        return [replace(pair, pairs=(pair.items or 0) * (1 if pair.over.fresh else pair.seeds)) for pair in pairs]
+    counted = []
+    for pair in pairs:
+        test = paired(*pooled(by_seed(cells[pair.a], cells[pair.b])))
+        alone = replace(pair, pairs=test.n, only_a=test.only_a, only_b=test.only_b)
+        counted.append(replace(alone, tasks=None, items=None, items_low=None, items_high=None))
+    return counted
 
 
 def average_pairs(
-    tasks: Sequence[CellItems], counts: dict[Cell, int], metric: Metric = SHARE, least: int = 2
+    tasks: Sequence[CellItems],
+    counts: dict[Cell, int],
+    metric: Metric = SHARE,
+    least: int = 2,
+    which: Callable[[list[Cell], dict[Cell, int]], list[tuple[Cell, Cell, str, float | None]]] = comparable,
 ) -> list[Pair]:
     """The pairs on the unweighted average of the tasks that both cells have, over the seeds that have them all.
 
-    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say.
+    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `which`:
+    cells to the pairs among them.
     """
-    tested, differences, items = [], [], []
-    for a, b, equal, ratio in comparable(list(dict.fromkeys(cell for cells in tasks for cell in cells)), counts):
+    pairs, rows = [], []
+    for a, b, equal, ratio in which(list(dict.fromkeys(cell for cells in tasks for cell in cells)), counts):
         both = [(cells[a], cells[b]) for cells in tasks if a in cells and b in cells]
-        seeds = [seed for seed in (both[0][0] if both else ()) if all(seed in x and seed in y for x, y in both)]
+        common = [common_items(x, y) for x, y in both]
+        seeds = [seed for seed in (common[0] if common else ()) if all(seed in task for task in common)]
         if len(both) < least or not seeds:
             continue
-        values = [common_values(x, y, seeds) for x, y in both]
-        scores = [float(np.mean([cell[side].mean() for cell in values])) for side in (0, 1)]
-        counted = {"tasks": len(both), "items": sum(x.shape[1] for x, _ in values)}
-        counted |= {"score_a": scores[0], "score_b": scores[1]}
-        tested.append({"a": a, "b": b, "equal": equal, "parameters_ratio": ratio, **counted})
-        differences.append([float(np.mean([(x[k] - y[k]).mean() for x, y in values])) for k in range(len(seeds))])
-        items.append([(x - y).mean(axis=0) for x, y in values])  # by how much a is over b on an item, over the seeds
-    over_items = [_over_items(drawn) for drawn in bootstrap_averages(items)]
-    return _with_seeds([row | drawn for row, drawn in zip(tested, over_items, strict=True)], differences, metric)
+        common = [common_items(x, y, seeds) for x, y in both]
+        less = [_less(x, y, of_task, seeds) for (x, y), of_task in zip(both, common, strict=True)]
+        over = estimate(less, metric.right_or_wrong)
+        if over is None:
+            continue
+        first, second = (_mean([cells[side] for cells in both], common, seeds) for side in (0, 1))
+        of_items = [_over_their_seeds(task) for task in less]
+        averages = [float(np.mean([np.mean(list(task[seed].values())) for task in less])) for seed in seeds]
+        p, p_seeds = sign_flip([list(task.values()) for task in of_items]), over_seeds(averages).p()
+        pair = Pair(a, b, equal, ratio, metric, first, second, over.mean, p, over, p_seeds)
+        pairs.append(replace(pair, tasks=len(both), items=sum(map(len, of_items))))
+        rows.append([[value / (1 if over.fresh else len(seeds)) for value in task.values()] for task in of_items])
+    drawn = bootstrap_averages(rows)
+    return [replace(pair, items_low=one.low, items_high=one.high) for pair, one in zip(pairs, drawn, strict=True)]
 
 
-def _over_items(drawn: Bootstrapped) -> dict[str, float]:
-    return {"difference": drawn.mean, "items_low": drawn.low, "items_high": drawn.high, "p": drawn.p}
+def every_two(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, str, float | None]]:
+    """Every two tuned cells, comparable or not."""
+    return [(a, b, *alike(a, b, counts)) for a, b in combinations([cell for cell in cells if not cell.is_base], 2)]
 
 
-def common_values(a: Seeds, b: Seeds, seeds: list[int | None]) -> list[np.ndarray]:
-    """Of both cells the values, seeds x items: those that both have under every one of the seeds, in a's order."""
-    shared = set(a[seeds[0]]).intersection(*(cell[seed] for cell in (a, b) for seed in seeds))
-    items = [item for item in a[seeds[0]] if item in shared]
-    return [np.array([[cell[seed][item] for item in items] for seed in seeds], dtype=float) for cell in (a, b)]
+def common_items(a: Seeds, b: Seeds, seeds: Sequence[int | None] = ()) -> dict[int | None, list[Any]]:
+    """Seed -> the items that both cells have: those that all of `seeds` share, else, where items are fresh, its own."""
+    common = {seed: [item for item in a[seed] if item in b[seed]] for seed in seeds or a if seed in b}
+    common = {seed: items for seed, items in common.items() if items}
+    shared = set.intersection(*map(set, common.values())) if seeds and common else set()
+    return {seed: [item for item in items if item in shared] for seed, items in common.items()} if shared else common
 
 
-def _with_seeds(tested: list[dict[str, Any]], differences: list[list[float]], metric: Metric) -> list[Pair]:
-    """The pairs with what the seeds say: how many, their spread, the 95 % t interval, p, and the seeds that one point
-    would take. `differences`: of each pair, one a seed.
-    """
-    summaries: list[Summary] = [over_seeds(values) for values in differences]
-    spreads = [round(summary.sd, 6) for summary in summaries if summary.sd is not None]
-    needed = iter(seeds_needed(spreads, metric.point))
-    return [
-        Pair(
-            **row,
-            metric=metric,
-            seeds=summary.n,
-            sd=summary.sd,
-            low=summary.low,
-            high=summary.high,
-            p_seeds=p,
-            seeds_for_1_point=None if summary.sd is None else next(needed),
-        )
-        for row, summary, p in zip(tested, summaries, p_over_seeds(differences), strict=True)
-    ]
+def _less(a: Seeds, b: Seeds, common: dict[int | None, list[Any]], seeds: list[int | None]) -> Seeds:
+    return {seed: {item: a[seed][item] - b[seed][item] for item in common[seed]} for seed in seeds}
+
+
+def _mean(cells: list[Seeds], common: list[dict[int | None, list[Any]]], seeds: list[int | None]) -> float:
+    """Over the tasks, of the mean over the seeds."""
+    tasks = list(zip(cells, common, strict=True))
+    return float(np.mean([[np.mean([cell[s][i] for i in items[s]]) for s in seeds] for cell, items in tasks]))
+
+
+def _over_their_seeds(task: Mapping[int | None, Values]) -> Values:
+    """Item -> its difference, summed over the seeds that have it."""
+    sums: Values = {}
+    for items in task.values():
+        for item, value in items.items():
+            sums[item] = sums.get(item, 0.0) + value
+    return sums
 
 
 def judged(pairs: list[Pair], level: float = LEVEL) -> list[Pair]:
-    """The pairs of a family after Holm: `p_holm` over the items and whether it is below `level`; and the verdict, of
-    the larger of the two p values, Holm over those that have both.
+    """The pairs of a family after Benjamini and Hochberg: `q` over the items and whether it is below `level`; and the
+    verdict, over items and seeds, adjusted over those that have several seeds.
     """
-    adjusted = holm([pair.p for pair in pairs])
-    larger = [max(pair.p, pair.p_seeds) for pair in pairs if pair.p_seeds is not None]
-    both = iter(holm(larger))
+    adjusted = false_discovery([pair.p for pair in pairs])
+    both = iter(false_discovery([pair.p_both for pair in pairs if pair.p_both is not None]))
     return [
-        replace(pair, p_holm=p, differs=p < level, verdict=_verdict(pair, next(both)))
-        if pair.p_seeds is not None
-        else replace(pair, p_holm=p, differs=p < level)
-        for pair, p in zip(pairs, adjusted, strict=True)
+        replace(pair, q=q, differs=q < level, verdict=_verdict(pair, next(both) if pair.seeds > 1 else None, level))
+        for pair, q in zip(pairs, adjusted, strict=True)
     ]
 
 
-def _verdict(pair: Pair, p: float) -> Verdict:
-    """Better or worse where p is below LEVEL; else how far one point is from being shown."""
-    if p < LEVEL:
-        return Verdict(Outcome.BETTER if pair.gain > 0 else Outcome.WORSE, p)
-    more = None if pair.seeds_for_1_point is None else max(pair.seeds_for_1_point - pair.seeds, 0)
-    return Verdict(Outcome.NOT_SHOWN, p, more)
+def _verdict(pair: Pair, q: float | None, level: float) -> Verdict:
+    if q is None or q >= level:
+        return Verdict(Outcome.NOT_SHOWN, q)
+    return Verdict(Outcome.BETTER if pair.gain > 0 else Outcome.WORSE, q)

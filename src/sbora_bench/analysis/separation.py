@@ -1,35 +1,38 @@
 """Can this experiment tell models apart? Three questions a column, answered on the items, paired.
 
-Reference: does LoRA at its top rank beat the untuned base, and the share of the most frequent answer, by ten points?
-Gains: which tuned cells differ from the base?
+Reference: does LoRA at its top rank beat the untuned base, and the most frequent answer, by more than ten points?
+Gains: which tuned cells differ from the base, as trained here, on other items?
 Differences: which methods at one rank or of equal parameters, or ranks of one method, differ; and on average?
 
-All seeds of a cell are pooled: a pair is one item under one seed. So a test speaks of the models trained here, on
-these items; what other seeds would give is for the verdicts beside the differences (pairs.py).
+An item is averaged over the seeds of its cell and counts once.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from sbora_bench.analysis.collect import trainable_parameters
+from sbora_bench.analysis.estimate import estimate
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.pairs import (
     CellItems,
     Pair,
     Seeds,
+    Values,
     average_pairs,
     by_seed,
-    common_values,
     items_by_cell,
     judged,
     pooled,
     task_pairs,
 )
-from sbora_bench.analysis.statistics import bootstrap_average, holm, paired
+from sbora_bench.analysis.statistics import holm, paired, sign_flip
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import Metric
+from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
 
 REFERENCE = ("lora", "qlora")  # the first of them that a table has
@@ -42,8 +45,8 @@ Column = tuple[str, str, str]  # table, model, task
 
 @dataclass(frozen=True)
 class Gain:
-    """A tuned cell against its base on one task, all seeds pooled. `only_tuned`, `only_base`: items that one alone got
-    right, where items are right or wrong.
+    """A tuned cell against its base on one task. `pairs`, `only_tuned`, `only_base`: items under a seed each, and those
+    that one alone got right, where items are right or wrong. `p`: over the items, each averaged over the seeds.
     """
 
     cell: Cell
@@ -71,11 +74,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class ReferenceGain:
-    """The reference method at its top rank against the base and the most frequent answer; `holds`: beats both."""
+    """The reference method at its top rank against the base and the most frequent answer.
+
+    `p`: of its not beating both by more than MARGIN, over seeds and items; `holds`: shown to.
+    """
 
     gain: Gain
     most_frequent_answer: str
     most_frequent_rate: float
+    p: float
+    p_holm: float = 1.0
     holds: bool = False
 
     @property
@@ -119,8 +127,8 @@ class Separation:
 
 def separation(results: Results) -> Separation:
     """The three questions for every column of every table, answered once for a `Results`. Holm's family: the columns of
-    all models for the references, all that is compared in a table for the gains, the differences and the averages.
-    What has no score is left out.
+    all models for the references, a table for the gains; the differences and the averages of a table are families of
+    false discovery. What has no score is left out.
     """
     return results.once("separation", lambda: _separation(picked(results)))
 
@@ -143,7 +151,7 @@ def _separation(results: Results) -> Separation:
                 cells = tasks[task] = items_by_cell(results, runs, task)
                 of_task = _gains(cells, task, metric)
                 gains += of_task
-                references += _reference(results, runs, of_task)
+                references += _reference(results, runs, cells, of_task)
                 differences += [replace(pair, column=task) for pair in task_pairs(cells, counts, metric)]
             shared = common_metric(plan, plan.tasks(table))
             if shared is not None:
@@ -180,48 +188,64 @@ def _normal(answer: Any) -> str:
 
 def _gains(cells: CellItems, task: str, metric: Metric) -> list[Gain]:
     """The tuned cells of one model against its base, before Holm; empty where the base has no score."""
-    base = next((seeds for cell, seeds in cells.items() if cell.is_base), None)
+    base = _base(cells)
     if base is None:
         return []
-    test = _gain_of_shares if metric.right_or_wrong else _gain_of_values
-    tested = [test(cell, seeds, base, task, metric) for cell, seeds in cells.items() if not cell.is_base]
+    tested = [_gain(cell, seeds, base, task, metric) for cell, seeds in cells.items() if not cell.is_base]
     return [gain for gain in tested if gain is not None]
 
 
-def _gain_of_shares(cell: Cell, seeds: Seeds, base: Seeds, task: str, metric: Metric) -> Gain | None:
+def _base(cells: CellItems) -> Seeds | None:
+    return next((seeds for cell, seeds in cells.items() if cell.is_base), None)
+
+
+def _gain(cell: Cell, seeds: Seeds, base: Seeds, task: str, metric: Metric) -> Gain | None:
     both = by_seed(seeds, base, base=True)
     if not both:
         return None
-    test = paired(*pooled(both))
-    shares = test.a_right / test.n, test.b_right / test.n
-    return Gain(cell, task, metric, len(seeds), test.n, *shares, test.difference, test.p, test.only_a, test.only_b)
+    tuned, untuned = pooled(both)
+    scores = float(np.mean(tuned)), float(np.mean(untuned))
+    p = sign_flip([list(_less(seeds, next(iter(base.values()))).values())])
+    gain = Gain(cell, task, metric, len(seeds), len(tuned), *scores, scores[0] - scores[1], p)
+    if not metric.right_or_wrong:
+        return gain
+    test = paired(tuned, untuned)
+    return replace(gain, only_tuned=test.only_a, only_base=test.only_b)
 
 
-def _gain_of_values(cell: Cell, seeds: Seeds, base: Seeds, task: str, metric: Metric) -> Gain | None:
-    tuned, untuned = common_values(seeds, dict.fromkeys(seeds, next(iter(base.values()))), list(seeds))
-    if not tuned.size:
-        return None
-    scores = float(tuned.mean()), float(untuned.mean())
-    over_items = bootstrap_average([(tuned - untuned).mean(axis=0)])
-    return Gain(cell, task, metric, len(seeds), tuned.size, *scores, over_items.mean, over_items.p)
+def _less(seeds: Seeds, other: Values) -> Values:
+    """Item -> by how much it is above `other`, summed over its seeds."""
+    sums: Values = {}
+    for items in seeds.values():
+        for item in items:
+            if item in other:
+                sums[item] = sums.get(item, 0.0) + items[item] - other[item]
+    return sums
 
 
-def _reference(results: Results, runs: list[Run], gains: list[Gain]) -> list[ReferenceGain]:
+def _reference(results: Results, runs: list[Run], cells: CellItems, gains: list[Gain]) -> list[ReferenceGain]:
     """The reference of a column, before Holm; empty where the column has none, or other items than right and wrong."""
     method = next((name for name in REFERENCE if any(gain.cell.method == name for gain in gains)), None)
     if method is None or not gains[0].metric.right_or_wrong:
         return []
     top = max((gain for gain in gains if gain.cell.method == method), key=lambda gain: gain.cell.rank or 0)
-    base = next(run for run in runs if run.is_base)
-    return [ReferenceGain(top, *most_frequent_answer(results.items(base, top.task)))]
+    samples = results.items(next(run for run in runs if run.is_base), top.task)
+    answer, rate = most_frequent_answer(samples)
+    untuned = {sample["id"]: value_of(sample) for sample in samples}
+    frequent = {sample["id"]: float(_normal(sample["answer"]) == answer) for sample in samples}
+    p = max(_p_beats(cells[top.cell], other) for other in (untuned, frequent))
+    return [ReferenceGain(top, answer, rate, p)]
+
+
+def _p_beats(seeds: Seeds, other: Values) -> float:
+    """One-sided, of a cell's not being more than MARGIN above `other`, over seeds and items."""
+    less = {s: {i: value - other[i] for i, value in items.items() if i in other} for s, items in seeds.items()}
+    over = estimate([less], share=True)
+    p = None if over is None else over.p_above(MARGIN)
+    return 1.0 if p is None else p
 
 
 def _beating_both(references: list[ReferenceGain]) -> list[ReferenceGain]:
-    """After Holm over them all: which beat the base and the most frequent answer by MARGIN."""
-    judged_references = []
-    for reference, p in zip(references, holm([reference.gain.p for reference in references]), strict=True):
-        gain = replace(reference.gain, p_holm=p, differs=p < REFERENCE_LEVEL)
-        margin = min(gain.score - gain.base, gain.score - reference.most_frequent_rate)
-        holds = gain.differs and margin >= MARGIN - 1e-12
-        judged_references.append(replace(reference, gain=gain, holds=holds))
-    return judged_references
+    """After Holm over them all: which are shown to beat the base and the most frequent answer by MARGIN."""
+    adjusted = holm([reference.p for reference in references])
+    return [replace(one, p_holm=p, holds=p < REFERENCE_LEVEL) for one, p in zip(references, adjusted, strict=True)]

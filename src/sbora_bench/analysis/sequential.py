@@ -12,7 +12,6 @@ from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
-from scipy import special
 
 from sbora_bench.analysis.estimate import Estimate, over_seeds
 
@@ -70,6 +69,8 @@ def _quantile(looks: tuple[int, ...], alpha: float) -> float:
 @lru_cache(maxsize=4)
 def _smallest_p(looks: tuple[int, ...]) -> np.ndarray:
     """Of each of `DRAWS` experiments with equal cells the smallest p over its looks."""
+    from scipy import special
+
     rng = np.random.default_rng(0)
     total, squares, smallest = np.zeros(DRAWS), np.zeros(DRAWS), np.ones(DRAWS)
     for n in range(1, looks[-1] + 1):

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-LEVEL, POWER = 0.05, 0.8  # of the tests, and of the power estimate
+LEVEL = 0.05
 RESAMPLES = 1999
+FEW = 12  # items that differ, whose signs are all tried
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Values over seeds: `sd` needs two of them, as do the ends of the 95 % interval."""
+    """Values over seeds: `sd` needs two of them, as do the ends of the 95 % interval, and different ones."""
 
     n: int
     mean: float
@@ -36,10 +37,27 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Summary:
     if len(values) == 1:
         return Summary(1, mean, None, None, None)
     sd = float(np.std(values, ddof=1))
-    if sd == 0:
-        return Summary(len(values), mean, 0.0, mean, mean)
+    if sd == 0:  # equal values don't say how far other seeds would lie
+        return Summary(len(values), mean, 0.0, None, None)
     ends = _t_interval(confidence, len(values) - 1) * (sd / np.sqrt(len(values))) + mean
     return Summary(len(values), mean, sd, *map(float, ends))
+
+
+def shares_over_seeds(shares: Sequence[float], items: Sequence[float], confidence: float = 0.95) -> Summary:
+    """The same of one share of right answers a seed, out of `items`: the interval is Student's of the log-odds, half an
+    item added to right and wrong, so that its ends lie within 0 and 1. Seeds that agree spread by half an item.
+    """
+    from scipy import special
+
+    plain = over_seeds(shares, confidence)
+    if plain.sd is None:
+        return plain
+    n, right = np.asarray(items, dtype=float), np.asarray(shares, dtype=float) * np.asarray(items, dtype=float)
+    log_odds = np.log((right + 0.5) / (n - right + 0.5))
+    half_an_item = 0.5 * np.mean(1 / (right + 0.5) + 1 / (n - right + 0.5))
+    sd = max(float(np.std(log_odds, ddof=1)), float(half_an_item))
+    ends = log_odds.mean() + _t_interval(confidence, len(shares) - 1) * sd / len(shares) ** 0.5
+    return Summary(plain.n, plain.mean, plain.sd, *map(float, special.expit(ends)))
 
 
 @cache
@@ -50,43 +68,12 @@ def _t_interval(confidence: float, degrees: int) -> np.ndarray:
     return np.array(stats.t.interval(confidence, degrees))
 
 
-def p_over_seeds(rows: Sequence[Sequence[float]]) -> list[float | None]:
-    """Two-sided p of each row's paired t test: one difference a seed against none. None for a single seed."""
-    from scipy import stats
-
-    found: list[float | None] = [None] * len(rows)
-    for seeds, places in _places(map(len, rows)).items():
-        if seeds > 1:
-            values = np.array([rows[place] for place in places], dtype=float)
-            alike = np.ptp(values, axis=1) < 1e-12  # but for rounding
-            p = np.where(abs(values[:, 0]) < 1e-12, 1.0, 0.0)
-            if not alike.all():
-                p[~alike] = stats.ttest_1samp(values[~alike], 0, axis=1).pvalue
-            for place, each in zip(places, p, strict=True):
-                found[place] = float(each)
-    return found
-
-
 def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
     """Key -> where it stands."""
     found: dict[Any, list[int]] = {}
     for place, key in enumerate(keys):
         found.setdefault(key, []).append(place)
     return found
-
-
-def seeds_needed(sds: Sequence[float], difference: float) -> list[int]:
-    """Seeds with which the paired t test finds `difference` at LEVEL with POWER, where one seed's differs by each sd.
-
-    Of this one test alone, without a correction for others beside it. At least two.
-    """
-    from statsmodels.stats.power import TTestPower, normal_sample_size_one_tail
-
-    spread = np.maximum(sds, difference / 100)  # less takes two seeds too
-    seeds = np.maximum(2, np.ceil(normal_sample_size_one_tail(difference, POWER, LEVEL / 2, std_null=spread)))
-    while (few := TTestPower().power(difference / spread, seeds, LEVEL) < POWER).any():  # the t test takes a few more
-        seeds[few] += 1
-    return [int(each) for each in seeds]
 
 
 @dataclass(frozen=True)
@@ -150,6 +137,50 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, f
 
     low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
     return float(low), float(high)
+
+
+def sign_flip(rows: Sequence[Sequence[float]]) -> float:
+    """Two-sided p of the mean of some rows' means: of all signs that its items' differences could have had.
+
+    A row is a task's items, each its difference summed over its seeds, so that an item counts once (a cluster). Exact
+    for whole numbers in rows of one length, then for one seed McNemar's test, and where few items differ; else normal
+    with the variance of the signs. 1 where no item differs.
+    """
+    from scipy import special
+
+    weighted = [np.asarray(row, dtype=float) / len(row) for row in rows]
+    values = np.concatenate(weighted)
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    whole = values * len(rows[0])
+    if len({len(row) for row in rows}) == 1 and np.allclose(whole, np.round(whole), atol=1e-9):
+        return _whole_signs(np.abs(np.round(whole)).astype(int), abs(int(np.round(whole).sum())))
+    total = abs(values.sum())
+    if len(values) <= FEW:
+        signs = np.array(np.meshgrid(*[[-1, 1]] * len(values))).reshape(len(values), -1)
+        return float(np.mean(np.abs(values @ signs) >= total * (1 - 1e-12)))
+    return float(2 * special.ndtr(-total / np.sqrt((values**2).sum())))
+
+
+def _whole_signs(sizes: np.ndarray, total: int) -> float:
+    """P of a sum at least as far from 0, of whole numbers with random signs: their distributions convolved."""
+    from scipy import stats
+
+    chances = np.ones(1)
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        spread = np.zeros(2 * size * count + 1)
+        spread[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, spread)
+    middle = len(chances) // 2
+    return float(min(1.0, chances[middle + total :].sum() + chances[: middle - total + 1].sum()))
+
+
+def false_discovery(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's adjusted p values, in the order given; an empty family stays empty."""
+    from scipy import stats
+
+    return stats.false_discovery_control(p_values).tolist() if len(p_values) else []
 
 
 @dataclass(frozen=True)

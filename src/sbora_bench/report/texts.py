@@ -1,10 +1,8 @@
 """How the numbers of tests are spelt in tables and sentences."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from sbora_bench.analysis.pairs import Pair
-from sbora_bench.plan.metric import Metric
 
 
 def p_text(p: float) -> str:
@@ -18,7 +16,7 @@ def signed(number: float, digits: int = 1) -> str:
 
 
 def difference_text(pair: Pair) -> str:
-    """The difference of a pair and, where there are several seeds, its interval over them: `+1.0 [−0.6, 2.5]`."""
+    """The difference of a pair and, of several seeds, its interval over seeds and items: `+1.0 [−0.6, 2.5]`."""
     scale, digits = pair.metric.scale, pair.metric.digits
     text = f"{scale * pair.difference:+.{digits}f}"
     if pair.low is not None and pair.high is not None:
@@ -26,17 +24,10 @@ def difference_text(pair: Pair) -> str:
     return text.replace("-", "−")
 
 
-def tests_of(metrics: Iterable[Metric]) -> str:
-    """The tests of single tasks over their items."""
-    kinds = {metric.right_or_wrong for metric in metrics}
-    names = {True: "exact McNemar test", False: "bootstrap of the items where they are not right or wrong"}
-    return ", ".join(names[kind] for kind in (True, False) if kind in kinds) or names[True]
-
-
 def p_numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:
     """The values of a row in the order of `columns`, p values with seven digits."""
     return [
-        f"{row[key]:.6e}" if (key == "p" or key.startswith("p_")) and row[key] is not None else row[key]
+        f"{row[key]:.6e}" if (key in ("p", "q") or key.startswith(("p_", "q_"))) and row[key] is not None else row[key]
         for key in columns
     ]
 

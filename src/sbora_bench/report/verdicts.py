@@ -8,24 +8,21 @@ from sbora_bench.analysis.separation import Separation
 
 
 def verdict_text(pair: Pair) -> str:
-    """`better` or `worse` of the first cell; else how far one point is from being shown."""
-    verdict, metric = pair.verdict, pair.metric
-    if verdict.shown:
-        return verdict.outcome.value
-    if verdict.p is None or verdict.more_seeds is None:
-        return f"{verdict.outcome.value}; one seed"
-    seeds = "seed" if verdict.more_seeds == 1 else "seeds"
-    point = "1 point" if metric.is_share else f"{metric.point:g} {metric.unit}".rstrip()
-    return f"{verdict.outcome.value}; {verdict.more_seeds:,} more {seeds} would show {point}"
+    """`better` or `worse` of the first cell, or that no difference is shown; with one seed none can be."""
+    return pair.verdict.outcome.value + ("" if pair.p_both is not None else "; one seed")
+
+
+OF_PAIR = ("table", "model", "seeds", "sd", "low", "high", "p_both")  # what a pair knows beside its fields
 
 
 def pair_values(pair: Pair) -> dict[str, Any]:
     """Column of a file of pairs -> its value."""
     values = {field.name: getattr(pair, field.name) for field in fields(pair)}
-    values |= {"table": pair.table, "model": pair.model, "task": pair.column, "measure": pair.column}
+    values |= {name: getattr(pair, name) for name in OF_PAIR}
+    values |= {"task": pair.column, "measure": pair.column}
     for side, cell in (("a", pair.a), ("b", pair.b)):
         values |= {f"method_{side}": cell.method, f"rank_{side}": cell.rank}
-    return values | {"p_both_holm": pair.verdict.p, "word": verdict_text(pair)}
+    return values | {"q_both": pair.verdict.q, "word": verdict_text(pair)}
 
 
 def verdict_on_methods(tested: Separation) -> str:
@@ -35,9 +32,7 @@ def verdict_on_methods(tested: Separation) -> str:
     if not pairs:
         return ""
     differ, shown = sum(pair.differs for pair in pairs), sum(pair.verdict.shown for pair in pairs)
-    said = f"Of {len(pairs)} pairs of methods at equal rank or parameters, {differ} differ as trained here"
-    said += f" and {shown} are shown to differ with other seeds too"
-    needed = sorted(pair.seeds_for_1_point - pair.seeds for pair in pairs if pair.seeds_for_1_point is not None)
-    if not needed:
-        return f"{said}: one seed can't show any."
-    return f"{said}; {max(needed[len(needed) // 2], 0):,} more seeds would show 1 point in half of them."
+    said = f"Not planned, so exploratory: of {len(pairs)} pairs of methods at equal rank or parameters, {differ} differ"
+    if all(pair.p_both is None for pair in pairs):
+        return f"{said} as trained here; one seed can't show that others would."
+    return f"{said} as trained here and {shown} with other seeds and items too (of those shown 5 % may be false)."

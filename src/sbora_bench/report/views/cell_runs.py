@@ -21,7 +21,7 @@ ONE_SEED = "none: one seed"
 
 
 def cells_csv(results: Results) -> str:
-    """`cells.csv`: mean, standard deviation and the 95 % t interval over the seeds, in per cent."""
+    """`cells.csv`: mean, standard deviation and the 95 % interval over the seeds, in per cent."""
     plan = picked(results).plan
     rows = [row for layout in layouts(plan) for row in _rows(plan, layout, entries_of(results, layout))]
     return csv([COLUMNS, *rows])
@@ -37,10 +37,18 @@ def _rows(plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]]) -> list[
                 continue
             runs = [run.name for run in runs_of[table] if (run.model, run.method, run.rank) == _names(row)]
             summary = cell.summary
-            interval = ONE_SEED if summary.low is None else f"t, {summary.n - 1} degrees of freedom"
+            interval = interval_of(cell)
             numbers = [summary.n, summary.mean, summary.sd, summary.low, summary.high]
             rows.append([table, *_names(row), task, *numbers, interval, " ".join(runs)])
     return rows
+
+
+def interval_of(entry: Entry) -> str:
+    """Which interval `low` and `high` are the ends of."""
+    summary = entry.summary
+    if summary is None or summary.low is None:
+        return ONE_SEED if summary is None or summary.n < 2 else "none: equal values"
+    return f"{'t of the log-odds' if entry.metric.is_share else 't'}, {summary.n - 1} degrees of freedom"
 
 
 def _names(row: Cell) -> tuple[str, str, int | None]:

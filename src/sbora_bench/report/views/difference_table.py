@@ -6,7 +6,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
 from sbora_bench.report.counts import count_text, differences_shown
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text, tests_of
+from sbora_bench.report.texts import p_numbers, p_text
 from sbora_bench.report.verdicts import pair_values
 from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
 from sbora_bench.report.views.method_table import PAIR_COLUMNS, SEED_COLUMNS
@@ -37,7 +37,7 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
                 Text(task_titles(plan, table)[task]),
                 Text(_pair(plan, widest) if widest else "no difference shown"),
                 Text(_size(widest) if widest else "–"),
-                Text(p_text(widest.p_holm) if widest else "–"),
+                Text(p_text(widest.q) if widest else "–"),
                 Text(f"{len(differing)} of {len(pairs)}"),
             ]
         )
@@ -45,15 +45,15 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
         f"{task_titles(plan, table)[task]} ({table}, {model_titles(plan, table)[model]})"
         for table, model, task in tested.undecided()
     ]
-    tests = tests_of(pair.metric for pair in tested.differences)
     notes = [
         "Columns in which two methods of equal rank or parameters, or two ranks of one method, differ,"
-        f" p < {DIFFERENCE_LEVEL} after Holm over all pairs of a table ({tests}, same items and seeds):"
+        f" q < {DIFFERENCE_LEVEL} after Benjamini and Hochberg over all pairs of a table (signs of the items flipped,"
+        " each averaged over its seeds):"
         f" {count_text(plan, differences_shown(tested))}.",
         f"Columns that show no difference: {', '.join(undecided) or 'none'}.",
         "All pairs: differences.csv.",
     ]
-    header = ["Table", "Model", "Task", "Widest difference shown", "Points", "p, Holm", "Pairs that differ"]
+    header = ["Table", "Model", "Task", "Widest difference shown", "Points", "q", "Pairs that differ"]
     title = "Do methods and ranks differ?"
     return PrintedTable("differences", title, header, list(groups.values()), notes, text_columns=4)
 

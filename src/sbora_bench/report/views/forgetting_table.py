@@ -32,9 +32,8 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
         groups.setdefault(a.model, []).append([*line, *(_pair_text(by_measure.get(measure)) for measure in measures)])
     notes = [
         "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"
-        " or nats a token by which its loss is lower, with the 95 % t interval over the seeds; p: the larger of that"
-        " over the items (exact McNemar test of a task, bootstrap of an average or a loss) and that over the seeds"
-        f" (paired t test), Holm over a column's pairs, ranks of one method among them; better or worse below {LEVEL}.",
+        " or nats a token by which its loss is lower, with the 95 % interval over seeds and items; q: of both together,"
+        f" Benjamini and Hochberg over a column's pairs, ranks of one method too; better or worse below {LEVEL}.",
         "The same items for all; one seed gives no interval and no word.",
     ]
     header = ["Model", "Method", "Against", "Equal", *(measure.title for measure in measures)]
@@ -51,8 +50,8 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
 def _pair_text(pair: Pair | None) -> Text:
     if pair is None:
         return Text("–")
-    p = () if pair.verdict.p is None else (f"p {p_text(pair.verdict.p)}",)
-    return Text(pair.verdict.outcome.value, pair.verdict.shown, (difference_text(pair), *p))
+    q = () if pair.verdict.q is None else (f"q {p_text(pair.verdict.q)}",)
+    return Text(pair.verdict.outcome.value, pair.verdict.shown, (difference_text(pair), *q))
 
 
 FORGETTING = TableView(

@@ -2,7 +2,7 @@
 
 from sbora_bench.analysis.pairs import PARAMETERS_WITHIN
 from sbora_bench.analysis.separation import separation
-from sbora_bench.analysis.statistics import LEVEL, POWER
+from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text, csv
@@ -12,8 +12,7 @@ from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_tit
 from sbora_bench.results.read import Results
 
 PAIR_COLUMNS = ["table", "model", "task", "method_a", "rank_a", "method_b", "rank_b", "equal", "parameters_ratio"]
-SEED_COLUMNS = ["p", "p_holm", "differs", "seeds", "sd", "low", "high", "p_seeds", "p_both_holm"]
-SEED_COLUMNS += ["seeds_for_1_point", "word"]
+SEED_COLUMNS = ["p", "q", "differs", "seeds", "sd", "low", "high", "p_seeds", "p_both", "q_both", "word"]
 AVERAGE_COLUMNS = [*PAIR_COLUMNS, "tasks", "items", "score_a", "score_b", "difference", "items_low", "items_high"]
 AVERAGE_COLUMNS += SEED_COLUMNS
 
@@ -42,21 +41,19 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
                 Text(pair.equal),
                 Text("–" if ratio is None else f"{ratio:.2f}"),
                 Text(difference_text(pair)),
-                Text(p_text(pair.p_holm)),
-                Text("–" if pair.p_seeds is None else p_text(pair.p_seeds)),
-                Text("–" if pair.verdict.p is None else p_text(pair.verdict.p)),
+                Text(p_text(pair.q)),
+                Text("–" if pair.verdict.q is None else p_text(pair.verdict.q)),
             ]
         )
     averaged = any(pair.table == table for pair in tested.averages)
     family = sum(pair.table == table for pair in (tested.averages if averaged else tested.differences))
-    test = "exact McNemar test" if pairs[0].metric.right_or_wrong else "bootstrap of the items"
-    over = "the average of the tasks (bootstrap of the items)" if averaged else f"the task ({test})"
     notes = [
-        f"{_unit(pairs[0].metric)} of the first over the second, with the 95 % t interval over the seeds. p, items:"
-        f" would these very models differ on other items, in {over}; after Holm. p, seeds: would other seeds differ on"
-        f" these items (paired t test). p, both: the larger of the two, Holm over the {family} pairs of this table;"
-        f" better or worse where it is below {LEVEL}. How many more seeds would show 1 point: with a power of"
-        f" {POWER}, by the spread found here, without Holm. One seed gives no interval over seeds.",
+        f"Exploratory: which pairs these are was not declared before. {_unit(pairs[0].metric)} of the first over the"
+        " second, with the 95 % interval over seeds and items. q, items: would these very models differ on other items"
+        " (signs of the items flipped, each averaged over its seeds); q, both: would models of other seeds differ on"
+        " other items (one standard error of both). Both after Benjamini and Hochberg over the"
+        f" {family} pairs of this table: of what is shown below {LEVEL} one in twenty may be false. One seed shows"
+        " nothing of other seeds.",
         f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
         " averages.csv and differences.csv.",
     ]
@@ -68,11 +65,10 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         "Equal",
         "Parameters, ratio",
         "Points",
-        "p, items",
-        "p, seeds",
-        "p, both",
+        "q, items",
+        "q, both",
     ]
-    title = f"Which method is better: {table_title(plan, table)}"
+    title = f"Which method is better, exploratory: {table_title(plan, table)}"
     return PrintedTable(f"methods-{table}", title, header, list(groups.values()), notes, text_columns=5)
 
 

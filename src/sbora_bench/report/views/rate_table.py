@@ -47,8 +47,8 @@ def rate_table(results: Results, table: str) -> PrintedTable:
         f" the {tested} at the same rate, which has no part in the choice. Bold: the rate picked, the highest on the"
         " held-out rows and of equals the lowest; a failed run has nothing right. All other tables show that rate.",
         f"Gain: points on the test items over the protocol's rate, {rate_text(default)}. In brackets the 95 % interval"
-        " over the seeds (t; one seed: none); p, items: would these very models differ on other items; p, seeds: would"
-        " other seeds differ on these. Not corrected for the number of rows.",
+        " over seeds and items (one seed: none); p, items: would these very models differ on other items; p, seeds:"
+        " would other seeds differ on these. Not corrected for the number of rows.",
     ]
     header = ["Model", "Method", *map(rate_text, rates), "Picked", "Score", f"At {rate_text(default)}", "Gain"]
     numbers = [[*COLUMNS, *GAIN], *(_numbers(row) for row in rows)]
