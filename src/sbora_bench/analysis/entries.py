@@ -134,7 +134,10 @@ def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: 
         return ABSENT
     tasks = len({line.task for line in scored})
     by_seed: dict[int, list[Any]] = {}
-    items = sum({line.task: line.n or 0 for line in scored}.values())
+    sizes: dict[str, int] = {}
+    for line in scored:
+        sizes[line.task] = max(sizes.get(line.task, 0), line.n or 0)
+    items = sum(sizes.values())
     for line in scored:
         by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
 

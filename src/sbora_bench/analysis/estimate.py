@@ -1,12 +1,14 @@
 """A mean paired difference, and how far it would lie from itself with other seeds and other items.
 
 Where every seed has items of its own, a t over the seeds' means covers both. Where all seeds share the items, the
-spread over items counts too: a two-way analysis of seeds x items, both random, gives the variance of the mean, and
-Satterthwaite's degrees of freedom (Biometrics Bulletin 1946) its t.
+spread over items counts too: a two-way analysis of seeds x items, both random, gives the variance of the mean. Its
+critical value is the root of the seeds' and the items' squared t, weighted by their variances (after Cochran,
+Biometrics 1964). With Satterthwaite's degrees of freedom instead, a test at the level 0.001 errs 20 times as often as
+that with three seeds, and 9 times with four.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,41 +19,51 @@ LEAST_DIFFERING = 2  # shares: an item's variance is at least as if one item dif
 
 @dataclass(frozen=True)
 class Estimate:
-    """`n`: seeds; `sd`: over the seeds' means. `error`, `degrees`: standard error of the mean, over seeds and items,
-    and its degrees of freedom; None for one seed, and where nothing varies: equal values don't say how far others lie.
+    """`n`: seeds; `sd`: over the seeds' means. `error`: standard error of the mean, over seeds and items, None where
+    nothing varies: equal values don't say how far others lie. `parts`: the shares of its square that come of seeds and
+    of items, with the degrees of freedom of each.
     """
 
     n: int
     mean: float
     sd: float | None = None
     error: float | None = None
-    degrees: float | None = None
+    parts: tuple[tuple[float, float], ...] = ()
     fresh: bool = False
+
+    def critical(self, level: float) -> float:
+        """How many standard errors off the mean the two-sided test at `level` rejects."""
+        from scipy import special
+
+        squares = [share * float(special.stdtrit(degrees, 1 - level / 2)) ** 2 for share, degrees in self.parts]
+        return float(sum(squares) ** 0.5)
 
     def p(self, of: float = 0.0) -> float | None:
         """Two-sided, of the mean's being `of`."""
-        from scipy import special
-
-        t = self._t(of)
-        return None if t is None else float(2 * special.stdtr(self.degrees, -abs(t)))
+        return None if self.error is None else self._level(abs(self.mean - of) / self.error)
 
     def p_above(self, of: float) -> float | None:
         """One-sided, of the mean's not being above `of`."""
+        p = self.p(of)
+        return None if p is None else p / 2 if self.mean > of else 1 - p / 2
+
+    def _level(self, errors: float) -> float:
+        """At which the test just rejects a mean that is so many standard errors off."""
         from scipy import special
 
-        t = self._t(of)
-        return None if t is None else float(special.stdtr(self.degrees, -t))
-
-    def _t(self, of: float) -> float | None:
-        return None if self.error is None else (self.mean - of) / self.error
+        if len(self.parts) == 1:
+            return float(2 * special.stdtr(self.parts[0][1], -errors))
+        low, high = -700.0, 0.0  # of the level's logarithm
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.critical(float(np.exp(middle))) > errors else (low, middle)
+        return float(np.exp(high))
 
     def ends(self, level: float = 0.05) -> tuple[float, float] | tuple[None, None]:
         """Of the interval at `level`."""
-        from scipy import special
-
         if self.error is None:
             return None, None
-        half = float(special.stdtrit(self.degrees, 1 - level / 2)) * self.error
+        half = self.critical(level) * self.error
         return self.mean - half, self.mean + half
 
 
@@ -65,7 +77,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     sd = float(np.std(values, ddof=1))
     if sd <= 1e-12 * max(1.0, abs(mean)):  # equal, to rounding
         return Estimate(n, mean, 0.0)
-    return Estimate(n, mean, sd, sd / n**0.5, n - 1.0)
+    return Estimate(n, mean, sd, sd / n**0.5, ((1.0, n - 1.0),))
 
 
 def over_seeds_and_items(matrices: Sequence[np.ndarray], share: bool) -> Estimate:
@@ -83,16 +95,13 @@ def over_seeds_and_items(matrices: Sequence[np.ndarray], share: bool) -> Estimat
     mean = float(np.mean(averages))
     alone = over_seeds(averages)
     seeds_variance = 0.0 if alone.error is None else alone.error**2
-    both = seeds_variance + items_variance - rest
-    variance = max(both, seeds_variance, items_variance)
+    variance = max(seeds_variance + items_variance - rest, seeds_variance, items_variance)
     if variance <= 1e-24 * max(1.0, mean**2):
         return Estimate(seeds, mean, alone.sd)
-    if variance > both or seeds == 1:
-        degrees = items_degrees if variance == items_variance else seeds - 1.0
-    else:
-        free = [seeds - 1.0, items_degrees, (seeds - 1.0) * items_degrees]
-        degrees = _satterthwaite([seeds_variance, items_variance, -rest], free)
-    return Estimate(seeds, mean, alone.sd, float(variance**0.5), max(degrees, 1.0))
+    of_seeds = seeds_variance / (seeds_variance + items_variance)
+    shares = [(of_seeds, seeds - 1.0), (1 - of_seeds, items_degrees)]
+    kept = tuple((share, degrees) for share, degrees in shares if share > 0 and degrees > 0)
+    return Estimate(seeds, mean, alone.sd, float(variance**0.5), kept)
 
 
 def _items_and_rest(matrix: np.ndarray, share: bool) -> tuple[float, float]:
@@ -108,6 +117,7 @@ def _items_and_rest(matrix: np.ndarray, share: bool) -> tuple[float, float]:
 
 
 def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of variances over the items of several tasks, each with many."""
     total = sum(variances) ** 2
     parts = sum(variance**2 / free for variance, free in zip(variances, degrees, strict=True) if variance and free)
     return total / parts if parts else 1.0
@@ -123,8 +133,7 @@ def estimate(tasks: Sequence[Differences], share: bool) -> Estimate | None:
         return None
     if len(seeds) > 1 and all(_fresh(task, seeds) for task in tasks):
         averages = [float(np.mean([np.mean(list(task[seed].values())) for task in tasks])) for seed in seeds]
-        alone = over_seeds(averages)
-        return Estimate(alone.n, alone.mean, alone.sd, alone.error, alone.degrees, fresh=True)
+        return replace(over_seeds(averages), fresh=True)
     matrices = []
     for task in tasks:
         shared = set(task[seeds[0]]).intersection(*(task[seed] for seed in seeds))

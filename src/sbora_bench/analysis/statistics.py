@@ -78,7 +78,9 @@ def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """A mean of means over other draws of the items: 95 % percentile interval, and p of it being none."""
+    """A mean of means over other draws of the items: 95 % percentile interval, and p of it being none; 1 where no
+    item differs from another: equal values show nothing.
+    """
 
     mean: float
     low: float
@@ -96,7 +98,7 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
 
     rows = [[np.asarray(row, dtype=float) for row in samples] for samples in groups]
     means = [float(np.mean([row.mean() for row in each])) for each in rows]
-    found = [Bootstrapped(mean, mean, mean, float(mean == 0)) for mean in means]
+    found = [Bootstrapped(mean, mean, mean, 1.0) for mean in means]
     for lengths, places in _places(tuple(map(len, each)) for each in rows).items():
         uneven = [place for place in places if any(np.ptp(row) for row in rows[place])]
         if not uneven:

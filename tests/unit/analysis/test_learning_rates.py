@@ -152,13 +152,13 @@ def test_what_the_choice_gains_is_paired_and_read_afterwards(made):
     rows = {(row.cell.method, row.cell.rank, row.learning_rate): row for row in found}
     lora = rows["lora", 32, 0.0003]
     assert lora.picked and not lora.default and lora.validation.mean == 0.75 and lora.validation_items == 20
-    assert (lora.gain.difference, lora.gain.p, lora.gain.p_seeds) == (0.0, 1.0, 1.0)  # the same answers at each rate
+    assert (lora.gain.difference, lora.gain.p, lora.gain.p_seeds) == (0.0, 1.0, None)  # the same answers at each rate
     assert rows["dora", 32, 0.001].picked and rows["dora", 32, 0.001].gain is None
     view = rate_table(Results(plan, results), "arithmetic")
     assert view.header[2:] == ["1e-3", "3e-4", "1e-2", "Picked", "Score", "At 1e-3", "Gain"]
     line = view.groups[0][0]
     assert [cell.text for cell in line[2:6]] == ["40.0 ± 0.0", "75.0 ± 0.0", "40.0 ± 0.0", "3e-4"]
-    assert line[3].bold and not line[2].bold and line[-1].text == "+0.0 [0.0, 0.0]"
+    assert line[3].bold and not line[2].bold and line[-1].text == "+0.0 [−4.0, 4.0]"
     assert view.groups[0][1][-1].text == "0, the protocol's"
     points = [p for p in rate_data(rows.values(), plan) if p["method"] == "lora" and "held-out" in p["panel"]]
     assert [(p["rate"], p["mean"], p["picked"]) for p in points] == [

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from sbora_bench.analysis import statistics
@@ -23,7 +24,7 @@ def test_over_seeds():
 
 def test_one_seed_has_no_interval_and_none_is_an_error():
     assert statistics.over_seeds([0.4]) == statistics.Summary(1, 0.4, None, None, None)
-    assert statistics.over_seeds([0.4, 0.4]).low == 0.4
+    assert statistics.over_seeds([0.4, 0.4]).low is None  # equal values have no interval without a width
     with pytest.raises(ValueError, match="no values"):
         statistics.over_seeds([])
 
@@ -49,6 +50,54 @@ def test_mcnemar_is_exact_and_two_sided():
 def test_unpaired_rows_are_an_error(b):
     with pytest.raises(ValueError, match="equal length"):
         statistics.paired([True, False] if b else [], b)
+
+
+def test_the_interval_of_shares_stays_between_0_and_1_and_has_a_width():
+    for shares in ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.98, 1.0], [0.6, 0.6, 0.6], [0.02, 0.4, 0.9]):
+        made = statistics.shares_over_seeds(shares, [50] * 3)
+        assert 0 < made.low < made.mean + 0.005 and made.mean - 0.005 < made.high < 1 and made.high - made.low > 0.01
+        assert (made.mean, made.n) == (pytest.approx(np.mean(shares)), 3)
+    made = statistics.shares_over_seeds([0.5, 0.6], [20, 20])
+    log_odds = [math.log((right + 0.5) / (20 - right + 0.5)) for right in (10, 12)]
+    plain = statistics.over_seeds(log_odds)
+    assert [made.low, made.high] == pytest.approx([1 / (1 + math.exp(-end)) for end in (plain.low, plain.high)])
+    assert statistics.shares_over_seeds([0.5], [20]) == statistics.Summary(1, 0.5, None, None, None)
+
+
+def test_signs_are_flipped_as_scipy_flips_them():
+    rng = np.random.default_rng(0)
+    for values in (rng.integers(-3, 4, 12).astype(float), rng.normal(0.3, 1, 11), np.array([1.0, 1, 1, -1, 1, 1, 1])):
+        by_scipy = stats.permutation_test(
+            (values, np.zeros_like(values)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+        )
+        assert statistics.sign_flip([values]) == pytest.approx(by_scipy.pvalue)
+    drawn = rng.normal(0.1, 1, 60)
+    by_scipy = stats.permutation_test(
+        (drawn, np.zeros(60)),
+        lambda x, y, axis: np.mean(x - y, axis),
+        permutation_type="samples",
+        vectorized=True,
+        rng=0,
+    )
+    assert statistics.sign_flip([drawn]) == pytest.approx(by_scipy.pvalue, abs=0.02)
+
+
+def test_signs_of_one_seed_are_mcnemars_and_of_several_an_item_counts_once():
+    a, b = [True] * 9 + [False] * 3 + [True] * 5, [False] * 9 + [True] * 3 + [True] * 5
+    less = np.array(a, dtype=float) - np.array(b, dtype=float)
+    assert statistics.sign_flip([less]) == pytest.approx(statistics.paired(a, b).p)
+    assert statistics.sign_flip([3 * less]) == pytest.approx(statistics.paired(a, b).p)  # three seeds that agree
+    assert statistics.paired(a * 3, b * 3).p < 0.1 * statistics.sign_flip([3 * less])
+    assert statistics.sign_flip([[0.0, 0.0]]) == statistics.sign_flip([np.zeros(5), np.zeros(4)]) == 1
+    two = statistics.sign_flip([[1.0, 1, 1, -1], [1, 0, 0, 1]])
+    assert two == pytest.approx(statistics.sign_flip([[1.0, 1, 1, -1, 1, 0, 0, 1]]))
+
+
+def test_false_discovery():
+    assert statistics.false_discovery([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+    p = np.random.default_rng(0).random(40) ** 3
+    assert statistics.false_discovery(p) == pytest.approx(multipletests(p, method="fdr_bh")[1].tolist())
+    assert statistics.false_discovery([]) == []
 
 
 def test_holm():
@@ -79,12 +128,11 @@ def test_claims_of_made_samples(made):
     right = sum(RIGHT["lora", 32]["MultiArith"] + seed for seed in range(3))
     assert (row.cell.method, row.cell.rank, row.seeds, row.pairs) == ("lora", 32, 3, 120)
     assert (row.score, row.base, reference.most_frequent_rate) == (right / 120, 2 / 40, 0.25)
-    only_lora = right - 3 * 2  # the base is right on its first two items, as LoRA is
+    only_lora = 32 - 2  # items, of 30 to 32 right by seed; the base is right on its first two, as LoRA is
     assert row.p == pytest.approx(2 * 0.5**only_lora)
-    assert row.p_holm == pytest.approx(row.p * 7)  # second smallest of eight: an equal p comes first
-    assert reference.holds
+    assert reference.holds and reference.p_holm < 0.01
     low = claims["arithmetic", "llama-7b", "gsm8k"]
-    assert low.gain.p_holm < 0.01 and not low.holds  # better than the base, not than the commonest answer
+    assert low.gain.difference > 0 and low.p == pytest.approx(1, abs=1e-2) and not low.holds  # not than the commonest
     assert claims["mmlu-alpaca", "llama-7b", "mmlu"].gain.cell.method == "qlora"
 
 
@@ -132,13 +180,13 @@ def test_differences_compare_one_thing_at_a_time(made):
         assert row.differs == (abs(a - b) >= 18)  # three and two items are too few
     assert found.undecided() == [("arithmetic", "llama-7b", "gsm8k"), ("arithmetic", "llama-7b", "AddSub")]
     assert count_columns(differences_shown(found)) == (1, 3)
-    assert count_columns(references_shown(found)) == (4, 5)
+    assert count_columns(references_shown(found)) == (1, 5)  # by more than ten points; 40 items show that once
 
 
-def test_holm_is_over_the_pairs_of_a_table(made):
+def test_false_discovery_is_over_the_pairs_of_a_table(made):
     rows = [row for row in separation(Results(*made)).differences if row.table == "arithmetic"]
     assert len(rows) == 3 * 6
-    assert [row.p_holm for row in rows] == pytest.approx(statistics.holm([row.p for row in rows]))
+    assert [row.q for row in rows] == pytest.approx(statistics.false_discovery([row.p for row in rows]))
 
 
 def test_only_common_seeds_are_paired(made):

@@ -1,5 +1,8 @@
 """What is plotted, and that the same records give the same bytes."""
 
+import math
+import statistics
+
 import matplotlib
 import pytest
 
@@ -74,7 +77,9 @@ def test_score_against_trainable_parameters(drawn):
     lora = rows[0]
     assert lora["parameters"] == TRAINABLE["lora", 32]
     assert lora["mean"] == pytest.approx(100 * (31 + 4 + 21) / 120)
-    assert lora["high"] - lora["mean"] == pytest.approx(2.5 * 4.302653 / 3**0.5, rel=1e-6)
+    log_odds = [math.log((right + 0.5) / (120 - right + 0.5)) for right in (53, 56, 59)]
+    high = statistics.mean(log_odds) + statistics.stdev(log_odds) * 4.302653 / 3**0.5
+    assert lora["high"] == pytest.approx(100 / (1 + math.exp(-high)), rel=1e-6)
     assert rows[-1]["low"] is None  # the base is scored once
     assert (lora["seconds"], lora["peak"], rows[-1]["seconds"]) == (1.5, None, None)
 

@@ -2,7 +2,9 @@
 
 import pytest
 import yaml
+from scipy import stats
 
+from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.pairs import Outcome, Pair, Verdict
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
@@ -70,20 +72,32 @@ def test_the_audits_findings_decide_where_they_are():
     assert paper_claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
 
 
-def difference(made, outcome, difference, low, high):
+def gain(outcome, difference, low=None, high=None):
+    """A pair's verdict on the claim of 2.8 points, with this 95 % interval."""
     a, b = (Cell("arithmetic", "llama-7b", *names) for names in (("sbora-fa", 64), ("lora", 32)))
-    scores = {"score_a": 0.5, "score_b": 0.5 - difference, "difference": difference, "p": 0.5}
-    spread = {"seeds": 3, "sd": None, "low": low, "high": high, "p_seeds": None, "seeds_for_1_point": None}
-    pair = Pair(a, b, "parameters", 1.0, SHARE, **scores, **spread, verdict=Verdict(outcome))
-    return paper_claims._difference(made[0], GAIN, pair)[0]
+    error = None if low is None else (high - low) / 2 / stats.t.ppf(0.975, 40)
+    over = Estimate(1 if low is None else 3, difference, 0.01, error, ((1.0, 40.0),))
+    scores = 0.5, 0.5 - difference, difference
+    return Pair(a, b, "parameters", 1.0, SHARE, *scores, 0.5, over, None, verdict=Verdict(outcome))
+
+
+def verdicts(made, *pairs):
+    return [verdict for verdict, _ in paper_claims._differences(made[0], GAIN, list(pairs))]
 
 
 def test_a_gain_of_a_size(made):
-    assert difference(made, Outcome.BETTER, 0.03, 0.01, 0.05) == "holds"
-    assert difference(made, Outcome.BETTER, 0.01, 0.005, 0.015) == "does not"  # 2.8 points are out of reach
-    assert difference(made, Outcome.WORSE, -0.03, -0.05, -0.01) == "does not"
-    assert difference(made, Outcome.NOT_SHOWN, 0.01, -0.1, 0.12) == "can't be told"
-    assert difference(made, Outcome.NOT_SHOWN, 0.05, None, None) == "can't be told"
+    assert verdicts(made, gain(Outcome.BETTER, 0.03, 0.01, 0.05)) == ["holds"]
+    assert verdicts(made, gain(Outcome.BETTER, 0.01, 0.005, 0.015)) == ["does not"]  # 2.8 points are out of reach
+    assert verdicts(made, gain(Outcome.WORSE, -0.03, -0.05, -0.01)) == ["does not"]
+    assert verdicts(made, gain(Outcome.NOT_SHOWN, 0.01, -0.1, 0.12)) == ["can't be told"]
+    assert verdicts(made, gain(Outcome.NOT_SHOWN, 0.05)) == ["can't be told"]
+
+
+def test_a_claim_is_refuted_by_corrected_tests_alone(made):
+    below = gain(Outcome.NOT_SHOWN, 0.003, -0.0225, 0.0285)  # one-sided p 0.028 of its being 2.8 points
+    as_claimed = [gain(Outcome.BETTER, 0.03, 0.01, 0.05)] * 3
+    assert verdicts(made, below) == ["does not"]
+    assert verdicts(made, below, *as_claimed) == ["can't be told", "holds", "holds", "holds"]
 
 
 def test_several_verdicts_are_one():
