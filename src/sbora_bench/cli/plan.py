@@ -117,4 +117,20 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
 
 
-PLANNING = (plan, validate, schema)
+@click.command()
+@click.argument("experiment")
+def sizes(experiment: str) -> None:
+    """Choose the ranks of EXPERIMENT's grids that say a size (`at`), and write them beside it."""
+    from sbora_bench.cost.sizes import choose_sizes
+
+    path, rows = choose_sizes(experiment)
+    for row in rows:
+        off = 100 * (row[row["of"]] / row["wanted"] - 1)
+        click.echo(
+            f"{row['model']:12} {row['method']:20} rank {row['rank']:<5} {row[row['of']]:>14,} of {row['wanted']:,}"
+            f" ({off:+.1f} %)"
+        )
+    click.echo(f"{path}: {len(rows)} ranks")
+
+
+PLANNING = (plan, validate, schema, sizes)

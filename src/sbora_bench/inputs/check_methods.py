@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CHECKED = Path("resources/plan")
 # All of a protocol that a method's config and its place on the model depend on.
-KEYS = {"alpha", "alpha_over_rank", "dropout", "merge", "steps", "target_modules", "weights_dtype"}
+KEYS = {"alpha", "alpha_over_rank", "dropout", "max_length", "merge", "steps", "target_modules", "weights_dtype"}
 LAYERED = ("layer", "pattern")  # parts of the arguments' names that tell a model's layers apart
 VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks values, which says nothing of the method
 
@@ -49,7 +49,7 @@ def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> 
     equal = {
         pair: kept / f"equal-{hash_of([described(plan, cell) for cell in pair.cells])[:32]}.json" for pair in of_equal
     }
-    unknown = [cell for cell in cells if not named[cell].is_file()]
+    unknown = list({path: cell for cell, path in named.items() if not path.is_file()}.values())  # alike cells once
     uncounted = [pair for pair in of_equal if not equal[pair].is_file()]
     if not unknown and not uncounted:
         return []

@@ -20,15 +20,14 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_config, as_trained, merged
 from sbora_bench.inputs.method_hooks import INITIALISERS
 from sbora_bench.inputs.models.config import added_rows, read_config
-from sbora_bench.inputs.models.load import nf4_config
+from sbora_bench.inputs.models.load import nf4_config, positions_of
 from sbora_bench.inputs.models.sources import named_source
-from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import PROMPTS, RANKED, Catalog, MethodEntry, Protocol
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LINEAR = (torch.nn.Linear, Conv1D)
-RANKED = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a layer's shorter side
 
 
 class Params4bit(bnb.nn.Params4bit):
@@ -132,7 +131,7 @@ def _code_of_its_own() -> Iterator[None]:
 def attach(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Protocol) -> torch.nn.Module:
     """`base` with the method's adapter on it, on `meta`.
 
-    Raises UserError for a rank above the shorter side of a layer that the method changes, and what PEFT refuses.
+    Raises UserError as `check_rank` does, and for what PEFT refuses.
     """
     check_rank(base, method, rank, protocol)
     config = adapter_config(method, rank, 0, protocol)
@@ -154,7 +153,15 @@ def attach(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Prot
 
 
 def check_rank(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Protocol) -> None:
-    """Raise UserError where `rank` is none of an update of the layers that the method changes."""
+    """Raise UserError where `rank` is none of an update of the layers that the method changes, or where virtual
+    tokens leave no room for the rows.
+    """
+    positions = positions_of(base) if method.peft_type in PROMPTS else None
+    if positions is not None and rank + protocol.max_length > positions:
+        raise UserError(
+            f"rank: found {rank} virtual tokens beside rows of max_length {protocol.max_length}, allowed"
+            f" {max(positions - protocol.max_length, 0)}: the model has {positions} positions"
+        )
     if method.peft_type not in RANKED:
         return
     layers = ((min(sides(part)), name) for name, part in targeted(base, method, rank, protocol))

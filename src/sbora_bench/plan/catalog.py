@@ -96,6 +96,10 @@ class ModelEntry(Strict):
 # --- methods --------------------------------------------------------------------------------------------------------
 
 
+RANKED = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a layer's shorter side
+PROMPTS = {"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CARTRIDGE"}  # whose rank takes positions of the model
+
+
 class Hooks(Strict):
     """What a method wants of training beside its PEFT config (inputs/method_hooks.py).
 

@@ -16,27 +16,21 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
-from sbora_bench.plan.catalog import SCORING, Catalog, Protocol, explain, load_catalog
+from sbora_bench.plan.catalog import RANKED, SCORING, Catalog, Protocol, explain, load_catalog
 from sbora_bench.plan.comparison import Comparison, Planned, planned
 from sbora_bench.plan.data_entries import CATALOG, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME, Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
+from sbora_bench.plan.sizes import Grid, sized
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
-Rank = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 SCORED = ("tasks", "also", "answers", "fresh_items")  # of a run's settings, those that training doesn't depend on
-
-
-class Grid(Strict):
-    models: list[str] = Field(min_length=1)
-    methods: list[str] = Field(min_length=1)
-    ranks: list[Rank] = Field(min_length=1)
 
 
 class Table(Strict):
@@ -368,12 +362,12 @@ class Plan:
                 )
 
     def _check_grid(self, grid: Grid, where: str) -> None:
-        for method in grid.methods:
-            self.catalog.find("methods", method, f"{where}.methods")
+        methods = [self.catalog.find("methods", method, f"{where}.methods") for method in grid.methods]
+        ranked = any(method.peft_type in RANKED for method in methods)
         for model in grid.models:
             width = layer_width(self.catalog.find("models", model, f"{where}.models").architecture)
             for rank in grid.ranks:
-                if width and rank > width:
+                if width and ranked and rank > width:
                     raise UserError(
                         f"{where}.ranks: found rank {rank}, allowed 1 to {width} (the narrowest layer of {model});"
                         " lower the rank"
@@ -393,9 +387,21 @@ def layer_width(architecture: dict[str, Any]) -> int | None:
 def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
     """Read experiment `name` (`experiments/NAME.yaml`) or a path to a YAML file, and check all of it.
 
-    Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`.
-
     Raises UserError with file, key, what was found and what is allowed.
+    """
+    path, experiment, catalog = read_experiment(name, catalog_folder)
+    tables = {}
+    for key, table in experiment.tables.items():
+        where = f"{path}: tables.{key}"
+        protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{where}.protocol")
+        tables[key] = table.model_copy(update={"grids": sized(table.grids, catalog, protocol, path, where)})
+    return Plan(path.stem, experiment.model_copy(update={"tables": tables}), catalog, str(path))
+
+
+def read_experiment(name: str, catalog_folder: str | None = None) -> tuple[Path, Experiment, Catalog]:
+    """The file of an experiment, what it says, and its catalog; no rank is chosen yet where a grid says a size.
+
+    Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -419,7 +425,7 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
         raise UserError(f"{path}: {explain(error, Experiment)}") from None
     beside = path.parent / "catalog"
     folder = catalog_folder or str(beside if any(beside.glob("*.yaml")) else CATALOG)
-    return Plan(stem, experiment, load_catalog(folder), str(path))
+    return path, experiment, load_catalog(folder)
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
-from sbora_bench.plan.experiment import Grid, Plan, Table
+from sbora_bench.plan.experiment import Plan, Table
 
 OPTIONS = ("only", "seeds", "limit")  # of the commands, and keys of `snakemake --config`
 LONGEST = 80  # signs of a results folder's name
@@ -95,7 +95,7 @@ def _part(plan: Plan, name: str, chosen: dict[str, list[str]], most: int | None)
 
     table = plan.experiment.tables[name]
     grids = [
-        Grid.model_construct(models=left("model", g.models), methods=left("method", g.methods), ranks=ranks)
+        g.model_copy(update={"models": left("model", g.models), "methods": left("method", g.methods), "ranks": ranks})
         for g in table.grids
         if (ranks := left("rank", g.ranks))
     ]

@@ -37,6 +37,12 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
         notes.append(f"Not traced: {', '.join(names)} ({reason}).")
     frame = footprint(results)
     known = [column for column in columns if frame[column].notna().any() or (column == "peak_bytes" and untraced)]
+    requested = requested_sizes(results)
+    if requested:
+        notes.append(
+            "Requested: the size that a method's rank was chosen for (sbora-bench sizes), as trainable parameters or as"
+            " bytes of the adapter; beside it, how far the method comes from it."
+        )
     groups: dict[tuple, list[list[Text]]] = {}
     for row in frame.to_dict("records"):
         cell = Cell(row["table"], row["model"], row["method"], None if pd.isna(row["rank"]) else int(row["rank"]))
@@ -46,10 +52,35 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
         ]
         method = method_titles(plan, row["table"])[row["method"]]
         names = [row["table"], model_titles(plan, row["table"])[row["model"]], method]
-        line = [*(Text(name) for name in names), Text(whole(row["rank"])), *numbers, Text(_error(row))]
+        wanted = [Text(text) for text in _requested(row, requested.get(cell))] if requested else []
+        line = [*(Text(name) for name in names), Text(whole(row["rank"])), *wanted, *numbers, Text(_error(row))]
         groups.setdefault((row["table"], row["model"]), []).append(line)
-    header = ["Table", "Model", "Method", "Rank", *(columns[column] for column in known), "Error, %"]
+    sizes = ["Requested", "Off, %"] if requested else []
+    header = ["Table", "Model", "Method", "Rank", *sizes, *(columns[column] for column in known), "Error, %"]
     return PrintedTable("footprint", "Parameters and bytes", header, list(groups.values()), notes, text_columns=3)
+
+
+def requested_sizes(results: Results) -> dict[Cell, tuple[str, int]]:
+    """Cell -> (column, number) of the size that its rank was chosen for."""
+    return {
+        Cell(table, model, method, rank): grid.at.wanted
+        for table, entry in results.plan.experiment.tables.items()
+        for grid in entry.grids
+        if grid.at is not None
+        for model in grid.models
+        for method in grid.methods
+        for rank in grid.ranks
+    }
+
+
+def _requested(row: dict[Any, Any], size: tuple[str, int] | None) -> tuple[str, str]:
+    """The size that was requested of a cell, and how far the cell is from it, in per cent."""
+    import pandas as pd
+
+    if size is None:
+        return "–", "–"
+    column, wanted = size
+    return whole(wanted), "–" if pd.isna(row[column]) else f"{100 * (row[column] / wanted - 1):+.1f}"
 
 
 def not_traced(results: Results) -> dict[Cell, str]:

@@ -1,0 +1,126 @@
+"""Which rank of each method comes closest to a size: `sbora-bench sizes EXPERIMENT`, for the grids that say `at`."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sbora_bench.cost.counting import counts_of_cell
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, write_json
+from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.experiment import read_experiment
+from sbora_bench.plan.sizes import Grid, settings_of, sizes_file
+
+LARGEST = 2**17  # ranks beyond are not tried
+NEIGHBOURS = 8  # ranks without a count that are passed before an interval is given up
+FAR = 4  # times the wanted size: further that way nothing is looked for
+
+
+def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Write the file of chosen ranks of an experiment; (its path, its rows).
+
+    What was chosen from the same entries stands. Raises UserError where no rank of a method works.
+    """
+    path, spoken, catalog = read_experiment(experiment)
+    target = sizes_file(path)
+    before = {tuple(row[key] for key in KEYS): row for row in (read_json(target) if target.is_file() else [])}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, table in spoken.tables.items():
+        protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{path}: tables.{name}.protocol")
+        for about, method in _requested(table.grids, catalog, protocol, f"{path}: tables.{name}.grids"):
+            key = tuple(about[key] for key in KEYS)
+            rows[key] = before.get(key) or about | closest(catalog, about, method, protocol)
+    write_json(target, list(rows.values()))
+    return target, list(rows.values())
+
+
+KEYS = ("model", "method", "of", "wanted", "settings")
+
+
+def _requested(
+    grids: list[Grid], catalog: Catalog, protocol: Protocol, where: str
+) -> Iterator[tuple[dict[str, Any], MethodEntry]]:
+    for grid in grids:
+        for model in grid.models if grid.at else ():
+            catalog.find("models", model, where)
+            for method in grid.methods:
+                entry = catalog.find("methods", method, where)
+                settings = settings_of(catalog, model, method, protocol)
+                assert grid.at is not None
+                of, wanted = grid.at.wanted
+                yield {"model": model, "method": method, "of": of, "wanted": wanted, "settings": settings}, entry
+
+
+def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protocol: Protocol) -> dict[str, Any]:
+    """`rank`, `trainable_parameters` and `adapter_bytes` of the rank whose count is nearest to the wanted one."""
+    known: dict[int, dict[str, Any]] = {}
+    reason = ""
+
+    def count(rank: int) -> int | None:
+        nonlocal reason
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                known[rank] = counts_of_cell(catalog, about["model"], method, rank, protocol)
+        except UserError as error:
+            reason = str(error)
+            return None
+        return known[rank][about["of"]]
+
+    rank = nearest(count, about["wanted"]) if method.has_size else 1 if count(1) else None
+    if rank is None:
+        raise UserError(f"{method.title} on {about['model']}: no rank works: {reason}")
+    return {"rank": rank, **{key: known[rank][key] for key in ("trainable_parameters", "adapter_bytes")}}
+
+
+def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:
+    """The rank whose `count` is nearest to `wanted`, the smaller of two; None where no rank has one.
+
+    Counts grow or shrink with the rank; some ranks have none (None). Powers of two first, then between the two around
+    the wanted count; where ranks of no count stand between them, their neighbours are tried.
+    """
+    sizes: dict[int, int] = {}
+    rank = 1
+    while rank <= LARGEST:
+        size = count(rank)
+        if size is not None:
+            sizes[rank] = size
+            if len(sizes) > 1:
+                grows = sizes[rank] > min(sizes.values())
+                if (grows and size > FAR * wanted) or (not grows and size * FAR < wanted):
+                    break
+        rank *= 2
+    if not sizes:
+        return None
+    tried = set(sizes)
+    while True:
+        best = min(sizes, key=lambda r: (abs(sizes[r] - wanted), r))
+        grows = sizes[max(sizes)] >= sizes[min(sizes)]
+        if sizes[best] == wanted:
+            return best
+        if (sizes[best] < wanted) == grows:
+            low, high = best, min((r for r in sizes if r > best), default=max(2 * best, best + NEIGHBOURS + 1))
+        else:
+            low, high = max((r for r in sizes if r < best), default=0), best
+        found = _between(count, best, low, high, tried)
+        if found is None:
+            return best
+        sizes[found[0]] = found[1]
+
+
+def _between(
+    count: Callable[[int], int | None], best: int, low: int, high: int, tried: set[int]
+) -> tuple[int, int] | None:
+    """(rank, its count) of the first rank that has one strictly between two, from their middle on towards `best`."""
+    while True:
+        middle = (low + high) // 2
+        untried = sorted((r for r in range(low + 1, high) if r not in tried), key=lambda r: abs(r - middle))
+        for rank in untried[:NEIGHBOURS]:
+            tried.add(rank)
+            size = count(rank)
+            if size is not None:
+                return rank, size
+        if not untried:
+            return None
+        low, high = (low, middle) if best == low else (middle, high)
