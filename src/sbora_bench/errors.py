@@ -30,7 +30,12 @@ def one_of(name: str, allowed: Iterable[str], what: str) -> str:
     import difflib
 
     name, allowed = str(name), sorted(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1)
+    near = difflib.get_close_matches(name, allowed, n=5)
+
+    def alike(word: str) -> tuple[float, bool]:  # of equally near ones that of the same letters: two stand crosswise
+        return difflib.SequenceMatcher(None, word, name).ratio(), sorted(word) == sorted(name)
+
+    near = sorted(near, key=alike, reverse=True)
     hint = f", did you mean {near[0]!r}?" if near else ";"
     more = f" and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
     return f"unknown {what} {name!r}{hint} known: {', '.join(allowed[:SHOWN]) or 'none'}{more}"

@@ -42,7 +42,9 @@ class Size(Strict):
 class Grid(Strict):
     models: list[str] = Field(min_length=1)
     methods: list[str] = Field(min_length=1)
-    ranks: list[Rank] = Field(default_factory=list, description="what a method's entry says that its rank means")
+    ranks: list[Rank] = Field(
+        default_factory=list, min_length=1, description="what a method's entry says that its rank means"
+    )
     at: Size | None = Field(default=None, description="in place of ranks: each method's rank that comes closest")
 
     @model_validator(mode="after")
