@@ -52,8 +52,11 @@ def results_folder(experiment: str, results: Path | None) -> Path:
 @click.option("--cost", is_flag=True, help="Steps, tokens, GPU-hours, disk, memory and batch split of every run.")
 @click.option("--device", default="a100-80gb", show_default=True, help="For --cost: a card of the catalog, or cpu.")
 @click.option("--calibrate", is_flag=True, help="For --cost: time training steps on this machine, and go by them.")
+@click.option("--price", type=click.FloatRange(min=0), help="For --cost: of an hour of the device, in any currency.")
 @click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
-def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: bool, **part: str) -> None:
+def plan(
+    experiment: str, cost: bool, device: str, calibrate: bool, price: float | None, as_json: bool, **part: str
+) -> None:
     """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
     from sbora_bench.inputs.check import checked_plan
     from sbora_bench.plan.experiment import rate_text
@@ -61,8 +64,10 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
 
     loaded = narrowed(checked_plan(experiment), **part)
     if cost:
-        _print_cost(loaded, device, calibrate, as_json)
+        _print_cost(loaded, device, calibrate, price, as_json)
         return
+    if price is not None:
+        raise UserError("plan: --price belongs to --cost; say plan --cost --price")
     if calibrate:
         raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
     if as_json:
@@ -78,7 +83,7 @@ def plan(experiment: str, cost: bool, device: str, calibrate: bool, as_json: boo
     click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
 
 
-def _print_cost(loaded: "Plan", device: str, calibrate: bool, as_json: bool) -> None:
+def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | None, as_json: bool) -> None:
     from sbora_bench import gpus
     from sbora_bench.cost import calibrate as speeds
     from sbora_bench.cost import estimate, estimate_text
@@ -88,7 +93,7 @@ def _print_cost(loaded: "Plan", device: str, calibrate: bool, as_json: bool) -> 
         gpus.take()
         speeds.calibrate(loaded, device)
     cells = estimate.costs(loaded, card, speeds.known_rates(device))
-    summary = estimate_text.summary(loaded, device, card, cells)
+    summary = estimate_text.summary(loaded, device, card, cells, price)
     if as_json:
         click.echo(estimate_text.as_json(summary))
     else:

@@ -6,13 +6,13 @@ samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing
 
 import multiprocessing
 import os
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sbora_bench.cost import roofline
+from sbora_bench.cost.expected import expected_questions, share_of_width
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.models.config import positions_of
@@ -30,14 +30,16 @@ MANY = 8  # cells to trace that are worth the start of further processes
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter
 BASIS = {
     "steps": "exact, from the row counts of the catalog",
-    "tokens": "at most: every example as long as the protocol allows",
+    "tokens": "at most: every example as long as the protocol allows; expected: by the catalog's lengths, padding too",
     "peak": "traced: exact for a micro-batch of the longest examples; scoring: a batch of the longest prompts",
     "adapter": "exact, to the byte",
     "samples": f"at most: {SAMPLE_BYTES} bytes a token of the longest prompts and answers",
     "base": "16 bits a parameter as the hub has them, 32 where the weights are made here",
-    "score": "estimate: all answers as long as allowed, each operator at the card's peak or bandwidth (roofline)",
-    "roofline": "estimate, not measured: each operator at the card's peak or bandwidth (roofline), so real runs take"
-    " longer; `--calibrate` measures the machine at hand",
+    "hours": "expected: examples, prompts and answers as long as the catalog's `lengths` say, as allowed where it has"
+    " none; at most: all as long as allowed",
+    "score": f"estimate: each operator at {roofline.EFFICIENCY:.0%} of the card's peak or bandwidth (roofline)",
+    "roofline": f"estimate: each operator at {roofline.EFFICIENCY:.0%} of the card's peak or bandwidth (roofline), as"
+    " PEFT's runs on an L40S reach; `--calibrate` measures the machine at hand",
     "not traced": "not known: the method can't be traced without values",
     "none": "not known: no speed is measured for this device yet; `--calibrate` measures the machine at hand",
 }
@@ -73,30 +75,47 @@ class CellCost:
     base_bytes: int
     trains: bool
     scores: bool
+    expected_tokens: int | None
+    expected_train_hours: float | None
+    expected_score_hours: float | None
 
     @property
     def hours(self) -> float | None:
-        """Hours of all seeds, of training alone where the speed of scoring isn't known; None where nothing is."""
-        if self.steps is not None and self.train_hours is None:
+        """Hours of all seeds at most, of training alone where scoring's speed isn't known; None where nothing is."""
+        return self._of_all_seeds(self.train_hours, self.score_hours)
+
+    @property
+    def expected_hours(self) -> float | None:
+        """Hours of all seeds by the lengths that are known."""
+        return self._of_all_seeds(self.expected_train_hours, self.expected_score_hours)
+
+    def _of_all_seeds(self, train: float | None, score: float | None) -> float | None:
+        if self.steps is not None and train is None:
             return None
-        parts = [part for part in (self.train_hours, self.score_hours) if part is not None]
+        parts = [part for part in (train, score) if part is not None]
         return self.seeds * sum(parts) if parts else None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the cells of a table have in common. `questions`: see the function of that name."""
+    """What the cells of a table have in common. `questions`, `expected`: see the functions of these names; `train`: its
+    training set.
+    """
 
     protocol: Protocol
     steps: int
     questions: list[tuple[int, int, int]]
+    expected: list[tuple[int, float, float]]
+    train: str
 
 
 def setting_of(plan: Plan, table: str) -> Setting:
     """The setting of a table."""
     protocol = plan.protocol(table)
     steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
-    return Setting(protocol, steps, questions(plan, table))
+    asked = questions(plan, table)
+    train = plan.experiment.tables[table].train
+    return Setting(protocol, steps, asked, expected_questions(plan, table, asked), train)
 
 
 def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
@@ -154,7 +173,7 @@ def cell_cost(
     source = named_source(catalog, cell.model)
     counts = roofline.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
     training = training_cost(plan, cell, setting, card, rates, kept)
-    seconds, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
+    seconds, expected, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
     trained = counts["trainable_parameters"]
     adapter = counts["adapter_bytes"] or 0
     saves = protocol.keep_best or protocol.checkpoint_every
@@ -165,6 +184,7 @@ def cell_cost(
         run=cell.name,
         seeds=len(plan.runs_by_cell(cell.table)[cell]),
         score_hours=None if seconds is None else seconds / 3600,
+        expected_score_hours=None if expected is None else expected / 3600,
         score_peak_bytes=peak,
         scores=peak <= room,
         adapter_bytes=adapter,
@@ -181,10 +201,12 @@ def training_cost(
     protocol, catalog = setting.protocol, plan.catalog
     costs: dict[str, Any] = dict.fromkeys(("steps", "tokens", "tokens_per_second", "train_hours"))
     costs |= {"micro_batch": None, "accumulation": None, "train_peak_bytes": None, "trains": True, "speed": ""}
+    costs |= {"expected_tokens": None, "expected_train_hours": None}
     if cell.is_base:
         return costs
     steps, examples = setting.steps, protocol.batch_size * protocol.max_length
-    costs |= {"steps": steps, "tokens": steps * examples}
+    share = share_of_width(catalog, setting.train, protocol)
+    costs |= {"steps": steps, "tokens": steps * examples, "expected_tokens": round(steps * examples * share)}
     try:
         split, work = fitting_split(catalog, cell, protocol, roofline.room(card), "cuda" if card else "cpu", kept)
     except roofline.NotTraced:
@@ -195,7 +217,8 @@ def training_cost(
     costs["micro_batch"] = split.micro_batch if split else 0
     costs["accumulation"] = protocol.batch_size // split.micro_batch if split else 0
     if seconds:
-        costs |= {"tokens_per_second": examples / seconds, "train_hours": steps * seconds / 3600}
+        hours = steps * seconds / 3600
+        costs |= {"tokens_per_second": examples / seconds, "train_hours": hours, "expected_train_hours": hours * share}
     return costs
 
 
@@ -225,7 +248,7 @@ def update_seconds(
     rate = rates.get(rate_key(catalog, cell, protocol))
     if rate is not None:
         return work.flops / rate, "measured"
-    return (None, "none") if card is None else (work.seconds(card, protocol.tf32), "roofline")
+    return (None, "none") if card is None else (work.seconds(card, protocol.tf32) / roofline.EFFICIENCY, "roofline")
 
 
 def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
@@ -239,25 +262,31 @@ def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
 
 def scoring_cost(
     catalog: Catalog, cell: Cell, setting: Setting, card: DeviceEntry | None, kernels: str, kept: Path
-) -> tuple[float | None, int]:
-    """(seconds of scoring all tasks or None, bytes at the peak). A merged adapter costs what the base does."""
+) -> tuple[float | None, float | None, int]:
+    """(seconds of scoring all tasks at most, and by known lengths, or None; bytes at the peak).
+
+    A merged adapter costs what the base does.
+    """
     protocol, method = setting.protocol, catalog.methods.get(cell.method)
     alone = method is None or merged(method, protocol)
     name, rank = ("base", None) if alone else (cell.method, cell.rank)
     positions = positions_of(named_source(catalog, cell.model).values())
-    batches: Counter[tuple[int, int]] = Counter()
-    for items, prompt, new in setting.questions:
-        batches[min(prompt, positions - new) if positions else prompt, new] += -(-items // protocol.score_batch)
-    seconds, peaks = 0.0, []
-    for (prompt, new), times in batches.items():
+    most, expected, peaks = 0.0, 0.0, []
+    for (items, prompt, new), (_, asked, said) in zip(setting.questions, setting.expected, strict=True):
+        longest, batches = min(prompt, positions - new) if positions else prompt, -(-items // protocol.score_batch)
         try:
-            work = roofline.scoring_work(catalog, cell.model, name, rank, protocol, prompt, new, kept, kernels)
+            work = roofline.scoring_work(catalog, cell.model, name, rank, protocol, longest, new, kept, kernels)
         except roofline.NotTraced:  # at least what the base takes
-            work = roofline.scoring_work(catalog, cell.model, "base", None, protocol, prompt, new, kept, kernels)
+            work = roofline.scoring_work(catalog, cell.model, "base", None, protocol, longest, new, kept, kernels)
         peaks.append(work.peak)
         if card is not None:
-            seconds += work.seconds(card, protocol.tf32) * times
-    return None if card is None else seconds, max(peaks)
+            reading, making = (
+                batches * part.seconds(card, protocol.tf32) / roofline.EFFICIENCY
+                for part in (work.prompts, work.answers)
+            )
+            most += reading + making
+            expected += reading * min(asked / longest, 1) + making * said / new
+    return (None, None, max(peaks)) if card is None else (most, expected, max(peaks))
 
 
 def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[CellCost]:

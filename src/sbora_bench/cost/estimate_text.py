@@ -14,17 +14,24 @@ from sbora_bench.results.store import CHECKPOINTS
 WIDTH = 170  # of the table where the terminal doesn't tell
 
 
-def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[CellCost]) -> dict[str, Any]:
-    """Everything as JSON: the cells, the sums, and what each figure rests on."""
+def summary(
+    plan: Plan, device: str, card: DeviceEntry | None, cells: list[CellCost], price: float | None = None
+) -> dict[str, Any]:
+    """Everything as JSON: the cells, the sums, and what each figure rests on. `price`: of an hour, in any currency."""
     known = [cell.hours for cell in cells if cell.hours is not None]
+    expected = sum(cell.expected_hours for cell in cells if cell.expected_hours is not None)
     bases = {cell.model: cell.base_bytes for cell in cells}
     return {
         "experiment": plan.name,
         "runs": sum(cell.seeds for cell in cells),
         "device": device,
         "room_bytes": room(card),
-        "cells": [asdict(cell) | {"hours": cell.hours} for cell in cells],
+        "cells": [asdict(cell) | {"hours": cell.hours, "expected_hours": cell.expected_hours} for cell in cells],
         "hours": sum(known),
+        "expected_hours": expected,
+        "price": None
+        if price is None
+        else {"an_hour": price, "expected": expected * price, "most": sum(known) * price},
         "cells_without_hours": len(cells) - len(known),
         "adapter_bytes": sum(cell.seeds * cell.adapter_bytes for cell in cells),
         "samples_bytes": sum(cell.seeds * cell.samples_bytes for cell in cells),
@@ -37,7 +44,7 @@ def summary(plan: Plan, device: str, card: DeviceEntry | None, cells: list[CellC
 
 def basis(cells: list[CellCost]) -> dict[str, str]:
     """What each kind of figure rests on, speeds by how many cells."""
-    rests = {key: BASIS[key] for key in ("steps", "tokens", "peak", "adapter", "samples", "base", "score")}
+    rests = {key: BASIS[key] for key in ("steps", "tokens", "hours", "peak", "adapter", "samples", "base", "score")}
     if all(cell.score_hours is None for cell in cells):
         rests["score"] = "not known: only cards have the peaks that an estimate takes"
     trained = [cell for cell in cells if cell.speed]
@@ -76,7 +83,8 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
     spare = f"; at most {_size(costs['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
     unknown = f" ({costs['cells_without_hours']} cells not known)" if costs["cells_without_hours"] else ""
     console.print(
-        f"\n{costs['runs']} runs on {title}: {_hours(costs['hours'])} hours{unknown}; disk {_size(sum(disk))}:"
+        f"\n{costs['runs']} runs on {title}: {_hours(costs['expected_hours'])} hours expected, at most"
+        f" {_hours(costs['hours'])}{unknown}{_price(costs['price'])}; disk {_size(sum(disk))}:"
         f" adapters {_size(disk[0])}, samples {_size(disk[1])}, bases {_size(disk[2])}"
         + (spare if costs["checkpoint_bytes"] else "")
     )
@@ -92,7 +100,7 @@ def _table(cells: Iterable[CellCost]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Run", no_wrap=True)
-    heads = ("Seeds", "Updates", "M tokens", "Split", "Tokens/s", "Train h", "Score h", "All seeds h")
+    heads = ("Seeds", "Updates", "M tokens", "Split", "Tokens/s", "Train h", "Score h", "All seeds h", "At most h")
     for head in (*heads, "Train GiB", "Score GiB", "Adapter"):
         table.add_column(head, justify="right", no_wrap=head == "Split")
     for cell in cells:
@@ -101,11 +109,12 @@ def _table(cells: Iterable[CellCost]) -> Any:
             cell.run,
             str(cell.seeds),
             _number(cell.steps),
-            "–" if cell.tokens is None else f"{cell.tokens / 1e6:,.1f}",
+            "–" if cell.expected_tokens is None else f"{cell.expected_tokens / 1e6:,.1f}",
             "–" if cell.steps is None else split,
             _number(cell.tokens_per_second),
-            _hours(cell.train_hours),
-            _hours(cell.score_hours),
+            _hours(cell.expected_train_hours),
+            _hours(cell.expected_score_hours),
+            _hours(cell.expected_hours),
             _hours(cell.hours),
             "–" if cell.train_peak_bytes is None else f"{cell.train_peak_bytes / GIB:.1f}",
             f"{cell.score_peak_bytes / GIB:.1f}",
@@ -142,3 +151,9 @@ def _size(size: int) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:,.2f} GiB"
+
+
+def _price(price: dict[str, float] | None) -> str:
+    return (
+        "" if price is None else f" ({price['expected']:,.0f} to {price['most']:,.0f} at {price['an_hour']:g} an hour)"
+    )

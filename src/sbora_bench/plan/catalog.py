@@ -1,8 +1,8 @@
 """The catalog: typed entries of models, methods, tasks, suites, data, protocols and cards, read from YAML.
 
 Every `*.yaml` in `experiments/catalog/` may hold any of the sections `models`, `methods`, `tasks`, `suites`, `data`,
-`prompts`, `protocols`, `protocol_notes` and `devices`; a new entry in any of them (also in a file of your own) is all
-that a new model, method or task takes. A task's template may lie beside; it is no catalog.
+`prompts`, `protocols`, `protocol_notes`, `devices` and `lengths`; a new entry in any of them (also in a file of your
+own) is all that a new model, method or task takes. A task's template may lie beside; it is no catalog.
 """
 
 import json
@@ -23,6 +23,7 @@ from pydantic import (
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.plan.data_entries import CATALOG, DataEntry, OwnData, PromptEntry, SuiteEntry, TaskEntry
 from sbora_bench.plan.entry import BELOW, FILE_NAME, NAME, Strict
+from sbora_bench.plan.lengths import Lengths
 from sbora_bench.strict_yaml import read_yaml
 
 SIZES = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"}
@@ -289,6 +290,7 @@ class Catalog(Strict):
     protocols: dict[Annotated[str, Field(pattern=NAME)], ProtocolEntry] = Field(default_factory=dict)
     protocol_notes: dict[str, FieldNote] = Field(default_factory=dict)
     devices: dict[Annotated[str, Field(pattern=NAME)], DeviceEntry] = Field(default_factory=dict)
+    lengths: dict[Annotated[str, Field(pattern=NAME)], Lengths] = Field(default_factory=dict)
     _files: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
 
     def where(self, section: str, name: str) -> str:

@@ -1,0 +1,75 @@
+"""How long the real examples are: deciles of tokens, for the catalog's `lengths`.
+
+    SBORA_DATA_ROOT=... python benchmarks/lengths.py --model resources/models/smollm2-135m > lengths.yaml
+
+Of every file of the catalog's that lies below SBORA_DATA_ROOT, in the official prompts, by one model's tokenizer;
+another one's counts differ. Goes to experiments/catalog/lengths.yaml.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json
+from sbora_bench.inputs.data.prompts import render
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.data_entries import FileData
+
+# Sets that can't be measured here, and the one that stands for each: why.
+ALIKE = {"math-10k": ("math-data", "written by the same makers for the same questions; math_10k.json was not at hand")}
+
+
+def deciles(lengths: list[int]) -> list[int]:
+    ordered = sorted(lengths)
+    return [ordered[round(place * (len(ordered) - 1) / 10)] for place in range(11)]
+
+
+def measured(tokenizer, rows: list[dict], training: bool) -> dict[str, list[int]]:
+    count = lambda text: len(tokenizer(text)["input_ids"])  # noqa: E731
+    questions = [row["instruction"] for row in rows]
+    if not training:
+        return {"prompt": deciles([count(render("llm-adapters-score", question)) for question in questions])}
+    answers = [count(row["output"]) + 1 for row in rows]
+    prompts = [count(render("llm-adapters-train", question)) for question in questions]
+    return {
+        "example": deciles([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]),
+        "answer": deciles(answers),
+    }
+
+
+def main() -> None:
+    from transformers import AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path)
+    arguments = parser.parse_args()
+    root = os.environ.get("SBORA_DATA_ROOT")
+    if not root:
+        raise UserError("SBORA_DATA_ROOT: not set; name a folder laid out like LLM-Adapters")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    print("# Made by benchmarks/lengths.py: eleven deciles of tokens each, the shortest and the longest among them.")
+    print("lengths:")
+    known = {}
+    for name, entry in load_catalog().data.items():
+        path = Path(root) / entry.path if isinstance(entry, FileData) else None
+        if path is None or entry.stand_in or not path.is_file():
+            continue
+        found = measured(tokenizer, read_json(path), training="ft-training_set" in entry.path)
+        known[name] = found, f"{len(read_json(path)):,} rows of {entry.path}, tokens of {arguments.model.name}"
+    for name, (other, why) in ALIKE.items():
+        if name not in known and other in known:
+            known[name] = known[other][0], f"those of {known[other][1]}; {why}"
+    for name, (found, source) in known.items():
+        print(f"  {name}:")
+        for key, values in found.items():
+            print(f"    {key}: {values}")
+        print(f"    source: {source}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
