@@ -104,6 +104,10 @@ def as_trained(
     if method.quantization:
         base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpointing)
     model = host_adapter(adapt(base, config, **arguments), protocol)
+    if method.hooks is not None and method.hooks.optimizer == "lora-fa":  # its optimizer leaves A as drawn
+        for name, parameter in model.named_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=CHECKPOINTING)
     return model

@@ -18,7 +18,11 @@ CHUNK_BYTES = 64 * 2**20  # of float32 logits that exist at a time
 PROBED = 16  # tokens of the row that the two ways are compared on
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-6}  # relative, of the two ways' losses; for narrower dtypes NARROW
 NARROW = 2e-2
-ADDS_TO_THE_LOSS = {"ADALORA", "CPT"}  # PEFT types whose forward pass changes the loss, or takes one of its own
+ADDS_TO_THE_LOSS = {
+    "ADALORA",
+    "CPT",
+    "SHADOW",
+}  # PEFT types whose forward pass changes the loss, or takes one of its own
 
 
 class Unfit(Exception):
@@ -33,7 +37,10 @@ class SupervisedLoss:
     """
 
     def __init__(self, model: torch.nn.Module, row: list[int], in_chunks: bool = True) -> None:
-        kind = getattr(getattr(model, "active_peft_config", None), "peft_type", None)
+        config = getattr(model, "active_peft_config", None)
+        if getattr(config, "monteclora_config", None) is not None:
+            raise Unfit("MonteCLoRA has a loss of its own")
+        kind = getattr(config, "peft_type", None)
         if kind is not None and str(getattr(kind, "value", kind)) in ADDS_TO_THE_LOSS:
             raise Unfit(f"{kind.value} has a loss of its own")
         head = model.get_output_embeddings()

@@ -63,7 +63,7 @@ def settings_of(catalog: Catalog, model: str, method: str, protocol: Protocol) -
     """Hash of all that the size of a cell depends on beside its rank."""
     entry = catalog.models[model]
     shape = entry.architecture or entry.source.model_dump(mode="json")
-    arguments = catalog.methods[method].model_dump(mode="json", exclude={"title", "hooks"})
+    arguments = catalog.methods[method].model_dump(mode="json", exclude={"title"})
     return hash_of([shape, arguments, protocol.model_dump(mode="json", include=COUNTED)])
 
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sbora_bench.cost import one_cell, real_step
+from sbora_bench.cost.counting import counts_of_cell
 from sbora_bench.cost.footprint import cell_footprint
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import MethodEntry, ModelEntry, load_catalog
@@ -94,3 +95,20 @@ def test_a_method_that_needs_values_costs_its_trace_alone(catalog, name, tmp_pat
     real.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     assert record.adapter_bytes == (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+PUBLISHED = {  # parameters of the published weights, as the hub's model pages and PEFT's results have them
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-8b": 8_190_735_360,
+    "gemma-3-1b": 999_885_952,
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_models_of_one_card_have_their_published_size(catalog, model):
+    protocol = catalog.protocol("smollm2", "arithmetic", {}, "test")
+    assert counts_of_cell(catalog, model, None, None, protocol)["total_parameters"] == PUBLISHED[model]
