@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import cache
 
 PROPERTIES = {
     "kind": ("animal", "fruit", "tool", "vehicle"),
@@ -80,14 +81,19 @@ class Choice:
     right: int
 
 
+@cache
+def _unlike(things: tuple[Thing, ...], values: tuple[tuple[str, str], ...]) -> tuple[Thing, ...]:
+    """Those of `things` that lack at least one of these (property, value)."""
+    return tuple(t for t in things if any(t.values[prop] != value for prop, value in values))
+
+
 def choose_thing(
     rng: random.Random, properties: tuple[str, ...], options: int, things: tuple[Thing, ...] = THINGS
 ) -> Choice:
     """Draw a question whose options are `things`: exactly one has the asked value of all `properties`."""
     right = rng.choice(things)
     asked = {prop: right.values[prop] for prop in properties}
-    wrong = [t for t in things if any(t.values[p] != v for p, v in asked.items())]
-    others = rng.sample(wrong, options - 1)
+    others = rng.sample(_unlike(things, tuple(asked.items())), options - 1)
     place = rng.randrange(options)
     names = [t.name for t in others]
     names.insert(place, right.name)
