@@ -73,6 +73,7 @@ LISTED = [
     (r"git clone \S+( \S+)?", "needs the network"),
     (r"(snakemake|aws) .*s3://.*", "needs a bucket and a cluster; tests/pods runs the profile with stand-ins for both"),
     (r"accelerate launch .*", "needs several GPUs; tests/unit/test_processes.py launches two processes on a CPU"),
+    (r"sbora-bench sizes experiments/mine.yaml", "one's own experiment; tests/unit/cost/test_sizes.py runs it on another"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
 ]
 
