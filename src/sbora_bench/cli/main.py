@@ -18,6 +18,7 @@ import click
 from sbora_bench import gpus
 from sbora_bench.cli.footprint import ESTIMATING
 from sbora_bench.cli.grouped import Grouped
+from sbora_bench.cli.init import init
 from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_folder, results_option
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
@@ -33,7 +34,7 @@ resources_option = click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
 
-for command in (*PLANNING, *READING, *ESTIMATING):
+for command in (init, *PLANNING, *READING, *ESTIMATING):
     cli.add_command(command)
 
 

@@ -1,0 +1,172 @@
+"""`sbora-bench init`: a small commented experiment of one's own, with its entries of the catalog, that validates."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sbora_bench.errors import UserError, one_of
+
+# Usual names of columns -> the field that they are.
+INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
+OUTPUTS = ("output", "response", "completion", "solution", "answer")
+ANSWERS = ("answer", "label", "target")
+LABELS = 10  # different answers of a file up to which they are the labels of a choice
+
+EXPERIMENT = """\
+# {train} on {model}: SBoRA beside LoRA.
+#   sbora-bench validate experiments/{name}.yaml
+#   sbora-bench plan {name} --cost --device rtx-4090
+#   snakemake --cores all --config experiment={name}
+title: {name}
+description: Made by sbora-bench init.
+items: {items}
+tables:
+  {name}:
+    suite: {suite}
+    train: {name}-train # experiments/catalog/{name}.yaml
+    protocol: {name} # experiments/catalog/{name}.yaml
+    seeds: [0, 1, 2] # how far runs differ by chance shows from three on
+    contaminated: drop # test items whose question is in the training set
+    missing: skip # tasks whose files can't be had show as not available
+    grids: # models x methods x ranks; or at: {{parameters: 1000000}} in place of ranks
+      - {{models: [{model}], methods: [lora, sbora-fa, sbora-fb], ranks: [8]}}
+"""
+
+CATALOG = """\
+# Entries of the experiment {name}.
+data:
+  {name}-train:
+    path: {train}
+{columns}{more_data}
+protocols:
+  {name}:
+    extends: smollm2 # experiments/catalog/protocols.yaml has every field and what it means
+    title: {name}
+    target_modules: all-linear
+    max_length: {length}
+    merge: false
+    learning_rate: 1.0e-3 # the first thing to vary: learning_rates: [...] in a table picks one
+    batch_size: 16
+    micro_batch: 4
+    steps: 60 # updates; or epochs
+{more}"""
+
+
+@click.command()
+@click.argument("name")
+@click.option("--model", required=True, help="A model of the catalog, a folder with weights, or a hub id.")
+@click.option("--train", required=True, type=click.Path(path_type=Path), help="JSON, JSONL, CSV, TSV or Parquet.")
+@click.option("--tasks", required=True, help="A suite of the catalog, or a file of questions with answers.")
+def init(name: str, model: str, train: Path, tasks: str) -> None:
+    """Write experiments/NAME.yaml and its catalog entries: SBoRA and LoRA on your model, data and tasks."""
+    from sbora_bench.inputs.check import checked_plan
+    from sbora_bench.plan.catalog import load_catalog
+    from sbora_bench.plan.entry import NAME
+
+    experiment, entries = Path("experiments") / f"{name}.yaml", Path("experiments/catalog") / f"{name}.yaml"
+    if not re.fullmatch(NAME, name) or "." in name:
+        raise UserError(f"init: name {name!r}: allowed are lower-case letters, digits and '-'")
+    for path in (experiment, entries):
+        if path.exists():
+            raise UserError(f"{path}: is there already; choose another name, or edit it")
+    texts = texts_of(name, model, train, tasks, load_catalog())
+    try:
+        for path, text in zip((experiment, entries), texts, strict=True):
+            path.write_text(text, encoding="utf-8")
+        load_catalog.cache_clear()
+        loaded = checked_plan(str(experiment), methods=True)
+    except BaseException:
+        for path in (experiment, entries):
+            path.unlink(missing_ok=True)
+        raise
+    click.echo(f"{experiment} and {entries}: good, {len(loaded.runs)} runs; read them, then")
+    click.echo(f"snakemake --cores all --config experiment={name}")
+
+
+def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tuple[str, str]:
+    """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
+    from sbora_bench.plan.entry import BELOW
+
+    rows = _rows(train)
+    more: list[str] = []
+    known = model
+    if model not in catalog.models:
+        known = f"{name}-model"
+        if Path(model).is_dir():
+            source = {"kind": "folder", "path": str(Path(model).resolve())}
+        elif re.fullmatch(BELOW, model) and model.count("/") == 1:
+            source = {"kind": "hub", "id": model, "revision": "main"}
+        else:
+            raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, or a hub id")
+        title = Path(model).name
+        more.append(f"models:\n  {known}:\n    title: {json.dumps(title)}\n    source: {json.dumps(source)}\n")
+    suite, items, more_data = tasks, "own", ""
+    if tasks in catalog.suites:
+        items = _items_of(catalog, tasks)
+    elif Path(tasks).is_file():
+        suite, questions = f"{name}-suite", _rows(Path(tasks))
+        more_data = f"  {name}-items:\n    path: {json.dumps(str(Path(tasks).resolve()))}\n{_columns(questions, True)}"
+        more.append(_task(name, questions))
+    else:
+        raise UserError(f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a file of questions")
+    length = 128 if known.startswith("ladder") else 512
+    fields = {"name": name, "model": known, "items": items, "suite": suite, "length": length}
+    fields |= {"train": json.dumps(str(train.resolve())), "columns": _columns(rows, False), "more_data": more_data}
+    return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
+
+
+def _rows(path: Path) -> list[Any]:
+    from sbora_bench.inputs.data.own_files import read_rows
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    rows = read_rows(path).values
+    if not rows or not isinstance(rows[0], dict):
+        raise UserError(f"{path}: found no rows with named columns, allowed is a table of instruction and output")
+    return rows
+
+
+def _columns(rows: list[Any], scored: bool) -> str:
+    """The lines that map a file's columns to an example's fields; none where they have those names."""
+    fields = {"instruction": INSTRUCTIONS, "output": OUTPUTS} | ({"answer": ANSWERS} if scored else {})
+    mapped = {}
+    for field, names in fields.items():
+        column = next((name for name in names if name in rows[0]), None)
+        if column is None:
+            raise UserError(f"columns: found {', '.join(rows[0])}, allowed for {field} one of {', '.join(names)}")
+        mapped[field] = column
+    if all(field == column for field, column in mapped.items()):
+        return ""
+    return f"    columns: {json.dumps(mapped)}\n"
+
+
+def _task(name: str, questions: list[Any]) -> str:
+    """A task over a file of questions: a number where all answers are, else one of few labels, else exact text."""
+    column = next(column for column in ANSWERS if column in questions[0])
+    answers = list(dict.fromkeys(str(row.get(column, "")) for row in questions))
+    if all(re.fullmatch(r"-?[\d,]*\.?\d+", answer) for answer in answers):
+        template, rule = "number", "last-number"
+    elif len(answers) <= LABELS:
+        template, rule = "choice", "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True))
+    else:
+        raise UserError(
+            f"--tasks: found {len(answers)} different answers that are no numbers, allowed are numbers or up to"
+            f" {LABELS} labels; write a task of your own (docs/own.md)"
+        )
+    rules = json.dumps({"official": rule, "strict": rule})
+    return (
+        f"tasks:\n  {name}-task:\n    title: {name}\n    template: {template}\n    answer: {rules}\n"
+        f"    items: {{own: {name}-items}}\n\nsuites:\n  {name}-suite:\n    title: {name}\n    tasks: [{name}-task]\n"
+    )
+
+
+def _items_of(catalog: Any, suite: str) -> str:
+    """Which items of a suite's tasks there are: the paper's where all tasks have those."""
+    each = [set(catalog.tasks[task].items) for task in catalog.suites[suite].tasks]
+    common = set.intersection(*each)
+    if not common:
+        raise UserError(f"--tasks: the tasks of {suite} have no set of items in common")
+    return "paper" if "paper" in common else sorted(common)[0]

@@ -1,0 +1,54 @@
+"""`sbora-bench init`: a newcomer's own comparison, that validates; or a line, and nothing written."""
+
+import json
+
+import pytest
+
+from tests.workplace import workplace  # noqa: F401
+
+
+def rows(folder, name, *lines):
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return str(path)
+
+
+def test_ones_own_data_and_questions_make_an_experiment_that_validates(workplace):  # noqa: F811
+    train = rows(
+        workplace.folder,
+        "mine.jsonl",
+        *({"question": f"What is {n} + 1?", "response": f"It is {n + 1}."} for n in range(9)),
+    )
+    asked = rows(
+        workplace.folder, "test.jsonl", *({"question": f"What is {n} + 2?", "answer": str(n + 2)} for n in range(4))
+    )
+    status, out, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", asked)
+    assert status == 0 and "good, 10 runs" in out, err
+    assert workplace.run("validate", "experiments/mine.yaml")[0] == 0
+    status, out, _ = workplace.run("plan", "mine")
+    assert "mine-ladder-xs-sbora-fa-r8-s{0,1,2}" in out
+    assert "is there already" in workplace.refused(
+        "init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", asked
+    )
+
+
+def test_a_suite_of_the_catalog_serves_as_tasks(workplace):  # noqa: F811
+    train = rows(workplace.folder, "mine.jsonl", *({"instruction": f"Say {n}", "output": str(n)} for n in range(9)))
+    status, out, err = workplace.run("init", "sums", "--model", "ladder-xs", "--train", train, "--tasks", "corpus")
+    assert status == 0 and "items: ladder" in (workplace.folder / "experiments/sums.yaml").read_text(), err
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        ({"text": "x"}, {}, ["found text", "allowed for instruction"]),
+        ({"question": "x", "answer": "y"}, {"--model": "no-such"}, ["--model", "'no-such'", "a hub id"]),
+        ({"question": "x", "answer": "y"}, {"--tasks": "arithmetics"}, ["--tasks", "did you mean 'arithmetic'"]),
+        ({"question": "x", "answer": "y"}, {"--train": "none.jsonl"}, ["none.jsonl", "no such file"]),
+    ],
+)
+def test_what_is_no_good_is_a_line(workplace, row, options, words):  # noqa: F811
+    given = {"--model": "ladder-xs", "--train": rows(workplace.folder, "mine.jsonl", row), "--tasks": "arithmetic"}
+    arguments = [word for pair in (given | options).items() for word in pair]
+    message = workplace.refused("init", "mine", *arguments)
+    assert all(word in message for word in words), message
