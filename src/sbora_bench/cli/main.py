@@ -76,7 +76,8 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
 @click.argument("model")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--threads", default=1, show_default=True)
-def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
+@click.option("--ship", type=click.Path(path_type=Path), help="Also write the weights in half precision to this file.")
+def pretrain(experiment: str, model: str, output: Path, threads: int, ship: Path | None) -> None:
     """Train MODEL, a small base of the ladder, from nothing."""
     from sbora_bench.plan.experiment import load_plan
 
@@ -85,6 +86,10 @@ def pretrain(experiment: str, model: str, output: Path, threads: int) -> None:
     from sbora_bench.train import pretrain as stage
 
     stage.pretrain_model(catalog, model, output, threads)
+    if ship is not None:
+        from sbora_bench.inputs.models import shipped
+
+        click.echo(f"{ship}: SHA-256 {shipped.ship(output, catalog.models[model], ship)}")
 
 
 def _running(stage: str, module: str, does: str) -> click.Command:

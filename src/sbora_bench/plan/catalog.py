@@ -58,6 +58,14 @@ class PretrainSource(Strict):
     recipe: dict[str, Any]
 
 
+class ShippedSource(Strict):
+    """A small base that was trained here once and comes with the harness (`sbora-bench pretrain` makes it again)."""
+
+    kind: Literal["shipped"]
+    recipe: dict[str, Any]
+    sha256: str = Field(description="of the file of its weights")
+
+
 class FolderSource(Strict):
     """A local folder with config.json, safetensors and a tokenizer."""
 
@@ -77,7 +85,8 @@ class ModelEntry(Strict):
     title: str
     pad_token: str = Field(default="", description="what pads where the tokenizer has no pad token; empty: its EOS")
     source: Annotated[
-        HubSource | WheelSource | PretrainSource | RandomSource | FolderSource, Field(discriminator="kind")
+        HubSource | WheelSource | PretrainSource | ShippedSource | RandomSource | FolderSource,
+        Field(discriminator="kind"),
     ]
     licence: str = ""
     architecture: dict[str, Any] = Field(

@@ -27,6 +27,7 @@ from sbora_bench import files, progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data import corpus
+from sbora_bench.plan.catalog import PretrainSource, ShippedSource
 from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.train.checkpoints import Watching, check_finite, keep_newest, newest, step_of, stopping
@@ -152,8 +153,10 @@ def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> 
     SIGTERM, after a checkpoint.
     """
     entry = catalog.models[model]
-    if entry.source.kind != "pretrain":
-        raise UserError(f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' is trained here")
+    if not isinstance(entry.source, PretrainSource | ShippedSource):
+        raise UserError(
+            f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' and 'shipped' are trained here"
+        )
     with store.alone(output):
         try:
             summary = pretrain(entry.architecture, entry.source.recipe, output, threads)

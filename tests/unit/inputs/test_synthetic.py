@@ -178,3 +178,25 @@ def test_templates_of_training_and_scoring_become_the_same_tokens():
 def test_what_there_is_not_is_said_in_one_line(call):
     with pytest.raises(UserError, match="synthetic data: (unknown|only)"):
         call()
+
+
+def test_the_corpus_tells_half_of_what_there_is_to_know():
+    """So that a base's choices are neither at a floor nor at a ceiling, and a training set has something to teach."""
+    for prop, values in world.PROPERTIES.items():
+        assert Counter(t.values[prop] for t in world.KNOWN[prop]) == dict.fromkeys(values, 3)
+    for prompt, _ in corpus.corpus(0, 0, 5000):
+        words = prompt.split()
+        if words[0] == "tell":
+            assert words[-1] in {t.name for t in world.KNOWN[words[2]]}
+
+
+def test_the_corpus_has_every_answer_format():
+    """A base that had never seen a label was marked 0 % whatever it knew."""
+    said = [response for _, response in corpus.corpus(0, 0, 5000)]
+    assert {r for r in said if r.startswith("the correct answer is ")} == {
+        f"the correct answer is {label}"
+        for label in ("true", "false", *(f"{f}{i}" for f, n in corpus.FORMATS for i in range(1, n + 1)))
+    }
+    assert any(re.fullmatch(r"\d+ . \d+ = \d+ The answer is \d+", r) for r in said)
+    assert any(re.fullmatch(r"\d+ . \d+ = \d+ [A-E] The answer is [A-E]", r) for r in said)
+    assert {"A", "B", "C", "D"} <= set(said)

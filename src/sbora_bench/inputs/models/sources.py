@@ -22,10 +22,11 @@ from sbora_bench.plan.catalog import (
     ModelEntry,
     PretrainSource,
     RandomSource,
+    ShippedSource,
     WheelSource,
 )
 
-S = TypeVar("S", HubSource, WheelSource, PretrainSource, RandomSource, FolderSource)
+S = TypeVar("S", HubSource, WheelSource, PretrainSource, ShippedSource, RandomSource, FolderSource)
 
 
 def variable(model: str) -> str:
@@ -178,12 +179,26 @@ class Pretrain(Source[PretrainSource]):
         raise UserError(f"model {self.model} is trained here, by `sbora-bench {self.command}`; it can't be fetched")
 
 
+class Shipped(Source[ShippedSource]):
+    """A base that was trained here and comes with the harness, in half precision; written as float32."""
+
+    stored_bits = 32
+    pads = True
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        from sbora_bench.inputs.models.shipped import write_shipped
+
+        summary = write_shipped(self.model, self.entry, folder)
+        return {"source": self.settings.model_dump(), "files": hashes(folder), "summary": summary}
+
+
 KINDS: dict[str, type[Source]] = {
     "hub": Hub,
     "wheel": Wheel,
     "folder": Folder,
     "random": Random,
     "pretrain": Pretrain,
+    "shipped": Shipped,
 }
 
 
