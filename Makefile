@@ -8,6 +8,11 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 # pyenv's own python3.13 runs only where a version that has it is chosen
 export PYENV_VERSION ?= $(shell pyenv whence $(PYTHON) 2>/dev/null | tail -n 1)
+# Snakemake keeps a cache below HOME, and stops where it can't write there
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+ifneq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo yes),yes)
+export XDG_CACHE_HOME := $(CURDIR)/resources/cache
+endif
 
 .PHONY: reproduce test test-slow rehearse bench docs publish lint clean
 .DELETE_ON_ERROR:
