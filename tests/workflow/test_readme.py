@@ -72,8 +72,11 @@ LISTED = [
     (r"eval .*_COMPLETE=.*", "changes the shell alone; test_main.py asks for the completion's script"),
     (r"git clone \S+( \S+)?", "needs the network"),
     (r"(snakemake|aws) .*s3://.*", "needs a bucket and a cluster; tests/pods runs the profile with stand-ins for both"),
-    (r"accelerate launch .*", "needs several GPUs; tests/unit/test_processes.py launches two processes on a CPU"),
-    (r"sbora-bench sizes experiments/mine.yaml", "one's own experiment; tests/unit/cost/test_sizes.py runs it on another"),
+    (
+        r"accelerate launch .*",
+        "needs several GPUs; tests/unit/train/test_distributed.py launches two processes on a CPU",
+    ),
+    (r"sbora-bench sizes experiments/mine.yaml", "of one's own; tests/unit/cost/test_sizes.py runs it on another"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
 ]
 
