@@ -7,6 +7,7 @@ forks too. What a new process alone can prove (a light start, kills, locks) is n
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -136,6 +137,9 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str], outp
     sys.argv = [how, *rest]
     status = 0
     try:
+        sys.modules.pop("sitecustomize", None)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module("sitecustomize")  # as at the start of any Python
         if how == "-m":
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
