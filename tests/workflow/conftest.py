@@ -96,7 +96,7 @@ def reproduced(shared_folder: Path):
     with FileLock(shared_folder / "reproduction.lock"):
         if not root.folder.exists():
             Root.copy(root.folder)
-            done = root.run(sys.executable, "-m", "snakemake", "--cores", "2", "--config", "experiment=tiny")
+            done = root.snakemake("--config", "experiment=tiny")
             (root.folder / "first.log").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
         told = (root.folder / "first.log").read_text()
         assert told.startswith("0\n"), told[-6000:]

@@ -118,11 +118,12 @@ def test_snakemakes_own_report_has_the_tables_and_figures_with_captions(reproduc
 
 
 def test_the_commands_give_the_bytes_of_the_dag(reproduction):
+    """Here `sbora-bench` is a process of its own; the jobs of the reproduction were forks (tests/forked.py)."""
     dag, own = reproduction.folder / "results" / "tiny", reproduction.folder / "results" / "by-hand"
     shutil.copytree(dag / "data", own / "data")
     try:
         for stage in ("finetune", "evaluate"):
-            done = reproduction.bench(stage, "--experiment", "tiny", "--results", str(own), RUN)
+            done = reproduction.run("sbora-bench", stage, "--experiment", "tiny", "--results", str(own), RUN)
             assert done.returncode == 0, done.stderr[-3000:]
         done = reproduction.bench("cards", "--experiment", "tiny", "--results", str(own))
         assert done.returncode == 0, done.stderr[-3000:]
