@@ -57,7 +57,8 @@ def shares_over_seeds(shares: Sequence[float], items: Sequence[float], confidenc
     half_an_item = 0.5 * np.mean(1 / (right + 0.5) + 1 / (n - right + 0.5))
     sd = max(float(np.std(log_odds, ddof=1)), float(half_an_item))
     ends = log_odds.mean() + _t_interval(confidence, len(shares) - 1) * sd / len(shares) ** 0.5
-    return Summary(plain.n, plain.mean, plain.sd, *map(float, special.expit(ends)))
+    low, high = map(float, special.expit(ends))
+    return Summary(plain.n, plain.mean, plain.sd, min(low, plain.mean), max(high, plain.mean))  # none right: from 0
 
 
 @cache
