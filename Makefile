@@ -42,6 +42,7 @@ bench: .venv/ready
 EXPERIMENT ?= ladder
 publish: .venv/ready
 	$(BIN)/sbora-bench publish -e $(EXPERIMENT)
+	$(BIN)/sbora-bench publish-traces
 
 docs: .venv/ready
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs

@@ -107,6 +107,7 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
     """A function that takes one micro-batch through forward, backward and the optimizer, and waits for the device."""
     import torch
 
+    from sbora_bench.cost import real_step
     from sbora_bench.cost.traced_step import OPTIMIZERS
 
     device = next(model.parameters()).device
@@ -117,11 +118,13 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
     )
     mask = torch.ones_like(ids)
     mask[0, 0] = 0  # a batch with padding, as most are
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    supervised = real_step.supervised_loss(model, protocol, ids[0].tolist())
 
     def step() -> None:
         low = torch.autocast(device.type, getattr(torch, protocol.autocast)) if protocol.autocast else None
         with low or contextlib.nullcontext():
-            loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
+            loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
         loss.backward()
         if protocol.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)

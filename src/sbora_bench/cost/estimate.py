@@ -24,7 +24,7 @@ from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
 
-CACHE = Path("resources/plan")
+CACHE = roofline.CACHE
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
 MANY = 8  # cells to trace that are worth the start of further processes
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.cost.counting import counts
+from sbora_bench.cost import roofline
 from sbora_bench.cost.footprint import trace
 from sbora_bench.cost.tracer import KINDS
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.inputs.meta_twin import build
-from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.catalog import Catalog, Protocol
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 
 COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
@@ -37,12 +37,21 @@ def memory_ratio(catalog: Catalog, claim: dict[str, Any]) -> float:
     """Peak of a training step of a claim's method as a part of the other's, at the official protocol on a GPU."""
     models, methods = _by_title(catalog)
     protocol = catalog.protocol("official", claim["suite"], {}, "claims.yaml")
-    peaks = []
-    for side in ("of", "over"):
-        method = catalog.methods[methods[plain(claim[side])]]
-        model = build(catalog, models[plain(claim["model"])], method, claim["rank"], protocol)
-        peaks.append(trace(model, protocol, "cuda").peak()["peak"])
-    return peaks[0] / peaks[1]
+    of, over = (
+        memory_of(catalog, models[plain(claim["model"])], methods[plain(claim[side])], claim["rank"], protocol)["peak"]
+        for side in ("of", "over")
+    )
+    return of / over
+
+
+def memory_of(catalog: Catalog, model: str, method: str, rank: int, protocol: Protocol) -> dict[str, int]:
+    """Bytes by kind at the peak of a training step on a GPU; kept as all traces are."""
+
+    def make() -> dict:
+        return trace(build(catalog, model, catalog.methods[method], rank, protocol), protocol, "cuda").peak()
+
+    about = roofline.described(catalog, model, method, rank, protocol, roofline.TRACED)
+    return roofline.remembered(roofline.CACHE, "memory", about, make)
 
 
 def _by_title(catalog: Catalog) -> tuple[dict[str, str], dict[str, str]]:
@@ -54,7 +63,7 @@ def counted(catalog: Catalog, known: dict[str, dict], table: str, model: str, me
     protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
     key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
     if key not in known:
-        known[key] = counts(build(catalog, model, catalog.methods[method], rank, protocol))
+        known[key] = roofline.counts(catalog, model, method, rank, protocol, roofline.CACHE)
     return known[key]
 
 
@@ -84,10 +93,10 @@ def paper_memory(catalog: Catalog, output: Path) -> None:
     writer.writeheader()
     for (table, model, method), rank in cells.items():
         protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
-        traced = trace(build(catalog, model, catalog.methods[method], rank, protocol), protocol, "cuda")
+        peak = memory_of(catalog, model, method, rank, protocol)
         about = {"table": table, "model": model, "method": method, "rank": rank}
         sizes = {"micro_batch": protocol.micro_batch, "length": protocol.max_length}
-        writer.writerow(about | sizes | traced.peak())
+        writer.writerow(about | sizes | peak)
     write_text(output, out.getvalue())
 
 

@@ -55,6 +55,14 @@ def highest(work: Callable[[], object]) -> int:
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
+def supervised_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) -> SupervisedLoss | None:
+    """The loss from supervised positions alone where the protocol wants it and the model takes it."""
+    if protocol.logits == "supervised":
+        with contextlib.suppress(Unfit):
+            return SupervisedLoss(model, row)
+    return None
+
+
 def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int) -> int:
     """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
     end in padding.
@@ -66,10 +74,7 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     ids = torch.ones(rows, length, dtype=torch.long)
     mask = torch.ones_like(ids)
     mask[1:, -5:] = 0
-    supervised = None
-    if protocol.logits == "supervised":
-        with contextlib.suppress(Unfit):
-            supervised = SupervisedLoss(model, ids[0].tolist())
+    supervised = supervised_loss(model, protocol, ids[0].tolist())
     low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
 
     def steps() -> None:

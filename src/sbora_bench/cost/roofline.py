@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sbora_bench.cost.tracer import Tracer
 
 GIB = 2**30
+CACHE = Path("resources/plan")
+PUBLISHED = Path("results/published/traces.json")
+TRACING = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")  # packages whose versions make a trace
 # What a process holds on a card besides tensors: the CUDA context and its kernels, some 0.5 GiB on recent cards.
 CONTEXT_GIB = 0.5
 
@@ -210,17 +213,38 @@ def _traced(trace: Callable[[], Work]) -> dict:
 
 
 def remembered(cache: Path, kind: str, about: list, make: Callable[[], dict]) -> dict:
-    """JSON of the file of `cache` that is named by `about` and the code; made and written where there is none.
+    """JSON of the file of `cache` named by `about` and the code, or of that name among those published; made and
+    written where there is none.
 
     Raises NotKept instead within `only_kept`.
     """
     path = Path(cache) / f"{kind}-{hash_of([*about, *_made_by()])[:32]}.json"
     if path.is_file():
+        _used.add(path)
         return read_json(path)
+    if path.stem in published():
+        return published()[path.stem]
     if _only_kept.get():
         raise NotKept(path.name)
     write_json(path, value := make())
+    _used.add(path)
     return value
+
+
+_used: set[Path] = set()  # files of the cache that this process made or read
+
+
+@once
+def published() -> dict[str, dict]:
+    """Traces that came with the repository, by the names of their files; of other code or packages none has a name."""
+    return read_json(PUBLISHED) if PUBLISHED.is_file() else {}
+
+
+def publish() -> int:
+    """Make what this process took from the cache, or put there, the traces that are published; how many."""
+    write_json(PUBLISHED, {path.stem: read_json(path) for path in sorted(_used)})
+    published.cache_clear()
+    return len(_used)
 
 
 _only_kept = contextvars.ContextVar("only_kept", default=False)
@@ -238,4 +262,5 @@ def only_kept() -> Iterator[None]:
 
 @once
 def _made_by() -> tuple:
-    return code_hash("sbora_bench.cost.roofline"), provenance.versions()
+    versions = provenance.versions()
+    return code_hash("sbora_bench.cost.roofline"), {name: versions[name] for name in TRACING}

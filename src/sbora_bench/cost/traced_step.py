@@ -104,8 +104,9 @@ def training_loss(
     `supervised`: how the loss is taken from supervised positions alone; every token but a row's first is one here.
     """
     if supervised is not None:
-        rows, length = inputs["input_ids"].shape
-        chosen = torch.empty(2, rows * (length - 1), dtype=torch.long, device="meta")
+        labels = inputs["labels"]
+        assert labels is not None
+        chosen = torch.empty(2, labels[:, 1:].numel(), dtype=torch.long, device="meta")
         with kernels.forward():
             return supervised(model, inputs, chosen=(chosen[0], chosen[1]))[0]
     with kernels.forward():

@@ -1,5 +1,8 @@
 """The roofline's arithmetic by hand, and traces kept by all that they depend on."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from sbora_bench.cost import roofline
@@ -64,3 +67,26 @@ def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):
     assert 0 < step < one.flops, "a token costs less than a prompt"
     assert 4 * step <= five.flops - one.flops < 4.2 * step, "and a little more, the longer the cache"
     assert five.peak > two.peak - 1 and five.seconds(CARD) > two.seconds(CARD)
+
+
+def test_published_traces_serve_code_that_made_them_alone(tmp_path, monkeypatch):
+    """Nothing is made where the name is known; other code has other names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(roofline, "_used", set())
+    roofline.published.cache_clear()
+    made = []
+
+    def make():
+        made.append(1)
+        return {"peak": 7}
+
+    assert roofline.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7}
+    assert roofline.publish() == 1 and len(made) == 1
+    shutil.rmtree("cache")
+    assert roofline.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7} and len(made) == 1
+    assert not Path("cache").exists()
+    roofline.remembered(Path("cache"), "memory", ["y"], make)
+    monkeypatch.setattr(roofline, "_made_by", lambda: ("other code",))
+    roofline.remembered(Path("cache"), "memory", ["x"], make)
+    assert len(made) == 3
+    roofline.published.cache_clear()
