@@ -130,12 +130,13 @@ def write_experiment(root: Path, protocol: dict | None = None, tasks: dict | Non
     return plan
 
 
-def write_base(folder: Path) -> None:
+def write_base(folder: Path, source: dict | None = None) -> None:
+    """A prepared toy model; `source`: of the catalog's entry in whose place it is."""
     model().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     files = {name: sha256(folder / name) for name in names}
-    write_record(folder / "base.json", BaseRecord(model="tiny", source={"kind": "folder"}, files=files))
+    write_record(folder / "base.json", BaseRecord(model="tiny", source=source or {"kind": "folder"}, files=files))
 
 
 def items(task: str, count: int = 10) -> list[dict]:

@@ -173,7 +173,8 @@ LARGE = 2**24  # bytes; smaller ones are hashed each time
 def content_sha256(path: str | os.PathLike) -> str:
     """Hex SHA-256 of a file, or of the names and contents of all files of a folder.
 
-    Of a large file it is looked up by size and time of change, and computed where these are others than before.
+    Of a large file it is looked up by its place, size and times on the disk, and computed where these are others than
+    before; the time that no program sets (`touch -r`) is among them.
     """
     path = Path(path)
     if path.is_dir():
@@ -183,12 +184,12 @@ def content_sha256(path: str | os.PathLike) -> str:
     if state.st_size < LARGE:
         return sha256(path)
     known = read_json(HASHED) if Path(HASHED).is_file() else {}
-    name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns]
-    if known.get(name, [])[:2] != stamp:
+    name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    if known.get(name, [])[:-1] != stamp:
         known[name] = [*stamp, sha256(path)]
         with contextlib.suppress(UserError):  # where it can't be written it is computed each time
             write_json(HASHED, known)
-    return known[name][2]
+    return known[name][-1]
 
 
 def git_blob_id(content: bytes) -> str:

@@ -1,5 +1,6 @@
 """YAML as experiments and catalogs are written: one mapping, no key twice, no tags, bounded in depth and size."""
 
+import codecs
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +12,17 @@ DEEPEST = 20  # levels; far deeper ones crash libyaml's own recursion
 LARGEST = 200_000  # values, counted after aliases are followed
 
 
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.CSafeLoader):
-    """Safe YAML in which a key given twice is an error."""
+    """Safe YAML in which a key is text as it is written (`on`, `007`), and one given twice an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != MERGE and key_node.value:
+                key_node.tag = TEXT
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None) or key in seen:
                 problem = f"key {key!r} stands twice or isn't a plain name"
@@ -37,6 +43,8 @@ def read_yaml(path: str | Path) -> dict:
     """Read a YAML mapping. Raises UserError with file, line and reason."""
     try:
         text = Path(path).read_bytes()
+        if not text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # which YAML allows
+            text.decode()
         _check_depth(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
         _check_size(value)
@@ -44,10 +52,16 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        number = text.count(b"\n", 0, error.start) + 1
+        problem = f"byte 0x{text[error.start]:02x} is not UTF-8; save it as UTF-8"
+        raise UserError(f"{path}, line {number}: not valid YAML: {problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        tabbed = mark and b"\t" in b"".join(text.splitlines()[mark.line : mark.line + 1])
+        cure = "; indent by spaces, not by tabs" if tabbed else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}{cure}") from None
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
         raise UserError(f"{path}: expected a mapping of keys, found {found}")

@@ -18,7 +18,8 @@ from sbora_bench.inputs.data.examples import Example
 from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
-from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.inputs.models.sources import Folder, source_of
+from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import ModelEntry, Protocol
@@ -46,9 +47,12 @@ class Tokenizer:
         import tokenizers
 
         whole, vocabulary, merges = (str(self.folder / name) for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        if Path(whole).is_file():
-            return tokenizers.Tokenizer.from_file(whole)
-        return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
+        try:
+            if Path(whole).is_file():
+                return tokenizers.Tokenizer.from_file(whole)
+            return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
+        except Exception as error:  # what the library raises is a plain Exception
+            raise UserError(f"{self.folder}: its tokenizer can't be read ({error}); save it again") from None
 
     @cached_property
     def positions(self) -> int | None:
@@ -81,10 +85,24 @@ class _Check:
         self.read: dict[str, list[Example] | UserError | None] = {}
         self.tried: dict[str, str] = {}
         models = {model for table in plan.experiment.tables for model in self.models(table)}
-        self.tokenizers = {model: tokenizer_of(model, plan.catalog.models[model]) for model in sorted(models)}
+        self.tokenizers: dict[str, Tokenizer | None] = {}
+        self.spoilt: dict[str, str] = {}  # model -> what is wrong with its folder
+        for model in sorted(models):
+            try:
+                source = source_of(model, plan.catalog.models[model])
+                if isinstance(source, Folder):
+                    check_parts(Path(source.settings.path))
+                tokenizer = self.tokenizers[model] = tokenizer_of(model, plan.catalog.models[model])
+                if tokenizer is not None:
+                    tokenizer.lengths(["a"])
+            except UserError as error:
+                self.tokenizers[model], self.spoilt[model] = None, str(error)
 
     def table(self, table: str) -> Iterator[str]:
         entry, where = self.plan.experiment.tables[table], f"{self.plan.path}: tables.{table}"
+        for model in self.models(table):
+            if model in self.spoilt:
+                yield f"{where}.grids: model {model}: {self.spoilt[model]}"
         training = self.rows(entry.train)
         if isinstance(training, UserError):
             yield f"{where}.train: {training}"
@@ -117,6 +135,11 @@ class _Check:
             yield (
                 f"{where}.protocol: validation_rows: found {protocol.validation_rows:,}, and data {entry.train} has"
                 f" {len(rows):,} rows, of which some must be left to train on; lower it under `overrides`"
+            )
+        if entry.learning_rates and entry.validation_items + protocol.validation_rows >= len(rows):
+            yield (
+                f"{where}.validation_items: found {entry.validation_items:,}, and data {entry.train} has {len(rows):,}"
+                " rows, of which some must be left to train on; lower it"
             )
         prompt = prompt_of(self.plan.catalog, protocol.train_prompt)
         try:

@@ -337,7 +337,11 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     first, *more = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "(top level)"
     found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
-    message = first["msg"]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        found = ""  # the whole entry
+    if first["type"] == "string_type" and not isinstance(first["input"], dict | list):
+        found += "; put it in quotes"  # YAML reads on, 007 and 2020-01-01 as other things than text
     if first["type"] == "extra_forbidden":
         message, found = one_of(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), "key"), ""
     rest = f" (and {len(more)} more)" if more else ""

@@ -21,7 +21,7 @@ from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
 from sbora_bench.inputs.models.host import host_adapter
-from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_files
+from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_for
 from sbora_bench.inputs.models.logits import Comparison
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
@@ -96,7 +96,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         "packages": provenance.versions(),
         "templates": task_configs(plan, run.table),
         "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
-        "base": prepared_files(resources, run.model),
+        "base": prepared_for(plan, run.model, resources),
         "training": training_failure(results, run),
         "adapter": {
             path.name: sha256(path) for path in sorted(adapter.iterdir()) if path.is_file() and path.name != MODEL_CARD
@@ -109,7 +109,8 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
 def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     """The run's adapter; None for the untuned base and for a run whose training failed.
 
-    Raises UserError where there is none, or where a file differs from the SHA-256 that `train.json` has of it.
+    Raises UserError where there is none, where `train.json` says that it was trained under other settings, and where a
+    file differs from the SHA-256 that stands there.
     """
     if run.is_base or training_failure(results, run):
         return None
@@ -117,6 +118,11 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
+    if record is not None and record.asked != plan.training_settings(run):
+        reason = _other_setting(record.asked, plan.training_settings(run))
+        raise UserError(
+            f"{folder.parent / 'train.json'}: {reason}; train it again with: {plan.command('finetune', run.name)}"
+        )
     for name, expected in (record.happened.adapter_sha256 if record else {}).items():
         found = sha256(folder / name) if (folder / name).is_file() else "no file"
         if found != expected:
@@ -125,6 +131,17 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
                 " the experiment again"
             )
     return folder
+
+
+def _other_setting(asked: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first setting in which a training differs from what the experiment says now."""
+    for key in sorted(asked.keys() | now.keys()):
+        a, b = asked.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
+            return f"{key}.{_other_setting(a, b)}"
+        if a != b:
+            return f"{key}: trained with {a!r}, the experiment and its catalog say {b!r}"
+    return ""
 
 
 def training_record(results: Path, run: Run) -> TrainRecord | None:

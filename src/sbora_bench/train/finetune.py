@@ -21,7 +21,7 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import disk_error, hash_of, read_json, sha256, write_json, write_text
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.method_hooks import adapted
-from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_files
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_for
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
@@ -92,7 +92,7 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
             "code": code_hash("sbora_bench.train.finetune"),
             "packages": provenance.versions(),
             "data": sha256(training_file(plan, results, run)),
-            "base": prepared_files(resources, run.model),
+            "base": prepared_for(plan, run.model, resources),
             **({"processes": processes.count()} if processes.count() > 1 else {}),
         }
     )

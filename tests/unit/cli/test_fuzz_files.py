@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbora_bench.files import git_blob_id
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from tests import toy_runs
 from tests.unit.cli.test_fuzz import JUNK
@@ -104,7 +105,8 @@ def test_a_file_of_other_length_is_refused(files, count, expected):
 @pytest.fixture
 def adapter(workplace):  # noqa: F811
     """`score` of an adapter folder for a toy base; `write` puts bytes in the place of one of its files."""
-    toy_runs.write_base(workplace.folder / "resources" / "models" / "ladder-xs")
+    source = load_catalog().models["ladder-xs"].source.model_dump(mode="json")
+    toy_runs.write_base(workplace.folder / "resources" / "models" / "ladder-xs", source)
     workplace.experiment()
     plan = load_plan("small")
     folder = workplace.folder / "adapter"

@@ -40,6 +40,7 @@ def place(workplace):  # noqa: F811
     Path("model").mkdir()
     tokenizer.save("model/tokenizer.json")
     Path("model/config.json").write_text(json.dumps({"n_positions": 32}))
+    Path("model/model.safetensors").touch()
     catalog(workplace)
     experiment(workplace)
     return workplace
@@ -141,10 +142,36 @@ def test_training_rows_beyond_the_model_s_positions(place):
     assert "rows of 35 tokens and model words has 32 positions; set max_length: 32" in line
 
 
+NO_MODEL = (
+    "experiments/small.yaml: tables.sums.grids: model words: model: no config.json here; expected a model's folder with"
+    " safetensors and tokenizer"
+)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda: Path("model/model.safetensors").unlink(), "model: model.safetensors is missing"),
+        (lambda: Path("model/tokenizer.json").unlink(), "model: neither tokenizer.json nor tokenizer.model"),
+        (lambda: Path("model/tokenizer.json").write_text("{"), "model: its tokenizer can't be read (EOF"),
+    ],
+)
+def test_a_folder_that_is_no_model(place, spoil, expected):
+    spoil()
+    (line,) = problems(place)
+    assert line.startswith("experiments/small.yaml: tables.sums.grids: model words: ") and expected in line, line
+
+
+def test_rows_held_out_to_pick_a_rate_leave_some_to_train_on(place):
+    experiment(place, ([*TABLE, "learning_rates"], [3e-3, 5e-3]), ([*TABLE, "validation_items"], 9), learning_rate=3e-3)
+    (line,) = problems(place)
+    assert "tables.sums.validation_items: found 9, and data own has 9 rows" in line
+
+
 def test_a_folder_by_its_variable(place, monkeypatch):
     Path("model").rename("elsewhere")
     write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS])
-    assert place.run("validate", "small")[0] == 0  # no tokenizer is at hand
+    assert problems(place) == [NO_MODEL]  # and no tokenizer is at hand
     monkeypatch.setenv("SBORA_MODEL_WORDS", "elsewhere")
     assert len(problems(place)) == 1
 

@@ -231,18 +231,21 @@ NOT_YAML = {
     "a word": (b"word\n", "found str"),
     "a number": (b"7\n", "found int"),
     "an open bracket": (b"tables: [1, 2\n", "not valid YAML"),
-    "a tab": (b"tables:\n\tsums: 1\n", "line 2: not valid YAML"),
+    "a tab": (
+        b"tables:\n\tsums: 1\n",
+        "line 2: not valid YAML: found character that cannot start any token; indent by",
+    ),
     "a key twice": (b"title: a\ntitle: b\n", "line 2: not valid YAML: key 'title' stands twice"),
     "an inner key twice": (b"tables:\n  a: 1\n  a: 2\n", "line 3: not valid YAML: key 'a' stands twice"),
     "a list as a key": (b"? [a, b]\n: 1\n", "isn't a plain name"),
-    "a date as a key": (b"2020-01-01: 1\n", "isn't a plain name"),
     "two documents": (b"a: 1\n---\nb: 2\n", "not valid YAML"),
     "a Python object": (b"a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
     "an unknown tag": (b"a: !mine 1\n", "not valid YAML"),
     "an unknown alias": (b"a: *b\n", "not valid YAML"),
     "bytes": (bytes(range(256)), "not valid YAML"),
     "a zip": (b"PK\x03\x04" + b"\x00" * 64, "not valid YAML"),
-    "Latin-1": ("title: é\n".encode("latin-1"), "not valid YAML"),
+    "Latin-1": ("\ntitle: é\n".encode("latin-1"), "line 2: not valid YAML: byte 0xe9 is not UTF-8; save it as UTF-8"),
+    "foreign code": (b"a: !function utils.a\n", "the tag !function is not read: no code is run from YAML"),
     "brackets 200,000 deep": (b"a: " + b"[" * 200_000, "nested deeper than 20 levels"),
     "indents 300 deep": (b"".join(b" " * i + b"a:\n" for i in range(300)), "nested deeper than 20 levels"),
     "an alias that holds itself": (b"title: &a [*a]\n", "holds itself"),
@@ -263,6 +266,15 @@ def test_a_file_that_is_no_experiment(workplace, case):  # noqa: F811
     (workplace.folder / OWN).write_bytes(content)
     told = workplace.refused("plan", "small")
     assert OWN in told and part in told, told
+
+
+def test_names_are_text_as_they_are_written(workplace):  # noqa: F811
+    (workplace.folder / "a.yaml").write_text("{on: 1, 007: 2, 1e-3: 3, 2020-01-01: 4, ~: 5}\n")
+    assert read_yaml(workplace.folder / "a.yaml") == {"on": 1, "007": 2, "1e-3": 3, "2020-01-01": 4, "~": 5}
+    for value, expected in (("on", "True"), ("007", "7"), ("2020-01-01", "datetime.date(2020, 1, 1)")):
+        workplace.write(f"title: {value}\n")
+        told = workplace.refused("validate", "small")
+        assert f"title: Input should be a valid string, found {expected}; put it in quotes" in told, told
 
 
 def test_aliases_and_values_of_every_kind_are_read(tmp_path):

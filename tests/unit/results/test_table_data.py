@@ -122,6 +122,14 @@ def test_a_large_file_is_hashed_again_where_its_size_or_time_changed(place, monk
     content_sha256(path)
     path.write_text("x")
     assert content_sha256(path) == "x" and len(digests) == 3
+    state = path.stat()
+    Path("other").write_text("y")
+    os.utime("other", ns=(state.st_atime_ns, state.st_mtime_ns))
+    os.replace("other", path)  # another file of the same size and time of change
+    assert content_sha256(path) == "y" and len(digests) == 4
+    path.write_text("z")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # as `touch -r` does
+    assert content_sha256(path) == "z" and len(digests) == 5
 
 
 def test_a_folder_is_the_names_and_contents_of_its_files(tmp_path):

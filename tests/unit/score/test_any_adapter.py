@@ -8,6 +8,7 @@ import torch
 
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.prepare import prepare_table
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
@@ -34,7 +35,8 @@ def saved(plan, run, folder) -> None:
 @pytest.fixture
 def place(workplace):  # noqa: F811
     """A toy base in the place of ladder-xs, and a folder of another one."""
-    toy_runs.write_base(workplace.folder / "resources" / "models" / "ladder-xs")
+    source = load_catalog().models["ladder-xs"].source.model_dump(mode="json")
+    toy_runs.write_base(workplace.folder / "resources" / "models" / "ladder-xs", source)
     shutil.copytree(workplace.folder / "resources" / "models" / "ladder-xs", workplace.folder / "toy")
     (workplace.folder / "toy" / "base.json").unlink()
     workplace.experiment()

@@ -2,16 +2,18 @@
 
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
-from sbora_bench.files import write_json
+from sbora_bench.files import sha256, write_json
 from sbora_bench.results.aggregate import macro_average
-from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record, write_record
-from sbora_bench.score.evaluate import adapter_folder, evaluate
+from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
+from sbora_bench.score.evaluate import adapter_folder, depends_on, evaluate
 from tests import toy_runs, toy_training
 
 TASKS = list(toy_runs.TASKS)
@@ -235,3 +237,45 @@ def test_an_adapter_that_is_not_the_one_of_its_record_is_refused(tmp_path, name)
     path.unlink()
     with pytest.raises(UserError, match="no adapter here" if name == "adapter_config.json" else "SHA-256 no file"):
         adapter_folder(plan, tmp_path / "results", run)
+
+
+def test_an_adapter_of_another_run_or_of_other_settings_is_refused(tmp_path):
+    plan = toy_training.house(tmp_path, steps=1)
+    run, other = plan.run("toy-tiny-lora-r4-s1"), plan.run("toy-tiny-sbora-fa-r4-s1")
+    toy_training.train(plan, tmp_path, run.name, other.name)
+    runs = tmp_path / "results" / "runs"
+    longer = toy_training.house(tmp_path, steps=2)
+    expected = (
+        r"train\.json: protocol\.steps: trained with 1, the experiment and its catalog say 2; train it again with:"
+    )
+    with pytest.raises(UserError, match=rf"{expected} sbora-bench finetune --experiment .*toy.yaml {run.name}$"):
+        evaluate(longer, [longer.run(run.name)], tmp_path / "resources", tmp_path / "results")
+    plan = toy_training.house(tmp_path, steps=1)
+    shutil.rmtree(runs / run.name)
+    shutil.copytree(runs / other.name, runs / run.name)
+    with pytest.raises(UserError, match=r"train\.json: method: trained with 'sbora-fa', the experiment .* say 'lora'"):
+        evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
+
+
+def test_a_base_of_another_source_is_refused_with_the_command_that_makes_it(tmp_path, monkeypatch):
+    plan = toy_training.house(tmp_path, steps=1)
+    run, prepared = plan.run("toy-tiny-lora-r4-s1"), tmp_path / "resources" / "models" / "tiny"
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in read_record(prepared / "base.json", BaseRecord).files:
+        shutil.copy(prepared / name, own / name)
+    monkeypatch.setenv("SBORA_MODEL_TINY", str(own))
+    toy_training.train(plan, tmp_path, run.name)  # the same files
+    (own / "tokenizer_config.json").write_text("{}")
+    places = tmp_path / "resources", tmp_path / "results"
+    for stage in (lambda: toy_training.train(plan, tmp_path, run.name), lambda: depends_on(plan, run, *places)):
+        with pytest.raises(
+            UserError, match="models/tiny: prepared from another source .*; make it again with: "
+        ) as told:
+            stage()
+    cli(shlex.split(str(told.value).rpartition("with: ")[2])[1:], standalone_mode=False)
+    names = depends_on(plan, plan.runs[0], *places)["base"]["files"]
+    assert names["tokenizer_config.json"] == sha256(own / "tokenizer_config.json")
+    shutil.rmtree(prepared)
+    with pytest.raises(UserError, match="tiny/base.json: no such file; make it with: sbora-bench prepare --experiment"):
+        toy_training.train(plan, tmp_path, run.name)

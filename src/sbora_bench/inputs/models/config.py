@@ -27,7 +27,8 @@ def config_from(values: dict[str, Any], where: str) -> "PretrainedConfig":
     try:
         return AutoConfig.for_model(**{**values, "model_type": values.get("model_type", "llama")})
     except Exception as error:  # transformers' validators raise many kinds for a bad file
-        raise UserError(f"{where}: not a configuration of a causal language model ({error})") from None
+        reason = str(error).partition(" Should contain one of")[0]  # hundreds of names
+        raise UserError(f"{where}: not a configuration of a causal language model ({reason})") from None
 
 
 def positions_of(values: dict[str, Any]) -> int | None:

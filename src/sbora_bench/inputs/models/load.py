@@ -1,13 +1,16 @@
 """Load a prepared base (and an adapter on it) for training or scoring: safetensors only, dtype by the protocol."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
 from sbora_bench.inputs.models.host import host_config
+from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.results.records import BaseRecord, read_record
 
 if TYPE_CHECKING:
@@ -34,6 +37,26 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     if record.files:
         return str(folder), {}
     return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
+
+
+def prepared_for(plan: Plan, model: str, resources: Path) -> dict:
+    """`prepared_files` of a model of a plan.
+
+    Raises UserError, with the command that makes them, where there are none or they are of another source than the
+    catalog, or the model's environment variable, names now.
+    """
+    source, folder = source_of(model, plan.catalog.models[model]), Path(resources) / "models" / model
+    names = [model] if source.command == "pretrain" else ["--model", model]
+    command = shlex.join(["sbora-bench", source.command, "--experiment", plan.path, *names, "--output", str(folder)])
+    path = folder / "base.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; make it with: {command}")
+    if not source.made(read_record(path, BaseRecord)):
+        raise UserError(
+            f"{folder}: prepared from another source than model {model} has now, or its files changed since; make it"
+            f" again with: {command}"
+        )
+    return prepared_files(resources, model)
 
 
 def prepared_files(resources: Path, model: str) -> dict:

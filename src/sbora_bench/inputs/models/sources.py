@@ -25,6 +25,7 @@ from sbora_bench.plan.catalog import (
     ShippedSource,
     WheelSource,
 )
+from sbora_bench.results.records import BaseRecord
 
 S = TypeVar("S", HubSource, WheelSource, PretrainSource, ShippedSource, RandomSource, FolderSource)
 
@@ -62,6 +63,10 @@ class Source(ABC, Generic[S]):
         """What the folder's files hold, where they are a user's own; empty where their names and hashes are pinned."""
         return ""
 
+    def made(self, record: BaseRecord) -> bool:
+        """Whether a prepared folder with this record is of this source as it is now."""
+        return record.source == self.settings.model_dump(mode="json")
+
     def values(self) -> dict[str, Any]:
         """The keys of the model's config.json: of its files, or where they aren't at hand the entry's `architecture`.
 
@@ -97,6 +102,11 @@ class Hub(Source[HubSource]):
             return read_config_file(self._snapshot(["config.json"]) / "config.json")
         return super().values()
 
+    def made(self, record: BaseRecord) -> bool:
+        own = self.settings.model_dump()
+        pinned = re.fullmatch(r"[0-9a-f]{40}", self.settings.revision)
+        return record.source == own | ({} if pinned else {"revision": record.source.get("revision")})
+
     def fetch(self, folder: Path) -> dict[str, Any]:
         weights = self._snapshot(MODEL_FILES)
         check_weights(weights, self.entry.architecture)
@@ -125,8 +135,15 @@ class Folder(Source[FolderSource]):
             raise Unreachable(f"{path / 'config.json'}: no such file; give the folder of model {self.model}", str(path))
         return super().values()
 
+    def made(self, record: BaseRecord) -> bool:
+        now = self._hashes()
+        return record.files == now if now else record.source.get("kind") == self.settings.kind  # the source is gone
+
     def content(self) -> str:
-        return hash_of({path.name: content_sha256(path) for path in parts(Path(self.settings.path))})
+        return hash_of(self._hashes())
+
+    def _hashes(self) -> dict[str, str]:
+        return {path.name: content_sha256(path) for path in parts(Path(self.settings.path))}
 
     def fetch(self, folder: Path) -> dict[str, Any]:
         weights = Path(self.settings.path)

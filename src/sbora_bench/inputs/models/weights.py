@@ -10,11 +10,11 @@ from sbora_bench.files import read_json, sha256
 # Any one of these sets of files is a tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
-NAMES = {"tokenizer.model", "merges.txt"}
+NAMES = {"tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja"}
 
 
-def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
-    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, of this architecture."""
+def check_parts(folder: Path) -> None:
+    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
     index = folder / "model.safetensors.index.json"
@@ -24,6 +24,10 @@ def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
     if not has_tokenizer(folder):
         raise UserError(f"{folder}: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt is here")
 
+
+def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
+    """Raise UserError unless the folder has all parts of a model, of this architecture."""
+    check_parts(folder)
     from transformers import AutoConfig
 
     try:

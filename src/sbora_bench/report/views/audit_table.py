@@ -1,5 +1,8 @@
 """What does not agree when the numbers are recomputed; on the page, and by `audit` as `audit.{md,csv,tex,html}`."""
 
+import shlex
+
+from sbora_bench.errors import UserError
 from sbora_bench.report import audit
 from sbora_bench.report.render import PrintedTable
 from sbora_bench.report.view import TableView, of_experiment
@@ -8,7 +11,20 @@ from sbora_bench.results.read import Results
 
 def audit_table(results: Results, _: None = None) -> PrintedTable:
     """The findings that do not agree, worst first. Raises UserError where `audit` has not run."""
-    return audit.finding_table(audit.read_findings(results.folder / "audit.json"))
+    path = results.folder / "audit.json"
+    if not path.is_file():
+        own = [] if results.plan.experiment.paper_footprint else ["--own"]
+        command = [
+            "sbora-bench",
+            "audit",
+            "--tables",
+            f"{results.folder}/tables",
+            "--output",
+            str(results.folder),
+            *own,
+        ]
+        raise UserError(f"{path}: no such file; make it with: {shlex.join(command)}")
+    return audit.finding_table(audit.read_findings(path))
 
 
 AUDIT = TableView(
