@@ -42,6 +42,8 @@ def method_of(result: dict[str, Any]) -> MethodEntry:
         return MethodEntry(title=result["experiment"], peft_type="FULL", arguments={})
     known = inspect.signature(peft_types()[config["peft_type"]]).parameters
     arguments = {key: value for key, value in config.items() if key in known and key not in MADE}
+    if config["peft_type"] == "OFT":  # a result leaves defaults out, and of the two sizes one must be 0
+        arguments = {"oft_block_size": 0} | arguments
     if config["peft_type"] == "FROD":
         arguments["progressbar"] = False
     kind = result["changed_from_default"].get("optimizer_type", "")
