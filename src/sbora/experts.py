@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import SboraConfig
-from .layer import SboraLinear
+from .layer import SboraLinear, runs_on
 from .operand import Adapter, Operand
 from .region import Region
 from .targets import in_dimension
@@ -126,10 +126,15 @@ class ParamWrapper(SboraLinear):
         return layer
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        region, parameter = self.sbora_weight.region(adapter_name), self.base_weight()
+        region = self.sbora_weight.region(adapter_name)
+        home, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
         if region.weight.device.type != "meta":
-            region.weight.data = region.weight.data.to(device or parameter.device, parameter.dtype)
-            region.index = region.index.to(device or parameter.device)
+            region.weight.data = region.weight.data.to(device or home, dtype)
+            region.index = region.index.to(device or home)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+        parameter = getattr(base_layer, self.parameter_name)
+        return runs_on(base_layer, parameter.device), parameter.dtype
 
     def __repr__(self) -> str:
         return "sbora." + super().__repr__()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ._peft import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from ._peft import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, BaseTunerLayer
 from .config import SboraConfig
 from .targets import in_dimension, targeted_modules, targeted_parameters
 
@@ -56,6 +56,8 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
         config.target_modules = cast("list[str]", set(names)) if isinstance(names, list) else names
     targets = [(key, module, "weight") for key, module in targeted_modules(model, config)]
     targets += list(targeted_parameters(model, config))
+    # of what is adapted already the layer below all adapters
+    targets = [(k, m.get_base_layer() if isinstance(m, BaseTunerLayer) else m, name) for k, m, name in targets]
     totals: dict[str, Tensor] = {}
     watch = _watch_activations if config.index_init == "activation" else _watch_gradients
     with watch(model, targets, config.variant, totals):
@@ -112,11 +114,12 @@ def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict
         _add(totals, key, weight_scores(weight.grad, dim).square())
         weight.grad = None  # no more than one layer's gradient is alive
 
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
     handles = []
     try:
-        for parameter in required:
+        for parameter in before:
             parameter.requires_grad_(False)
+            parameter.grad = None
         for key, module, name in targets:
             weight = getattr(module, name)
             if not weight.is_floating_point():
@@ -130,7 +133,8 @@ def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict
     finally:
         for handle in handles:
             handle.remove()
-        for parameter, before in required.items():
-            parameter.requires_grad_(before)
+        for parameter, (required, gradient) in before.items():
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
     for key in totals:
         totals[key] = totals[key].sqrt()

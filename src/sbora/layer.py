@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from . import functional
+from . import functional, merge_order, states
 from ._peft import (
     BaseTunerLayer,
     BufferDict,
@@ -36,6 +37,7 @@ class SboraLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("sbora_weight",)
+    cast_input_dtype_enabled = True  # of PEFT's layers: the weight follows the input here, so it changes nothing
     region_class = Region
     parameter_name = "weight"
     experts: tuple[int, ...] = ()  # how many weights are adapted at once, if it is not one
@@ -55,6 +57,7 @@ class SboraLayer(BaseTunerLayer):
         self.sbora_replaced_at = BufferDict(persistent=False)
         self.sbora_replaced_by = BufferDict(persistent=False)
         self._replaced_quantized: dict[str, tuple] = {}
+        self._merged_as: dict[str, tuple[str, list]] = {}  # which merge it was, and what was merged below then
         self._train_merged = False
         self._writes = 0  # how often the merged region has been written in that mode
         self._merged_index: tuple[Tensor, int] | None = None
@@ -134,6 +137,10 @@ class SboraLayer(BaseTunerLayer):
             scores = weight_scores(weight, self._dim_of(variant))
         return scores if scores is None or self.experts else scores[None]
 
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+        device, dtype = super()._get_base_layer_device_and_dtype(base_layer)
+        return runs_on(base_layer, device), dtype
+
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
         device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
@@ -212,12 +219,7 @@ class SboraLinear(nn.Module, SboraLayer):
         SboraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, module, r, alpha, config)
-        self.register_state_dict_pre_hook(_leave_merged_pass)
-        self.register_load_state_dict_pre_hook(_leave_merged_pass)
-        self.register_load_state_dict_pre_hook(_rename_old_keys)
-        self.register_load_state_dict_pre_hook(_refuse_averages)
-        self.register_state_dict_pre_hook(_restore_averaged)
-        self.register_load_state_dict_post_hook(_check_loaded_index)
+        states.watch(self)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight.
@@ -240,6 +242,7 @@ class SboraLinear(nn.Module, SboraLayer):
 
     def _merge_one(self, name: str, safe_merge: bool = False) -> None:
         self.sbora_weight.region(name).check_decided()
+        self._check_stored()
         quantized = self.quantization_backend is not None
         weight = dequantize(self) if quantized else self.base_weight().data
         index = self.sbora_index[name].to(weight.device)
@@ -254,6 +257,7 @@ class SboraLinear(nn.Module, SboraLayer):
             self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
             if not self._train_merged:  # where it would be another copy of the region in every layer
                 self.sbora_replaced_by[name] = merged
+                self._merged_as[name] = merge_order.note(weight), self._merged_below()
             self._write_region(weight, name, index, merged)
         self.merged_adapters.append(name)
 
@@ -275,11 +279,41 @@ class SboraLinear(nn.Module, SboraLayer):
                 weight = self.base_weight().data
                 index = self.sbora_replaced_at[name].to(weight.device)
                 if name in self.sbora_replaced_by:
-                    _check_untouched(name, self._read_region(weight, name, index), self.sbora_replaced_by[name])
+                    merge, below = self._merged_as[name]
+                    if below != self._merged_below() or not merge_order.is_last(weight, merge):
+                        raise merge_order.changed_since(name)
+                    merge_order.check_untouched(
+                        name, self._read_region(weight, name, index), self.sbora_replaced_by[name]
+                    )
+                    merge_order.forget(weight, self._merged_as.pop(name)[0])
                     del self.sbora_replaced_by[name]
                 del self.sbora_replaced_at[name]
                 self._write_region(weight, name, index, self.sbora_replaced.pop(name).to(weight))
             self.merged_adapters.pop()
+
+    def _merged_below(self) -> list[list[str]]:
+        """The merged adapters of each layer of adapters on the same weight between this one and the base."""
+        merged, layer = [], self.base_layer
+        while isinstance(layer, BaseTunerLayer):
+            if getattr(layer, "parameter_name", "weight") == self.parameter_name:
+                merged.append(list(layer.merged_adapters))
+            layer = layer.base_layer
+        return merged
+
+    def _check_stored(self) -> None:
+        """Refuse to write where nothing stays: to a weight that is computed anew in every pass.
+
+        Raises:
+            ValueError: it is.
+        """
+        base, name = self.get_base_layer(), self.parameter_name
+        pruned = base._parameters.get(name) is None and any(p.startswith(f"{name}_") for p in base._parameters)
+        if self.quantization_backend is None and (pruned or parametrize.is_parametrized(base, name)):
+            raise ValueError(
+                "An adapter cannot be merged into a weight that is computed anew in every pass (parametrised, pruned "
+                "or normalised): make that permanent first, with torch.nn.utils.parametrize.remove_parametrizations, "
+                "prune.remove or remove_weight_norm."
+            )
 
     def train_merged(self, enabled: bool = True) -> None:
         """See [`SboraModel.train_merged`]."""
@@ -308,7 +342,10 @@ class SboraLinear(nn.Module, SboraLayer):
             raise ValueError(
                 "train_merged needs sbora_dropout = 0: the merged weight sees the same input as the base does."
             )
+        self._check_stored()
         weight = self.base_weight()
+        if weight.requires_grad:
+            raise ValueError("train_merged needs a frozen base weight: what it learns in the region would be lost.")
         if type(weight.data) is not Tensor or (weight.is_meta and hasattr(self.get_base_layer(), "_hf_hook")):
             raise ValueError("train_merged needs a base weight that is whole and in place, not sharded or offloaded.")
 
@@ -411,64 +448,13 @@ class SboraLinear(nn.Module, SboraLayer):
         return quantization_extra_repr(self)
 
 
-def _refuse_averages(layer: SboraLinear, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """Integers that were averaged, as FedAvg does with states: fine where all parts were equal, else no index set."""
-    for name, own in layer.sbora_index.items():
-        key = f"{prefix}sbora_weight.{name}.index"
-        index = state.get(key)
-        if index is not None and index.is_floating_point():
-            near = not own.is_meta and own.shape == index.shape and (index.to(own.device) - own).abs().max() < 0.01
-            if not near:
-                raise ValueError(
-                    f"The index set of adapter {name!r} ({prefix.rstrip('.')}) must be whole numbers, but an average "
-                    "was loaded, of adapters with different index sets: average adapters of one random_seed, or leave "
-                    "the index sets out."
-                )
-            state[key] = own.clone()
-
-
-def _restore_averaged(layer: SboraLinear, *args: Any) -> None:
-    for name in layer.sbora_weight:
-        layer.sbora_weight.region(name).restore_averaged()
+def runs_on(module: nn.Module, device: torch.device | None) -> torch.device | None:
+    """Where a module runs whose weight is on a device: elsewhere, if it is offloaded."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    if device is None or device.type != "meta" or not getattr(hook, "offload", False):
+        return device
+    return torch.device("cpu" if hook.execution_device is None else hook.execution_device)
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _leave_merged_pass(layer: SboraLinear, *args: Any) -> None:
-    """Give a state that is taken or loaded the base's own bits: the next pass merges anew."""
-    if layer._train_merged and layer.merged:
-        layer.unmerge()
-
-
-def _check_untouched(adapter: str, region: Tensor, written: Tensor) -> None:
-    """Raise if a region holds more than was written into it, but for the rounding of a sum that was undone."""
-    rounding = 8 * torch.finfo(region.dtype).eps * written.abs().max() if written.numel() else 0
-    if not region.is_meta and ((region - written.to(region)).abs() > rounding).any():
-        raise ValueError(
-            f"Adapter {adapter!r} cannot be taken out of its weight: what was merged there has changed since. Another "
-            "adapter was merged into the same weight, or taken out of it: undo that first, the last one first "
-            "(unmerge_adapter of the model takes its own in that order)."
-        )
-
-
-def _rename_old_keys(layer: SboraLinear, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    for name in layer.sbora_weight:
-        for old, new in (("sbora_weight", "weight"), ("sbora_index", "index")):
-            if f"{prefix}{old}.{name}" in state:
-                state[f"{prefix}sbora_weight.{name}.{new}"] = state.pop(f"{prefix}{old}.{name}")
-
-
-def _check_loaded_index(layer: SboraLinear, incompatible_keys: object) -> None:
-    for name, index in layer.sbora_index.items():
-        layer.sbora_weight.region(name).is_new = False
-        layer.sbora_weight.region(name).keep_index()
-        size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
-        if index.is_meta or layer.sbora_weight.region(name).undecided and (index == UNDECIDED).all():
-            continue
-        if index.min() < 0 or index.max() >= size or (index.sort(-1).values.diff() == 0).any():
-            raise ValueError(
-                f"The index set of adapter {name!r} must be different numbers from 0 to {size - 1}, but "
-                f"{index.tolist()} was loaded: the file is broken or belongs to another model."
-            )

@@ -25,7 +25,7 @@ from .config import SboraConfig
 from .experts import ParamWrapper
 from .layer import SboraLayer, SboraLinear
 from .merging import Combination, add_union
-from .region import Region, checksum
+from .region import Region, Weights, checksum
 from .targets import check_module, check_targets
 
 SAVED_NAMES = {"weight": "sbora_weight", "index": "sbora_index"}  # of a region's tensors, in a saved adapter
@@ -118,6 +118,19 @@ class SboraModel(BaseTuner):
             if isinstance(layer, SboraLayer) and adapter_name in layer.sbora_weight
         }
         return checksum(sets)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's own, with the adapter's name checked before the model is changed.
+
+        Raises:
+            ValueError: modules cannot be named so.
+        """
+        if not adapter_name or "." in adapter_name or hasattr(Weights(), adapter_name):
+            raise ValueError(
+                f"An adapter cannot be named {adapter_name!r}: a module is named after it, whose name must have no dot "
+                "and not be that of one of torch's own attributes."
+            )
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
         """Check all that the configuration targets, before the first of it is changed.
@@ -238,6 +251,14 @@ class SboraModel(BaseTuner):
             _check_weights_have_one_user(self.model, layers)
         for layer in layers:
             layer.train_merged(enabled)
+
+    def disable_adapter_layers(self) -> None:
+        """Leave the adapters out. Merged ones are taken out first, the one that was merged last before the others."""
+        for module in reversed(list(self.model.modules())):
+            if isinstance(module, SboraLayer) and module.merged:
+                with onload_layer(module):
+                    module.unmerge()
+        super().disable_adapter_layers()
 
     def unmerge_adapter(self) -> None:
         """Take the merged adapters out of the base weights, the layer that was merged last first: where two layers

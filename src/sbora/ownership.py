@@ -2,8 +2,9 @@
 
 A hook, a saved activation, selective checkpointing or `torch.autograd.grad` may keep the output of the layer below,
 or the gradient of its input. Each is seen in one of three counts: references to the Python object, to the tensor in
-C++, and to the storage. What they are where nobody else holds a tensor depends on the versions of Python and PyTorch
-alone, and so is measured once. Anything above it, and any kind of tensor but the plain one, is left alone.
+C++, and to the storage, in C++ and in Python. What they are where nobody else holds a tensor depends on the versions
+of Python and PyTorch alone, and so is measured once. Anything above it, and any kind of tensor but the plain one, is
+left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def counts(tensor: Tensor) -> Counts:
         return UNKNOWN
     if torch._C._len_torch_dispatch_stack() and any(map(_keeps_results, _get_current_dispatch_mode_stack())):
         return UNKNOWN
-    found = sys.getrefcount(tensor), tensor._use_count(), torch._C._storage_Use_Count(storage._cdata)
+    in_storage = sys.getrefcount(storage) + torch._C._storage_Use_Count(storage._cdata)
+    found = sys.getrefcount(tensor), tensor._use_count(), in_storage
     base = tensor._base
     return found if base is None else (*found, sys.getrefcount(base), base._use_count())
 

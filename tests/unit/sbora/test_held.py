@@ -264,3 +264,19 @@ def test_memory_that_nobody_else_holds_is_written_to(toy, monkeypatch):
     )
     layer = model.base_model.model.lin
     assert layer(X).data_ptr() == outputs[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_storage_that_is_kept(toy, kind):
+    """Not the tensor, but the memory below it."""
+    model, kept = _adapted(toy, kind, target_modules=["lin"]), []
+    base = model.base_model.model.lin.base_layer
+
+    def forward(x):
+        y = nn.functional.linear(x, base.weight, base.bias)
+        kept.append(y.untyped_storage())
+        return y
+
+    base.forward = forward
+    model(X)
+    assert torch.equal(torch.empty(0).set_(kept[0]).view(3, 30), toy.lin(X))

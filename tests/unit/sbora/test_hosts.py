@@ -14,6 +14,7 @@ from peft import (
     get_peft_model,
     inject_adapter_in_model,
 )
+from peft.helpers import disable_input_dtype_casting
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.hotswap import hotswap_adapter
 from torch import nn
@@ -210,3 +211,11 @@ def test_trl_trains_it(tmp_path, llama, variant):
 
 def _sbora_layers(model):
     return [module for module in model.modules() if isinstance(module, sbora.SboraLayer)]
+
+
+def test_peft_s_helper_against_casts_of_the_input(toy, adapt):
+    """SBoRA casts its matrix, never the input: there is nothing to switch off, and nothing fails."""
+    model, x = adapt(toy), torch.randn(3, 20)
+    expected = model(x)
+    with disable_input_dtype_casting(model):
+        assert torch.equal(model(x), expected)

@@ -175,3 +175,32 @@ def test_what_cannot_be_scored(toy, settings, run, message):
 def test_an_unknown_way_is_refused():
     with pytest.raises(ValueError, match="index_init is 'norm', but must be one of 'random', 'activation'"):
         SboraConfig(index_init="norm")
+
+
+@VARIANTS
+def test_gradients_that_are_there_already_do_not_count_and_stay(toy, variant):
+    for parameter in toy.parameters():
+        parameter.grad = torch.rand_like(parameter) * 100
+    kept = [p.grad for p in toy.parameters()]
+    clean = copy.deepcopy(toy)
+    clean.zero_grad()
+    config, other = _config(variant, index_init="gradient"), _config(variant, index_init="gradient")
+    preprocess_index(toy, config, _backward(toy))
+    assert all(p.grad is grad for p, grad in zip(toy.parameters(), kept, strict=True))
+    preprocess_index(clean, other, _backward(clean))
+    for one, two in zip(_chosen(get_peft_model(toy, config)), _chosen(get_peft_model(clean, other)), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("init", ["activation", "gradient"])
+@VARIANTS
+def test_a_second_adapter(toy, adapt, variant, init):
+    model, config = adapt(toy, variant=variant), _config(variant, index_init=init)
+    alone = copy.deepcopy(config)
+    run = (lambda m: lambda: m(X)) if init == "activation" else _backward
+    with model.disable_adapter():
+        preprocess_index(model.base_model.model, config, run(model))
+    model.add_adapter("second", config)
+    preprocess_index(toy, alone, run(toy))
+    for one, two in zip(_chosen(model, "second"), _chosen(get_peft_model(toy, alone)), strict=True):
+        assert torch.equal(one, two)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 VARIANTS = ("fa", "fb")
@@ -86,3 +87,30 @@ def test_a_checksum_on_request(toy, adapt, layers, variant):
     assert _moved(model).base_model.index_checksum() == before != other.base_model.index_checksum()
     next(iter(layers(model).values())).sbora_index["default"].copy_(torch.arange(4))
     assert model.base_model.index_checksum() != before
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_averages_that_were_cast_to_integers(adapt, variant):
+    """0.7 + 0.3 of a number may be a little less than it, and cast to an integer one less."""
+    model = adapt(nn.Sequential(nn.Linear(64, 64)), variant=variant, r=16, target_modules=["0"])
+    state = model.state_dict()
+    key = next(name for name in state if name.endswith("index"))
+    state[key] = (0.7 * state[key].double() + 0.3 * state[key].double() - 1e-9).long()
+    with pytest.raises(ValueError, match="an average of different index sets"):
+        copy.deepcopy(model).load_state_dict(state)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_states_of_other_types(toy, adapt, variant, dtype, assign):
+    """Whole numbers are an index set in any type that holds them all."""
+    model, fresh = adapt(toy, variant=variant, random_seed=5), adapt(toy, variant=variant)
+    state = {name: t.to(dtype) if name.endswith("index") else t for name, t in model.state_dict().items()}
+    if dtype == torch.bfloat16:
+        with pytest.raises(ValueError, match="was rounded"):
+            fresh.load_state_dict(state, assign=assign)
+        return
+    fresh.load_state_dict(state, assign=assign)
+    assert torch.equal(fresh(X), model(X))
+    assert all(index.dtype == torch.int64 for index in _sets(fresh))

@@ -144,3 +144,27 @@ def test_a_saved_adapter_keeps_its_names_and_old_states_load(tmp_path, llama, va
     assert f"{layer}.sbora_weight.default" in old and f"{layer}.sbora_index.default" in old
     fresh.load_state_dict(old)
     assert torch.equal(fresh(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_base_that_is_offloaded_already(llama, variant):
+    """LoRA's matrices land on `meta`, where nothing is learnt."""
+    expected = _adapted(llama, variant)
+    expected(input_ids=IDS, labels=IDS).loss.backward()
+    cpu_offload(llama, execution_device=torch.device("cpu"))
+    torch.manual_seed(1)
+    config = SboraConfig(variant=variant, r=4, target_modules=["q_proj", "down_proj"], init_weights=False)
+    model = get_peft_model(llama, config)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    for one, other in zip(_owners(model).values(), _owners(expected).values(), strict=True):
+        assert torch.equal(one.index, other.index)
+        torch.testing.assert_close(one.weight.grad, other.weight.grad)
+
+
+@pytest.mark.parametrize("name", ["task.a", "keys", "training", ""])
+def test_names_that_no_module_can_have(toy, adapt, name):
+    model = adapt(toy)
+    before = set(model.state_dict())
+    with pytest.raises(ValueError, match="cannot be named"):
+        model.add_adapter(name, SboraConfig(r=2, target_modules=["lin"]))
+    assert set(model.state_dict()) == before and set(model.peft_config) == {"default"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from sbora import SboraConfig, SboraLinear
 
@@ -146,3 +147,63 @@ def test_a_module_under_two_names_adapts_as_lora_does(variant):
     model.unmerge_adapter()
     assert torch.equal(model(X), expected)
     assert copy.deepcopy(model)(X).equal(expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_updates_below_the_rounding_of_a_weight_are_taken_out_in_order(variant):
+    """In 16 bits the values alone do not show that somebody else has written."""
+    model = _two_on_one_weight().bfloat16()
+    before = model[0].weight.detach().clone()
+    model = _adapted(model, variant)
+    layers = [m for m in model.modules() if isinstance(m, SboraLinear)]
+    for layer in layers:
+        layer.sbora_weight["default"].data.mul_(1e-3)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="has changed since"):
+        layers[0].unmerge()
+    copied = copy.deepcopy(model)
+    for merged in (model, copied):
+        merged.unmerge_adapter()
+        assert torch.equal(next(m for m in merged.modules() if isinstance(m, SboraLinear)).base_layer.weight, before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_small_lora_that_is_merged_below_meanwhile(variant):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(20, 20)).bfloat16()
+    lora = get_peft_model(base, LoraConfig(target_modules=["0"], init_lora_weights=False, lora_alpha=0.01))
+    below = lora.base_model.model[0]
+    layer = _adapted(lora.base_model.model, variant, target_modules=["0"]).base_model.model[0]
+    layer.merge()
+    below.merge()
+    with pytest.raises(ValueError, match="has changed since"):
+        layer.unmerge()
+    below.unmerge()
+    layer.unmerge()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_disabling_takes_out_the_last_one_first(variant):
+    model = _two_on_one_weight()
+    expected = model(X)
+    model = _adapted(model, variant)
+    merged = model(X)
+    model.merge_adapter()
+    with model.disable_adapter():
+        assert torch.equal(model(X), expected)
+    assert torch.equal(model(X), merged)
+
+
+@pytest.mark.parametrize("how", [parametrizations.weight_norm, lambda m: prune.l1_unstructured(m, "weight", 0.5)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_weight_that_is_computed_anew_in_every_pass(variant, how):
+    """What is merged into it is lost: LoRA loses it without a word."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20))
+    how(model[0])
+    model = _adapted(model, variant, target_modules="0")  # an expression of the whole name
+    expected = model(X)
+    for refused in (model.merge_adapter, model.base_model.train_merged):
+        with pytest.raises(ValueError, match="computed anew in every pass"):
+            refused()
+    assert torch.equal(model(X), expected)

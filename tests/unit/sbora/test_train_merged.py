@@ -304,3 +304,14 @@ def test_offloaded_weights_are_refused(llama):
     cpu_offload(model, execution_device=torch.device("cpu"))
     with pytest.raises(ValueError, match="not sharded or offloaded"):
         model.base_model.train_merged()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_base_weight_that_learns_is_refused(toy, adapt, variant):
+    model = adapt(toy, variant=variant)
+    model.base_model.train_merged()
+    x = torch.randn(3, 20)
+    model(x)
+    model.base_model.model.lin.base_layer.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match="needs a frozen base weight"):
+        model(x)
