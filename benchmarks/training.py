@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
 
 from sbora_bench import provenance
 from sbora_bench.cost.real_step import highest
@@ -27,7 +27,6 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
-from sbora_bench.inputs.models.load import load_tokenizer
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.train.encoding import IGNORED, encode
@@ -120,7 +119,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     protocol = load_catalog().protocol("smollm2", "arithmetic", {}, "benchmark")
-    tokenizer = load_tokenizer(arguments.model.parent.parent, arguments.model.name, protocol)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side=protocol.padding_side)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = examples(tokenizer, protocol)
     draw = random.Random(0)
     draw.shuffle(rows)
