@@ -11,6 +11,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/stages.smk"
 include: "workflow/rules/footprint.smk"
 include: "workflow/rules/report.smk"
 
@@ -18,6 +19,8 @@ include: "workflow/rules/report.smk"
 # on a cluster these run where `snakemake` does: they read records, for seconds
 localrules:
     collect,
+    pick,
+    look,
     cards,
     tables,
     figures,
@@ -30,7 +33,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        FILES.all,
+        FILES.beside_runs,
+        asked_for(FILES, checkpoints, "runs"),
 
 
 onsuccess:

@@ -3,7 +3,7 @@
 All paths are text, relative to the folder that `snakemake` runs in. The rules hold no Python of their own beyond calls.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,12 @@ from sbora_bench.inputs.check import check_inputs, checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
+from sbora_bench.plan.file_names import MODEL_CARD, scored_parts
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
-from sbora_bench.results.folders import ADAPTER_FILES
+from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file
 from sbora_bench.results.records import check_results
+from sbora_bench.results.stages import is_staged, look_at, looks_hash, rates_hash, so_far
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
 ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
@@ -56,6 +57,11 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
     part = {key: str(config[key]) for key in OPTIONS if config.get(key) is not None}
     whole = checked_plan(str(config.get("experiment", "ladder")), data=False)
     plan = narrowed(whole, **part)
+    if in_storage and is_staged(plan):
+        raise UserError(
+            f"{plan.path}: looks and picked learning rates are read where Snakemake runs, and results in a storage are"
+            " not; give lists of seeds and rates, or run without --default-storage-provider"
+        )
     table_files(plan), figure_files(plan)  # no two of one name
     check_results(f"results/{plan.name}")
     if not dry:
@@ -89,13 +95,28 @@ def tuned(runs: Iterable[Run]) -> list[Run]:
 def jobs(plan: Plan, table: str, stage: str) -> Iterator[list[Run]]:
     """The runs that a job of `finetune` or `evaluate` carries: those of a table and a model, `runs_per_job` at a time.
 
-    Untuned bases are scored and not trained.
+    Untuned bases are scored and not trained. Where it is decided on the way which runs are made, a job has none
+    that may be left out beside one that may not.
     """
-    runs = plan.runs_of(table) if stage == "evaluate" else tuned(plan.runs_of(table))
+    runs = [*plan.runs_of(table), *plan.picking_runs(table)]
+    together: dict[tuple, list[Run]] = {}
+    for run in runs if stage == "evaluate" else tuned(runs):
+        together.setdefault((run.model, *_asked_with(plan, run)), []).append(run)
     size = plan.experiment.runs_per_job
-    for model in dict.fromkeys(run.model for run in runs):
-        of_model = [run for run in runs if run.model == model]
-        yield from (of_model[start : start + size] for start in range(0, len(of_model), size))
+    for group in together.values():
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _asked_with(plan: Plan, run: Run) -> tuple:
+    """What runs of a model have alike that are all asked for or none; nothing where all runs are."""
+    table = plan.experiment.tables[run.table]
+    if not table.staged:
+        return ()
+    if run.seed is None or run.seed in table.picking_seeds:
+        return (run.is_base,)
+    place = table.seeds.index(run.seed)
+    look = sum(place >= seeds for seeds in table.looks)
+    return (look, *((run.cell, run.learning_rate) if look or table.picking_seeds else ()))
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,10 @@ class Files:
     def root(self) -> str:
         return f"results/{self.plan.name}"
 
+    def depth(self, paths: list[str]) -> int:
+        """Which ancestor of the first path, and so of a rule's first output wherever that lies, is the root."""
+        return len(PurePosixPath(paths[0]).relative_to(self.root).parts)
+
     def of(self, runs: Iterable[Run], names: Iterable[str]) -> list[str]:
         """The files of these names of each run."""
         kept = list(names)
@@ -119,44 +144,73 @@ class Files:
 
     def scored(self, runs: Iterable[Run]) -> list[str]:
         """What scoring leaves; of the held-out training rows too, where the table picks a learning rate by them."""
-        return [path for run in runs for path in self.of([run], self._scored_names(run.table))]
+        return [path for run in runs for path in self.of([run], self._scored_names(run))]
 
-    def _scored_names(self, table: str) -> list[str]:
-        names = ["scores.json", *(f"samples/{task}.jsonl" for task in self.plan.scored(table))]
-        if self.plan.experiment.tables[table].learning_rates:
-            held_out = ["scores.json", *(f"samples/{task}.jsonl" for task in self.plan.tasks(table))]
-            names += [f"{VALIDATION}/{name}" for name in held_out]
+    def _scored_names(self, run: Run) -> list[str]:
+        names = []
+        for part in sorted(scored_parts(self.plan, run)):
+            tasks = self.plan.tasks(run.table) if part else self.plan.scored(run.table)
+            of_part = ["scores.json", *(f"samples/{task}.jsonl" for task in tasks)]
+            names += [f"{part}/{name}" if part else name for name in of_part]
         return names
 
     @cached_property
     def score_records(self) -> list[str]:
-        return [path for path in self.scored(self.plan.runs) if path.endswith(".json")]
+        return [path for path in self.scored(self.plan.all_runs) if path.endswith(".json")]
 
     @cached_property
     def samples(self) -> list[str]:
-        return [path for path in self.scored(self.plan.runs) if path.endswith(".jsonl")]
+        return [path for path in self.scored(self.plan.all_runs) if path.endswith(".jsonl")]
 
     @property
     def train_records(self) -> list[str]:
-        return self.of(tuned(self.plan.runs), ["train.json"])
+        return self.of(tuned(self.plan.all_runs), ["train.json"])
 
     @property
     def footprint_records(self) -> list[str]:
-        return self.of(self.plan.runs, ["footprint.json"])
+        return [path for table in self.plan.experiment.tables for path in self.footprints(table)]
+
+    def footprints(self, table: str) -> list[str]:
+        """A run each, or a cell each where it isn't known beforehand which runs are made."""
+        if self.plan.experiment.tables[table].staged:
+            runs = [Run(cell) for cell in self.plan.cells(table)]
+        else:
+            runs = self.plan.runs_of(table)
+        return [str(footprint_of(self.plan, self.root, run)) for run in runs]
 
     @property
     def records(self) -> list[str]:
         """All JSON that the readers read."""
-        return [*self.score_records, *self.footprint_records, *self.train_records]
+        return [*self.score_records, *self.footprint_records, *self.train_records, *self.rates]
+
+    @property
+    def rates(self) -> list[str]:
+        """Which learning rates were picked, of the tables that pick them in a stage of its own."""
+        tables = self.plan.experiment.tables.items()
+        return [str(rates_file(self.root, name)) for name, table in tables if table.picking_seeds]
+
+    def picking(self, wildcards: Any) -> list[str]:
+        """The scores that the learning rates of a table (`wildcards.table`) are picked by."""
+        return [path for path in self.scored(self.plan.picking_runs(wildcards.table)) if path.endswith(".json")]
+
+    @property
+    def staged_tables(self) -> str:
+        """The tables whose runs are decided on, as a wildcard's constraint."""
+        tables = self.plan.experiment.tables.items()
+        return "|".join(name for name, table in tables if table.staged) or "none"
+
+    def stage_settings(self, wildcards: Any) -> list[str]:
+        """All that a table's picked rates and looks (`wildcards.table`) depend on but records and code."""
+        return [rates_hash(self.plan, wildcards.table), looks_hash(self.plan, wildcards.table)]
 
     @property
     def cards(self) -> list[str]:
-        return self.of(tuned(self.plan.runs), [CARD])
+        return [self.every_card] if is_staged(self.plan) else self.of(tuned(self.plan.runs), [CARD])
 
     @property
     def runs(self) -> list[str]:
         """Every file that runs leave."""
-        return list(dict.fromkeys([*self.records, *self.samples, *self.trained(self.plan.runs), *self.cards]))
+        return list(dict.fromkeys([*self.records, *self.samples, *self.trained(self.plan.all_runs), *self.cards]))
 
     def data_of(self, table: str) -> str:
         return f"{self.root}/data/{table}"
@@ -196,10 +250,20 @@ class Files:
         return f"{self.root}/every-run-ok"
 
     @property
-    def all(self) -> list[str]:
+    def every_card(self) -> str:
+        """Stands for all model cards where it isn't known beforehand which runs have one."""
+        return f"{self.root}/every-card"
+
+    @property
+    def beside_runs(self) -> list[str]:
+        """Every file of the whole experiment's that runs don't leave themselves."""
         paper = [path for paths in self.paper.values() for path in paths]
-        files = [*self.runs, *self.data, *self.collected, *paper, *self.tables, *self.figures, *self.audit]
+        files = [*self.data, *self.collected, *paper, *self.tables, *self.figures, *self.audit]
         return [self.every_run_ok, self.page, *files]
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.beside_runs, *self.runs]
 
     @property
     def where(self) -> str:
@@ -223,6 +287,46 @@ class Files:
         """The models that are pre-trained here, or fetched, as a wildcard's constraint."""
         models = self.plan.catalog.models.items()
         return "|".join(name for name, model in models if (source_of(name, model).command == "pretrain") is pretrained)
+
+
+def asked_for(files: Files, checkpoints: Any, name: str) -> Any:
+    """Input of a rule: the files of all runs that are asked for, by a name of `Files` (`records`, say).
+
+    A list; where stages decide on the way, functions of Snakemake's, a table each, that wait for them (`checkpoints`).
+    """
+    if not is_staged(files.plan):
+        return getattr(files, name)
+
+    def of(table: str) -> Any:
+        return lambda wildcards: getattr(_decided(files, checkpoints, table), name)
+
+    return [of(table) for table in files.plan.experiment.tables]
+
+
+def looked_at(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
+    """Input of a look (`wildcards.table`, `wildcards.look`): the scores of the seeds so far."""
+
+    def scores(wildcards: Any) -> list[str]:
+        known = _decided(files, checkpoints, wildcards.table, int(wildcards.look) - 1)
+        return [*known.scored(known.plan.runs), *known.rates]
+
+    return scores
+
+
+def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = None) -> Files:
+    """The files of a table's runs as its stages have decided, up to so many looks; waits for what isn't decided yet."""
+    whole = files.plan
+    only = whole.experiment.model_copy(update={"tables": {table: whole.experiment.tables[table]}})
+    plan, root = Plan(whole.name, only, whole.catalog, whole.path, part=whole.part), Path(files.root)
+    entry = plan.experiment.tables[table]
+    if entry.picking_seeds:
+        checkpoints.pick.get(table=table)
+    for number in range(1, len(entry.looks[:looks]) + 1):
+        checkpoints.look.get(table=table, look=number)
+        record = look_at(plan, root, table, number)
+        if record is None or not record.more:
+            break
+    return Files(so_far(plan, root, looks))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ from pathlib import Path
 from sbora_bench import gpus, locks
 from sbora_bench.errors import UserError
 from sbora_bench.results import failures
+from sbora_bench.results.stages import is_staged
 from sbora_bench.workflow import (
     CARD,
     Files,
+    asked_for,
     code,
     jobs,
+    looked_at,
     paper_catalog,
     report_entries,
     requested,
@@ -34,6 +37,9 @@ except UserError as error:
 PLAN = REQUEST.plan
 ASKED = REQUEST.words
 FILES = Files(PLAN)
+STAGED = is_staged(PLAN)
+RECORDS = asked_for(FILES, checkpoints, "records")
+SAMPLES = asked_for(FILES, checkpoints, "samples")
 ENTRIES = report_entries(FILES)
 REPORTING = "--report" in sys.argv
 

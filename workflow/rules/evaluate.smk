@@ -21,7 +21,7 @@ for table in PLAN.experiment.tables:
             params:
                 asked=ASKED,
                 code=code("score.evaluate"),
-                results=subpath(output[0], ancestor=3),
+                results=subpath(output[0], ancestor=FILES.depth(FILES.scored(runs))),
                 resources=subpath(input.base, ancestor=2),
                 settings=[PLAN.settings_hash(run) for run in runs],
                 runs=[run.name for run in runs],

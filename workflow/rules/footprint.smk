@@ -4,7 +4,7 @@ for table in PLAN.experiment.tables:
         name:
             rule_name("footprint", table)
         output:
-            FILES.of(PLAN.runs_of(table), ["footprint.json"]),
+            FILES.footprints(table),
         log:
             f"{FILES.root}/logs/footprint/{table}.log",
         conda:
@@ -12,7 +12,7 @@ for table in PLAN.experiment.tables:
         params:
             asked=ASKED,
             code=code("cost.footprint"),
-            results=subpath(output[0], ancestor=3),
+            results=subpath(output[0], ancestor=FILES.depth(FILES.footprints(table))),
             table=table,
             settings=FILES.cell_settings(table),
         shell:

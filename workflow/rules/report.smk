@@ -1,7 +1,7 @@
 rule collect:
     """All records into three CSV files."""
     input:
-        FILES.records,
+        RECORDS,
     output:
         FILES.collected,
     log:
@@ -19,8 +19,8 @@ rule collect:
 rule tables:
     """The paper's tables, ours beside the reported ones."""
     input:
-        FILES.records,
-        FILES.samples,
+        RECORDS,
+        SAMPLES,
         FILES.data,
         FILES.paper["footprint"],
         FILES.collected,
@@ -41,7 +41,7 @@ rule tables:
 rule figures:
     """Score against trainable parameters, training curves, footprint."""
     input:
-        FILES.records,
+        RECORDS,
         FILES.paper["footprint"],
         FILES.paper["memory"],
         FILES.collected,
@@ -97,9 +97,9 @@ rule audit:
 rule cards:
     """A model card beside each adapter."""
     input:
-        FILES.records,
+        RECORDS,
     output:
-        FILES.cards,
+        touch(FILES.every_card) if STAGED else FILES.cards,
     log:
         f"{FILES.root}/logs/cards.log",
     conda:
@@ -107,7 +107,7 @@ rule cards:
     params:
         asked=ASKED,
         code=code("report.cards"),
-        results=subpath(output[0], ancestor=4),
+        results=subpath(output[0], ancestor=FILES.depth(FILES.cards)),
     shell:
         "sbora-bench cards {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -115,8 +115,8 @@ rule cards:
 rule report:
     """One self-contained page."""
     input:
-        FILES.records,
-        FILES.samples,
+        RECORDS,
+        SAMPLES,
         FILES.data,
         FILES.collected,
         FILES.tables,
@@ -139,7 +139,7 @@ rule report:
 rule failures:
     """The end of a reproduction with status 1 where runs failed; all the rest is there by then."""
     input:
-        FILES.records,
+        RECORDS,
         FILES.page,
     output:
         touch(FILES.every_run_ok),

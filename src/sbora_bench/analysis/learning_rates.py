@@ -3,6 +3,9 @@
 Reads `runs/<run>/validation/` alone, never a test item's score.
 """
 
+from collections.abc import Iterable
+from typing import Literal
+
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.read import Results
@@ -10,10 +13,11 @@ from sbora_bench.results.records import ScoresRecord
 
 
 def picked(results: Results) -> Results:
-    """The picked rate's runs alone; the same where no table varies the rate, or it is picked already."""
-    if results.plan.rates:
-        return results
-    varied = [name for name, table in results.plan.experiment.tables.items() if table.learning_rates]
+    """The picked rate's runs alone; the same where no table varies the rate, or it is picked already
+    (in a stage of its own: pick.py)."""
+    plan = results.plan
+    varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates and not table.staged]
+    varied = [name for name in varied if not all(cell in plan.rates for cell in plan.tuned_cells(name))]
     rates = {cell: pick(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
     return results.at(rates)
 
@@ -21,7 +25,7 @@ def picked(results: Results) -> Results:
 def scores_by_rate(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
     """Cell -> rate -> share of the held-out rows answered rightly, a seed each."""
     shares: dict[Cell, dict[float, list[float]]] = {}
-    for run in results.plan.runs_of(table):
+    for run in results.plan.picking_runs(table) or results.plan.runs_of(table):
         if run.learning_rate is not None:
             share = share_right(results.scores(run, VALIDATION))[0]
             shares.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
@@ -43,3 +47,9 @@ def pick(rates: dict[float, list[float]]) -> float:
     """The rate with the highest mean over its seeds; of equals the lowest."""
     means = {rate: sum(shares) / len(shares) for rate, shares in rates.items()}
     return min(rate for rate, mean in means.items() if mean == max(means.values()))
+
+
+def edge_of(rate: float, tried: Iterable[float]) -> Literal["", "lowest", "highest"]:
+    """Which end of the rates that were tried the best one is; empty for neither."""
+    rates = list(tried)
+    return "lowest" if rate == min(rates) else "highest" if rate == max(rates) else ""

@@ -20,7 +20,8 @@ PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"
 class RateScore:
     """A cell at a rate: over the seeds, on held-out rows and on the test items (the table's own tasks).
 
-    `score`: None where a run failed. `gain`: of the picked rate over the protocol's, where they differ.
+    `score`: None where a run failed, and of runs that a rate is only picked by. `gain`: of the picked rate over the
+    protocol's, where they differ.
     """
 
     cell: Cell
@@ -37,6 +38,7 @@ class RateScore:
 def rate_scores(results: Results, table: str) -> list[RateScore]:
     """Every cell of a table at every rate."""
     plan = results.plan
+    staged = bool(plan.experiment.tables[table].picking_seeds)
     default, rows = plan.protocol(table).learning_rate, []
     for cell, rates in scores_by_rate(results, table).items():
         best = pick(rates)
@@ -54,7 +56,7 @@ def rate_scores(results: Results, table: str) -> list[RateScore]:
                     validation_items=items,
                     validation=over_seeds(shares),
                     score=over_seeds(tested) if tested else None,
-                    gain=gain(results, cell, best, default) if rate == best != default else None,
+                    gain=gain(results, cell, best, default) if rate == best != default and not staged else None,
                 )
             )
     return rows
@@ -92,4 +94,5 @@ def gain(results: Results, cell: Cell, best: float, default: float) -> Pair | No
 
 
 def _runs(plan: Plan, cell: Cell, rate: float) -> list[Run]:
-    return [run for run in plan.runs_of(cell.table) if run.cell == cell and run.learning_rate == rate]
+    runs = plan.picking_runs(cell.table) or plan.runs_of(cell.table)
+    return [run for run in runs if run.cell == cell and run.learning_rate == rate]

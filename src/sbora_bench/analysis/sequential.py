@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from sbora_bench.analysis.estimate import Estimate, over_seeds
+from sbora_bench.plan.stages import FIRST_LOOK
 
-FIRST_LOOK = 4  # with fewer seeds a t of several looks rests on a spread of two or three numbers
 DRAWS = 500_000
 
 

@@ -19,7 +19,15 @@ from sbora_bench import gpus
 from sbora_bench.cli.footprint import ESTIMATING
 from sbora_bench.cli.grouped import Grouped
 from sbora_bench.cli.init import init
-from sbora_bench.cli.plan import PLANNING, experiment_option, load, narrowing_options, results_folder, results_option
+from sbora_bench.cli.plan import (
+    PLANNING,
+    experiment_option,
+    load,
+    load_so_far,
+    narrowing_options,
+    results_folder,
+    results_option,
+)
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
@@ -119,6 +127,35 @@ for stage, module, does in (
 
 
 @cli.command()
+@experiment_option
+@narrowing_options
+@results_option
+@click.option("--table", required=True, help="The table whose learning rates are picked.")
+def pick(experiment: str, results: Path | None, table: str, **part: str) -> None:
+    """Pick a learning rate for each cell of a table by held-out training rows; leaves rates/TABLE.json."""
+    loaded = load(experiment, **part)
+    loaded.table(table, "pick")
+    from sbora_bench.analysis.pick import pick as stage
+
+    stage(loaded, table, results_folder(loaded.name, results))
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@results_option
+@click.option("--table", required=True, help="The table whose comparisons are looked at.")
+@click.option("--look", "number", type=int, required=True, help="Which of its looks; the first is 1.")
+def look(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
+    """Decide a table's planned comparisons on the seeds so far; leaves looks/TABLE-N.json."""
+    loaded = load(experiment, **part)
+    loaded.table(table, "look")
+    from sbora_bench.analysis.look import look as stage
+
+    stage(loaded, table, number, results_folder(loaded.name, results))
+
+
+@cli.command()
 @click.argument("adapter")
 @click.option("--model", required=True, help="Its base: a model of the catalog, or a local folder.")
 @click.option("--suite", required=True, help="commonsense, arithmetic, mmlu, or one of your own.")
@@ -192,9 +229,9 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
     @narrowing_options
     @results_option
     def command(experiment: str, results: Path | None, **part: str) -> None:
-        loaded, made = load(experiment, **part), import_module(f"sbora_bench.{module}")
+        (loaded, folder), made = load_so_far(experiment, results, **part), import_module(f"sbora_bench.{module}")
         gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
-        getattr(made, stage)(loaded, results_folder(loaded.name, results))
+        getattr(made, stage)(loaded, folder)
 
     return command
 
@@ -217,11 +254,11 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
     """Name the runs that failed, with the reasons; exit status 1 if there are any."""
     from sbora_bench.results.failures import failed_runs
 
-    loaded = load(experiment, **part)
-    failed = failed_runs(loaded, results_folder(loaded.name, results))
+    loaded, folder = load_so_far(experiment, results, **part)
+    failed = failed_runs(loaded, folder)
     for run, reason in failed.items():
         click.echo(f"{run}: failed: {reason}")
-    click.echo(f"{len(failed)} of {len(loaded.runs)} runs failed")
+    click.echo(f"{len(failed)} of {len(loaded.all_runs)} runs failed")
     if failed:
         click.echo("run them again with: snakemake --cores all --config retry_failed=true (and the experiment)")
         sys.exit(1)

@@ -40,6 +40,15 @@ def load(experiment: str, only: str, seeds: str, limit: str) -> "Plan":
     return narrowed(load_plan(experiment), only, seeds, limit)
 
 
+def load_so_far(experiment: str, results: Path | None, **part: str) -> tuple["Plan", Path]:
+    """The Plan of a command that reads results, with the runs that are asked for by now, and the results folder."""
+    from sbora_bench.results.stages import so_far
+
+    whole = load(experiment, **part)
+    folder = results_folder(whole.name, results)
+    return so_far(whole, folder), folder
+
+
 def results_folder(experiment: str, results: Path | None) -> Path:
     """Where the results of an experiment lie, named or given as a YAML file, unless `--results` says otherwise."""
     path = Path(experiment)

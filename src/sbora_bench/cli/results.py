@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
+from sbora_bench.cli.plan import experiment_option, load, load_so_far, narrowing_options, results_folder, results_option
 from sbora_bench.errors import UserError
 
 
@@ -16,7 +16,7 @@ from sbora_bench.errors import UserError
 @narrowing_options
 def verify(results: Path, experiment: str | None, **part: str) -> None:
     """Recompute the tables of RESULTS from the samples alone; a line a finding, exit status 2 if any."""
-    plan = load(experiment or _experiment_of(results), **part)
+    plan, _ = load_so_far(experiment or _experiment_of(results), results, **part)
     from sbora_bench.report import verify as stage
 
     findings, notes = stage.verify(plan, results)
@@ -102,11 +102,10 @@ def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) 
 @click.option("--json", "as_json", is_flag=True, help="All of it, and every run.")
 def status(experiment: str, results: Path | None, resources: Path, prune: bool, as_json: bool, **part: str) -> None:
     """How far EXPERIMENT is, from its files: done, running, failed, waiting; and the disk that it takes."""
-    plan = load(experiment, **part)
+    plan, place = load_so_far(experiment, results, **part)
     from sbora_bench.results import disk
     from sbora_bench.results import status as stage
 
-    place = results_folder(plan.name, results)
     by_state, used = stage.status(plan, place, resources), disk.usage(place)
     needless = disk.needless(plan, place, resources)
     room = disk.freed(list(needless))

@@ -15,13 +15,15 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.meta_twin import build
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.results.folders import footprint_of
 from sbora_bench.results.records import FootprintRecord, write_record
 
 SMALL = 512 * 2**20  # a step that is estimated to take no more bytes than this is run, too
 
 
 def run_footprints(plan: Plan, table: str, results: Path) -> None:
-    """Write `runs/<run>/footprint.json` below `results` for every run of a table; a cell is counted once.
+    """Write `runs/<run>/footprint.json` below `results` for every run of a table, or `footprints/<cell>.json` where
+    it isn't known beforehand which runs are made; a cell is counted once.
 
     Memory and FLOPs are those of an update at the protocol's longest, by the kernels of the device that is here.
     """
@@ -30,8 +32,8 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
     for cell, runs in plan.runs_by_cell(table).items():
         method = None if cell.is_base else plan.catalog.methods[cell.method]
         record = cell_footprint(plan.catalog, cell, method, protocol, kernels)
-        for run in runs:
-            write_record(Path(results) / "runs" / run.name / "footprint.json", record)
+        for path in dict.fromkeys(footprint_of(plan, results, run) for run in runs):
+            write_record(path, record)
 
 
 def cell_footprint(

@@ -355,7 +355,7 @@ def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         kinds = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
         models = [inner for field in fields for inner in _models_in(field.annotation)] or kinds or models
-    return {key for m in models for key in m.model_fields}
+    return {field.alias or key for m in models for key, field in m.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
@@ -23,12 +23,11 @@ from sbora_bench.plan.entry import NAME, Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
 from sbora_bench.plan.sizes import Grid, sized
+from sbora_bench.plan.stages import RateList, Rates, Seed, SeedList, Seeds, once
 from sbora_bench.strict_yaml import read_yaml
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 
 SCORED = ("tasks", "also", "answers", "fresh_items")  # of a run's settings, those that training doesn't depend on
 
@@ -38,7 +37,7 @@ class Table(Strict):
     suite: str
     train: str = Field(description="a training set of the catalog")
     protocol: str
-    seeds: list[Seed] = Field(min_length=1)
+    seeds: SeedList
     grids: list[Grid] = Field(min_length=1)
     items: str | None = Field(default=None, description="which items of each task: paper, ladder, ...")
     limit: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -61,8 +60,8 @@ class Table(Strict):
     )
     fresh_items: bool = Field(default=False, description="synthetic items made anew for each seed, by that seed")
     also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
-    learning_rates: list[Rate] = Field(
-        default_factory=list, description="train at each, show the best on held-out training rows"
+    learning_rates: RateList = Field(
+        default_factory=list, description="train at each, show the best on held-out training rows; or pick that first"
     )
     validation_items: Annotated[int, Field(ge=1)] = Field(
         default=200, description="training rows held out, at most, to pick a learning rate by"
@@ -72,13 +71,25 @@ class Table(Strict):
         default_factory=list, description="which cells are compared, declared before anything runs"
     )
 
-    @field_validator("seeds", "also", "learning_rates")
+    @field_validator("also")
     @classmethod
-    def _once(cls, values: list[Any], info: ValidationInfo) -> list[Any]:
-        if len(set(values)) < len(values):
-            one = {"seeds": "seed", "also": "suite", "learning_rates": "learning rate"}[str(info.field_name)]
-            raise ValueError(f"a {one} stands twice")
-        return values
+    def _once(cls, values: list[str]) -> list[str]:
+        return once(values, "suite")
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which it is looked whether a cell needs more; empty where all are run."""
+        return self.seeds.looks if isinstance(self.seeds, Seeds) else ()
+
+    @property
+    def staged(self) -> bool:
+        """Whether it is decided on the way which of its runs are made."""
+        return bool(self.looks or self.picking_seeds)
+
+    @property
+    def picking_seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs that a learning rate is picked by before the others are run; empty where none is."""
+        return self.learning_rates.picking_seeds if isinstance(self.learning_rates, Rates) else ()
 
 
 class Experiment(Strict):
@@ -96,6 +107,7 @@ class Plan:
     """A validated experiment with its catalog: the runs, and what each of them resolves to.
 
     `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them.
+    `numbers`: how many of its seeds each cell has; without, all of them.
     `part`: a command's options that stand for this part of the experiment file; empty for the whole.
     """
 
@@ -107,33 +119,48 @@ class Plan:
         path: str,
         rates: dict[Cell, float] | None = None,
         part: Sequence[str] = (),
+        numbers: dict[Cell, int] | None = None,
     ) -> None:
         self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
-        self.rates, self.part = rates or {}, tuple(part)
+        self.rates, self.part, self.numbers = rates or {}, tuple(part), numbers or {}
         self._check()
 
-    def at(self, rates: dict[Cell, float]) -> "Plan":
-        """The same with the runs of one learning rate alone for each of these cells."""
-        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part) if rates else self
+    def at(self, rates: dict[Cell, float], numbers: dict[Cell, int] | None = None) -> "Plan":
+        """The same with the runs of one learning rate alone, and of so many seeds, for each of these cells."""
+        rates, numbers = self.rates | rates, self.numbers | (numbers or {})
+        if not rates and not numbers:
+            return self
+        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part, numbers)
 
     @cached_property
     def runs(self) -> list[Run]:
         """Every run, bases first within a table, in the order of the file."""
         return [run for table in self.experiment.tables for run in self.runs_of(table)]
 
+    @cached_property
+    def all_runs(self) -> list[Run]:
+        """Those that a learning rate is picked by too, last."""
+        return [*self.runs, *(run for table in self.experiment.tables for run in self.picking_runs(table))]
+
     def runs_of(self, table: str) -> list[Run]:
+        """The runs that a table shows, or may show while it isn't decided which; bases first."""
         entry = self.experiment.tables[table]
-        grids = entry.grids
         rates: list[float | None] = [*entry.learning_rates] or [None]
+        runs: list[Run] = []
+        for cell in self.cells(table):
+            if cell.is_base:
+                runs.append(Run(cell))
+                continue
+            at = [self.rates[cell]] if cell in self.rates else rates
+            seeds = entry.seeds[: self.numbers.get(cell, len(entry.seeds))]
+            runs += [Run(cell, seed, rate) for rate in at for seed in seeds]
+        return runs
 
-        def rates_of(cell: Cell) -> list[float | None]:
-            return [self.rates[cell]] if cell in self.rates else rates
-
-        models = dict.fromkeys(model for grid in grids for model in grid.models)
-        bases = [Run(Cell(table, model, "base")) for model in models]
-        cells = [Cell(table, *names) for g in grids for names in itertools.product(g.models, g.methods, g.ranks)]
-        at = {cell: rates_of(cell) for cell in cells}
-        return bases + [Run(cell, seed, rate) for cell in cells for rate in at[cell] for seed in entry.seeds]
+    def picking_runs(self, table: str) -> list[Run]:
+        """The runs that a learning rate is picked by before the others; none where all are run at every rate."""
+        entry = self.experiment.tables[table]
+        at = list(itertools.product(entry.learning_rates, entry.picking_seeds))
+        return [Run(cell, seed, rate) for cell in self.tuned_cells(table) for rate, seed in at]
 
     def runs_by_cell(self, table: str) -> dict[Cell, list[Run]]:
         """Cell of a table -> its runs, bases first, in the order of the file."""
@@ -144,7 +171,10 @@ class Plan:
 
     def cells(self, table: str) -> list[Cell]:
         """The cells of a table, bases first."""
-        return list(self.runs_by_cell(table))
+        grids = self.experiment.tables[table].grids
+        models = dict.fromkeys(model for grid in grids for model in grid.models)
+        cells = [Cell(table, *names) for g in grids for names in itertools.product(g.models, g.methods, g.ranks)]
+        return [*(Cell(table, model, "base") for model in models), *cells]
 
     def tuned_cells(self, table: str) -> list[Cell]:
         """The cells of a table but its untuned bases."""
@@ -152,7 +182,7 @@ class Plan:
 
     @cached_property
     def _by_name(self) -> dict[str, Run]:
-        return {run.name: run for run in self.runs}
+        return {run.name: run for run in self.all_runs}
 
     def run(self, name: str) -> Run:
         """The run of that name. Raises UserError naming near ones."""
@@ -191,6 +221,12 @@ class Plan:
                     f" there is no average to compare; say metric: {GOLD_LOSS}"
                 )
         return metrics[0]
+
+    def table(self, name: str, where: str) -> Table:
+        """The table of that name. Raises UserError beginning with `where` and naming near ones."""
+        if name not in self.experiment.tables:
+            raise UserError(f"{where}: {one_of(name, self.experiment.tables, 'table')}")
+        return self.experiment.tables[name]
 
     def protocol(self, table: str, suite: str | None = None) -> Protocol:
         """The protocol of a table, or as it holds for a suite that the table scores beside its own."""
@@ -329,7 +365,17 @@ class Plan:
             if table.fresh_items:
                 self._check_fresh(name, f"{where}.fresh_items")
             default = self.protocol(name).learning_rate
-            if table.learning_rates and default not in table.learning_rates:
+            if both := sorted(set(table.seeds) & set(table.picking_seeds)):
+                raise UserError(
+                    f"{where}.learning_rates.seeds: found {both[0]}, which the table's own runs have; pick with others,"
+                    " of which no result is shown"
+                )
+            if table.looks and not table.comparisons:
+                raise UserError(
+                    f"{where}.seeds: looks, and no comparison that they could decide; plan comparisons, or give a list"
+                    " of seeds"
+                )
+            if table.learning_rates and not table.picking_seeds and default not in table.learning_rates:
                 raise UserError(
                     f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
                     f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
@@ -343,7 +389,7 @@ class Plan:
                     )
             for index, grid in enumerate(table.grids):
                 self._check_grid(grid, f"{where}.grids.{index}")
-            for run in self.runs_of(name):
+            for run in [*self.runs_of(name), *self.picking_runs(name)]:
                 if run.name in seen:
                     raise UserError(f"{where}.grids: run {run.name} stands twice; each run once")
                 seen.add(run.name)

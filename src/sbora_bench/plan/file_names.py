@@ -8,13 +8,24 @@ from dataclasses import dataclass, replace
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import MethodEntry
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.plan.metric import SHARE, Metric
 
 MODEL_CARD = "README.md"  # in an adapter's folder
 VALIDATION = "validation"  # folder of a table's data and of a run
 # names of the views that every experiment has beside its tables; the registry of views is held against it by a test
 RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells"})
+
+
+def scored_parts(plan: Plan, run: Run) -> tuple[str, ...]:
+    """Folders below a run's that hold its scores: of the held-out training rows, and of the items (its own folder).
+
+    A run that a learning rate is picked by is never scored on an item; nor are the others on held-out rows then.
+    """
+    table = plan.experiment.tables[run.table]
+    if table.picking_seeds:
+        return (VALIDATION,) if run.seed in table.picking_seeds else ("",)
+    return (VALIDATION, "") if table.learning_rates else ("",)
 
 
 @dataclass(frozen=True)

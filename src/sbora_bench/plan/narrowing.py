@@ -10,7 +10,9 @@ from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
+from sbora_bench.plan.comparison import Comparison
 from sbora_bench.plan.experiment import Plan, Table
+from sbora_bench.plan.sizes import Grid
 
 OPTIONS = ("only", "seeds", "limit")  # of the commands, and keys of `snakemake --config`
 LONGEST = 80  # signs of a results folder's name
@@ -100,11 +102,27 @@ def _part(plan: Plan, name: str, chosen: dict[str, list[str]], most: int | None)
         if (ranks := left("rank", g.ranks))
     ]
     grids = [grid for grid in grids if grid.models and grid.methods]
-    seeds = left("seed", table.seeds)
+    seeds = left("seed", table.seeds) if "seed" in chosen else table.seeds
     if not (left("table", [name]) and grids and seeds):
         return None
     limits = {task: min(most, table.limit.get(task, most)) for task in plan.scored(name)} if most else table.limit
-    return table.model_copy(update={"grids": grids, "seeds": seeds, "limit": limits})
+    comparisons = [part for one in table.comparisons if (part := _compared(one, grids))] if len(seeds) > 1 else []
+    if not comparisons and table.looks:
+        seeds = list(seeds[: table.looks[0]])
+    changes = {"grids": grids, "seeds": seeds, "limit": limits, "comparisons": comparisons}
+    return table.model_copy(update=changes)
+
+
+def _compared(comparison: Comparison, grids: list[Grid]) -> Comparison | None:
+    """What is left of a comparison: of the models that have both cells; None if no model has."""
+
+    def models(ranked: str) -> list[str]:
+        of = [grid for grid in grids if any(f"{m}-r{r}" == ranked for m in grid.methods for r in grid.ranks)]
+        return [model for grid in of for model in grid.models]
+
+    both = set(models(comparison.a)) & set(models(comparison.b))
+    left = [model for model in comparison.models if model in both]
+    return comparison.model_copy(update={"models": left}) if left or both and not comparison.models else None
 
 
 def _name(name: str, told: list[str]) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.look import look
+from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.plan.file_names import VALIDATION, scored_parts
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
@@ -40,6 +42,7 @@ from sbora_bench.results.records import (
     record_at,
     write_record,
 )
+from sbora_bench.results.stages import looks_made
 from sbora_bench.results.store import DONE
 from sbora_bench.results.table_data import difference
 
@@ -52,19 +55,20 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     """(findings, notes on what could not be checked); no finding where all is as the samples say."""
     if not (results / folders.RUNS).is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
-    lacking = [run for run in plan.runs if not (run_folder(results, run) / folders.SCORES).exists()]
+    last = {run: run_folder(results, run) / scored_parts(plan, run)[-1] / folders.SCORES for run in plan.all_runs}
+    lacking = [run for run, path in last.items() if not path.exists()]
     if len(lacking) > FEW:
         raise UserError(
-            f"{results}: {len(lacking)} of the {len(plan.runs)} runs of {plan.path} have no {folders.SCORES},"
+            f"{results}: {len(lacking)} of the {len(last)} runs of {plan.path} have no {folders.SCORES},"
             f" {lacking[0].name} say; run them, or verify the part that is here with its --only, --seeds and --limit"
         )
     findings: list[str] = []
     records: dict[Run, ScoresRecord] = {}
     held: dict[Run, ScoresRecord] = {}
     read = Results(plan, results)
-    for run in plan.runs:
-        varied = plan.experiment.tables[run.table].learning_rates
-        for part, those in [("", records)] + [(VALIDATION, held)] * bool(varied):
+    for run in plan.all_runs:
+        for part in sorted(scored_parts(plan, run)):
+            those = held if part else records
             try:
                 record = _record(plan, results, run, part)
                 read.training(run)
@@ -73,7 +77,7 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
                 findings += differences
             except UserError as error:
                 findings.append(str(error))
-    stored = {run: list(folders.store_folder(results, run).glob(f"*/{DONE}")) for run in records}
+    stored = {run: list(folders.store_folder(results, run).glob(f"*/{DONE}")) for run in records | held}
     for run, entries in stored.items():
         findings += changed(results, run, entries) if entries else []
     findings += mixed(read, records)
@@ -238,21 +242,22 @@ def differing(
     """
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder)
-        for name in (folders.DATA, "paper_footprint.csv"):
+        for name in (folders.DATA, folders.FOOTPRINTS, "paper_footprint.csv"):
             _link(results / name, again / name)
-        for run in plan.runs:
+        for run in plan.all_runs:
             for name in (folders.TRAINING, folders.FOOTPRINT, folders.SAMPLES):
                 _link(run_folder(results, run) / name, run_folder(again, run) / name)
             for part, those in (("", records), (VALIDATION, held)):
                 if run in those:
                     write_record(run_folder(again, run) / part / folders.SCORES, those[run])
         try:
+            decided = stages_again(plan, results, again)
             collect(plan, again)
             tables(plan, again)
         except UserError as error:
             yield f"the tables can't be drawn again: {_within(again, str(error))}"
             return
-        for name in [*COLLECTED, *table_files(plan)]:
+        for name in [*decided, *COLLECTED, *table_files(plan)]:
             if not (results / name).is_file():
                 yield f"{name}: missing"
                 continue
@@ -260,6 +265,19 @@ def differing(
             if present != due:
                 first = next(i for i in range(max(len(present), len(due))) if present[i : i + 1] != due[i : i + 1])
                 yield f"{name}: line {first + 1}: not what the samples give"
+
+
+def stages_again(plan: Plan, results: Path, again: Path) -> list[str]:
+    """Pick rates and take the looks that were taken in `results` anew in `again`; the names of their files."""
+    names: list[str] = []
+    for name, table in plan.experiment.tables.items():
+        if table.picking_seeds:
+            pick(plan, name, again)
+            names.append(str(folders.rates_file("", name)))
+        for record in looks_made(plan, results, name):
+            look(plan, name, record.look, again)
+            names.append(str(folders.look_file("", name, record.look)))
+    return names
 
 
 def _link(source: Path, target: Path) -> None:

@@ -49,7 +49,7 @@ def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
         checkpoints = store.checkpoints_of(bases / model)
         if checkpoints.is_dir() and (bases / model / "base.json").is_file():
             reasons[checkpoints] = "training ended well"
-    for run in plan.runs:
+    for run in plan.all_runs:
         kept = store_folder(results, run)
         for stage, (name, kind) in RECORDS.items():
             record = run_folder(results, run) / name

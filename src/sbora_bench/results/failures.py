@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder, store_folder
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 
+PARTS = ("", VALIDATION)  # of a run's folder that may hold a record: of the items, and of held-out rows
 LAST = 40  # lines of a log
 RECORDS: dict[str, tuple[str, type[Any]]] = {"finetune": (TRAINING, TrainRecord), "evaluate": (SCORES, ScoresRecord)}
 
@@ -20,7 +22,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {"finetune": (TRAINING, TrainRecord)
 def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
     """Run -> why it failed, as its records tell; in the order of the experiment."""
     failed = {}
-    for run in plan.runs:
+    for run in plan.all_runs:
         reasons = [_reason(run_folder(results, run), stage) for stage in RECORDS]
         if any(reasons):
             failed[run.name] = next(filter(None, reasons))
@@ -62,7 +64,8 @@ def forget(plan: Plan, results: Path) -> list[str]:
         for stage, (record, _) in RECORDS.items():
             run = run_folder(results, name)
             if _reason(run, stage):
-                (run / record).unlink()
+                for part in PARTS:
+                    (run / part / record).unlink(missing_ok=True)
             for entry in store_folder(results, name).glob(f"{stage}-*"):
                 if _reason(entry, stage):
                     shutil.rmtree(entry)
@@ -74,8 +77,11 @@ def _reason(folder: Path, stage: str) -> str:
     read, which is for the stage itself to tell.
     """
     name, kind = RECORDS[stage]
-    try:
-        record = read_record(folder / name, kind)
-    except UserError:
-        return ""
-    return (record.reason or "no reason was left") if record.status == "failed" else ""
+    for part in PARTS:
+        try:
+            record = read_record(folder / part / name, kind)
+        except UserError:
+            continue
+        if record.status == "failed":
+            return record.reason or "no reason was left"
+    return ""

@@ -2,15 +2,17 @@
 
 runs/<run>/{train,scores,footprint}.json, samples/<task>.jsonl, adapter/; validation/ has scores and samples, too
 data/<table>/{train,<task>}.jsonl, contamination.json
+rates/<table>.json, looks/<table>-<n>.json, footprints/<cell>.json: where rates are picked or seeds asked for in looks
 store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, footprint.csv, budget.csv
 """
 
 from pathlib import Path
 
-from sbora_bench.plan.experiment import Run
+from sbora_bench.plan.experiment import Plan, Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
+FOOTPRINTS = "footprints"
 LOGITS = "logits.safetensors"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
@@ -21,6 +23,23 @@ def run_folder(results: str | Path, run: Run | str) -> Path:
 
 def data_folder(results: str | Path, table: str) -> Path:
     return Path(results) / DATA / table
+
+
+def rates_file(results: str | Path, table: str) -> Path:
+    """Which learning rate was picked for each cell of a table."""
+    return Path(results) / "rates" / f"{table}.json"
+
+
+def look_file(results: str | Path, table: str, look: int) -> Path:
+    """What a look at a table's seeds so far says; the first is 1."""
+    return Path(results) / "looks" / f"{table}-{look}.json"
+
+
+def footprint_of(plan: Plan, results: str | Path, run: Run) -> Path:
+    """Beside a run's other records; one a cell where it isn't known beforehand which runs it has."""
+    if plan.experiment.tables[run.table].staged:
+        return Path(results) / FOOTPRINTS / f"{run.cell.name}.json"
+    return run_folder(results, run) / FOOTPRINT
 
 
 def store_folder(results: str | Path, run: Run | str) -> Path:

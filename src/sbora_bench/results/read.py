@@ -70,7 +70,7 @@ class Results:
 
     def footprint(self, run: Run) -> FootprintRecord | None:
         """What was counted of the run's cell, or None."""
-        return self._record(folders.run_folder(self.folder, run) / folders.FOOTPRINT, FootprintRecord)
+        return self._record(folders.footprint_of(self.plan, self.folder, run), FootprintRecord)
 
     def contamination(self, table: str) -> ContaminationRecord | None:
         """Which test items of a table stand in its training set, or None where that was not checked."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from sbora_bench import progress
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.file_names import scored_parts
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
@@ -64,11 +65,11 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     for base in sorted(bases & at.keys()):
         if not at[base].silent:
             by_state["running"][base] = str(at[base])
-    for run in plan.runs:
+    for run in plan.all_runs:
         name, trained = run.name, run.is_base or _has(results, run, TRAINING, TrainRecord)
         if name in failed:
             by_state["failed"][name] = failed[name]
-        elif trained and _has(results, run, SCORES, ScoresRecord):
+        elif trained and _has(results, run, f"{scored_parts(plan, run)[-1]}/{SCORES}", ScoresRecord):
             by_state["done"][name] = ""
         elif name in at and not at[name].silent:
             by_state["running"][name] = str(at[name])

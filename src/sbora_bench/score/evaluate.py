@@ -27,7 +27,7 @@ from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION
+from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, scored_parts
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results import store
 from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
@@ -87,7 +87,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
     data, adapter = table_data(plan, results, run.table), adapter_folder(plan, results, run)
     told = read_record(data / "contamination.json", ContaminationRecord)
     held = {}
-    if plan.experiment.tables[run.table].learning_rates:
+    if VALIDATION in scored_parts(plan, run):
         record = read_record(data / VALIDATION / "contamination.json", ContaminationRecord)
         held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
     return held | {
@@ -180,7 +180,8 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     table, configs = plan.experiment.tables[run.table], task_configs(plan, run.table)
     own = {task: configs[task] for task in plan.tasks(run.table)}
     metrics = {task: catalog.tasks[task].metrics for task in configs}
-    for part, asked in [(VALIDATION, own)] * bool(table.learning_rates) + [("", configs)]:
+    for part in scored_parts(plan, run):
+        asked = own if part == VALIDATION else configs
         told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
         of_seed = None if part else run.seed
         scores = score_tasks(

@@ -5,6 +5,7 @@ The choice itself is made in learning_rates.py, without the test items that are 
 
 from typing import Any
 
+from sbora_bench.analysis.learning_rates import edge_of
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.plan.experiment import Cell, Plan, rate_text
@@ -33,6 +34,8 @@ def rate_table(results: Results, table: str) -> PrintedTable:
     by_cell: dict[Cell, dict[float, RateScore]] = {}
     for row in rows:
         by_cell.setdefault(row.cell, {})[row.learning_rate] = row
+    if plan.experiment.tables[table].picking_seeds:
+        return _picked_first(results, table, by_cell)
     groups: dict[str, list[list[Text]]] = {}
     for cell, by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row.picked)
@@ -56,6 +59,31 @@ def rate_table(results: Results, table: str) -> PrintedTable:
     return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
 
 
+def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, RateScore]]) -> PrintedTable:
+    """The same of rates that were picked before the table's own runs were made: there is no other rate's test score."""
+    plan, entry = results.plan, results.plan.experiment.tables[table]
+    groups: dict[str, list[list[Text]]] = {}
+    for cell, by_rate in by_cell.items():
+        best = next(row for row in by_rate.values() if row.picked)
+        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
+        line += [Text(_held(by_rate[rate]), by_rate[rate].picked) for rate in entry.learning_rates]
+        edge = edge_of(best.learning_rate, by_rate)
+        line.append(Text(rate_text(best.learning_rate), below=(f"the {edge} tried",) if edge else ()))
+        groups.setdefault(cell.model, []).append(line)
+    rows = [row for by_rate in by_cell.values() for row in by_rate.values()]
+    n = max((row.validation_items for row in rows), default=0)
+    notes = [
+        f"Per cent right of {n:,} training rows held out of training, mean ± standard deviation over the seeds that"
+        f" only pick ({', '.join(map(str, entry.picking_seeds))}). Bold: the rate picked, the highest on the held-out"
+        " rows and of equals the lowest; a failed run has nothing right. Every other table is of runs at that rate with"
+        " other seeds. Where it is the lowest or the highest tried, a better one may lie beyond.",
+    ]
+    header = ["Model", "Method", *map(rate_text, entry.learning_rates), "Picked"]
+    numbers = [[*COLUMNS, *GAIN], *(_numbers(row) for row in rows)]
+    title = f"Learning rate by held-out training rows: {table_title(plan, table)}"
+    return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
+
+
 def _numbers(row: RateScore) -> list[Any]:
     cell, score = row.cell, row.score
     names = [cell.table, cell.model, cell.method, cell.rank, row.learning_rate, row.picked, row.default, row.seeds]
@@ -68,9 +96,13 @@ def _percent(score: Summary | None) -> str:
     return "failed" if score is None else f"{100 * score.mean:.1f}"
 
 
-def _rate_cell(row: RateScore) -> Text:
+def _held(row: RateScore) -> str:
     spread = "" if row.validation.sd is None else f" ± {100 * row.validation.sd:.1f}"
-    return Text(f"{100 * row.validation.mean:.1f}{spread}", row.picked, (f"test {_percent(row.score)}",))
+    return f"{100 * row.validation.mean:.1f}{spread}"
+
+
+def _rate_cell(row: RateScore) -> Text:
+    return Text(_held(row), row.picked, (f"test {_percent(row.score)}",))
 
 
 def _gain_cell(best: RateScore) -> Text:

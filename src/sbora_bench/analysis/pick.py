@@ -1,0 +1,41 @@
+"""The learning rate of each cell, picked before its runs are made: the best on held-out training rows.
+
+    sbora-bench pick -e EXPERIMENT --table TABLE
+
+Reads `runs/<run>/validation/` of the runs with the picking seeds alone, which are never scored on a test item.
+"""
+
+from pathlib import Path
+
+from sbora_bench.analysis.learning_rates import edge_of, scores_by_rate
+from sbora_bench.analysis.learning_rates import pick as best
+from sbora_bench.errors import UserError
+from sbora_bench.plan.experiment import Plan, rate_text
+from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.results.folders import rates_file
+from sbora_bench.results.read import Results
+from sbora_bench.results.records import write_record
+from sbora_bench.results.stages import PickedRate, RatesRecord, rates_hash
+
+
+def pick(plan: Plan, table: str, results: Path) -> None:
+    """Write `rates/<table>.json`, whole or not at all. Raises UserError where a run that it needs left no scores."""
+    if not plan.experiment.tables[table].picking_seeds:
+        raise UserError(f"{plan.path}: tables.{table}: no learning rate is picked; say learning_rates: {{pick, seeds}}")
+    read = Results(plan, results)
+    failed: dict[str, int] = {}
+    for run in plan.picking_runs(table):
+        record = read.scores(run, VALIDATION)
+        if record is None:
+            raise UserError(f"{results}: {run.name}: no scores of held-out rows; score it first")
+        failed[run.cell.name] = failed.get(run.cell.name, 0) + (record.status == "failed")
+    cells = {cell.name: picked(tried, failed[cell.name]) for cell, tried in scores_by_rate(read, table).items()}
+    rates = RatesRecord(experiment=plan.name, table=table, settings_sha256=rates_hash(plan, table), cells=cells)
+    write_record(rates_file(results, table), rates)
+
+
+def picked(tried: dict[float, list[float]], failed: int = 0) -> PickedRate:
+    """Of a cell's scores on held-out rows, a seed each, at each rate: the best rate, and whether it ends the grid."""
+    rate = best(tried)
+    means = {rate_text(rate): sum(scores) / len(scores) for rate, scores in tried.items()}
+    return PickedRate(learning_rate=rate, edge=edge_of(rate, tried), means=means, failed=failed)

@@ -1,0 +1,102 @@
+"""What of a table is decided while it runs: how many seeds a cell needs, and at which learning rate they are trained.
+
+Written as mappings in the places of plain lists; read, both are lists of all that may be run, and say the rest.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+
+from sbora_bench.plan.catalog import explain
+from sbora_bench.plan.entry import Strict
+
+FIRST_LOOK = 4  # seeds; with fewer a t of several looks rests on a spread of two or three numbers
+
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+def once(values: list[Any], one: str) -> list[Any]:
+    """The values. Raises ValueError where one stands twice."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"a {one} stands twice")
+    return values
+
+
+class Looks(Strict):
+    """Numbers of seeds after which the planned comparisons are decided; undecided ones go on to the next."""
+
+    looks: list[Annotated[int, Field(ge=FIRST_LOOK, strict=True)]] = Field(min_length=1)
+    first: Seed = Field(default=0, alias="from", description="the first seed; the others follow it")
+
+    @field_validator("looks")
+    @classmethod
+    def _ascending(cls, looks: list[int]) -> list[int]:
+        if looks != sorted(set(looks)):
+            raise ValueError("allowed are ascending numbers of seeds")
+        return looks
+
+
+class Seeds(list[int]):
+    """All seeds that a cell may be run with; `looks`: after how many it is looked whether more are needed."""
+
+    looks: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, looks: Looks) -> Self:
+        seeds = cls(range(looks.first, looks.first + looks.looks[-1]))
+        seeds.looks = tuple(looks.looks)
+        return seeds
+
+
+class PickedRates(Strict):
+    """Each cell is trained at every rate with seeds of its own; the best on held-out rows is its rate from then on."""
+
+    pick: list[Rate] = Field(min_length=2)
+    seeds: list[Seed] = Field(min_length=1, description="to pick with, none of the table's own")
+
+    @field_validator("pick")
+    @classmethod
+    def _rates_once(cls, rates: list[float]) -> list[float]:
+        return once(rates, "learning rate")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int]) -> list[int]:
+        return once(seeds, "seed")
+
+
+class Rates(list[float]):
+    """All learning rates that a cell may be run at; `picking_seeds`: those of the runs that one is picked by, none
+    where all the table's runs are made at every rate.
+    """
+
+    picking_seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, picked: PickedRates) -> Self:
+        rates = cls(picked.pick)
+        rates.picking_seeds = tuple(picked.seeds)
+        return rates
+
+
+def _seeds(value: Any, read: ValidatorFunctionWrapHandler) -> list[int]:
+    return Seeds.of(_typed(Looks, value)) if isinstance(value, dict) else once(read(value), "seed")
+
+
+def _rates(value: Any, read: ValidatorFunctionWrapHandler) -> list[float]:
+    return Rates.of(_typed(PickedRates, value)) if isinstance(value, dict) else once(read(value), "learning rate")
+
+
+def _typed(kind: type[Strict], value: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(explain(error, kind)) from None
+
+
+SeedList = Annotated[
+    Annotated[list[Seed], Field(min_length=1)],
+    WrapValidator(_seeds, json_schema_input_type=Annotated[list[Seed], Field(min_length=1)] | Looks),
+]
+RateList = Annotated[list[Rate], WrapValidator(_rates, json_schema_input_type=list[Rate] | PickedRates)]

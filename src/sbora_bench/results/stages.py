@@ -1,0 +1,129 @@
+"""What an experiment's stages have decided so far: the picked learning rates, and the seeds that cells still need.
+
+`sbora-bench pick` and `look` write these records, a table's each; the plan that is left of all that may be run is read
+from them alone, the same way whoever asks: the workflow, the tables, `status`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sbora_bench.files import hash_of
+from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell
+from sbora_bench.results.folders import look_file, rates_file
+from sbora_bench.results.records import Record, record_at
+
+
+class PickedRate(Strict):
+    """`edge`: the best rate is the grid's lowest or highest, so that a better one may lie beyond."""
+
+    learning_rate: float
+    edge: Literal["", "lowest", "highest"] = ""
+    means: dict[str, float] = Field(description="rate -> share of the held-out rows answered rightly, over the seeds")
+    failed: int = Field(default=0, description="runs that failed; they have nothing right")
+
+
+class RatesRecord(Record):
+    """`rates/<table>.json`."""
+
+    experiment: str
+    table: str
+    settings_sha256: str = Field(description="of the rates, the seeds to pick with and the cells")
+    cells: dict[str, PickedRate] = Field(description="by the cell's name")
+
+
+class Compared(Strict):
+    """What a look says of a planned comparison; the difference is a's score less b's, in the metric's unit."""
+
+    model: str
+    a: str
+    b: str
+    equal: Literal["rank", "parameters", "neither"]
+    metric: str
+    margin: float
+    verdict: Literal["better", "worse", "equivalent", "undecided"]
+    seeds: int = Field(description="that the verdict rests on")
+    failed: int = Field(description="seeds of this look in which a or b has no score")
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class LookRecord(Record):
+    """`looks/<table>-<n>.json`."""
+
+    experiment: str
+    table: str
+    look: int
+    looks: list[int]
+    alpha: float = Field(description="two-sided, of a comparison over all its looks")
+    settings_sha256: str = Field(description="of the looks, the seeds and the comparisons")
+    comparisons: list[Compared]
+    more: list[str] = Field(description="names of the cells that need the next look")
+
+
+def rates_hash(plan: Plan, table: str) -> str:
+    """The key of how a table picks its learning rates."""
+    entry = plan.experiment.tables[table]
+    cells = [cell.name for cell in plan.tuned_cells(table)]
+    return hash_of([[*entry.learning_rates], [*entry.picking_seeds], cells])
+
+
+def looks_hash(plan: Plan, table: str) -> str:
+    """The key of how a table's comparisons are decided."""
+    entry = plan.experiment.tables[table]
+    return hash_of([[*entry.seeds], [*entry.looks], [one.model_dump(mode="json") for one in entry.comparisons]])
+
+
+def picked_rates(plan: Plan, results: Path, table: str) -> RatesRecord | None:
+    """The rates that a table's stage picked, or None; also where they were picked by another plan than this."""
+    record = record_at(rates_file(results, table), RatesRecord)
+    return record if record is not None and record.settings_sha256 == rates_hash(plan, table) else None
+
+
+def look_at(plan: Plan, results: Path, table: str, look: int) -> LookRecord | None:
+    """What a look said, or None; also where it was of another plan than this."""
+    record = record_at(look_file(results, table, look), LookRecord)
+    return record if record is not None and record.settings_sha256 == looks_hash(plan, table) else None
+
+
+def looks_made(plan: Plan, results: Path, table: str) -> list[LookRecord]:
+    """A table's looks so far, in order."""
+    made: list[LookRecord] = []
+    for number in range(1, len(plan.experiment.tables[table].looks) + 1):
+        record = look_at(plan, results, table, number)
+        if record is None:
+            break
+        made.append(record)
+    return made
+
+
+def is_staged(plan: Plan) -> bool:
+    """Whether what runs is decided on the way."""
+    return any(table.staged for table in plan.experiment.tables.values())
+
+
+def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
+    """The plan with the runs that are asked for by what its stages have decided; the same where none decides.
+
+    `looks`: as it was after so many, where others were taken since. Cells whose rate isn't picked yet have no runs.
+    Raises UserError for a damaged record.
+    """
+    rates: dict[Cell, float] = {}
+    numbers: dict[Cell, int] = {}
+    for name, table in plan.experiment.tables.items():
+        cells = plan.tuned_cells(name)
+        if table.looks:
+            numbers |= dict.fromkeys(cells, table.looks[0])
+            for following, record in zip(table.looks[1:], looks_made(plan, results, name)[:looks], strict=False):
+                numbers |= {cell: following for cell in cells if cell.name in record.more}
+        if table.picking_seeds:
+            picked = picked_rates(plan, results, name)
+            if picked is None:
+                numbers |= dict.fromkeys(cells, 0)
+            else:
+                rates |= {cell: picked.cells[cell.name].learning_rate for cell in cells}
+    return plan.at(rates, numbers)

@@ -1,0 +1,43 @@
+# What is decided on the way, where an experiment says so: a learning rate for each cell, and which cells need more seeds.
+# Every run that may be asked for has its rule (finetune.smk, evaluate.smk); these checkpoints say which are.
+checkpoint pick:
+    """The learning rate of each cell of a table, by held-out training rows."""
+    input:
+        FILES.picking,
+    output:
+        f"{FILES.root}/rates/{{table}}.json",
+    log:
+        f"{FILES.root}/logs/pick/{{table}}.log",
+    wildcard_constraints:
+        table=FILES.staged_tables,
+    conda:
+        "../../environment.yml"
+    params:
+        asked=ASKED,
+        code=code("analysis.pick"),
+        results=FILES.root,
+        settings=FILES.stage_settings,
+    shell:
+        "sbora-bench pick {params.asked:q} --results {params.results:q} --table {wildcards.table:q} > {log:q} 2>&1"
+
+
+checkpoint look:
+    """The planned comparisons of a table on the seeds so far: decided, or in need of more."""
+    input:
+        looked_at(FILES, checkpoints),
+    output:
+        f"{FILES.root}/looks/{{table}}-{{look}}.json",
+    log:
+        f"{FILES.root}/logs/look/{{table}}-{{look}}.log",
+    wildcard_constraints:
+        table=FILES.staged_tables,
+        look="[0-9]+",
+    conda:
+        "../../environment.yml"
+    params:
+        asked=ASKED,
+        code=code("analysis.look"),
+        results=FILES.root,
+        settings=FILES.stage_settings,
+    shell:
+        "sbora-bench look {params.asked:q} --results {params.results:q} --table {wildcards.table:q} --look {wildcards.look:q} > {log:q} 2>&1"
