@@ -3,11 +3,13 @@
 Reads `runs/<run>/validation/` alone, never a test item's score.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
-from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord
 
@@ -23,11 +25,14 @@ def picked(results: Results) -> Results:
 
 
 def scores_by_rate(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:
-    """Cell -> rate -> share of the held-out rows answered rightly, a seed each."""
+    """Cell -> rate -> share of the held-out rows answered rightly, a seed each; of a table that is compared by the loss
+    of the gold answer less that loss. The higher the better.
+    """
+    score = less_loss if by_loss(results.plan, table) else share_right
     shares: dict[Cell, dict[float, list[float]]] = {}
     for run in results.plan.picking_runs(table) or results.plan.runs_of(table):
         if run.learning_rate is not None:
-            share = share_right(results.scores(run, VALIDATION))[0]
+            share = score(results.scores(run, VALIDATION))[0]
             shares.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
     return shares
 
@@ -41,6 +46,20 @@ def share_right(record: ScoresRecord | None) -> tuple[float, int]:
     scores = [(score.value, score.n) for score in tasks if score.value is not None]
     items = sum(n for _, n in scores)
     return (sum(value * n for value, n in scores) / items if items else 0.0), items
+
+
+def by_loss(plan: Plan, table: str) -> bool:
+    """Whether a table's rates are picked by the loss of the gold answer."""
+    entry = plan.experiment.tables[table]
+    return bool(entry.picking_seeds) and entry.metric == GOLD_LOSS
+
+
+def less_loss(record: ScoresRecord | None) -> tuple[float, int]:
+    """Minus the mean loss of all held-out rows' gold answers, and their number; minus infinity of a run that failed."""
+    tasks = record.tasks.values() if record else ()
+    losses = [(task.extra[GOLD_LOSS], task.n) for task in tasks if GOLD_LOSS in task.extra]
+    items = sum(n for _, n in losses)
+    return (-sum(loss * n for loss, n in losses) / items if items else -math.inf), items
 
 
 def pick(rates: dict[float, list[float]]) -> float:

@@ -5,6 +5,7 @@
 Reads `runs/<run>/validation/` of the runs with the picking seeds alone, which are never scored on a test item.
 """
 
+import math
 from pathlib import Path
 
 from sbora_bench.analysis.learning_rates import edge_of, scores_by_rate
@@ -37,5 +38,6 @@ def pick(plan: Plan, table: str, results: Path) -> None:
 def picked(tried: dict[float, list[float]], failed: int = 0) -> PickedRate:
     """Of a cell's scores on held-out rows, a seed each, at each rate: the best rate, and whether it ends the grid."""
     rate = best(tried)
-    means = {rate_text(rate): sum(scores) / len(scores) for rate, scores in tried.items()}
-    return PickedRate(learning_rate=rate, edge=edge_of(rate, tried), means=means, failed=failed)
+    means = {rate: sum(scores) / len(scores) for rate, scores in tried.items()}
+    known = {rate_text(rate): mean if math.isfinite(mean) else None for rate, mean in means.items()}
+    return PickedRate(learning_rate=rate, edge=edge_of(rate, tried), means=known, failed=failed)

@@ -5,7 +5,7 @@ The choice itself is made in learning_rates.py, without the test items that are 
 
 from dataclasses import dataclass, replace
 
-from sbora_bench.analysis.learning_rates import pick, scores_by_rate, share_right
+from sbora_bench.analysis.learning_rates import by_loss, less_loss, pick, scores_by_rate, share_right
 from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, over_seeds
@@ -44,7 +44,8 @@ def rate_scores(results: Results, table: str) -> list[RateScore]:
         best = pick(rates)
         for rate, shares in rates.items():
             runs = _runs(plan, cell, rate)
-            items = max(share_right(results.scores(run, VALIDATION))[1] for run in runs)
+            held = less_loss if by_loss(plan, table) else share_right
+            items = max(held(results.scores(run, VALIDATION))[1] for run in runs)
             tested = [average for run in runs if (average := own_average(results, run)) is not None]
             rows.append(
                 RateScore(

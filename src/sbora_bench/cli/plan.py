@@ -62,9 +62,17 @@ def results_folder(experiment: str, results: Path | None) -> Path:
 @click.option("--device", default="a100-80gb", show_default=True, help="For --cost: a card of the catalog, or cpu.")
 @click.option("--calibrate", is_flag=True, help="For --cost: time training steps on this machine, and go by them.")
 @click.option("--price", type=click.FloatRange(min=0), help="For --cost: of an hour of the device, in any currency.")
+@click.option("--power", type=float, metavar="SD", help="The smallest differences that can be shown, from this spread.")
 @click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
 def plan(
-    experiment: str, cost: bool, device: str, calibrate: bool, price: float | None, as_json: bool, **part: str
+    experiment: str,
+    cost: bool,
+    device: str,
+    calibrate: bool,
+    price: float | None,
+    power: float | None,
+    as_json: bool,
+    **part: str,
 ) -> None:
     """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
     from sbora_bench.inputs.check import checked_plan
@@ -77,6 +85,9 @@ def plan(
         return
     if price is not None:
         raise UserError("plan: --price belongs to --cost; say plan --cost --price")
+    if power is not None:
+        _print_power(loaded, power)
+        return
     if calibrate:
         raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
     if as_json:
@@ -84,12 +95,47 @@ def plan(
         return
     for name, table in loaded.experiment.tables.items():
         seeds = ",".join(map(str, table.seeds))
-        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}")
+        looks = f" (looks at {', '.join(map(str, table.looks))})" if table.looks else ""
+        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}{looks}")
         rates = ",".join(map(rate_text, table.learning_rates))
         varied = (f"-lr{{{rates}}}" if rates else "") + f"-s{{{seeds}}}"
         for cell in loaded.cells(name):
             click.echo(f"  {cell.name}" + ("" if cell.is_base else varied))
-    click.echo(f"{len(loaded.runs)} runs in {len(loaded.experiment.tables)} tables; results/{loaded.name}/")
+        if table.picking_seeds:
+            picking = len(loaded.picking_runs(name))
+            click.echo(
+                f"  {picking} runs before, with seeds {','.join(map(str, table.picking_seeds))}, to pick the rates"
+            )
+        for comparison in loaded.comparisons(name):
+            click.echo(f"  compared: {comparison.name}")
+    tables = list(loaded.experiment.tables.values())
+    most = "at most, " if any(table.staged for table in tables) else ""
+    click.echo(f"{loaded.most_runs} runs {most}in {len(tables)} tables; results/{loaded.name}/")
+
+
+def _print_power(loaded: "Plan", sd: float) -> None:
+    """`sd`: of one seed's difference, in the metric's unit."""
+    from sbora_bench.analysis.look import ALPHA
+    from sbora_bench.analysis.power import LIKELY, smallest_difference
+    from sbora_bench.analysis.sequential import nominal_level
+
+    if not 0 < sd < float("inf"):
+        raise UserError(f"plan: --power: found {sd}, allowed the spread of one seed's difference, above 0")
+    planned = {name: loaded.comparisons(name) for name in loaded.experiment.tables}
+    if not any(planned.values()):
+        raise UserError(f"{loaded.path}: no comparison is planned; say in a table's comparisons what is to be shown")
+    for name, comparisons in planned.items():
+        table = loaded.experiment.tables[name]
+        looks = table.looks or (len(table.seeds),)
+        for comparison in comparisons:
+            level = nominal_level(looks, ALPHA / len(comparisons))
+            shown = [f"{smallest_difference(seeds, level, sd):.4g} at {seeds} seeds" for seeds in looks]
+            click.echo(
+                f"{name}: {comparison.name}: {', '.join(shown)} (level {level:.4f}, margin {comparison.margin:g})"
+            )
+    click.echo(
+        f"Each is shown in {100 * LIKELY:.0f} of 100 such experiments if one seed's difference spreads by {sd:g}"
+    )
 
 
 def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | None, as_json: bool) -> None:

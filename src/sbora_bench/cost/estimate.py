@@ -47,8 +47,8 @@ BASIS = {
 
 @dataclass(frozen=True)
 class CellCost:
-    """What a cell of a table costs, its seeds folded: figures of one run, but for `seeds`. None: doesn't apply, or
-    isn't known.
+    """What a cell of a table costs, its seeds folded: figures of one run, but for `seeds`: how many runs at most, those
+    that a learning rate is picked by too; `first`: how many up to the first look. None: doesn't apply, or isn't known.
 
     `micro_batch` x `accumulation` is the protocol's batch, split so that it fits; 0 x 0 where one example is too much.
     """
@@ -59,6 +59,7 @@ class CellCost:
     rank: int | None
     run: str
     seeds: int
+    first: int
     steps: int | None
     tokens: int | None
     micro_batch: int | None
@@ -82,18 +83,23 @@ class CellCost:
     @property
     def hours(self) -> float | None:
         """Hours of all seeds at most, of training alone where scoring's speed isn't known; None where nothing is."""
-        return self._of_all_seeds(self.train_hours, self.score_hours)
+        return self._of(self.seeds, self.train_hours, self.score_hours)
 
     @property
     def expected_hours(self) -> float | None:
         """Hours of all seeds by the lengths that are known."""
-        return self._of_all_seeds(self.expected_train_hours, self.expected_score_hours)
+        return self._of(self.seeds, self.expected_train_hours, self.expected_score_hours)
 
-    def _of_all_seeds(self, train: float | None, score: float | None) -> float | None:
+    @property
+    def first_hours(self) -> float | None:
+        """The same of the runs up to the first look."""
+        return self._of(self.first, self.expected_train_hours, self.expected_score_hours)
+
+    def _of(self, runs: int, train: float | None, score: float | None) -> float | None:
         if self.steps is not None and train is None:
             return None
         parts = [part for part in (train, score) if part is not None]
-        return self.seeds * sum(parts) if parts else None
+        return runs * sum(parts) if parts else None
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,8 @@ def cell_cost(
         **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
         **training,
         run=cell.name,
-        seeds=len(plan.runs_by_cell(cell.table)[cell]),
+        seeds=plan.run_count(cell),
+        first=plan.run_count(cell, first=True),
         score_hours=None if seconds is None else seconds / 3600,
         expected_score_hours=None if expected is None else expected / 3600,
         score_peak_bytes=peak,

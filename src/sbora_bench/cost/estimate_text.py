@@ -32,6 +32,8 @@ def summary(
         "price": None
         if price is None
         else {"an_hour": price, "expected": expected * price, "most": sum(known) * price},
+        "runs_at_first_look": sum(cell.first for cell in cells),
+        "hours_at_first_look": sum(cell.first_hours or 0.0 for cell in cells),
         "cells_without_hours": len(cells) - len(known),
         "adapter_bytes": sum(cell.seeds * cell.adapter_bytes for cell in cells),
         "samples_bytes": sum(cell.seeds * cell.samples_bytes for cell in cells),
@@ -82,6 +84,12 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
     disk = [costs["adapter_bytes"], costs["samples_bytes"], sum(costs["base_bytes"].values())]
     spare = f"; at most {_size(costs['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
     unknown = f" ({costs['cells_without_hours']} cells not known)" if costs["cells_without_hours"] else ""
+    staged = costs["runs_at_first_look"] < costs["runs"]
+    if staged:
+        console.print(
+            f"\nAt the first look {costs['runs_at_first_look']} runs on {title}:"
+            f" {_hours(costs['hours_at_first_look'])} hours expected; with no comparison decided before the last look:"
+        )
     console.print(
         f"\n{costs['runs']} runs on {title}: {_hours(costs['expected_hours'])} hours expected, at most"
         f" {_hours(costs['hours'])}{unknown}{_price(costs['price'])}; disk {_size(sum(disk))}:"

@@ -162,6 +162,21 @@ class Plan:
         at = list(itertools.product(entry.learning_rates, entry.picking_seeds))
         return [Run(cell, seed, rate) for cell in self.tuned_cells(table) for rate, seed in at]
 
+    @property
+    def most_runs(self) -> int:
+        """How many runs are made if all seeds are asked for."""
+        cells = [cell for table in self.experiment.tables for cell in self.cells(table)]
+        return sum(self.run_count(cell) for cell in cells)
+
+    def run_count(self, cell: Cell, first: bool = False) -> int:
+        """Runs of a cell, at most or up to the `first` look; those that a learning rate is picked by too."""
+        entry = self.experiment.tables[cell.table]
+        if cell.is_base:
+            return 1
+        rates = len(entry.learning_rates) or 1
+        seeds = entry.looks[0] if first and entry.looks else len(entry.seeds)
+        return rates * len(entry.picking_seeds) + seeds if entry.picking_seeds else rates * seeds
+
     def runs_by_cell(self, table: str) -> dict[Cell, list[Run]]:
         """Cell of a table -> its runs, bases first, in the order of the file."""
         runs: dict[Cell, list[Run]] = {}
@@ -380,7 +395,8 @@ class Plan:
                     f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
                     f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
                 )
-            for task in suites[0].tasks if table.learning_rates else ():
+            by_score = table.metric != GOLD_LOSS or not table.picking_seeds
+            for task in suites[0].tasks if table.learning_rates and by_score else ():
                 metric = self.catalog.tasks[task].metric
                 if not (metric.is_share and metric.higher_is_better):
                     raise UserError(

@@ -22,7 +22,10 @@ class PickedRate(Strict):
 
     learning_rate: float
     edge: Literal["", "lowest", "highest"] = ""
-    means: dict[str, float] = Field(description="rate -> share of the held-out rows answered rightly, over the seeds")
+    means: dict[str, float | None] = Field(
+        description="rate -> over the seeds, share of the held-out rows answered rightly, or less the loss of their"
+        " gold answers; null where that of a run is not known"
+    )
     failed: int = Field(default=0, description="runs that failed; they have nothing right")
 
 

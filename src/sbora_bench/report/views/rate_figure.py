@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sbora_bench.analysis.learning_rates import by_loss
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles
@@ -19,14 +21,19 @@ if TYPE_CHECKING:
 
 
 def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
-    """What is plotted of `rate_scores`: panel, method, rate, mean and standard deviation of the seeds, in per cent."""
+    """What is plotted of `rate_scores`: panel, method, rate, mean and standard deviation of the seeds, in per cent
+    or, where rates are picked by it, the loss."""
     points = []
     for row in rows:
+        loss = by_loss(plan, row.cell.table)
         for of, score in (("held-out training rows", row.validation), ("test items", row.score)):
-            if score is not None:
+            if score is not None and math.isfinite(score.mean):
                 panel = f"{model_titles(plan, row.cell.table)[row.cell.model]}, r = {row.cell.rank}: {of}"
                 point = {"panel": panel, "method": row.cell.method, "rate": row.learning_rate, "picked": row.picked}
-                points.append(point | {"mean": 100 * score.mean, "sd": 100 * (score.sd or 0.0)})
+                if loss:
+                    points.append(point | {"mean": -score.mean, "sd": score.sd or 0.0, "loss": True})
+                else:
+                    points.append(point | {"mean": 100 * score.mean, "sd": 100 * (score.sd or 0.0)})
     return points
 
 
@@ -45,8 +52,11 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
         axis.set_xticks([], minor=True)
         axis.set_xlabel("Learning rate")
-        axis.set_ylabel("Score, %")
-        axis.set_ylim(0, 100)
+        if any("loss" in row for row in shown):
+            axis.set_ylabel("Loss of the gold answer, nats a token")
+        else:
+            axis.set_ylabel("Score, %")
+            axis.set_ylim(0, 100)
 
     return panels(rows, draw, across=2)
 

@@ -3,9 +3,10 @@
 The choice itself is made in learning_rates.py, without the test items that are read here.
 """
 
+import math
 from typing import Any
 
-from sbora_bench.analysis.learning_rates import edge_of
+from sbora_bench.analysis.learning_rates import by_loss, edge_of
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.plan.experiment import Cell, Plan, rate_text
@@ -61,21 +62,22 @@ def rate_table(results: Results, table: str) -> PrintedTable:
 
 def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, RateScore]]) -> PrintedTable:
     """The same of rates that were picked before the table's own runs were made: there is no other rate's test score."""
-    plan, entry = results.plan, results.plan.experiment.tables[table]
+    plan, entry, loss = results.plan, results.plan.experiment.tables[table], by_loss(results.plan, table)
     groups: dict[str, list[list[Text]]] = {}
     for cell, by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row.picked)
         line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
-        line += [Text(_held(by_rate[rate]), by_rate[rate].picked) for rate in entry.learning_rates]
+        line += [Text(_held(by_rate[rate], loss), by_rate[rate].picked) for rate in entry.learning_rates]
         edge = edge_of(best.learning_rate, by_rate)
         line.append(Text(rate_text(best.learning_rate), below=(f"the {edge} tried",) if edge else ()))
         groups.setdefault(cell.model, []).append(line)
     rows = [row for by_rate in by_cell.values() for row in by_rate.values()]
     n = max((row.validation_items for row in rows), default=0)
     notes = [
-        f"Per cent right of {n:,} training rows held out of training, mean ± standard deviation over the seeds that"
-        f" only pick ({', '.join(map(str, entry.picking_seeds))}). Bold: the rate picked, the highest on the held-out"
-        " rows and of equals the lowest; a failed run has nothing right. Every other table is of runs at that rate with"
+        f"{'Loss of the gold answer, nats a token,' if loss else 'Per cent right'} of {n:,} training rows held out of"
+        " training, mean ± standard deviation over the seeds that only pick"
+        f" ({', '.join(map(str, entry.picking_seeds))}). Bold: the rate picked, the best on the held-out rows and of"
+        " equals the lowest; a rate at which a run failed is none. Every other table is of runs at that rate with"
         " other seeds. Where it is the lowest or the highest tried, a better one may lie beyond.",
     ]
     header = ["Model", "Method", *map(rate_text, entry.learning_rates), "Picked"]
@@ -96,9 +98,14 @@ def _percent(score: Summary | None) -> str:
     return "failed" if score is None else f"{100 * score.mean:.1f}"
 
 
-def _held(row: RateScore) -> str:
-    spread = "" if row.validation.sd is None else f" ± {100 * row.validation.sd:.1f}"
-    return f"{100 * row.validation.mean:.1f}{spread}"
+def _held(row: RateScore, loss: bool = False) -> str:
+    """On the held-out rows: per cent right, or the loss, which less itself is what a rate is picked by."""
+    mean, sd = row.validation.mean, row.validation.sd
+    if not math.isfinite(mean):
+        return "failed"
+    if loss:
+        return f"{-mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
+    return f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 
 def _rate_cell(row: RateScore) -> Text:
