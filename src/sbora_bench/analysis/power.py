@@ -16,4 +16,7 @@ def smallest_difference(seeds: int, level: float, sd: float, power: float = LIKE
     def lacking(shift: float) -> float:
         return float(stats.nct.sf(critical, degrees, shift) + stats.nct.cdf(-critical, degrees, shift)) - power
 
-    return float(optimize.brentq(lacking, 0.0, 10 * critical + 10)) * sd / seeds**0.5
+    beyond = critical
+    while lacking(beyond) < 0:  # in small steps: far out scipy's noncentral t is not a number
+        beyond *= 1.2
+    return float(optimize.brentq(lacking, 0.0, beyond)) * sd / seeds**0.5
