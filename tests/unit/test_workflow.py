@@ -10,6 +10,9 @@ from sbora_bench import workflow
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.results.folders import look_file
+from sbora_bench.results.records import write_record
+from sbora_bench.results.stages import LookRecord, looks_hash
 from tests.workplace import ROOT, workplace  # noqa: F401
 
 
@@ -192,3 +195,86 @@ def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workp
         assert {key for key in before if before[key] != after[key]} == changed, name
         inputs[name].write_bytes(content)
         assert keys() == before
+
+
+LOOKS = (
+    (("tables", "sums", "seeds"), {"looks": [4, 6], "from": 0}),
+    (("tables", "sums", "learning_rates"), {"pick": [1e-3, 1e-2], "seeds": [100]}),
+    (("tables", "sums", "comparisons"), [{"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}]),
+    (("runs_per_job",), 3),
+)
+
+
+def test_a_job_has_only_runs_that_are_asked_for_together(workplace):  # noqa: F811
+    plan = load_plan(workplace.experiment(*LOOKS))
+    carried = list(workflow.jobs(plan, "sums", "finetune"))
+    assert sorted(run.name for job in carried for run in job) == sorted(r.name for r in workflow.tuned(plan.all_runs))
+    seeds = {tuple(run.seed for run in job) for job in carried}
+    assert seeds == {(0, 1, 2), (3,), (4, 5), (100, 100, 100), (100,)}
+    assert all(len({(run.cell, run.learning_rate) for run in job}) == 1 for job in carried if job[0].seed != 100)
+    without = load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:]))
+    first = [job for job in workflow.jobs(without, "sums", "finetune") if job[0].seed < 4]
+    assert [len(job) for job in first] == [3, 3, 2]  # all are asked for: cells share them
+
+
+class Waiting(Exception):
+    """In the place of Snakemake's, of a checkpoint that has not run."""
+
+
+def checkpoints(there: set[str]):
+    def get(**wildcards) -> None:
+        name = "-".join(map(str, wildcards.values()))
+        if name not in there:
+            raise Waiting(name)
+
+    return SimpleNamespace(pick=SimpleNamespace(get=get), look=SimpleNamespace(get=get))
+
+
+def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
+    fixed = workflow.Files(load_plan(workplace.experiment()))
+    assert workflow.asked_for(fixed, None, "records") == fixed.records
+    staged = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
+    (records,) = workflow.asked_for(staged, checkpoints(set()), "records")
+    with pytest.raises(Waiting, match="^sums$"):
+        records(SimpleNamespace())
+    look = workflow.looked_at(staged, checkpoints(set()))
+    with pytest.raises(Waiting, match="^sums$"):
+        look(SimpleNamespace(table="sums", look="1"))
+    assert len(staged.picking(SimpleNamespace(table="sums"))) == 2 * 2
+    assert staged.footprints("sums") == [f"results/small/footprints/{c.name}.json" for c in staged.plan.cells("sums")]
+    assert (
+        staged.depth(staged.scored(staged.plan.picking_runs("sums")))
+        == 4
+        == staged.depth(fixed.scored(fixed.plan.runs)) + 1
+    )
+
+
+def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
+    files = workflow.Files(load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:])))
+    plan = files.plan
+    look = workflow.looked_at(files, checkpoints({"sums-1"}))
+
+    def seeds(paths: list[str]) -> set[str]:
+        return {path.split("/")[3].rpartition("-")[2] for path in paths if "base" not in path}
+
+    assert seeds(look(SimpleNamespace(table="sums", look="1"))) == {"s0", "s1", "s2", "s3"}
+    cells = [cell.name for cell in plan.tuned_cells("sums")]
+    record = LookRecord(
+        experiment="small", table="sums", look=1, looks=[4, 6], alpha=0.05, settings_sha256=looks_hash(plan, "sums"),
+        comparisons=[], more=cells[:1],
+    )  # fmt: skip
+    write_record(look_file(files.root, "sums", 1), record)
+    more = look(SimpleNamespace(table="sums", look="2"))
+    assert seeds([path for path in more if cells[0] in path]) == {"s0", "s1", "s2", "s3", "s4", "s5"}
+    assert seeds([path for path in more if cells[1] in path]) == {"s0", "s1", "s2", "s3"}
+    (records,) = workflow.asked_for(files, checkpoints({"sums-1"}), "score_records")
+    with pytest.raises(Waiting, match="^sums-2$"):
+        records(SimpleNamespace())
+    write_record(look_file(files.root, "sums", 1), record.model_copy(update={"more": []}))
+    assert seeds(records(SimpleNamespace())) == {"s0", "s1", "s2", "s3"}
+
+
+def test_results_in_a_storage_cannot_be_looked_at(workplace):  # noqa: F811
+    path = workplace.experiment(*LOOKS)
+    with pytest.raises(UserError, match="results in a storage are not"):
+        workflow.requested({"experiment": path}, in_storage=True, dry=True, data=False)

@@ -70,7 +70,7 @@ def components(scores: np.ndarray) -> list[Component]:
 def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
     """Averages of the table's tasks as they are shown, (index seeds, seeds); None where a run has none."""
     results = picked(results)
-    seeds = results.plan.experiment.tables[group.table].seeds
+    seeds = results.plan.experiment.tables[group.table].common_seeds
     runs = {(run.model, run.rank, run.method, run.seed): run for run in results.plan.runs_of(group.table)}
     values = [
         [own_average(results, runs[group.model, group.rank, method, seed]) for seed in seeds]

@@ -18,7 +18,9 @@ def picked(results: Results) -> Results:
     """The picked rate's runs alone; the same where no table varies the rate, or it is picked already
     (in a stage of its own: pick.py)."""
     plan = results.plan
-    varied = [name for name, table in plan.experiment.tables.items() if table.learning_rates and not table.staged]
+    varied = [
+        name for name, table in plan.experiment.tables.items() if table.learning_rates and not table.picking_seeds
+    ]
     varied = [name for name in varied if not all(cell in plan.rates for cell in plan.tuned_cells(name))]
     rates = {cell: pick(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
     return results.at(rates)

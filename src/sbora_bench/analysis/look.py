@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.estimate import Differences, Estimate, estimate
+from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.sequential import Decision, decide_at
 from sbora_bench.errors import UserError
 from sbora_bench.plan.comparison import Planned, ranked
@@ -84,6 +85,7 @@ def decided(results: Results, planned: Planned, number: int | None = None) -> tu
 
     `number`: of looks that were made; without, of all that both cells have the runs of.
     """
+    results = picked(results)
     table = results.plan.experiment.tables[planned.table]
     looks = table.looks or (len(table.seeds),)
     runs = {cell: [run for run in results.plan.runs_of(planned.table) if run.cell == cell] for cell in planned.cells}

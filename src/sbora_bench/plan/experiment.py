@@ -87,6 +87,11 @@ class Table(Strict):
         return bool(self.looks or self.picking_seeds)
 
     @property
+    def common_seeds(self) -> list[int]:
+        """Seeds that every cell is run with."""
+        return self.seeds[: self.looks[0]] if self.looks else self.seeds
+
+    @property
     def picking_seeds(self) -> tuple[int, ...]:
         """Seeds of the runs that a learning rate is picked by before the others are run; empty where none is."""
         return self.learning_rates.picking_seeds if isinstance(self.learning_rates, Rates) else ()

@@ -88,6 +88,14 @@ def compare(**changes) -> tuple:
     return (*TABLE, "comparisons"), [made]
 
 
+def look_at(looks: list[int]) -> tuple:
+    return (*TABLE, "seeds"), {"looks": looks, "from": 0}
+
+
+def pick(rates: list[float], seeds: tuple = (100,)) -> tuple:
+    return (*TABLE, "learning_rates"), {"pick": rates, "seeds": list(seeds)}
+
+
 # (path of keys, value) and what the line must name: key, what was found, what is allowed
 SPOILED = {
     "a comparison with a key too many": (compare(ranks=4), ["tables.sums.comparisons.0.ranks", "unknown key 'ranks'"]),
@@ -104,6 +112,19 @@ SPOILED = {
     "a margin below nothing": (compare(margin=-0.1), ["comparisons.0.margin", "greater than 0", "found -0.1"]),
     "an unknown metric": (compare(metric="gold_los"), ["comparisons.0.metric", "did you mean 'gold_loss'"]),
     "a comparison on a model that isn't there": (compare(models=["ladder-s"]), ["comparisons.0.models", "ladder-xs"]),
+    "looks before four seeds": (look_at([3, 6]), ["tables.sums.seeds", "looks.0", "or equal to 4, found 3"]),
+    "looks that do not ascend": (look_at([6, 4]), ["tables.sums.seeds", "looks", "ascending", "found [6, 4]"]),
+    "a look twice": (look_at([4, 4]), ["tables.sums.seeds", "looks", "ascending"]),
+    "no looks": (look_at([]), ["tables.sums.seeds", "looks", "at least 1"]),
+    "looks with an unknown key": (
+        ((*TABLE, "seeds"), {"looks": [4], "form": 1}),
+        ["tables.sums.seeds", "unknown key 'form', did you mean 'from'"],
+    ),
+    "looks without comparisons": (look_at([4, 6]), ["tables.sums.seeds", "plan comparisons"]),
+    "a rate to pick alone": (pick([1e-3]), ["tables.sums.learning_rates", "pick", "at least 2"]),
+    "a rate to pick twice": (pick([1e-3, 1e-3]), ["tables.sums.learning_rates", "stands twice"]),
+    "no seeds to pick with": (pick([1e-3, 1e-2], []), ["tables.sums.learning_rates", "seeds", "at least 1"]),
+    "a seed that picks and is shown": (pick([1e-3, 1e-2], [1]), ["learning_rates.seeds", "found 1"]),
     "a comparison twice": (
         ((*TABLE, "comparisons"), [COMPARISON, COMPARISON | {"a": "lora-r4", "b": "sbora-fa-r4"}]),
         ["tables.sums.comparisons.1", "lora-r4 and sbora-fa-r4 are compared twice"],

@@ -22,7 +22,7 @@ def index_seed_data(results: Results) -> list[dict[str, Any]]:
     for group in draw_groups(plan):
         scores = scores_of_group(results, group)
         for index, line in zip(group.index_seeds, () if scores is None else scores, strict=False):
-            for seed, score in zip(plan.experiment.tables[group.table].seeds, line, strict=True):
+            for seed, score in zip(plan.experiment.tables[group.table].common_seeds, line, strict=True):
                 panel = f"{model_titles(plan, group.table)[group.model]}, {group.title}, r = {group.rank}"
                 rows.append({"panel": panel, "index_seed": index, "seed": seed, "score": float(score)})
     return rows

@@ -121,8 +121,9 @@ def _best(entries: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int
 
 def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], footnotes: list[str]) -> list[str]:
     plan, frame = results.plan, scores(results)
-    seeds = {table: plan.experiment.tables[table].seeds for table in layout.tables}
-    counts = sorted({len(values) for values in seeds.values()})
+    seeds = {table: len(plan.experiment.tables[table].seeds) for table in layout.tables}
+    tuned = [cell for table in layout.tables for cell in plan.tuned_cells(table)]
+    counts = sorted({plan.numbers.get(cell, seeds[cell.table]) for cell in tuned})
     many = max(counts) > 1
     over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
     metrics = [column.metric for column in layout.columns]
