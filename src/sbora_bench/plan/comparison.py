@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.entry import Strict
-from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell
 
 RANKED = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
@@ -100,6 +101,30 @@ def planned(
                 raise UserError(f"{place}: {a.model}: {ranked(a)} and {ranked(b)} are compared twice; remove one")
             resolved.append(Planned(a, b, comparison.equal, comparison.metric, metric, comparison.margin))
     return resolved
+
+
+def common_metric(tasks: dict[str, TaskEntry], name: str, where: str) -> Metric:
+    """The metric that all these tasks are compared on: by its name, or without one that of their scores.
+
+    Raises UserError beginning with `where` for one that they don't all have, or that doesn't average.
+    """
+    if name == GOLD_LOSS:
+        return LOSS
+    if name:
+        named = [entry.metrics for entry in tasks.values()]
+        common = set.intersection(*(set(metrics) for metrics in named)) | {GOLD_LOSS}
+        if name not in common:
+            raise UserError(f"{where}: {one_of(name, common, 'metric of all tasks of this table')}")
+        metrics = [metrics[name] for metrics in named]
+    else:
+        metrics = [entry.metric for entry in tasks.values()]
+    for task, metric in zip(tasks, metrics, strict=True):
+        if not metrics[0].averages_with(metric):
+            raise UserError(
+                f"{where}: {task} is scored in another unit, range or direction than {next(iter(tasks))}, so that there"
+                f" is no average to compare; say metric: {GOLD_LOSS}"
+            )
+    return metrics[0]
 
 
 def _pairs(comparison: Comparison, cells: Sequence[Cell], where: str) -> Iterator[tuple[Cell, Cell]]:

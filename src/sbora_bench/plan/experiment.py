@@ -17,10 +17,10 @@ from pydantic import Field, ValidationError, field_validator
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import RANKED, SCORING, Catalog, Protocol, explain, load_catalog
-from sbora_bench.plan.comparison import Comparison, Planned, planned
+from sbora_bench.plan.comparison import Comparison, Planned, common_metric, planned
 from sbora_bench.plan.data_entries import CATALOG, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME, Strict
-from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
+from sbora_bench.plan.metric import GOLD_LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
 from sbora_bench.plan.sizes import Grid, sized
 from sbora_bench.plan.stages import RateList, Rates, Seed, SeedList, Seeds, once
@@ -215,32 +215,11 @@ class Plan:
         entry, where = self.experiment.tables[table], f"{self.path}: tables.{table}"
 
         def metric_of(name: str, place: str) -> Metric:
-            return self._metric(table, name, place)
+            return common_metric({task: self.catalog.tasks[task] for task in self.tasks(table)}, name, place)
 
         primary = {"metric": GOLD_LOSS} if entry.metric == GOLD_LOSS else {}
         comparisons = [one if one.metric else one.model_copy(update=primary) for one in entry.comparisons]
         return planned(comparisons, self.tuned_cells(table), metric_of, where)
-
-    def _metric(self, table: str, name: str, where: str) -> Metric:
-        """The metric that a table's own tasks are compared on: by its name, or without one that of their scores."""
-        tasks = {task: self.catalog.tasks[task] for task in self.tasks(table)}
-        if name == GOLD_LOSS:
-            return LOSS
-        if name:
-            named = [entry.metrics for entry in tasks.values()]
-            common = set.intersection(*(set(metrics) for metrics in named)) | {GOLD_LOSS}
-            if name not in common:
-                raise UserError(f"{where}: {one_of(name, common, 'metric of all tasks of this table')}")
-            metrics = [metrics[name] for metrics in named]
-        else:
-            metrics = [entry.metric for entry in tasks.values()]
-        for task, metric in zip(tasks, metrics, strict=True):
-            if not metrics[0].averages_with(metric):
-                raise UserError(
-                    f"{where}: {task} is scored in another unit, range or direction than {next(iter(tasks))}, so that"
-                    f" there is no average to compare; say metric: {GOLD_LOSS}"
-                )
-        return metrics[0]
 
     def table(self, name: str, where: str) -> Table:
         """The table of that name. Raises UserError beginning with `where` and naming near ones."""
