@@ -69,7 +69,7 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
         name, trained = run.name, run.is_base or _has(results, run, TRAINING, TrainRecord)
         if name in failed:
             by_state["failed"][name] = failed[name]
-        elif trained and _has(results, run, f"{scored_parts(plan, run)[-1]}/{SCORES}", ScoresRecord):
+        elif trained and _has(results, run, SCORES, ScoresRecord, scored_parts(plan, run)[-1]):
             by_state["done"][name] = ""
         elif name in at and not at[name].silent:
             by_state["running"][name] = str(at[name])
@@ -80,9 +80,9 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     return by_state
 
 
-def _has(results: Path, run: Run, name: str, kind: type) -> bool:
+def _has(results: Path, run: Run, name: str, kind: type, part: str = "") -> bool:
     try:
-        return bool(read_record(run_folder(results, run) / name, kind))
+        return bool(read_record(run_folder(results, run) / part / name, kind))
     except UserError:
         return False
 
