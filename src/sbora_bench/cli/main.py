@@ -76,7 +76,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
     if table is not None:
         stage.prepare_table(loaded, table, output)
     elif model is not None:
-        stage.prepare_model(loaded.catalog, model, output)
+        stage.prepare_model(loaded.catalog, model, output, loaded.path)
 
 
 @cli.command()

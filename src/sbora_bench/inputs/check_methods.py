@@ -7,6 +7,7 @@ imported.
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -160,17 +161,43 @@ def shortest(config: "PretrainedConfig", method: MethodEntry) -> "PretrainedConf
 
 
 def unmatched(base: "torch.nn.Module", method: MethodEntry, protocol: Protocol) -> str:
-    """The first target module that is no part of the model: of the entry's own each must be, of the protocol's one."""
-    own = method.arguments.get("target_modules")
+    """The first name in a method's arguments that is no part of the model, which PEFT would pass over without a word:
+    of the entry's own target modules each must be, of the protocol's one.
+    """
+    modules, given = [name for name, _ in base.named_modules() if name], method.arguments
+    own = given.get("target_modules")
     targets = protocol.target_modules if own == "$target_modules" else own
-    if not isinstance(targets, list):
-        return ""
-    names = [name for name, _ in base.named_modules() if name]
-    missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
-    if not missing or (targets is not own and len(missing) < len(targets)):
-        return ""
-    known = {name.rpartition(".")[2] for name, part in base.named_modules() if name and not list(part.children())}
-    return f"target_modules: {one_of(missing[0], known, 'module of the model')}"
+    missing = _missing(targets, modules)
+    if missing and (targets is own or len(missing) == len(targets or [])):
+        known = {name.rpartition(".")[2] for name, part in base.named_modules() if name and not list(part.children())}
+        return f"target_modules: {one_of(missing[0], known, 'module of the model')}"
+    parts = {name.rpartition(".")[2] for name in modules if not name[-1].isdigit()}
+    for name in _missing(given.get("modules_to_save"), modules):
+        return f"modules_to_save: {one_of(name, parts, 'module of the model')}"
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = given.get(key)
+        for pattern in patterns if isinstance(patterns, dict) else ():
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in modules):
+                return f"{key}: {one_of(pattern, parts, 'module of the model')}"
+    parameters = [name for name, _ in base.named_parameters()]
+    for name in _missing(given.get("target_parameters"), parameters):
+        return f"target_parameters: {one_of(name, {_end(p) for p in parameters}, 'parameter of the model')}"
+    layers, chosen = base.config.get_text_config().num_hidden_layers, given.get("layers_to_transform")
+    for layer in [chosen] if isinstance(chosen, int) else chosen or ():
+        if not -1 < layer < layers:
+            return f"layers_to_transform: found {layer}, allowed 0 to {layers - 1}"
+    return ""
+
+
+def _missing(wanted: Any, names: list[str]) -> list[str]:
+    """Those of a list of names that end none of `names`; of layers by number, which the twin may lack, none."""
+    listed = [name for name in wanted if not any(map(str.isdigit, name.split(".")))] if isinstance(wanted, list) else []
+    return [end for end in listed if not any(name == end or name.endswith(f".{end}") for name in names)]
+
+
+def _end(name: str) -> str:
+    """The last two parts of a parameter's name: `experts.gate_up_proj`."""
+    return ".".join(name.split(".")[-2:])
 
 
 def unmerged(model: "PeftModel") -> str:

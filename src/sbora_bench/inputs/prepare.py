@@ -98,7 +98,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             write_record(beside / "contamination.json", record.model_copy(update={"policy": "keep", "tasks": own}))
 
 
-def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
+def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = "") -> None:
     """Write the folder of a base model: config, safetensors, tokenizer and `base.json` (models/fetch.py).
 
     Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be had.
@@ -106,7 +106,7 @@ def prepare_model(catalog: Catalog, model: str, output: Path) -> None:
     entry = catalog.find("models", model, "prepare")
     from sbora_bench.inputs.models.fetch import fetch_model
 
-    fetch_model(model, entry, output)
+    fetch_model(model, entry, output, experiment)
 
 
 def _prepare_task(

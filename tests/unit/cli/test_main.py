@@ -76,7 +76,10 @@ WRONG = {
     "an unknown model to prepare": (["prepare", "-e", "small", "--model", "m", "--output", "o"], ["unknown model 'm'"]),
     "an unknown model to train": (["pretrain", "-e", "small", "ladder-x", "--output", "o"], ["did you mean"]),
     "a model that is not trained here": (["pretrain", "-e", "small", "llama-7b", "--output", "o"], ["llama-7b", "hub"]),
-    "a model that is trained here": (["prepare", "-e", "small", "--model", "ladder-xs", "--output", "o"], ["pretrain"]),
+    "a model that is trained here": (
+        ["prepare", "-e", "small", "--model", "ladder-xs", "--output", "o"],
+        ["sbora-bench pretrain --experiment experiments/small.yaml ladder-xs --output o"],
+    ),
     "both table and model": (["prepare", "--table", "a", "--model", "b", "--output", "o"], ["either"]),
     "neither table nor model": (["prepare", "--output", "o"], ["either"]),
     "an unknown table to count": (["footprint", "-e", "small", "--table", "sum"], ["did you mean"]),

@@ -31,6 +31,14 @@ WRONG = {
         {},
         ["tables.sums.grids: own on ladder-xs, rank 4", "'v_prj', did you mean 'v_proj'"],
     ),
+    "a module to save": (method("LORA", modules_to_save=["lm_haed"], **LORA), {}, ["modules_to_save", "'lm_head'"]),
+    "a pattern of ranks": (method("LORA", rank_pattern={"q_prj": 8}, **LORA), {}, ["rank_pattern", "mean 'q_proj'"]),
+    "a parameter": (
+        method("LORA", target_parameters=["mlp.gate_prj.weight"], **LORA),
+        {},
+        ["target_parameters: unknown parameter of the model", "did you mean 'gate_proj.weight'"],
+    ),
+    "a layer": (method("LORA", layers_to_transform=[0, 9], **LORA), {}, ["layers_to_transform: found 9, allowed 0 to"]),
     "no target at all": (
         method("SBORA", r="$rank", target_modules="$target_modules"),
         {
