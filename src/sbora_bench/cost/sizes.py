@@ -30,7 +30,11 @@ def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
         protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{path}: tables.{name}.protocol")
         for about, method in _requested(table.grids, catalog, protocol, f"{path}: tables.{name}.grids"):
             key = tuple(about[key] for key in KEYS)
-            rows[key] = before.get(key) or about | closest(catalog, about, method, protocol)
+            if key not in rows and key in before:
+                rows[key] = before[key]
+            elif key not in rows:
+                rows[key] = about | closest(catalog, about, method, protocol)
+                write_json(target, list((before | rows).values()))  # a stopped command goes on from there
     write_json(target, list(rows.values()))
     return target, list(rows.values())
 
