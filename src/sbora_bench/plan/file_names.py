@@ -14,7 +14,7 @@ from sbora_bench.plan.metric import SHARE, Metric
 MODEL_CARD = "README.md"  # in an adapter's folder
 VALIDATION = "validation"  # folder of a table's data and of a run
 # names of the views that every experiment has beside its tables; the registry of views is held against it by a test
-RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells"})
+RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells", "leaderboard"})
 
 
 def scored_parts(plan: Plan, run: Run) -> tuple[str, ...]:

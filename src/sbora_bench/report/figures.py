@@ -21,17 +21,19 @@ from sbora_bench.report.views.pareto_figure import PARETO_FRONTS
 from sbora_bench.report.views.rate_figure import RATE_CURVES
 from sbora_bench.report.views.score_figure import SCORE_POINTS
 from sbora_bench.report.views.training_figure import TRAINING_CURVES
+from sbora_bench.report.views.verdict_figure import FOREST
 from sbora_bench.results.read import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: list[FigureView] = [
+    FOREST,
     SCORE_POINTS,
+    RATE_CURVES,
     PARETO_FRONTS,
     FOOTPRINT_BARS,
     TRAINING_CURVES,
-    RATE_CURVES,
     OTHER_SUITES_PANELS,
     INDEX_SEED_LINES,
     PAPER_MEMORY_BARS,

@@ -38,6 +38,11 @@ def figure_captions(plan: Plan) -> dict[str, str]:
     return {name: view.caption(plan, subject) for view in FIGURES for name, subject in view.subjects(plan).items()}
 
 
+def figure_sections(plan: Plan) -> dict[str, str]:
+    """Name of every figure -> the section of the page that shows it."""
+    return {name: view.section for view in FIGURES for name in view.subjects(plan)}
+
+
 def captions(plan: Plan) -> dict[str, tuple[str, str, str]]:
     """File that Snakemake's own report shows -> its category there, its kind, and what it shows."""
     shown = {

@@ -17,11 +17,12 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.outputs import PAGE, figure_captions
+from sbora_bench.report.outputs import PAGE, figure_captions, figure_sections
 from sbora_bench.report.page_answer import conclusions, highest_scores
 from sbora_bench.report.page_runs import run_sections, samples_shown
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.render import HERE, PrintedTable, environment
+from sbora_bench.report.verdicts import verdict_sentences
 from sbora_bench.report.view import Hint
 from sbora_bench.results.failures import told_failures
 from sbora_bench.results.read import Results
@@ -43,6 +44,7 @@ def report(plan: Plan, results: Path) -> None:
         .render(
             title=plan.experiment.title,
             description=plan.experiment.description,
+            verdicts=verdict_sentences(read),
             conclusions=conclusions(plan, separation(read)),
             highest_scores=highest_scores(read),
             tables=tables,
@@ -85,6 +87,7 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
     looked at. Raises UserError for a missing one.
     """
     figures = []
+    sections = figure_sections(plan)
     for name, caption in figure_captions(plan).items():
         path = results / "figures" / f"{name}.svg"
         try:
@@ -96,5 +99,5 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: not a figure of ours: it has no size in points; run `sbora-bench figures` again")
         width, height = (round(float(points) * 4 / 3) for points in size.groups())
         data = base64.b64encode(drawn).decode("ascii")
-        figures.append({"caption": caption, "data": data, "width": width, "height": height})
+        figures.append({"caption": caption, "data": data, "width": width, "height": height, "section": sections[name]})
     return figures

@@ -16,12 +16,16 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Text:
-    """What a place of a table says: `text`, bold or not, and further lines below it; HTML shows the `interval` too."""
+    """What a place of a table says: `text`, bold or not, and further lines below it; HTML shows the `interval` too.
+
+    `tone`: the verdict that the text is, which HTML gives a colour and an arrow.
+    """
 
     text: str
     bold: bool = False
     below: tuple[str, ...] = ()
     interval: str = ""
+    tone: str = ""
 
 
 @dataclass(frozen=True)

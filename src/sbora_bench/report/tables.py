@@ -15,11 +15,13 @@ from sbora_bench.report.views.difference_table import DIFFERENCES
 from sbora_bench.report.views.forgetting_table import FORGETTING
 from sbora_bench.report.views.gain_table import GAINS
 from sbora_bench.report.views.index_seed_table import INDEX_SEEDS
+from sbora_bench.report.views.leaderboard import LEADERBOARD
 from sbora_bench.report.views.method_table import METHODS
 from sbora_bench.report.views.other_suites_table import OTHER_SUITES
 from sbora_bench.report.views.paper_footprint_table import PAPER_FOOTPRINT
 from sbora_bench.report.views.rate_table import RATES
 from sbora_bench.report.views.score_table import SCORES
+from sbora_bench.report.views.verdict_table import VERDICTS
 from sbora_bench.results.read import Results
 
 
@@ -37,6 +39,8 @@ TESTS = TableView(
     data_files={"separation.md": tests_markdown},
 )
 TABLES: list[TableView] = [
+    VERDICTS,
+    LEADERBOARD,
     SCORES,
     RATES,
     OTHER_SUITES,

@@ -3,8 +3,64 @@
 from dataclasses import fields
 from typing import Any
 
+from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import Separation
+from sbora_bench.analysis.sequential import Verdict
+from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.report.view import table_title
+from sbora_bench.results.read import Results
+
+ARROWS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
+EQUAL = {"rank": " at equal rank", "parameters": " at equal trainable parameters", "neither": ""}
+
+
+def measured(one: Judgement) -> str:
+    """What a planned comparison is measured in."""
+    metric = one.planned.metric
+    unit = "points" if metric.is_share else metric.unit
+    name = one.planned.metric_name.replace("_", " ")
+    return ", ".join(part for part in (name, unit, "" if metric.higher_is_better else "less is better") if part)
+
+
+def plain_number(one: Judgement, value: float) -> str:
+    """A difference without its sign, as it is shown."""
+    return f"{one.planned.metric.scale * value:.{one.planned.metric.digits}f}"
+
+
+def interval_text(one: Judgement) -> str:
+    """`+1.0 [−0.6, 2.5]`; what is not known is left out."""
+    difference, low, high = one.shown
+    digits = one.planned.metric.digits
+    if difference is None:
+        return "–"
+    text = f"{difference:+.{digits}f}"
+    text += "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def verdict_sentence(results: Results, one: Judgement) -> str:
+    """What was found of a planned comparison, in a sentence."""
+    plan, planned, decision = results.plan, one.planned, one.decision
+    a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in planned.cells)
+    unit = "points" if planned.metric.is_share else planned.metric.unit
+    where = f"{table_title(plan, planned.table)}, {model_titles(plan, planned.table)[planned.model]}"
+    seeds = f"{decision.seeds} of {one.seeds_planned} seeds"
+    seeds += f", {one.failed} more failed" if one.failed else ""
+    numbers = f"{interval_text(one)} {unit}, {seeds}"
+    within = f"{plain_number(one, planned.margin)} {unit}"
+    said = {
+        Verdict.BETTER: f"{a} is better than {b}{EQUAL[planned.equal]}",
+        Verdict.WORSE: f"{a} is worse than {b}{EQUAL[planned.equal]}",
+        Verdict.EQUIVALENT: f"{a} and {b}{EQUAL[planned.equal]} are equivalent within {within}",
+        Verdict.UNDECIDED: f"{a} against {b}{EQUAL[planned.equal]} is undecided",
+    }
+    return f"{where}: {said[decision.verdict]} ({numbers})."
+
+
+def verdict_sentences(results: Results) -> list[tuple[str, str]]:
+    """Of each planned comparison the verdict and its sentence."""
+    return [(one.decision.verdict.value, verdict_sentence(results, one)) for one in judgements(results)]
 
 
 def verdict_text(pair: Pair) -> str:

@@ -70,13 +70,16 @@ class TableView(Generic[S]):
 
 @dataclass(frozen=True)
 class FigureView(Generic[S]):
-    """A kind of figure. `caption`: what one shows, below it on the page and in Snakemake's own report."""
+    """A kind of figure. `caption`: what one shows, below it on the page and in Snakemake's own report; `section`: of the
+    page.
+    """
 
     key: str
     subjects: Subjects[S]
     caption: Callable[[Plan, S], str]
     draw: Callable[[Results, S], Figure]
     published: bool = False
+    section: str = "figures"
 
     def files(self, plan: Plan) -> list[str]:
         """The files that it leaves, relative to the results folder."""

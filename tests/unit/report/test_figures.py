@@ -99,8 +99,11 @@ def test_what_is_drawn_is_the_data(drawn):
 
 
 def test_the_front_is_what_no_other_cell_beats():
-    assert front([(1, 10), (2, 20), (2, 15), (3, 20), (1, 10)]) == [True, True, False, False, True]
-    assert front([]) == []
+    points = [(1, 10), (2, 20), (2, 15), (3, 20), (1, 10)]
+    assert front(points, {(1, 2)}) == [True, True, False, False, True]
+    assert front(points, set()) == [True, True, True, False, True]  # 15 may be 20: only a higher cost is sure
+    assert front([(1, 10), (2, 20)], {(1, 0)}) == [True, True]
+    assert front([], set()) == []
 
 
 def test_pareto_panels_have_the_costs_that_are_known(drawn):

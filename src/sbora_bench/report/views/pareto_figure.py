@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.analysis.pareto import pareto_data
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.analysis.pareto import Better, Named, pareto_data
+from sbora_bench.analysis.ranking import rankings
+from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.plotting import draw_points, panels, score_axis
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.report.views.score_figure import score_points
+from sbora_bench.results.paper.reported import AVERAGE
+from sbora_bench.results.read import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,13 +37,26 @@ def pareto_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     return panels(rows, draw)
 
 
+def shown_in_panels(results: Results, layout: Layout) -> Better:
+    """Which cell of a layout's averages is shown to be better than which, by the panel that it is drawn in."""
+    plan = results.plan
+
+    def named(cell: Cell) -> Named:
+        return f"{row_titles(plan, layout.tables, cell)[0]}: {AVERAGE}", cell.method, cell.rank
+
+    ranked = [ranking for table in layout.tables for ranking in rankings(results, table)] if layout.averaged else []
+    return frozenset((named(a), named(b)) for ranking in ranked for a, b in ranking.better)
+
+
 PARETO_FRONTS = FigureView(
     key="pareto",
     subjects=of_layouts("pareto-"),
     caption=lambda plan, layout: (
         f"{layout.title}: score against trainable parameters, the estimated peak memory of training, and the time of a"
-        " training run on the machine that ran it; bars are 95 % t intervals over the seeds. Ringed, on the stepped"
-        " line: by the means no other cell scores as high for as little."
+        " training run on the machine that ran it; bars are 95 % intervals over the seeds. Ringed, on the stepped"
+        " line: no other cell is shown to score better for as little, or scores as high for less."
     ),
-    draw=lambda results, layout: pareto_figure(results.plan, pareto_data(score_points(results, layout))),
+    draw=lambda results, layout: pareto_figure(
+        results.plan, pareto_data(score_points(results, layout), shown_in_panels(results, layout))
+    ),
 )

@@ -126,10 +126,11 @@ SCORE_POINTS = FigureView(
     key="score",
     subjects=of_layouts("score-"),
     caption=lambda plan, layout: (
-        f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 % t"
+        f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
         " intervals over the seeds (none with one seed); the dashed line is the untuned base. Methods stand a little"
         " apart, so that each can be seen."
     ),
     draw=lambda results, layout: score_figure(results.plan, score_points(results, layout)),
     published=True,
+    section="answer",
 )

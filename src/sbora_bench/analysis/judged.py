@@ -1,0 +1,62 @@
+"""The verdict on each planned comparison of an experiment, as far as its runs have come."""
+
+from dataclasses import dataclass
+
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.look import decided
+from sbora_bench.analysis.sequential import Decision
+from sbora_bench.plan.comparison import Planned
+from sbora_bench.results.read import Results
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A planned comparison and its verdict. `seeds_run`: that the verdict could rest on, of `seeds_planned` at most; in
+    the others of `decision.seeds` one of the two cells has failed.
+    """
+
+    planned: Planned
+    decision: Decision
+    seeds_run: int
+    seeds_planned: int
+
+    @property
+    def failed(self) -> int:
+        return self.seeds_run - self.decision.seeds
+
+    @property
+    def shown(self) -> tuple[float | None, float | None, float | None]:
+        """Difference, and the ends of its interval, as they are shown."""
+        decision, scale = self.decision, self.planned.metric.scale
+        difference, low, high = (
+            None if value is None else scale * value for value in (decision.difference, decision.low, decision.high)
+        )
+        return difference, low, high
+
+
+def judgements(results: Results) -> list[Judgement]:
+    """Every planned comparison of every table, in the order of the file. Raises UserError for damaged samples."""
+    return results.once("judgements", lambda: _judgements(picked(results)))
+
+
+def _judgements(results: Results) -> list[Judgement]:
+    judged = []
+    for table, entry in results.plan.experiment.tables.items():
+        for planned in results.plan.comparisons(table):
+            seeds_run, decision = decided(results, planned, _looks_made(results, planned))
+            judged.append(Judgement(planned, decision, seeds_run, len(entry.seeds)))
+    return judged
+
+
+def _looks_made(results: Results, planned: Planned) -> int:
+    """At how many looks both cells have a record of every run; of one that failed too."""
+    entry = results.plan.experiment.tables[planned.table]
+    runs = {cell: [run for run in results.plan.runs_of(planned.table) if run.cell == cell] for cell in planned.cells}
+
+    def has_record(count: int) -> bool:
+        whole = all(len(of_cell) >= count for of_cell in runs.values())
+        scores = (results.task_scores(run) for of_cell in runs.values() for run in of_cell[:count])
+        return whole and all(None not in by_task.values() for by_task in scores)
+
+    looks = entry.looks or (len(entry.seeds),)
+    return sum(has_record(count) for count in looks)

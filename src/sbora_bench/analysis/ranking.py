@@ -1,0 +1,123 @@
+"""The cells of a table ranked: with an interval of each rank, and letters that cells share which can't be told apart.
+
+Every two cells are tested over seeds and items, Holm over all pairs of a table and model. A cell's rank lies between
+one more than the number of cells shown to be better and as many as are not shown to be worse (Mogstad et al., Review of
+Economic Studies 2024: simultaneously at the tests' level). Letters: Piepho, J. Comput. Graph. Stat. 2004.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbora_bench.analysis.collect import trainable_parameters
+from sbora_bench.analysis.learning_rates import picked
+from sbora_bench.analysis.measures import common_metric
+from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
+from sbora_bench.analysis.statistics import LEVEL, Summary, holm, over_seeds, shares_over_seeds
+from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.metric import Metric
+from sbora_bench.results.read import Results
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A cell on the average of its table's tasks, over its seeds; `first`, `last`: the interval of its rank."""
+
+    cell: Cell
+    metric: Metric
+    score: Summary
+    trainable_parameters: int | None
+    first: int
+    last: int
+    letters: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The cells of a table and model, best first; `better`: (a, b) where a is shown to be better than b."""
+
+    cells: list[Ranked]
+    better: frozenset[tuple[Cell, Cell]]
+
+
+def rankings(results: Results, table: str) -> list[Ranking]:
+    """One a model whose cells have scores; none where the tasks' scores don't average."""
+    return results.once(("ranking", table), lambda: _rankings(picked(results), table))
+
+
+def _rankings(results: Results, table: str) -> list[Ranking]:
+    plan = results.plan
+    metric = common_metric(plan, plan.tasks(table))
+    if metric is None:
+        return []
+    made = []
+    for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
+        tasks = [_items(results, table, model, task) for task in plan.tasks(table)]
+        tasks = [cells for cells in tasks if any(not cell.is_base for cell in cells)]
+        if tasks:
+            made.append(ranking(tasks, metric, trainable_parameters(results)))
+    return made
+
+
+def _items(results: Results, table: str, model: str, task: str) -> CellItems:
+    runs = [run for run in results.plan.runs_of(table) if run.model == model and not run.is_base]
+    scores = {run: results.task_scores(run)[task] for run in runs}
+    done = [run for run, score in scores.items() if score is not None and score.status == "ok"]
+    return items_by_cell(results, done, task)
+
+
+def ranking(tasks: list[CellItems], metric: Metric, counts: dict[Cell, int]) -> Ranking:
+    """Of the cells that have every task, over the seeds in which they have them all."""
+    cells = {cell: score for cell in tasks[0] if (score := _score(tasks, cell, metric)) is not None}
+    order = sorted(cells, key=lambda cell: -metric.sign * cells[cell].mean)
+    better = shown_better(average_pairs(tasks, counts, metric, 1, every_two))
+    letters = compact_letters(order, better)
+    ranked = [
+        Ranked(
+            cell,
+            metric,
+            cells[cell],
+            counts.get(cell),
+            1 + sum((other, cell) in better for other in order),
+            len(order) - sum((cell, other) in better for other in order),
+            letters[cell],
+        )
+        for cell in order
+    ]
+    return Ranking(ranked, better)
+
+
+def _score(tasks: list[CellItems], cell: Cell, metric: Metric) -> Summary | None:
+    if any(cell not in items for items in tasks):
+        return None
+    seeds = [seed for seed in tasks[0][cell] if all(seed in items[cell] for items in tasks)]
+    if not seeds:
+        return None
+    means = [float(np.mean([np.mean(list(items[cell][seed].values())) for items in tasks])) for seed in seeds]
+    sizes = [sum(len(items[cell][seed]) for items in tasks) for seed in seeds]
+    return shares_over_seeds(means, sizes) if metric.is_share else over_seeds(means)
+
+
+def shown_better(pairs: list[Pair], level: float = LEVEL) -> frozenset[tuple[Cell, Cell]]:
+    """Which cell is shown to be better than which, after Holm over all these pairs; one seed shows nothing."""
+    adjusted = holm([1.0 if pair.p_both is None else pair.p_both for pair in pairs])
+    shown = [pair for pair, p in zip(pairs, adjusted, strict=True) if p < level]
+    return frozenset((pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a) for pair in shown)
+
+
+def compact_letters(order: list[Cell], better: frozenset[tuple[Cell, Cell]]) -> dict[Cell, str]:
+    """Letters, a the best's; two cells share one exactly where neither is shown to be better."""
+    groups: list[set[Cell]] = [set(order)]
+    for one, other in better:
+        for group in [group for group in groups if {one, other} <= group]:
+            groups.remove(group)
+            groups += [group - {one}, group - {other}]
+        groups = [group for group in groups if not any(group < larger for larger in groups)]
+        groups = [group for place, group in enumerate(groups) if group not in groups[:place]]
+    place = {cell: number for number, cell in enumerate(order)}
+    groups.sort(key=lambda group: sorted(place[cell] for cell in group))
+    return {cell: "".join(_letter(k) for k, group in enumerate(groups) if cell in group) for cell in order}
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number % 26) + "'" * (number // 26)

@@ -1,0 +1,74 @@
+"""The methods of a table ranked, with intervals of the ranks; those that can't be told apart share a letter."""
+
+from sbora_bench.analysis.ranking import Ranked, rankings
+from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.report.render import PrintedTable, Text, csv
+from sbora_bench.report.view import AGAIN, TableView, of_tables, table_title
+from sbora_bench.results.read import Results
+
+COLUMNS = ["table", "model", "method", "rank", "place", "first", "last", "letters", "seeds", "mean", "low", "high"]
+COLUMNS += ["trainable_parameters"]
+
+
+def leaderboard_csv(results: Results) -> str:
+    """`leaderboard.csv`: a row a cell, best first within its table and model."""
+    rows = []
+    for table in results.plan.experiment.tables:
+        for ranking in rankings(results, table):
+            for place, one in enumerate(ranking.cells, start=1):
+                cell, score = one.cell, one.score
+                names = [cell.table, cell.model, cell.method, cell.rank, place, one.first, one.last, one.letters]
+                rows.append([*names, score.n, score.mean, score.low, score.high, one.trainable_parameters])
+    return csv([COLUMNS, *rows])
+
+
+def leaderboard(results: Results, table: str) -> PrintedTable | None:
+    """The cells of a table, best first; a block a model."""
+    plan, ranked = results.plan, rankings(results, table)
+    if not ranked:
+        return None
+    groups = [
+        [
+            [
+                Text(model_titles(plan, table)[one.cell.model]),
+                Text(ranked_title(plan, table, one.cell.method, one.cell.rank)),
+                Text(str(place)),
+                Text(f"{one.first} to {one.last}" if one.first < one.last else str(one.first)),
+                Text(one.letters),
+                Text(_score(one)),
+                Text("–" if one.trainable_parameters is None else f"{one.trainable_parameters:,}"),
+                Text(str(one.score.n)),
+            ]
+            for place, one in enumerate(ranking.cells, start=1)
+        ]
+        for ranking in ranked
+    ]
+    unit = ranked[0].cells[0].metric.shown_unit
+    notes = [
+        "Ranked by the mean of the table's own tasks. Interval of the rank: between one more than the number of cells"
+        " shown to be better and as many as are not shown to be worse, all at once at 95 %. Cells that share a letter"
+        " can't be told apart (over seeds and items; Holm over all pairs of a table and model). In brackets: the 95 %"
+        " interval of the score over the seeds.",
+    ]
+    header = ["Model", "Method", "Place", "Interval", "Letters", f"Score{f', {unit}' if unit else ''}"]
+    header += ["Trainable parameters", "Seeds"]
+    title = f"Ranked: {table_title(plan, table)}"
+    return PrintedTable(f"leaderboard-{table}", title, header, groups, notes, text_columns=2)
+
+
+def _score(one: Ranked) -> str:
+    scale, digits, score = one.metric.scale, one.metric.digits, one.score
+    text = f"{scale * score.mean:.{digits}f}"
+    if score.low is None or score.high is None:
+        return text
+    return f"{text} [{scale * score.low:.{digits}f}, {scale * score.high:.{digits}f}]"
+
+
+LEADERBOARD = TableView(
+    key="leaderboard",
+    subjects=of_tables("leaderboard-"),
+    make=leaderboard,
+    formats=(),
+    data_files={"leaderboard.csv": leaderboard_csv},
+    hints=(AGAIN, ("The numbers", "less {results}/tables/leaderboard.csv")),
+)

@@ -1,0 +1,95 @@
+"""The planned differences with their intervals and the zone that doesn't matter: the forest plot `forest`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sbora_bench.analysis.judged import Judgement, judgements
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.report.verdicts import ARROWS
+from sbora_bench.report.view import FigureView, of_experiment
+from sbora_bench.report.views.verdict_table import has_comparisons
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73", "undecided": "#777777"}
+MARKERS = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
+ROW = 0.21  # inches
+
+
+def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
+    """A panel a unit and direction; a block a table and model, a row a comparison."""
+    from matplotlib.figure import Figure
+
+    panels: dict[tuple[str, bool], list[Judgement]] = {}
+    for one in rows:
+        panels.setdefault((one.planned.metric.shown_unit, one.planned.metric.higher_is_better), []).append(one)
+    heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels.values()]
+    figure = Figure(figsize=(6.2, max(1.6, ROW * sum(heights))))
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, ((unit, higher), of_panel) in zip(axes, panels.items(), strict=True):
+        _panel(axis, plan, of_panel, "points" if unit == "%" else unit, higher)
+    return figure
+
+
+def _blocks(rows: list[Judgement]) -> dict[tuple[str, str], list[Judgement]]:
+    blocks: dict[tuple[str, str], list[Judgement]] = {}
+    for one in rows:
+        blocks.setdefault((one.planned.table, one.planned.model), []).append(one)
+    return blocks
+
+
+def _panel(axis: Axes, plan: Plan, rows: list[Judgement], unit: str, higher: bool) -> None:
+    place, ticks, labels = 0, [], []
+    for (table, model), block in _blocks(rows).items():
+        ticks.append(place)
+        labels.append(f"{table}, {model_titles(plan, table)[model]}")
+        place += 1
+        for one in block:
+            _row(axis, one, place)
+            a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in one.planned.cells)
+            ticks.append(place)
+            labels.append(f"{a} − {b}")
+            place += 1
+    axis.axvline(0, color="0.2", linewidth=0.8)
+    axis.set_yticks(ticks, labels)
+    for label in axis.get_yticklabels():
+        label.set_fontweight("bold" if " − " not in label.get_text() else "normal")
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+    axis.set_ylim(place - 0.4, -0.6)
+    if not higher:
+        axis.invert_xaxis()
+    axis.set_xlabel(f"Difference, {unit}; right of 0 the first is better; shaded: doesn't matter")
+
+
+def _row(axis: Axes, one: Judgement, place: int) -> None:
+    difference, low, high = one.shown
+    margin, verdict = one.planned.margin * one.planned.metric.scale, one.decision.verdict.value
+    axis.barh(place, 2 * margin, 0.9, left=-margin, color="0.88", linewidth=0)
+    note = f"{ARROWS[verdict]} {verdict}, {one.decision.seeds}"
+    axis.annotate(
+        note, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=COLORS[verdict], fontsize=7
+    )
+    if difference is None:
+        return
+    spread = None if low is None or high is None else [[difference - low], [high - difference]]
+    marks = {"color": COLORS[verdict], "marker": MARKERS[verdict], "markersize": 5, "linestyle": "none"}
+    axis.errorbar([difference], [place], xerr=spread, elinewidth=1.4, capsize=2, **marks)
+
+
+FOREST = FigureView(
+    key="forest",
+    subjects=of_experiment("forest", has_comparisons),
+    caption=lambda plan, _: (
+        "The planned differences, first method less second, with the repeated intervals: each table's hold together at"
+        " 95 %, wherever training stopped. Shaded: the difference that doesn't matter. At the right the verdict on the"
+        " first, and the seeds that it rests on."
+    ),
+    draw=lambda results, _: forest_figure(results.plan, judgements(results)),
+    published=True,
+    section="answer",
+)
