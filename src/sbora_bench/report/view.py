@@ -70,8 +70,9 @@ class TableView(Generic[S]):
 
 @dataclass(frozen=True)
 class FigureView(Generic[S]):
-    """A kind of figure. `caption`: what one shows, below it on the page and in Snakemake's own report; `section`: of the
-    page.
+    """A kind of figure. `caption`: what one shows, below it on the page and in Snakemake's own report.
+
+    `section`: of the page.
     """
 
     key: str

@@ -114,8 +114,9 @@ def test_pareto_panels_have_the_costs_that_are_known(drawn):
         "Training, seconds a run",
     }  # no peak is estimated here
     ahead = {(row["method"], row["rank"]) for row in rows if row["of"] == "Trainable parameters" and row["front"]}
-    # DoRA and SBoRA at rank 64 score the same, for more and for as many parameters as LoRA
-    assert ahead == {("sbora-fa", 32), ("sbora-fa", 64)}
+    # DoRA and SBoRA at rank 64 score the same, DoRA for more; LoRA's two points less of SBoRA at rank 64, for as many
+    # parameters, may be noise
+    assert ahead == {("sbora-fa", 32), ("sbora-fa", 64), ("lora", 32)}
     assert {row["cost"] for row in rows if row["of"] == "Training, seconds a run"} == {1.5}
 
 

@@ -88,7 +88,7 @@ def test_whole_and_offline(page):
     assert checker.tags.count("img") == len(figure_captions(plan)) == 4
     assert all(source.startswith(("#", "data:image/svg+xml;base64,")) for source in checker.sources)
     assert not re.search(r"url\(|@import| style=| on[a-z]+=", re.sub("&lt;.*?&gt;", "", text))
-    assert text.count("How to recompute this") == text.count('<figure class="table"')
+    assert text.count("How to recompute this") == text.count('<figure class="table')
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert {source[1:] for source in checker.sources if source.startswith("#")} <= set(ids)

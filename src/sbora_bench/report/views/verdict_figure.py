@@ -77,8 +77,18 @@ def _row(axis: Axes, one: Judgement, place: int) -> None:
     if difference is None:
         return
     spread = None if low is None or high is None else [[difference - low], [high - difference]]
-    marks = {"color": COLORS[verdict], "marker": MARKERS[verdict], "markersize": 5, "linestyle": "none"}
-    axis.errorbar([difference], [place], xerr=spread, elinewidth=1.4, capsize=2, **marks)
+    color, marker = COLORS[verdict], MARKERS[verdict]
+    axis.errorbar(
+        [difference],
+        [place],
+        xerr=spread,
+        elinewidth=1.4,
+        capsize=2,
+        markersize=5,
+        linestyle="none",
+        color=color,
+        marker=marker,
+    )
 
 
 FOREST = FigureView(

@@ -1,5 +1,7 @@
 """The verdict on each planned comparison: `verdicts.csv`, and in words on the page."""
 
+from typing import Any
+
 from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.plan.comparison import ranked
 from sbora_bench.plan.experiment import Plan
@@ -42,12 +44,12 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
         " share their items the interval is of other items too.",
     ]
     header = ["Table", "Model", "Method", "is", "than", "Equal", "Difference", "Margin", "Seeds", "Measured in"]
-    numbers = [COLUMNS, *map(_numbers, judgements(results))]
+    numbers: list[list[Any]] = [COLUMNS, *map(_numbers, judgements(results))]
     title = "Planned comparisons, decided"
     return PrintedTable(VERDICTS_NAME, title, header, list(groups.values()), notes, numbers, text_columns=6)
 
 
-def _numbers(one: Judgement) -> list[str | int | float | None]:
+def _numbers(one: Judgement) -> list[Any]:
     planned, decision = one.planned, one.decision
     names = [planned.table, planned.model, ranked(planned.a), ranked(planned.b), planned.equal]
     names += [planned.metric_name or OWN_SCORE, decision.verdict.value]

@@ -1,0 +1,164 @@
+"""Planned comparisons from samples to `verdicts.csv`, the sentences and the forest plot."""
+
+import csv
+import random
+import re
+
+import matplotlib
+import pytest
+
+from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.judged import judgements
+from sbora_bench.report import audit
+from sbora_bench.report.figures import figures
+from sbora_bench.report.outputs import figure_files, published_files, table_files
+from sbora_bench.report.page import report
+from sbora_bench.report.tables import tables
+from sbora_bench.report.verdicts import verdict_sentences
+from sbora_bench.report.views.leaderboard import leaderboard
+from sbora_bench.report.views.verdict_figure import forest_figure
+from sbora_bench.report.views.verdict_table import COLUMNS
+from sbora_bench.results.read import Results
+from tests import made_results
+from tests.made_results import make_plan, make_results, make_run
+
+TABLE, ITEMS = "arithmetic", 40
+RIGHT = {"lora": 20, "dora": 20, "sbora-fa": 32}  # of 40; DoRA's are LoRA's
+PLANNED = [
+    {"a": "sbora-fa-r32", "b": "lora-r32", "equal": "rank", "margin": 0.01},
+    {"a": "lora-r32", "b": "sbora-fa-r32", "equal": "neither", "margin": 0.5, "metric": ""},
+    {"a": "dora-r32", "b": "lora-r32", "equal": "rank", "margin": 0.001},
+]
+
+
+def items_of(run, task):
+    """Items of the run's own seed; how many are right varies with the run."""
+    right = RIGHT.get(run.method, 5) + random.Random(f"{run.method} {run.seed} {task}").choice([-2, -1, 0, 1, 2])
+    shared = {"prompt": "", "response": "", "extracted": "", "answer": "1", "contaminated": False}
+    return [{"id": 1000 * (run.seed or 0) + item, "correct": item < right, **shared} for item in range(ITEMS)]
+
+
+def written(seeds, comparisons):
+    made = made_results.experiment()
+    grids = [{"models": ["llama-7b"], "methods": ["lora", "dora", "sbora-fa"], "ranks": [32]}]
+    return made | {
+        "tables": {TABLE: made["tables"][TABLE] | {"grids": grids, "seeds": seeds, "comparisons": comparisons}}
+    }
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.setattr(made_results, "samples", items_of)
+    plan = make_plan(tmp_path, written([0, 1, 2, 3, 4], [PLANNED[0], PLANNED[2]]))
+    results = tmp_path / "results"
+    make_results(plan, results)
+    return plan, results
+
+
+def drawn(plan, results):
+    collect(plan, results)
+    tables(plan, results)
+    return list(csv.DictReader((results / "tables/verdicts.csv").open()))
+
+
+def test_a_list_of_seeds_is_one_look(made):
+    plan, results = made
+    first, second = drawn(plan, results)
+    assert list(first) == COLUMNS
+    names = ("table", "model", "a", "b", "equal", "metric", "verdict", "seeds", "seeds_planned")
+    assert [first[key] for key in names] == [
+        TABLE,
+        "llama-7b",
+        "sbora-fa-r32",
+        "lora-r32",
+        "rank",
+        "score",
+        "better",
+        "5",
+        "5",
+    ]
+    assert (second["a"], second["verdict"]) == ("dora-r32", "undecided")
+    low, difference, high = (float(first[key]) for key in ("low", "difference", "high"))
+    assert 0.2 < low < difference < high < 0.4 and first["margin"] == "0.010000"
+    assert {"tables/verdicts.csv", "tables/verdicts.md", "figures/forest.svg"} <= set(published_files(plan))
+    assert r"\label{tab:verdicts}" in (results / "tables/verdicts.tex").read_text()
+
+
+def test_sentences_say_what_was_found(made):
+    plan, results = made
+    (better, first), (undecided, second) = verdict_sentences(Results(plan, results))
+    assert (better, undecided) == ("better", "undecided")
+    assert re.fullmatch(
+        r"Arithmetic, by hand, LLaMA-7B: SBoRA-FA r = 32 is better than LoRA r = 32 at equal rank"
+        r" \(\+3\d\.\d \[2\d\.\d, 3\d\.\d\] points, 5 of 5 seeds\)\.",
+        first,
+    )
+    assert " DoRA r = 32 against LoRA r = 32 at equal rank is undecided (" in second
+
+
+def test_a_margin_that_holds_the_interval_is_equivalent(tmp_path, monkeypatch):
+    monkeypatch.setattr(made_results, "samples", items_of)
+    plan = make_plan(tmp_path, written([0, 1, 2, 3], [PLANNED[2] | {"margin": 0.2}]))
+    make_results(plan, tmp_path / "results")
+    ((verdict, sentence),) = verdict_sentences(Results(plan, tmp_path / "results"))
+    assert (
+        verdict == "equivalent"
+        and "DoRA r = 32 and LoRA r = 32 at equal rank are equivalent within 20.0 points" in sentence
+    )
+
+
+def test_a_failed_seed_is_counted_and_a_missing_one_waited_for(made):
+    plan, results = made
+    make_run(plan, results, plan.run(f"{TABLE}-llama-7b-lora-r32-s1"), failed="no memory")
+    (first, second) = judgements(Results(plan, results))
+    assert (first.decision.seeds, first.failed, first.decision.verdict) == (4, 1, "better")
+    assert "4 of 5 seeds, 1 more failed)" in verdict_sentences(Results(plan, results))[0][1]
+    (results / f"runs/{TABLE}-llama-7b-dora-r32-s0/scores.json").unlink()
+    first, second = judgements(Results(plan, results))
+    assert first.decision.verdict == "better"
+    assert (second.decision.verdict, second.decision.seeds, second.decision.difference) == ("undecided", 0, None)
+    rows = drawn(plan, results)
+    assert rows[1]["difference"] == rows[1]["low"] == "" and rows[1]["verdict"] == "undecided"
+
+
+def test_the_forest_is_of_the_data(made):
+    plan, results = made
+    rows = judgements(Results(plan, results))
+    with matplotlib.rc_context():
+        (axis,) = forest_figure(plan, rows).axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["arithmetic, LLaMA-7B", "SBoRA-FA r = 32 − LoRA r = 32", "DoRA r = 32 − LoRA r = 32"]
+    assert [
+        bar[0].get_xdata()[0] for bar in axis.containers if bar.get_label() != "_nolegend_" and hasattr(bar, "lines")
+    ] == [pytest.approx(one.shown[0]) for one in rows]
+    zones = [patch for patch in axis.patches if patch.get_width() > 0]
+    assert [zone.get_width() for zone in zones] == pytest.approx([2.0, 0.2])
+    assert [text.get_text() for text in axis.texts] == ["▲ better, 5", "? undecided, 5"]
+
+
+def test_the_page_begins_with_the_verdicts_and_the_forest(made):
+    plan, results = made
+    collect(plan, results)
+    tables(plan, results)
+    figures(plan, results)
+    audit.write(list(audit.own_tables(results / "tables")), results)
+    report(plan, results)
+    text = (results / "report.html").read_text()
+    answer = text[text.index('<section id="answer">') : text.index("<nav")]
+    assert answer.index('<span class="tone better">better</span>') < answer.index("<img")
+    assert answer.count("<img") == 2 and "The planned differences" in answer and "score against trainable" in answer
+    assert '<td class="text"><span class="value tone better">better</span></td>' in text
+    assert not [name for name in table_files(plan) + figure_files(plan) if not (results / name).is_file()]
+
+
+def test_the_leaderboard_has_intervals_of_ranks_and_letters(made):
+    plan, results = made
+    board = leaderboard(Results(plan, results), TABLE)
+    lines = [[cell.text for cell in row] for row in board.groups[0]]
+    assert lines[0][1:5] == ["SBoRA-FA r = 32", "1", "1", "a"]
+    assert [line[3:5] for line in lines[1:]] == [["2 to 3", "b"], ["2 to 3", "b"]]
+
+
+def test_without_comparisons_there_is_neither_table_nor_figure(tmp_path):
+    plan = make_plan(tmp_path)
+    assert not [name for name in table_files(plan) + figure_files(plan) if "verdicts" in name or "forest" in name]
