@@ -182,6 +182,8 @@ def test_every_control_is_reached_by_the_keyboard_and_has_a_name(visit, made):
     assert nameless == 0
     page.locator("nav a").last.focus()
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "permalink"
+    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "search"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.tagName") in ("BUTTON", "DIV")

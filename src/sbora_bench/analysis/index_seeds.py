@@ -15,6 +15,8 @@ from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.file_names import DrawGroup, draw_groups
 from sbora_bench.results.read import Results
 
+RESAMPLES = 20_000
+
 
 @dataclass(frozen=True)
 class Component:
@@ -67,6 +69,19 @@ def components(scores: np.ndarray) -> list[Component]:
     return [*found, Component("rest", int(rest_degrees), rest, rest, low, high)]
 
 
+def p_equal(parts: list[Component], draws: int, orders: int) -> float:
+    """Two-sided, of the draw's and the order's variance being equal: one test of the two together, not two p values.
+
+    A generalized test (Weerahandi, 1991): variances from mean squares whose chi-squares are drawn, seeded.
+    """
+    draw, order, rest = parts
+    rng = np.random.default_rng(0)
+    chances = [part.degrees * part.mean_square / rng.chisquare(part.degrees, RESAMPLES) for part in (draw, order, rest)]
+    difference = (chances[0] - chances[2]) / orders - (chances[1] - chances[2]) / draws
+    above = float((difference > 0).mean())
+    return min(1.0, 2 * min(above, 1 - above) + 1 / RESAMPLES)
+
+
 def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
     """Averages of the table's tasks as they are shown, (index seeds, seeds); None where a run has none."""
     results = picked(results)
@@ -85,7 +100,7 @@ def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
 @dataclass(frozen=True)
 class Decided:
     """What decides in a factorial of index seeds x seeds: the parts of the scores' variance, and the scores' mean, in
-    the units that are shown.
+    the units that are shown. `p_ratio`: of the draw's and the order's parts being equal.
     """
 
     group: DrawGroup
@@ -93,6 +108,7 @@ class Decided:
     index_seeds: int
     seeds: int
     mean: float
+    p_ratio: float
 
     def share(self, part: Component) -> float | None:
         """A part's share of the sum of the parts."""
@@ -106,5 +122,7 @@ def decided(results: Results) -> list[Decided]:
     for group in draw_groups(results.plan):
         scores = scores_of_group(results, group)
         if scores is not None:
-            factorials.append(Decided(group, components(scores), len(scores), scores.shape[1], float(scores.mean())))
+            parts = components(scores)
+            shape = len(scores), scores.shape[1], float(scores.mean())
+            factorials.append(Decided(group, parts, *shape, p_equal(parts, *scores.shape)))
     return factorials

@@ -21,7 +21,7 @@ from sbora_bench.report.outputs import PAGE, figure_captions, figure_sections
 from sbora_bench.report.page_answer import conclusions, highest_scores
 from sbora_bench.report.page_runs import run_sections, samples_shown
 from sbora_bench.report.page_tables import all_tables
-from sbora_bench.report.render import HERE, PrintedTable, environment
+from sbora_bench.report.render import HERE, PrintedTable, environment, latex
 from sbora_bench.report.verdicts import verdict_sentences
 from sbora_bench.report.view import Hint
 from sbora_bench.results.failures import told_failures
@@ -49,6 +49,7 @@ def report(plan: Plan, results: Path) -> None:
             highest_scores=highest_scores(read),
             tables=tables,
             figures=figures,
+            latex_of=latex_of,
             failures=told_failures(plan, results),
             sections=sections,
             samples_shown=samples_shown(sections),
@@ -58,6 +59,11 @@ def report(plan: Plan, results: Path) -> None:
         )
     )
     write_text(results / PAGE, text)
+
+
+def latex_of(table: PrintedTable) -> str:
+    """A table's LaTeX where it has numbers, to be copied; empty for a table of the page alone."""
+    return latex(table) if table.csv else ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-// Sorting and searching of the tables, searching of the runs. Without this script the page shows all, in its order.
+// Sorting, searching and copying of the tables, searching of the runs. Without this script the page shows all, in its order.
 "use strict";
 
 const NUMBER = /^[+<>\s]*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)/i;
@@ -79,6 +79,21 @@ document.querySelectorAll("figure.table").forEach((figure) => {
   sortable(table);
   const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
   searchable(figure.querySelector(".scroll"), withText(rows, (row) => row), "rows");
+});
+
+document.querySelectorAll("details.latex").forEach((details) => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy as LaTeX";
+  button.addEventListener("click", () => {
+    const range = document.createRange();
+    range.selectNodeContents(details.querySelector("pre"));
+    const selection = getSelection();
+    selection.removeAllRanges();
+    selection.addRange(range);
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C"; // works in a local file
+  });
+  details.querySelector("summary").after(button);
 });
 
 const runs = [...document.querySelectorAll("details.run")];

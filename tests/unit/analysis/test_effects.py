@@ -11,7 +11,7 @@ import yaml
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
 from sbora_bench.analysis.forgetting import kept, kept_pairs
-from sbora_bench.analysis.index_seeds import components, decided
+from sbora_bench.analysis.index_seeds import Component, components, decided, p_equal
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
@@ -181,6 +181,33 @@ def test_intervals_cover_and_nothing_is_found_where_nothing_is():
     assert abs(false - runs * 0.05) <= 3 * math.sqrt(runs * 0.95 * 0.05)
     assert sum(part[0].p < 0.05 for part in found) > 0.9 * runs
     assert np.mean([part[0].variance for part in found]) == pytest.approx(4.0, rel=0.2)
+
+
+def test_whether_draw_or_order_decides_is_one_test():
+    """Equal parts are called different in one of twenty at most; ten times the spread is."""
+    rng, runs = np.random.default_rng(1), 200
+
+    def shown(of_draw, of_order):
+        made = [factorial(rng, 5, 5, of_draw, of_order) for _ in range(runs)]
+        squares = [mean_squares(one) for one in made]
+        return sum(p_equal(parts, 5, 5) < 0.05 for parts in squares)
+
+    assert shown(2.0, 2.0) <= runs * 0.05 + 3 * math.sqrt(runs * 0.05 * 0.95)
+    assert shown(10.0, 1.0) > 0.9 * runs
+
+
+def mean_squares(scores):
+    """The parts of a factorial as far as `p_equal` needs them: degrees and mean squares."""
+    draws, orders = scores.shape
+    by_draw, by_order, mean = scores.mean(1), scores.mean(0), scores.mean()
+    rest = scores - by_draw[:, None] - by_order + mean
+    squares = [
+        orders * ((by_draw - mean) ** 2).sum() / (draws - 1),
+        draws * ((by_order - mean) ** 2).sum() / (orders - 1),
+        (rest**2).sum() / ((draws - 1) * (orders - 1)),
+    ]
+    degrees = draws - 1, orders - 1, (draws - 1) * (orders - 1)
+    return [Component("", free, square, 0, 0, 0) for free, square in zip(degrees, squares, strict=True)]
 
 
 def test_a_factorial_is_methods_that_differ_in_their_index_seed_alone():

@@ -48,7 +48,14 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
                 ]
             )
         groups.append(lines)
+    ratios = "; ".join(
+        f"{model_titles(plan, one.group.table)[one.group.model]}, {one.group.title} r = {one.group.rank}: p"
+        f" {p_text(one.p_ratio)}"
+        for one in decided(results)
+    )
     notes = [
+        f"Whether one of draw and order brings more than the other is one test of their difference, not two p values:"
+        f" {ratios or 'nothing to test'}.",
         "Two-way analysis of variance with random factors, one run a cell: the average score of the table's tasks over"
         " index seeds x seeds. Points: the standard deviation that a factor brings, with its 95 % interval (Williams"
         " and Tukey; exact for the rest). p: of a factor's bringing none (F test), not corrected. The rest holds what"

@@ -1,0 +1,138 @@
+"""How often each test of docs/statistics.md errs where two methods are equally good, coverage and power of the looks.
+
+    python benchmarks/errors.py [--draws 4000] [--output errors.json]
+
+Simulated experiments: an item has a difficulty, the same in all runs, an effect of item x method, and each run an
+effect of its own (normal, in log-odds); right or wrong answers are drawn on top. No network, no model.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import special, stats
+
+from sbora_bench.analysis.estimate import Estimate, over_seeds, over_seeds_and_items
+from sbora_bench.analysis.sequential import decide, decide_at
+from sbora_bench.analysis.statistics import shares_over_seeds, sign_flip
+
+ITEMS, LOOKS = 100, (4, 6, 8, 12)
+EFFECTS = {"items decide": (1.0, 1.0, 0.1), "runs decide": (1.0, 0.0, 0.4), "both": (1.5, 0.8, 0.6)}
+
+
+def experiments(
+    rng: np.random.Generator, draws: int, seeds: int, effects: tuple[float, ...], fresh: bool = False
+) -> np.ndarray:
+    """Differences of two equally good methods: draws x seeds x items."""
+    of_item, of_method, of_run = effects
+    rows = seeds if fresh else 1
+    difficulty = rng.normal(0, of_item, (draws, 1, rows, ITEMS))
+    by_method = rng.normal(0, of_method, (draws, 2, rows, ITEMS))
+    run = rng.normal(0, of_run, (draws, 2, seeds, 1))
+    right = rng.random((draws, 2, seeds, ITEMS)) < special.expit(0.5 + difficulty + by_method + run)
+    return right[:, 0].astype(float) - right[:, 1]
+
+
+def satterthwaite(one: Estimate) -> float:
+    """p with Satterthwaite's degrees of freedom, for comparison."""
+    free = 1 / sum(share**2 / degrees for share, degrees in one.parts)
+    return float(2 * special.stdtr(free, -abs(one.mean) / (one.error or 1)))
+
+
+def errors_of_tests(draws: int) -> list[dict]:
+    """A row an effect and number of seeds: how often each procedure says that the methods differ."""
+    rows = []
+    for name, effects in EFFECTS.items():
+        for seeds in (3, 4, 6, 12):
+            made = experiments(np.random.default_rng(seeds), draws, seeds, effects, fresh=False)
+            over = [over_seeds_and_items([one], share=True) for one in made]
+            alone = np.array([over_seeds(one.mean(axis=1)).p() or 1.0 for one in made])
+            items = np.array([sign_flip([one.sum(axis=0)]) for one in made])
+            pooled = [stats.binomtest(int((one > 0).sum()), int((one != 0).sum()) or 1).pvalue for one in made[:1000]]
+            both, by_degrees = np.array([one.p() for one in over]), np.array([satterthwaite(one) for one in over])
+            fresh = experiments(np.random.default_rng(100 + seeds), draws, seeds, effects, fresh=True)
+            of_fresh = np.array([over_seeds(one.mean(axis=1)).p() or 1.0 for one in fresh])
+            rows.append(
+                {
+                    "effects": name,
+                    "seeds": seeds,
+                    "seeds and items": rate(both < 0.05),
+                    "the same at 0.004": rate(both < 0.004),
+                    "with Satterthwaite": rate(by_degrees < 0.05),
+                    "that at 0.004": rate(by_degrees < 0.004),
+                    "fresh items, t over seeds": rate(of_fresh < 0.05),
+                    "t over seeds alone": rate(alone < 0.05),
+                    "signs of items": rate(items < 0.05),
+                    "larger of the two p": rate(np.maximum(alone, items) < 0.05),
+                    "pooled McNemar": rate(np.array(pooled) < 0.05),
+                }
+            )
+    return rows
+
+
+def looks(draws: int) -> list[dict]:
+    """A row a true difference over the standard deviation between seeds: verdicts, seeds, coverage."""
+    rows = []
+    for effect in (0.0, 0.5, 1.0, 1.5, 2.0):
+        values = np.random.default_rng(1).normal(effect, 1, (draws, LOOKS[-1])).tolist()
+        made = [decide(row, LOOKS, alpha=0.05, margin=1e-9) for row in values]
+        within = [one.low is not None and one.high is not None and one.low <= effect <= one.high for one in made]
+        row = {word: rate([one.verdict == word for one in made]) for word in ("better", "worse", "undecided")}
+        rows.append(
+            {"effect": effect, **row, "covered": rate(within), "seeds": float(np.mean([o.seeds for o in made]))}
+        )
+    return rows
+
+
+def looks_at_fixed_items(draws: int) -> list[dict]:
+    """How often looks over seeds and items, and over seeds alone, call equal methods different."""
+    rows = []
+    for name, effects in EFFECTS.items():
+        made = experiments(np.random.default_rng(2), draws, LOOKS[-1], effects, fresh=False)
+        both = [
+            decide_at([over_seeds_and_items([one[:n]], share=True) for n in LOOKS], LOOKS, 0.05, 1e-9) for one in made
+        ]
+        alone = [decide(one.mean(axis=1).tolist(), LOOKS, 0.05, 1e-9) for one in made]
+        shown = {"seeds and items": both, "seeds alone": alone}
+        rows.append({"effects": name} | {key: rate([o.decided for o in those]) for key, those in shown.items()})
+    return rows
+
+
+def intervals(draws: int) -> list[dict]:
+    """Coverage of the log-odds interval of a score over four seeds."""
+    rng, rows = np.random.default_rng(3), []
+    for mean in (0.5, 0.9, 0.97):
+        shares = special.expit(rng.normal(special.logit(mean), 0.4, (draws, 4)))
+        counts = rng.binomial(ITEMS, shares) / ITEMS
+        made = [shares_over_seeds(row, [ITEMS] * 4) for row in counts.tolist()]
+        rows.append({"share": mean, "covered": rate([(o.low or 0) <= mean <= (o.high or 1) for o in made])})
+    return rows
+
+
+def rate(hits: list[bool] | np.ndarray) -> float:
+    """Share of hits."""
+    return round(float(np.mean(hits)), 4)
+
+
+def main() -> None:
+    """Measure all and print a table of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    measured = {
+        "tests": errors_of_tests(given.draws),
+        "looks": looks(given.draws),
+        "looks at fixed items": looks_at_fixed_items(given.draws // 2),
+        "intervals": intervals(given.draws),
+    }
+    for title, rows in measured.items():
+        print(f"\n{title}\n| {' | '.join(rows[0])} |\n|{' --- |' * len(rows[0])}")
+        print("\n".join(f"| {' | '.join(map(str, row.values()))} |" for row in rows))
+    if given.output:
+        given.output.write_text(json.dumps({"draws": given.draws, **measured}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
