@@ -170,7 +170,8 @@ def prepare_items(
     rows: list[dict[str, Any]] = []
     held, available = [], 0
     prompt = prompt_of(catalog, template)
-    for fresh in fresh_seeds or [None]:
+    seeds: Sequence[int | None] = fresh_seeds or [None]
+    for fresh in seeds:
         source, items = read_reachable(catalog, name, fresh)
         known = [] if training is None else contaminated(items, training)
         of_seed = {} if fresh is None else {"seed": fresh}
