@@ -15,7 +15,7 @@ checkpoint pick:
     params:
         asked=ASKED,
         code=code("analysis.pick"),
-        results=FILES.root,
+        results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
     shell:
         "sbora-bench pick {params.asked:q} --results {params.results:q} --table {wildcards.table:q} > {log:q} 2>&1"
@@ -37,7 +37,7 @@ checkpoint look:
     params:
         asked=ASKED,
         code=code("analysis.look"),
-        results=FILES.root,
+        results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
     shell:
         "sbora-bench look {params.asked:q} --results {params.results:q} --table {wildcards.table:q} --look {wildcards.look:q} > {log:q} 2>&1"
