@@ -65,7 +65,7 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
     known_counts = (training.happened.trainable_parameters, training.happened.total_parameters) if training else ()
     counts = [f"{count:,}" for count in known_counts if count is not None]
     counted = f": {' of '.join(counts)} parameters" if counts else ""
-    lines = score_lines(plan, known) or [f"It has no score: {scores.reason or 'no task could be scored'}."]
+    scored = score_lines(plan, known) or [f"It has no score: {scores.reason or 'no task could be scored'}."]
     words = f"--experiment {Path(plan.path).stem} {run.name}"
     content = f"""---
 {metadata.to_yaml()}
@@ -81,7 +81,7 @@ def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: Score
 
 ## Scores
 
-{chr(10).join(lines)}
+{chr(10).join(scored)}
 
 ## Again
 

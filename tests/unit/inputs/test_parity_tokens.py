@@ -98,7 +98,7 @@ def batch_of(tokenizer, spoken, rows):
     """The rows as the Trainer gives them to the model."""
     plain = spoken.model_copy(update={"autocast": None, "optimizer": "adamw_torch", "gradient_checkpointing": False})
     run = Run(Cell("t", "m", "lora", 4), 0)
-    trainer = build_trainer(toy_runs.model(), tokenizer, [{}], [{}], plain, run, "nowhere")
+    trainer = build_trainer(toy_runs.model(), tokenizer, rows, rows, plain, run, "nowhere")
     return trainer.data_collator([{key: list(value) for key, value in row.items()} for row in rows])
 
 
