@@ -76,6 +76,8 @@ LISTED = [
         r"accelerate launch .*",
         "needs several GPUs; tests/unit/train/test_distributed.py launches two processes on a CPU",
     ),
+    (r"sbora-bench init mine .*", "of one's own files; tests/unit/cli/test_init.py runs it on others"),
+    (r"python benchmarks/peft_gpu_results.py .*", "half an hour, and needs PEFT's own file; not run by any test"),
     (r"sbora-bench sizes experiments/mine.yaml", "of one's own; tests/unit/cost/test_sizes.py runs it on another"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
 ]

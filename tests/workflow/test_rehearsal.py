@@ -126,4 +126,4 @@ def test_a_slice_runs_each_method_once(tmp_path, monkeypatch):
         assert scored["status"] == "ok" and set(scored["tasks"]) == set(plan.tasks(run.table))
         assert all(0 <= task["value"] <= 1 and task["n"] >= 6 for task in scored["tasks"].values())
         names = [path.name for path in (folder / "adapter").iterdir()]
-        assert sorted(names) == ["README.md", "adapter_config.json", "adapter_model.safetensors", "logits.safetensors"]
+        assert sorted(names) == ["adapter_config.json", "adapter_model.safetensors", "logits.safetensors"]
