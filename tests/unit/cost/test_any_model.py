@@ -56,6 +56,32 @@ def test_a_model_is_counted_on_its_own_class(catalog, kind, method, tmp_path):
         assert figures["status"] == "ok" and figures["memory"]["peak"] > 0 and figures["flops_per_step"] > 0
 
 
+EXPERTS = {
+    "mixtral": MODELS["mixtral"],
+    "qwen3_moe": GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("method", ["lora", "sbora-fa", "sbora-fb"])
+def test_the_experts_of_a_mixture_are_counted(catalog, kind, method, tmp_path):
+    """Both fused parameters of the experts beside the attention's layers; SBoRA's step is traced as well."""
+    AutoConfig.for_model(kind, **EXPERTS[kind]).save_pretrained(tmp_path)
+    entry = catalog.methods[method]
+    own = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+    own[f"{method.partition('-')[0]}_dropout"] = 0.0  # PEFT's LoRA of a parameter has none
+    adapted = entry.model_copy(update={"arguments": entry.arguments | own})
+    with_experts = catalog.model_copy(update={"methods": catalog.methods | {"experts": adapted}})
+    request = one_cell.CellRequest(str(tmp_path), "experts", 4, "smollm2", length=16, target_modules="q_proj,v_proj")
+    figures = one_cell.report(with_experts, request)
+    sizes = {"target_modules": figures["target_modules"], "weights_dtype": "float32"}
+    protocol = catalog.protocol("smollm2", "arithmetic", sizes, "test")
+    real = real_step.random_model(read_config(catalog, str(tmp_path)), adapted, 4, protocol)
+    assert (figures["trainable_parameters"], figures["total_parameters"]) == real.get_nb_trainable_parameters()
+    if method != "lora":
+        assert figures["status"] == "ok" and figures["memory"]["peak"] > 0
+
+
 def test_a_folder_counts_by_its_own_config_whatever_the_entry_says(catalog, tmp_path):
     """Qwen3's heads are wider than its hidden size divided by their number, which an entry may not say."""
     AutoConfig.for_model("qwen3", **MODELS["qwen3"]).save_pretrained(tmp_path)
