@@ -1,9 +1,15 @@
 """Bases that come with the harness: of the catalog's recipe, the same bytes each time, refused where they aren't."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors import safe_open
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, sha256
+from sbora_bench.files import read_json
 from sbora_bench.inputs.models import shipped
 from sbora_bench.inputs.models.fetch import fetch_model
 from sbora_bench.plan.catalog import ModelEntry, load_catalog
@@ -36,13 +42,26 @@ def test_a_shipped_base_of_another_recipe_or_other_bytes_is_refused(tmp_path):
     assert not (tmp_path / "base").exists()
 
 
+def is_zen_4() -> bool:
+    """Whether this is the kind of processor that the bases were trained on."""
+    path = Path("/proc/cpuinfo")
+    cpu = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return bool(re.search(r"^cpu family\s*: 25$", cpu, re.M) and re.search(r"^flags\b.*\bavx512_bf16\b", cpu, re.M))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_pretraining_makes_a_shipped_base_again(model, tmp_path):
-    """On the processor that it was trained on (an AMD EPYC, Zen 4) to the bit."""
+    """To the bit on a Zen 4, where it was trained; elsewhere it learns as much. The order of a header's keys is free."""
     from sbora_bench.train.pretrain import pretrain_model
 
     pretrain_model(load_catalog(), model, tmp_path / model)
-    assert shipped.ship(tmp_path / model, MODELS[model], tmp_path / "again") == sha256(
-        shipped.FILES / f"{model}.safetensors"
-    )
+    shipped.ship(tmp_path / model, MODELS[model], tmp_path / "again")
+    with safe_open(tmp_path / "again", "pt") as again, safe_open(shipped.FILES / f"{model}.safetensors", "pt") as held:
+        names, headers = sorted(held.keys()), [again.metadata(), held.metadata()]
+        assert sorted(again.keys()) == names and headers[0]["recipe"] == headers[1]["recipe"]
+        accuracies = [json.loads(header["summary"])["held_out_accuracy"] for header in headers]
+        assert accuracies[0] == pytest.approx(accuracies[1], abs=0.1)
+        if is_zen_4():
+            assert headers[0] == headers[1]
+            assert [name for name in names if not torch.equal(again.get_tensor(name), held.get_tensor(name))] == []
