@@ -52,7 +52,7 @@ def is_zen_4() -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_pretraining_makes_a_shipped_base_again(model, tmp_path):
-    """To the bit on a Zen 4, where it was trained; elsewhere it learns as much. The order of a header's keys is free."""
+    """To the bit on a Zen 4, where it was trained; elsewhere it learns as much. A header's keys have no order."""
     from sbora_bench.train.pretrain import pretrain_model
 
     pretrain_model(load_catalog(), model, tmp_path / model)
