@@ -14,6 +14,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.results.aggregate import GOLD, LIKELIEST, clean_mean, mean_of
 from sbora_bench.results.records import TaskScore
+from sbora_bench.score.shared_prefixes import halving
 
 if TYPE_CHECKING:
     from sbora_bench.score.lm_eval_model import Scorer
@@ -33,7 +34,7 @@ class Answer:
 
 def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
     """Of each item `gold_loss`, in nats a token of its gold answer, `gold_tokens` and, of a choice, `likeliest`."""
-    found = []
+    of_items = []
     answers: list[Answer] = []
     for item in items:
         prompt = scorer.context_ids(item["prompt"])
@@ -42,18 +43,18 @@ def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
         texts = [_with_label(item, label) for label in labels]
         named = [_ended(scorer, text) for text in texts]
         place = _only_difference(named)
-        mine = [Answer(prompt, gold)]
+        of_item = [Answer(prompt, gold)]
         if place is not None:
-            mine[0].place, mine[0].others = place, [ids[place] for ids in named]
+            of_item[0].place, of_item[0].others = place, [ids[place] for ids in named]
         else:
-            mine += [Answer(prompt, ids) for ids in named]
-        answers += mine
-        found.append((labels, mine))
+            of_item += [Answer(prompt, ids) for ids in named]
+        answers += of_item
+        of_items.append((labels, of_item))
     weigh(scorer, answers)
-    return [_told(labels, mine) for labels, mine in found]
+    return [_figures(labels, of_item) for labels, of_item in of_items]
 
 
-def _told(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
+def _figures(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
     gold, *named = answers
     weights = gold.of_others or [answer.log_probability for answer in named]
     likeliest = {"likeliest": labels[weights.index(max(weights))]} if labels else {}
@@ -84,22 +85,27 @@ def _only_difference(texts: list[list[int]]) -> int | None:
 
 @torch.inference_mode()
 def weigh(scorer: "Scorer", answers: list[Answer]) -> None:
-    """Fill in the log-probabilities: batches alike in length, logits at the answers alone.
+    """Fill in the log-probabilities: batches alike in length, halves of them where memory doesn't suffice.
 
     A prompt that is too long loses its beginning. Raises UserError for an answer that is too long alone.
     """
     order = sorted(answers, key=lambda one: (-len(one.prompt) - len(one.answer), one.prompt, one.answer))
     for start in range(0, len(order), scorer.batch_size):
-        batch = order[start : start + scorer.batch_size]
-        width = max(len(one.answer) for one in batch)
-        if width >= scorer.max_length:
-            raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
-        rows = [(one.prompt + one.answer)[-scorer.max_length :] for one in batch]
-        logits = scorer.model(**scorer.padded(rows), logits_to_keep=width + 1, use_cache=False).logits
-        for one, of_row in zip(batch, logits[:, -width - 1 : -1], strict=True):
-            kept = of_row[-len(one.answer) :].double().log_softmax(-1).cpu()
-            one.log_probability = float(kept[range(len(one.answer)), one.answer].sum())
-            one.of_others = kept[one.place, one.others].tolist() if one.others else []
+        for _ in halving(lambda batch: _weigh(scorer, batch), order[start : start + scorer.batch_size]):
+            pass
+
+
+def _weigh(scorer: "Scorer", batch: list[Answer]) -> None:
+    """One pass: logits at the answers alone."""
+    width = max(len(one.answer) for one in batch)
+    if width >= scorer.max_length:
+        raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
+    rows = [(one.prompt + one.answer)[-scorer.max_length :] for one in batch]
+    logits = scorer.model(**scorer.padded(rows), logits_to_keep=width + 1, use_cache=False).logits
+    for one, of_row in zip(batch, logits[:, -width - 1 : -1], strict=True):
+        kept = of_row[-len(one.answer) :].double().log_softmax(-1).cpu()
+        one.log_probability = float(kept[range(len(one.answer)), one.answer].sum())
+        one.of_others = kept[one.place, one.others].tolist() if one.others else []
 
 
 def by_likelihood(config: dict, items: list[dict], answers: list[dict[str, Any]]) -> tuple[TaskScore, list[dict]]:

@@ -62,6 +62,20 @@ def at_label(prompt: str, label: str) -> float:
         return float(toy_runs.model()(torch.tensor([ids])).logits[0, -1][tokenizer.convert_tokens_to_ids(label)])
 
 
+def test_memory_that_does_not_suffice_halves_the_answers():
+    reader, sizes = scorer(batch_size=8), []
+
+    def check(_, inputs, named):
+        sizes.append(len(named["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    reader.model.register_forward_pre_hook(check, with_kwargs=True)
+    halved, whole = gold_answers(reader, items(LABELS)), gold_answers(scorer(), items(LABELS))
+    assert max(sizes) == 8 and [one["likeliest"] for one in halved] == [one["likeliest"] for one in whole]
+    assert [one["gold_loss"] for one in halved] == pytest.approx([one["gold_loss"] for one in whole], abs=1e-5)
+
+
 def test_a_long_prompt_loses_its_beginning_and_an_answer_alone_too_long_is_told():
     whole, cut = gold_answers(scorer(), items()), gold_answers(scorer(max_length=9), items())
     assert [one["gold_tokens"] for one in whole] == [one["gold_tokens"] for one in cut] and whole != cut
