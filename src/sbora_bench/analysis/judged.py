@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.look import decided
+from sbora_bench.analysis.look import decided, runs_compared
 from sbora_bench.analysis.sequential import Decision
 from sbora_bench.plan.comparison import Planned
 from sbora_bench.results.read import Results
@@ -50,13 +50,11 @@ def _judgements(results: Results) -> list[Judgement]:
 
 def _looks_made(results: Results, planned: Planned) -> int:
     """At how many looks both cells have a record of every run; of one that failed too."""
-    entry = results.plan.experiment.tables[planned.table]
-    runs = {cell: [run for run in results.plan.runs_of(planned.table) if run.cell == cell] for cell in planned.cells}
+    runs = runs_compared(results, planned)
 
     def has_record(count: int) -> bool:
         whole = all(len(of_cell) >= count for of_cell in runs.values())
         scores = (results.task_scores(run) for of_cell in runs.values() for run in of_cell[:count])
         return whole and all(None not in by_task.values() for by_task in scores)
 
-    looks = entry.looks or (len(entry.seeds),)
-    return sum(has_record(count) for count in looks)
+    return sum(has_record(count) for count in results.plan.experiment.tables[planned.table].looks_planned)

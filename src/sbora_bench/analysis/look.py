@@ -86,9 +86,8 @@ def decided(results: Results, planned: Planned, number: int | None = None) -> tu
     `number`: of looks that were made; without, of all that both cells have the runs of.
     """
     results = picked(results)
-    table = results.plan.experiment.tables[planned.table]
-    looks = table.looks or (len(table.seeds),)
-    runs = {cell: [run for run in results.plan.runs_of(planned.table) if run.cell == cell] for cell in planned.cells}
+    looks = results.plan.experiment.tables[planned.table].looks_planned
+    runs = runs_compared(results, planned)
     reached = [planned_seeds for planned_seeds in looks[:number] if planned_seeds <= min(map(len, runs.values()))]
     estimates = [_estimate(results, planned, {cell: of[:count] for cell, of in runs.items()}) for count in reached]
     alpha = ALPHA / len(results.plan.comparisons(planned.table))
@@ -99,6 +98,12 @@ def decided(results: Results, planned: Planned, number: int | None = None) -> tu
         if decide_at([one], looks, alpha, planned.margin).decided:
             break
     return used, decision
+
+
+def runs_compared(results: Results, planned: Planned) -> dict[Cell, list[Run]]:
+    """The runs of both cells, in the order of their seeds; none of a cell that has none so far."""
+    by_cell = results.plan.runs_by_cell(planned.table)
+    return {cell: by_cell.get(cell, []) for cell in planned.cells}
 
 
 def _estimate(results: Results, planned: Planned, runs: dict[Cell, list[Run]]) -> Estimate | None:

@@ -126,7 +126,7 @@ def _print_power(loaded: "Plan", sd: float) -> None:
         raise UserError(f"{loaded.path}: no comparison is planned; say in a table's comparisons what is to be shown")
     for name, comparisons in planned.items():
         table = loaded.experiment.tables[name]
-        looks = table.looks or (len(table.seeds),)
+        looks = table.looks_planned
         for comparison in comparisons:
             level = nominal_level(looks, ALPHA / len(comparisons))
             shown = [f"{smallest_difference(seeds, level, sd):.4g} at {seeds} seeds" for seeds in looks]

@@ -82,6 +82,11 @@ class Table(Strict):
         return self.seeds.looks if isinstance(self.seeds, Seeds) else ()
 
     @property
+    def looks_planned(self) -> tuple[int, ...]:
+        """The looks; of a list of seeds the one after all of them."""
+        return self.looks or (len(self.seeds),)
+
+    @property
     def staged(self) -> bool:
         """Whether it is decided on the way which of its runs are made."""
         return bool(self.looks or self.picking_seeds)
