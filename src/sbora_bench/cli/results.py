@@ -93,6 +93,21 @@ def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) 
     click.echo(terminal.compare(terminal.run_at(a, place), terminal.run_at(b, place)))
 
 
+@click.command("compare-published")
+@click.argument("experiment")
+@narrowing_options
+@results_option
+@click.option("--published", type=click.Path(path_type=Path), help="A file of bands.  [default: that of the harness]")
+def compare_published(experiment: str, results: Path | None, published: Path | None, **part: str) -> None:
+    """What others reported of EXPERIMENT's cells, beside ours: inside or outside of a band."""
+    plan, folder = load_so_far(experiment, results, **part)
+    from sbora_bench.analysis import published as stage
+    from sbora_bench.results.read import Results
+
+    bands = stage.read_bands(published or stage.BANDS)
+    click.echo(stage.as_text(stage.beside_published(Results(plan, folder), bands)))
+
+
 @click.command()
 @click.argument("experiment", default="ladder")
 @narrowing_options
@@ -166,4 +181,4 @@ def regions(
         write_figure({axis: stage.heat_data(regions[0], axis) for axis in ("columns", "rows")}, figure)
 
 
-READING = (verify, publish, show, compare, status, regions)
+READING = (verify, publish, show, compare, compare_published, status, regions)
