@@ -20,6 +20,7 @@ from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
+from sbora_bench.heavy_imports import settle
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_for
 from sbora_bench.inputs.models.logits import Comparison
@@ -280,6 +281,7 @@ def load_scorer(
 
     `method` says how the base is quantised. Raises WrongModel where the model is not the one that was trained.
     """
+    settle("peft", "lm_eval.evaluator", "lm_eval.models.huggingface", "datasets")
     import torch
     from transformers import GenerationConfig, set_seed
 

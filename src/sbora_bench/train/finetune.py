@@ -19,9 +19,10 @@ from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import disk_error, hash_of, read_json, sha256, write_json, write_text
+from sbora_bench.heavy_imports import settle
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.method_hooks import adapted
-from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_for
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_files, prepared_for
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
@@ -29,13 +30,13 @@ from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.results import store
 from sbora_bench.results.folders import ADAPTER_FILES
-from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
+from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.checkpoints import check_finite, newest, step_of, stopping
-from sbora_bench.train.encoding import encode_rows
 from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
+from sbora_bench.train.kept_rows import training_rows
 from sbora_bench.train.method_steps import first_values
 from sbora_bench.train.out_of_memory import fitting
 from sbora_bench.train.trainer import build_trainer
@@ -44,7 +45,6 @@ from sbora_bench.train.wandb_log import tracked
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -121,6 +121,7 @@ def train_run(
     from transformers import set_seed
 
     assert run.rank is not None and run.seed is not None, run.name
+    settle("transformers.trainer", "peft", "datasets")
     protocol = plan.protocol_of(run)
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
@@ -129,7 +130,8 @@ def train_run(
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
-    encoded, too_long = training_rows(tokenizer, training_file(plan, results, run), protocol)
+    tokenizer_key = [prepared_files(resources, run.model), protocol.pad, plan.catalog.models[run.model].pad_token]
+    encoded, too_long = training_rows(tokenizer, training_file(plan, results, run), protocol, tokenizer_key)
     if too_long.rows:
         print(
             f"{run.name}: {too_long.rows:,} training rows have more tokens than max_length {protocol.max_length}:"
@@ -254,17 +256,11 @@ def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
         write_text(made / "adapter" / name, "")
 
 
-def training_rows(tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol) -> "tuple[Dataset, TooLong]":
-    """A `datasets.Dataset` of what `encode_rows` gives, and how many rows were too long."""
-    from datasets import Dataset
-
-    rows, too_long = encode_rows(tokenizer, path, protocol)
-    return Dataset.from_list(rows), too_long
-
-
 def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> None:
     """Raises UserError where a row has more tokens than the model has positions."""
-    longest, positions = max(map(len, rows["input_ids"])), positions_of(model)
+    import pyarrow.compute as columns
+
+    longest, positions = columns.max(columns.list_value_length(rows.data["input_ids"])).as_py(), positions_of(model)
     if positions is not None and longest > positions:
         raise UserError(
             f"{name}: training rows of up to {longest:,} tokens, and the model has {positions:,} positions; set"
