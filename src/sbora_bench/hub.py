@@ -41,7 +41,7 @@ def snapshot(id: str, revision: str, repo_type: str, patterns: list[str], instea
             revision=revision,
             allow_patterns=patterns,
             etag_timeout=CONNECT_SECONDS,
-            local_files_only=offline() or not _answers(constants.ENDPOINT),
+            local_files_only=offline() or not answers(constants.ENDPOINT),
         )
     except errors.GatedRepoError:
         raise UserError(
@@ -63,12 +63,13 @@ def snapshot(id: str, revision: str, repo_type: str, patterns: list[str], instea
     return Path(folder)
 
 
-def _answers(endpoint: str) -> bool:
-    """One request without retries: snapshot_download alone takes half a minute to give up."""
+def answers(endpoint: str = "") -> bool:
+    """Whether the hub answers one request without retries: snapshot_download alone takes half a minute to give up."""
     import requests
+    from huggingface_hub import constants
 
     try:
-        requests.head(endpoint, timeout=CONNECT_SECONDS)
+        requests.head(endpoint or constants.ENDPOINT, timeout=CONNECT_SECONDS)
     except requests.exceptions.RequestException:
         return False
     return True

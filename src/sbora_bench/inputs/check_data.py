@@ -14,8 +14,10 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
+from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.examples import Example
-from sbora_bench.inputs.data.prompts import prompt_of
+from sbora_bench.inputs.data.prompts import prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
@@ -23,7 +25,7 @@ from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import ModelEntry, Protocol
-from sbora_bench.plan.data_entries import FileData, HubData
+from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData
 from sbora_bench.plan.experiment import Plan
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
@@ -111,7 +113,8 @@ class _Check:
         for task, name in self.plan.items(table).items():
             items = self.rows(name)
             if isinstance(items, UserError):
-                yield f"{where}: task {task}: {items}"
+                if not (isinstance(items, Unreachable) and entry.missing == "skip"):
+                    yield f"{where}: task {task}: {items}"
             elif items is not None:
                 yield from self.task(table, task, name, items)
 
@@ -170,14 +173,15 @@ class _Check:
         if not items:
             yield f"{where}: data {name} has no item; give one with items"
             return
-        config, own = config_in(plan, table, task), plan.catalog.tasks[task].own_template() is not None
-        prompt = prompt_of(plan.catalog, protocol.score_prompt)
+        config, entry = config_in(plan, table, task), plan.catalog.tasks[task]
+        own = entry.own_template() is not None
+        prompt = prompt_of_items(plan.catalog, name, protocol.score_prompt)
         try:
             rows = [task_row(index, item, prompt, None, Columns(own)) for index, item in enumerate(items)]
         except UserError as error:
             yield f"{where}: {error}"
             return
-        if problem := self.tries(config, rows) if own else built_in_problem(config, rows):
+        if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
             yield f"{where}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
             return  # what is asked is not the prompt alone
@@ -216,6 +220,8 @@ def at_hand(entry: Any) -> bool:
     """Whether a data entry can be read without a download and without writing anything."""
     if isinstance(entry, HubData):
         return False
+    if isinstance(entry, LmEvalData):
+        return lm_eval_tasks.at_hand(entry)
     if not isinstance(entry, FileData):
         return True
     root = os.environ.get("SBORA_DATA_ROOT")

@@ -47,6 +47,8 @@ def scoring_task(configs: dict[str, dict], rows: list[Example]) -> list[str | No
     scoring: list[str | None] = [None] * len(rows)
     items = [row | {"prompt": row["instruction"] + row["input"]} for row in rows]
     for name, config in configs.items():
+        if "lm_eval" in config:
+            continue  # its questions are rows of lm-eval's own
         task = local_task(config | {"num_fewshot": 0}, items)  # the prompt is not read
         for i, right in enumerate(marked(task, [row["output"] for row in rows])):
             scoring[i] = scoring[i] or (name if right else None)

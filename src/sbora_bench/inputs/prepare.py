@@ -17,7 +17,7 @@ from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.examples import FIELDS, Example
-from sbora_bench.inputs.data.prompts import Prompt, prompt_of
+from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.held_out import held_out
 from sbora_bench.inputs.tasks.templates import config_in
@@ -169,7 +169,7 @@ def prepare_items(
     """
     rows: list[dict[str, Any]] = []
     held, available = [], 0
-    prompt = prompt_of(catalog, template)
+    prompt = prompt_of_items(catalog, name, template)
     seeds: Sequence[int | None] = fresh_seeds or [None]
     for fresh in seeds:
         source, items = read_reachable(catalog, name, fresh)

@@ -21,9 +21,19 @@ from pydantic import (
 )
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.plan.data_entries import CATALOG, DataEntry, OwnData, PromptEntry, SuiteEntry, TaskEntry
+from sbora_bench.plan.data_entries import (
+    CATALOG,
+    DataEntry,
+    LmEvalData,
+    LmEvalTask,
+    OwnData,
+    PromptEntry,
+    SuiteEntry,
+    TaskEntry,
+)
 from sbora_bench.plan.entry import BELOW, FILE_NAME, NAME, Strict
 from sbora_bench.plan.lengths import Lengths
+from sbora_bench.plan.lm_eval_tasks import spelled_out
 from sbora_bench.strict_yaml import read_yaml
 
 SIZES = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"}
@@ -416,6 +426,7 @@ def load_catalog(folder: str = str(CATALOG)) -> Catalog:
             sections = read_yaml(path)
             if sections.keys() & TEMPLATE_KEYS and not sections.keys() & Catalog.model_fields.keys():
                 continue
+            sections, named = spelled_out(sections, path)
             Catalog.model_validate(sections)
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, Catalog)}") from None
@@ -425,11 +436,20 @@ def load_catalog(folder: str = str(CATALOG)) -> Catalog:
                     raise UserError(f"{path}: {section}.{name}: stands in another catalog file too; remove one")
                 merged[section][name] = entry
                 origin[section, name] = str(path)
+        for section, entries in named.items():
+            for name, entry in entries.items():
+                if merged.setdefault(section, {}).setdefault(name, entry) != entry:
+                    raise UserError(
+                        f"{path}: suites: {section} {name} is another one in another file; give both the same"
+                    )
+                origin.setdefault((section, name), str(path))
     catalog = Catalog.model_validate(merged)
     catalog._files.update(origin)
     for (section, name), file in origin.items():
         entry = getattr(catalog, section)[name]
-        if isinstance(entry, OwnData | TaskEntry):
-            entry._beside = Path(file).parent
+        beside = [entry, entry.lm_eval] if isinstance(entry, TaskEntry) else [entry]
+        for one in beside:
+            if isinstance(one, OwnData | LmEvalData | LmEvalTask | TaskEntry):
+                one._beside = Path(file).parent
     check_references(catalog)
     return catalog

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import sha256
+from sbora_bench.files import content_sha256, sha256
 from sbora_bench.plan.entry import BELOW, Strict
 from sbora_bench.plan.metric import SHARE, Metric
 
@@ -106,6 +106,42 @@ class HubData(Strict):
     stand_in: StandIn | None = None
 
 
+class LmEvalSource(Strict):
+    """What names a task of lm-eval's own, or one in a folder of one's own YAML files."""
+
+    lm_eval: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]*$", description="lm-eval's name of the task")
+    include_path: str = Field(default="", description="a folder with YAML of tasks of one's own; empty: lm-eval's")
+    shots: int | None = Field(default=None, ge=0, description="solved examples; null: as the task has it")
+    _beside: Path = PrivateAttr(default=CATALOG)
+
+    def file(self) -> Path:
+        """The folder of tasks of one's own. Raises UserError naming the places that were looked at."""
+        places = places_of(self.include_path, self._beside, Path())
+        for place in places:
+            if place.is_dir():
+                return place
+        raise UserError(f"lm_eval {self.lm_eval}: include_path: {', '.join(map(str, places))}: no such folder")
+
+    def folder(self) -> Path | None:
+        """The folder of tasks of one's own; None for a task that comes with lm-eval."""
+        return self.file() if self.include_path else None
+
+
+class LmEvalData(LmEvalSource):
+    """The items of such a task, each with the prompt that lm-eval makes of it."""
+
+    kind: Literal["lm-eval"]
+    rows: int | None = None
+    columns: tuple[str, ...] = ()
+    licence: str = ""
+
+
+class LmEvalTask(LmEvalSource):
+    """Such a task with one of its filters, by which its answers are read."""
+
+    filter: str = Field(default="", description="of the task's filter_list; empty: the first")
+
+
 def _with_kind(entry: Any) -> Any:
     """A data entry without `kind` says by its keys what it is: a blob id, a path, or an id of the hub."""
     if not isinstance(entry, dict) or "kind" in entry:
@@ -115,23 +151,47 @@ def _with_kind(entry: Any) -> Any:
 
 
 DataEntry = Annotated[
-    FileData | SyntheticData | HubData | OwnData, Field(discriminator="kind"), BeforeValidator(_with_kind)
+    FileData | SyntheticData | HubData | OwnData | LmEvalData, Field(discriminator="kind"), BeforeValidator(_with_kind)
 ]
 
 
 class TaskEntry(Strict):
-    """A scored task: an lm-eval task template with its settings, and where its items come from."""
+    """A scored task: an lm-eval task template with its settings, and where its items come from; or one of lm-eval's
+    own tasks as it stands, which a suite names (plan/lm_eval_tasks.py).
+    """
 
     title: str
-    template: str = Field(description="an lm-eval task YAML of sbora_bench/tasks/, by name, or a path")
-    answer: dict[str, str] = Field(description="extraction rule by name of the protocol's `extraction`")
+    template: str = Field(
+        default="",
+        exclude_if=lambda template: not template,
+        description="an lm-eval task YAML of sbora_bench/tasks/, by name, or a path",
+    )
+    lm_eval: LmEvalTask | None = Field(default=None, exclude_if=lambda task: task is None)
+    answer: dict[str, str] = Field(
+        default_factory=dict, description="extraction rule by name of the protocol's `extraction`"
+    )
     max_new_tokens: int | None = Field(default=None, ge=1)
-    items: dict[str, str] = Field(description="data entry by the experiment's `items` (paper, ladder, ...)")
+    items: dict[str, str] = Field(
+        default_factory=dict, description="data entry by the experiment's `items` (paper, ladder, ...)"
+    )
     metrics: dict[str, Metric] = Field(
         default_factory=dict,
         description="metrics of the template by name, the first the score; none: its first, right or wrong",
     )
     _beside: Path = PrivateAttr(default=CATALOG)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        missing = (
+            [] if self.lm_eval else [key for key in ("template", "answer", "items") if key not in self.model_fields_set]
+        )
+        if missing:
+            raise ValueError(f"{missing[0]}: missing; a task has a template, answer and items")
+        return self
+
+    def items_of(self, name: str, which: str) -> str | None:
+        """The data entry of the items `which` of the task of this name; None where there are none."""
+        return name if self.lm_eval else self.items.get(which)
 
     @property
     def metric(self) -> Metric:
@@ -156,6 +216,9 @@ class TaskEntry(Strict):
         settings = self.model_dump(mode="json", exclude={"metrics"})
         if self.metrics:  # a task without has the hash of its settings from before there were any
             settings["metrics"] = [{"name": name, **one.model_dump(mode="json")} for name, one in self.metrics.items()]
+        folder = self.lm_eval.folder() if self.lm_eval else None
+        if folder:
+            settings["include_sha256"] = content_sha256(folder)
         return settings | ({"template_sha256": sha256(own)} if own else {})
 
 

@@ -18,7 +18,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import RANKED, SCORING, Catalog, Protocol, explain, load_catalog
 from sbora_bench.plan.comparison import Comparison, Planned, common_metric, planned
-from sbora_bench.plan.data_entries import CATALOG, OwnData, SyntheticData
+from sbora_bench.plan.data_entries import CATALOG, LmEvalData, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME, Strict
 from sbora_bench.plan.metric import GOLD_LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
@@ -254,7 +254,8 @@ class Plan:
     def items(self, table: str) -> dict[str, str]:
         """Task -> data entry of the items that this table scores."""
         which = self.experiment.tables[table].items or self.experiment.items
-        return {task: self.catalog.tasks[task].items[which] for task in self.scored(table)}
+        tasks = {task: self.catalog.tasks[task].items_of(task, which) for task in self.scored(table)}
+        return {task: items for task, items in tasks.items() if items is not None}
 
     def gold(self, table: str) -> bool:
         """Whether the likelihood of the right answer is taken too."""
@@ -304,7 +305,9 @@ class Plan:
         """
         names = [self.experiment.tables[table].train, *self.items(table).values()]
         data = {name: self.catalog.data[name] for name in names}
-        return {name: content_sha256(entry.file()) for name, entry in data.items() if isinstance(entry, OwnData)}
+        own = {name: entry for name, entry in data.items() if isinstance(entry, OwnData | LmEvalData)}
+        files = {name: entry.file() for name, entry in own.items() if isinstance(entry, OwnData) or entry.include_path}
+        return {name: content_sha256(file) for name, file in files.items()}
 
     def command(self, stage: str, *arguments: str) -> str:
         """The command line of a stage for this experiment, or for the part of it that this is."""
@@ -359,9 +362,9 @@ class Plan:
             for task in scored:
                 if scored.count(task) > 1:
                     raise UserError(f"{where}.also: task {task} stands in two of the suites; name each suite once")
-                items = self.catalog.tasks[task].items
-                if which not in items:
-                    raise UserError(f"{where}.items: task {task}: {one_of(which, items, 'set of items')}")
+                entry = self.catalog.tasks[task]
+                if entry.items_of(task, which) is None:
+                    raise UserError(f"{where}.items: task {task}: {one_of(which, entry.items, 'set of items')}")
             for task in table.limit:
                 if task not in scored:
                     raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")

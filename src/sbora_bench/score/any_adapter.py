@@ -59,10 +59,10 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
     configs = {task: task_config(task, catalog.tasks[task], protocol) for task in suite.tasks}
     sources = {}
     for task in suite.tasks:
-        held = catalog.tasks[task].items
-        if trial.items not in held:
-            raise UserError(f"--items: task {task}: {one_of(trial.items, held, 'set of items')}")
-        sources[task] = held[trial.items]
+        items_of_task = catalog.tasks[task].items_of(task, trial.items)
+        if items_of_task is None:
+            raise UserError(f"--items: task {task}: {one_of(trial.items, catalog.tasks[task].items, 'set of items')}")
+        sources[task] = items_of_task
     train = None if trial.train is None else catalog.find("data", trial.train, "--train")
     adapter = adapter_folder(trial)
     method = method_of(adapter, trial.quantization)

@@ -5,11 +5,13 @@ official templates differ between training and scoring by spaces, which is part 
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import NamedTuple
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.data.examples import Example, jinja
 from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.data_entries import LmEvalData
 
 ALONE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PAIRED = (
@@ -81,6 +83,13 @@ def prompt_of(catalog: Catalog, name: str) -> Prompt:
             raise UserError(f"{catalog.where('prompts', name)}.jinja: {error}") from None
 
     return prompt
+
+
+def prompt_of_items(catalog: Catalog, data: str, name: str) -> Prompt:
+    """What makes the prompt of a data entry's items: the template, or lm-eval where they are a task's of its own."""
+    if isinstance(catalog.data[data], LmEvalData):
+        return itemgetter("prompt")
+    return prompt_of(catalog, name)
 
 
 def render(template: str, instruction: str, input: str = "") -> str:

@@ -19,8 +19,9 @@ from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
 from sbora_bench.inputs.data import flan, standins
 from sbora_bench.inputs.data.examples import Example, check_ids, examples
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
+from sbora_bench.inputs.data.lm_eval_tasks import task_rows
 from sbora_bench.inputs.data.own_files import counted, read_rows
-from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, OwnData, SyntheticData
+from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, LmEvalData, OwnData, SyntheticData
 
 DOWNLOADS = Path("resources/downloads")
 CONNECT_SECONDS, READ_SECONDS = 5, 60
@@ -34,6 +35,8 @@ def read_examples(name: str, entry: DataEntry) -> list[Example]:
     """
     if isinstance(entry, SyntheticData):
         return examples(counted(_synthetic(entry)), f"data {name}")
+    if isinstance(entry, LmEvalData):
+        return [{"input": ""} | row for row in task_rows(name, entry)]
     if isinstance(entry, HubData):
         where, rows = f"data {name}: {entry.id}", counted(_hub_rows(name, entry))
     else:

@@ -1,16 +1,15 @@
 """An lm-eval task over items in memory."""
 
-import contextlib
 import copy
-import io
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.inputs.data.lm_eval_tasks import SHOTS_SEED
+from sbora_bench.inputs.tasks.named import named_task, quietly
+from sbora_bench.plan.data_entries import LmEvalTask
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-
-SHOTS_SEED = 1234  # lm-eval's own
 
 
 def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
@@ -18,16 +17,16 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
 
     Raises UserError where lm-eval doesn't take the configuration.
     """
+    if "lm_eval" in config:
+        return _named(config, items)
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
     from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers our filters and metric)
 
     class LocalTask(ConfigurableTask):
-        """Without the progress bar that lm-eval draws while it writes prompts down."""
-
         def build_all_requests(self, **arguments: Any) -> None:
-            with contextlib.redirect_stderr(io.StringIO()):
+            with quietly():
                 super().build_all_requests(**arguments)
 
     dataset = {"test": Dataset.from_list(items)}
@@ -39,3 +38,13 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
         ) from None
     task.set_fewshot_seed(SHOTS_SEED)
     return task
+
+
+def _named(config: dict, items: list[dict]) -> "ConfigurableTask":
+    source = LmEvalTask.model_validate(config["lm_eval"])
+    try:
+        return named_task(config, items, source)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a task's expressions and functions raise
+        raise UserError(f"lm_eval {source.lm_eval}: lm-eval does not take its items: {in_a_line(error)}") from None

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
+from sbora_bench.inputs.tasks.named import named_config
 from sbora_bench.inputs.tasks.template_keys import check_keys
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.data_entries import TaskEntry
@@ -53,6 +54,8 @@ def task_config(task: str, entry: TaskEntry, protocol: Protocol) -> dict[str, An
     that name, `$extraction` for that word, `$strict` for whether it is strict, and `$letters` for what stands before a
     letter. Of a `filter_list` the one pipeline named after the extraction is kept. Raises UserError naming file, key.
     """
+    if entry.lm_eval is not None:
+        return named_config(task, entry, entry.lm_eval)
     path = template_path(task, entry)
     config = _fill(read_yaml(path), task, entry, protocol, path)
     check_keys(config, path)

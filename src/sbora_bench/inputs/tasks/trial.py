@@ -23,7 +23,8 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
 
     `config`: of lm-eval; `items`: as prepare writes them; `metrics`: those of the catalog's entry, the first the score.
     """
-    where = f"catalog: tasks.{config['task']}.template"
+    named = config.get("lm_eval")
+    where = f"lm_eval {named['lm_eval']}" if named else f"catalog: tasks.{config['task']}.template"
     if config["output_type"] not in SCORED:
         raise UserError(f"{where}: output_type: found {config['output_type']!r}, allowed {', '.join(SCORED)}")
     shots = 0 if (config.get("fewshot_config") or {}).get("samples") else config.get("num_fewshot", 0)
@@ -33,8 +34,9 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
             " lower it, or give fewshot_config samples"
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    _check_names(config, where)
-    _check_questions(local_task(config, items), where)
+    if not named:  # lm-eval's own are as they are
+        _check_names(config, where)
+        _check_questions(local_task(config, items), where)
     task = local_task(config, items[: shots + ITEMS])
     try:
         task.build_all_requests()
@@ -43,10 +45,10 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
         values = _scored(task)
     except Exception as error:  # whatever a template's expressions, filters and metrics raise
         raise UserError(f"{where}: lm-eval can't score its first items: {in_a_line(error)}") from None
-    named = f"catalog: tasks.{config['task']}.metrics"
+    at = f"{where}: metrics" if named else f"catalog: tasks.{config['task']}.metrics"
     for metric in metrics or ():
         if metric not in values:
-            raise UserError(f"{named}: {one_of(metric, values, 'metric of the template')}")
+            raise UserError(f"{at}: {one_of(metric, values, 'metric of the template')}")
     for metric in task.aggregation():
         if metric not in values:
             raise UserError(f"{where}: metric_list: {metric} is not computed for {task.OUTPUT_TYPE}; take it out")

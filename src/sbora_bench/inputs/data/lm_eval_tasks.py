@@ -1,0 +1,202 @@
+"""lm-eval's own tasks: the YAML of one by its name, and its items with the prompts that lm-eval makes of them.
+
+lm-eval's own registry reads some 14,000 files in ten seconds; here the one file is looked for by its text.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbora_bench.errors import UserError, in_a_line, one_of
+from sbora_bench.hub import Unreachable, answers, offline
+from sbora_bench.plan.data_entries import LmEvalSource
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+SHOTS_SEED = 1234  # lm-eval's own
+LOCAL = ("arrow", "csv", "json", "parquet", "text")  # values of dataset_path that read data_files
+NOT_TAKEN = {  # keys of a task that can't be scored here, and why
+    "class": "is written in Python beside YAML",
+    "unsafe_code": "runs the code that a model writes",
+    "doc_to_image": "shows images",
+    "doc_to_audio": "plays sounds",
+}
+
+
+def shipped() -> Path:
+    """The folder of the tasks that come with lm-eval."""
+    spec = find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("lm_eval: the package is not installed; install it with: pip install lm-eval")
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+def yaml_of(source: LmEvalSource) -> Path:
+    """The file of a task. Raises UserError where no task has that name, a group does, or its folder names code."""
+    own = source.folder()
+    if own is not None:
+        _refuse_code(own)
+    return _found(source.lm_eval, own or shipped())
+
+
+@cache
+def _found(name: str, folder: Path) -> Path:
+    pattern = re.compile(rf"""^(task|group|tag):\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    listed = re.compile(rf"""^\s*-\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    near = sorted((folder / name.split("_")[0]).rglob("*.yaml"))  # where nearly all are
+    others = (path for path in sorted(folder.rglob("*.y*ml")) if path not in set(near))
+    kinds = set()
+    for path in [*near, *others]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        kinds |= (found := {match[1] for match in pattern.finditer(text)})
+        if "task" in found and path.suffix in (".yaml", ".yml"):
+            return path
+        kinds |= {"tag"} if "tag:" in text and listed.search(text) else set()
+    where = f"lm_eval {name}"
+    if kinds:
+        raise UserError(f"{where}: names several tasks ({min(kinds)}); name each task, as {{lm_eval: arc_easy}}")
+    known = [path.stem for path in folder.rglob("*.y*ml") if not path.stem.startswith("_")]
+    raise UserError(f"{where}: {one_of(name, known[:20_000], 'task')} (looked for in {folder})")
+
+
+def _refuse_code(folder: Path) -> None:
+    """Raise UserError where YAML of a user's own names code, or includes files of other folders."""
+    for path in sorted(folder.rglob("*.y*ml")):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            stated = line.partition(" #")[0]
+            if "!function" in stated:
+                raise UserError(
+                    f"{path}, line {number}: names code to run, which a task of one's own may not; say it in Jinja"
+                )
+            if re.match(r"\s*include:.*(\.\.|:\s*[\"']?[/~])", stated):
+                raise UserError(f"{path}, line {number}: includes a file of another folder; put that into {folder}")
+
+
+def task_keys(source: LmEvalSource, functions: bool = False) -> dict[str, Any]:
+    """The keys of a task's YAML with what it includes; functions as text, relative to lm-eval, unless they are wanted.
+
+    Raises UserError for a task that can't be scored here.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = yaml_of(source)
+    try:
+        keys = load_yaml(path, resolve_func=functions, recursive=True)
+    except Exception as error:  # YAML's own, a missing include, a package that a function needs
+        raise UserError(f"{path}: lm-eval can't read it: {in_a_line(error)}") from None
+    for key, reason in NOT_TAKEN.items():
+        if keys.get(key):
+            raise UserError(f"lm_eval {source.lm_eval}: the task {reason} ({key} in {path}), which is not done here")
+    kept = {key: value for key, value in keys.items() if key not in ("tag", "group", "task_list")}
+    return kept if functions else json.loads(json.dumps(kept, default=str).replace(f"{shipped()}{os.sep}", ""))
+
+
+def with_data(source: LmEvalSource, keys: dict[str, Any]) -> dict[str, Any]:
+    """A task's keys, its data set taken from SBORA_DATA_ROOT where it lies there; own files are looked for in its
+    folder.
+
+    Raises UserError for a file that isn't in that folder, and Unreachable where the data are not at hand and the hub
+    can't be asked.
+    """
+    name, arguments = str(keys.get("dataset_path")), dict(keys.get("dataset_kwargs") or {})
+    arguments.pop("trust_remote_code", None)
+    own = source.folder()
+    if name in LOCAL:
+        files = arguments.get("data_files")
+        if own is not None and files:
+            arguments["data_files"] = _inside(files, own, source.lm_eval)
+        return keys | {"dataset_kwargs": arguments}
+    root = os.environ.get("SBORA_DATA_ROOT")
+    if root and (Path(root) / name).is_dir():
+        return keys | {"dataset_path": str(Path(root) / name), "dataset_kwargs": arguments}
+    reason = (
+        "" if cached(name) else "HF_HUB_OFFLINE is set" if offline() else "" if answers() else "the hub doesn't answer"
+    )
+    if reason:
+        instead = f"put a copy at {Path(root or '$SBORA_DATA_ROOT') / name}"
+        raise Unreachable(
+            f"lm_eval {source.lm_eval}: its data set {name} can't be fetched here ({reason}); {instead}",
+            f"https://huggingface.co/datasets/{name}",
+        )
+    return keys | {"dataset_kwargs": arguments}
+
+
+def _inside(files: Any, folder: Path, task: str) -> Any:
+    """Paths of `data_files` as they lie in the task's folder."""
+    if isinstance(files, dict):
+        return {split: _inside(of_split, folder, task) for split, of_split in files.items()}
+    if isinstance(files, list):
+        return [_inside(path, folder, task) for path in files]
+    path = (folder / str(files)).resolve()
+    if not path.is_file() or folder.resolve() not in path.parents:
+        raise UserError(
+            f"lm_eval {task}: data_files: found {files}, allowed is a file in {folder}, whose changes are noticed;"
+            " put it there"
+        )
+    return str(path)
+
+
+def cached(name: str) -> bool:
+    """Whether `datasets` has a set of the hub from before."""
+    from datasets import config
+
+    return (Path(config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
+
+
+def at_hand(source: LmEvalSource) -> bool:
+    """Whether a task's data can be read without a download. Raises as `with_data`."""
+    keys = task_keys(source)
+    now = with_data(source, keys)
+    return now["dataset_path"] != keys["dataset_path"] or keys["dataset_path"] in LOCAL or cached(keys["dataset_path"])
+
+
+def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
+    """The items of a task: `prompt`, as lm-eval puts it with the solved examples before; `contexts`, where each choice
+    has one of its own; `instruction`, the question alone; `output`, the right answer with what stands before it;
+    `answer`, that answer; `doc`, lm-eval's own row as JSON.
+
+    Raises UserError where lm-eval can't make them, Unreachable where the data can't be had.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    where = f"data {name}: lm_eval {source.lm_eval}"
+    keys = with_data(source, task_keys(source, functions=True))
+    shots = keys.get("num_fewshot") or 0 if source.shots is None else source.shots
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            task = ConfigurableTask(config=keys | {"num_fewshot": shots})
+            task.set_fewshot_seed(SHOTS_SEED)
+            return [_row(task, doc, shots) for doc in task.eval_docs]
+    except (UserError, KeyboardInterrupt):
+        raise
+    except (ConnectionError, OSError) as error:
+        address = f"https://huggingface.co/datasets/{keys.get('dataset_path')}"
+        raise Unreachable(f"{where}: its data set can't be had: {in_a_line(error)}", address) from None
+    except Exception as error:  # whatever a task's expressions and functions raise
+        raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(error)}") from None
+
+
+def _row(task: "ConfigurableTask", doc: dict[str, Any], shots: int) -> dict[str, Any]:
+    context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
+    target, question = task.doc_to_target(doc), task.doc_to_text(doc)
+    choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else None
+    target = target[0] if isinstance(target, list) and target else target
+    answer = str(choices[target] if choices and isinstance(target, int) else target)
+    several = not isinstance(context, str)
+    return {
+        "prompt": context[0] if several else context,
+        "instruction": question if isinstance(question, str) else context[0],
+        "output": f"{task.config.target_delimiter}{answer}",
+        "answer": answer,
+        "doc": json.dumps(doc, sort_keys=True),
+        **({"contexts": context} if several else {}),
+    }
