@@ -14,7 +14,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.results.aggregate import GOLD, LIKELIEST, clean_mean, mean_of
 from sbora_bench.results.records import TaskScore
-from sbora_bench.score.shared_prefixes import halving
+from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving
 
 if TYPE_CHECKING:
     from sbora_bench.score.lm_eval_model import Scorer
@@ -85,10 +85,20 @@ def _only_difference(texts: list[list[int]]) -> int | None:
 
 @torch.inference_mode()
 def weigh(scorer: "Scorer", answers: list[Answer]) -> None:
-    """Fill in the log-probabilities: batches alike in length, halves of them where memory doesn't suffice.
+    """Fill in the log-probabilities: batches alike in length, halves of them where memory doesn't suffice; where the
+    scorer shares prefixes, what prompts share is read once.
 
     A prompt that is too long loses its beginning. Raises UserError for an answer that is too long alone.
     """
+    width = max((len(one.answer) for one in answers), default=0)
+    if width >= scorer.max_length:
+        raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
+    if scorer.shared_prefixes and answers:
+        rows = [Row(tuple(_ids(scorer, one)[:-1]), len(one.answer)) for one in answers]
+        reader = PrefixReader(scorer.model, scorer.padded, scorer.batch_size * max(len(row.ids) for row in rows))
+        reader.each_row(rows, lambda number, values: _fill_in(answers[number], values))
+        scorer.read += reader.read
+        return
     order = sorted(answers, key=lambda one: (-len(one.prompt) - len(one.answer), one.prompt, one.answer))
     for start in range(0, len(order), scorer.batch_size):
         for _ in halving(lambda batch: _weigh(scorer, batch), order[start : start + scorer.batch_size]):
@@ -98,14 +108,20 @@ def weigh(scorer: "Scorer", answers: list[Answer]) -> None:
 def _weigh(scorer: "Scorer", batch: list[Answer]) -> None:
     """One pass: logits at the answers alone."""
     width = max(len(one.answer) for one in batch)
-    if width >= scorer.max_length:
-        raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
-    rows = [(one.prompt + one.answer)[-scorer.max_length :] for one in batch]
-    logits = scorer.model(**scorer.padded(rows), logits_to_keep=width + 1, use_cache=False).logits
+    rows = scorer.padded([_ids(scorer, one) for one in batch])
+    logits = scorer.model(**rows, logits_to_keep=width + 1, use_cache=False).logits
     for one, of_row in zip(batch, logits[:, -width - 1 : -1], strict=True):
-        kept = of_row[-len(one.answer) :].double().log_softmax(-1).cpu()
-        one.log_probability = float(kept[range(len(one.answer)), one.answer].sum())
-        one.of_others = kept[one.place, one.others].tolist() if one.others else []
+        _fill_in(one, of_row[-len(one.answer) :].double().log_softmax(-1).cpu())
+
+
+def _ids(scorer: "Scorer", one: Answer) -> list[int]:
+    return (one.prompt + one.answer)[-scorer.max_length :]
+
+
+def _fill_in(one: Answer, values: torch.Tensor) -> None:
+    """`values` (tokens of the answer, vocabulary): the log-probabilities at each."""
+    one.log_probability = float(values[range(len(one.answer)), one.answer].sum())
+    one.of_others = values[one.place, one.others].tolist() if one.others else []
 
 
 def by_likelihood(config: dict, items: list[dict], answers: list[dict[str, Any]]) -> tuple[TaskScore, list[dict]]:

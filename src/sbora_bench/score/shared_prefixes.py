@@ -105,13 +105,23 @@ class PrefixReader:
     def log_probabilities(self, rows: Sequence[Row], report: Callable[[int], Any]) -> list[torch.Tensor]:
         """Of each row (needed, vocabulary) in float64 on the CPU; `report` hears of rows that are done."""
         results: dict[int, torch.Tensor] = {}
+        self.each_row(rows, results.__setitem__, report)
+        return [results[number] for number in range(len(rows))]
+
+    def each_row(
+        self,
+        rows: Sequence[Row],
+        take: Callable[[int, torch.Tensor], Any],
+        report: Callable[[int], Any] = lambda _: None,
+    ) -> None:
+        """As `log_probabilities`, but `take` gets each row's number and values when they are made: none are kept."""
         found = groups(rows) if self.shares else [Group(0, [number]) for number in range(len(rows))]
         with torch.inference_mode():
             for pack in packed(found, rows, self.budget):
                 for part, read in halving(lambda part: self._read(part, rows), pack):
-                    results.update(read)
+                    for number, values in read.items():
+                        take(number, values)
                     report(sum(len(group.members) for group in part))
-        return [results[number] for number in range(len(rows))]
 
     def _read(self, pack: list[Group], rows: Sequence[Row]) -> dict[int, torch.Tensor]:
         """The rows of groups that share at most something each: first what they share, then what is their own."""

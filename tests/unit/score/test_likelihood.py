@@ -16,8 +16,8 @@ from tests import toy_runs
 LABELS = ["red", "blue", "cat"]
 
 
-def scorer(batch_size: int = 4, max_length: int = 256) -> Scorer:
-    return Scorer(toy_runs.model(), toy_runs.tokenizer(), batch_size, max_length)
+def scorer(batch_size: int = 4, max_length: int = 256, shared: bool = False) -> Scorer:
+    return Scorer(toy_runs.model(), toy_runs.tokenizer(), batch_size, max_length, shared)
 
 
 def items(labels: list[str] | None = None, gold: str = "the answer {} house") -> list[dict]:
@@ -62,8 +62,26 @@ def at_label(prompt: str, label: str) -> float:
         return float(toy_runs.model()(torch.tensor([ids])).logits[0, -1][tokenizer.convert_tokens_to_ids(label)])
 
 
-def test_memory_that_does_not_suffice_halves_the_answers():
-    reader, sizes = scorer(batch_size=8), []
+@pytest.mark.parametrize("labels", [None, LABELS, ["red", "blue", "cat", "dog cat"]])
+@pytest.mark.parametrize("max_length", [256, 30])
+def test_shots_that_prompts_share_are_read_once(labels, max_length):
+    """A subject's shots before its questions, as MMLU has them; cut from the left where they are too long."""
+    shots = [" ".join(toy_runs.prompts(9)[start : start + 3]) for start in (0, 4)]
+    shot = [item | {"prompt": f"{shots[number % 2]} {item['prompt']}"} for number, item in enumerate(items(labels))]
+    together, apart, sizes = scorer(max_length=max_length, shared=True), scorer(max_length=max_length), []
+    count = lambda _, inputs, named: sizes.append(named["input_ids"].numel())  # noqa: E731
+    with apart.model.register_forward_pre_hook(count, with_kwargs=True):
+        plain = gold_answers(apart, shot)
+    ours = gold_answers(together, shot)
+    assert [one["gold_loss"] for one in ours] == pytest.approx([one["gold_loss"] for one in plain], abs=1e-5)
+    assert [one.get("likeliest") for one in ours] == [one.get("likeliest") for one in plain]
+    if max_length == 256:
+        assert 0 < together.read < 0.75 * sum(sizes)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_memory_that_does_not_suffice_halves_the_answers(shared):
+    reader, sizes = scorer(batch_size=8, shared=shared), []
 
     def check(_, inputs, named):
         sizes.append(len(named["input_ids"]))
@@ -76,11 +94,12 @@ def test_memory_that_does_not_suffice_halves_the_answers():
     assert [one["gold_loss"] for one in halved] == pytest.approx([one["gold_loss"] for one in whole], abs=1e-5)
 
 
-def test_a_long_prompt_loses_its_beginning_and_an_answer_alone_too_long_is_told():
-    whole, cut = gold_answers(scorer(), items()), gold_answers(scorer(max_length=9), items())
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_long_prompt_loses_its_beginning_and_an_answer_alone_too_long_is_told(shared):
+    whole, cut = gold_answers(scorer(), items()), gold_answers(scorer(max_length=9, shared=shared), items())
     assert [one["gold_tokens"] for one in whole] == [one["gold_tokens"] for one in cut] and whole != cut
     with pytest.raises(UserError, match="an answer has 5 tokens and 5 go"):
-        gold_answers(scorer(max_length=5), items())
+        gold_answers(scorer(max_length=5, shared=shared), items())
 
 
 def test_a_gold_answer_that_does_not_name_its_label_is_told():
