@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import hash_of
+from sbora_bench.files import hash_of, read_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data import lm_eval_tasks
+from sbora_bench.inputs.data.chat import refuse_without_template
 from sbora_bench.inputs.data.examples import Example
-from sbora_bench.inputs.data.prompts import prompt_of, prompt_of_items
+from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
@@ -55,6 +56,13 @@ class Tokenizer:
             return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
         except Exception as error:  # what the library raises is a plain Exception
             raise UserError(f"{self.folder}: its tokenizer can't be read ({error}); save it again") from None
+
+    @cached_property
+    def chats(self) -> bool:
+        """Whether it has a chat template, in a file of its own or among its settings."""
+        settings = self.folder / "tokenizer_config.json"
+        inside = settings.is_file() and bool(read_json(settings).get("chat_template"))
+        return inside or any((self.folder / f"chat_template.{ending}").is_file() for ending in ("jinja", "json"))
 
     @cached_property
     def positions(self) -> int | None:
@@ -154,6 +162,7 @@ class _Check:
             tokenizer = self.tokenizers[model]
             if tokenizer is None:
                 continue
+            yield from self.without_template(prompt, protocol.train_prompt, model, f"{where}.protocol: train_prompt")
             if shortest := too_long(made, tokenizer, protocol):
                 yield (
                     f"{where}.train: no row of data {entry.train} fits: the shortest prompt has {shortest:,} tokens of"
@@ -187,6 +196,7 @@ class _Check:
             return  # what is asked is not the prompt alone
         room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
         for model in self.models(table):
+            yield from self.without_template(prompt, protocol.score_prompt, model, f"{where}: score_prompt")
             tokenizer = self.tokenizers[model]
             if tokenizer is None or not tokenizer.positions:
                 continue
@@ -198,6 +208,15 @@ class _Check:
                     f" {tokenizer.positions:,} positions; set score_max_length: {tokenizer.positions} under `overrides`"
                     " (longer prompts are cut), or shorten them"
                 )
+
+    def without_template(self, prompt: Prompt, name: str, model: str, where: str) -> Iterator[str]:
+        """The problem of a chat prompt for a model whose tokenizer is at hand and has no template."""
+        tokenizer = self.tokenizers[model]
+        if prompt.messages is not None and tokenizer is not None:
+            try:
+                refuse_without_template(tokenizer.chats, f"model {model}")
+            except UserError as error:
+                yield f"{where}: {name}: {error}"
 
     def tries(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         from sbora_bench.inputs.tasks.trial import try_task

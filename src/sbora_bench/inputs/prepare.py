@@ -215,9 +215,9 @@ def choose(available: int, known: list[int], policy: str, limit: int | None, see
     return chosen
 
 
-def training_row(example: Example, prompt: Prompt) -> dict[str, str]:
+def training_row(example: Example, prompt: Prompt) -> dict[str, Any]:
     """A row of a training set."""
-    return {"prompt": prompt(example), "response": example["output"]}
+    return prompt.columns(example) | {"response": example["output"]}
 
 
 def task_row(
@@ -229,7 +229,7 @@ def task_row(
         row |= {"gold": example["output"]} | labels_of(example)
     return row | {
         "id": index,
-        "prompt": prompt(example),
+        **prompt.columns(example),
         "answer": example["answer"],
         "contaminated": known,
     }

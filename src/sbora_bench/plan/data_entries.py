@@ -222,10 +222,36 @@ class TaskEntry(Strict):
         return settings | ({"template_sha256": sha256(own)} if own else {})
 
 
-class PromptEntry(Strict):
-    """A prompt of one's own: all that stands before the response."""
+class ChatMessage(Strict):
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1, description="Jinja template over the row, as `jinja`; empty ones are left out")
 
-    jinja: str = Field(min_length=1, description="Jinja template over instruction, input and the row's other columns")
+
+class PromptEntry(Strict):
+    """A prompt of one's own, all that stands before the response: a text, or messages for the tokenizer's template."""
+
+    jinja: str = Field(default="", description="Jinja template over instruction, input and the row's other columns")
+    chat: list[ChatMessage] = Field(default_factory=list, description="the last one is the user's")
+    arguments: dict[str, bool | int | str] = Field(
+        default_factory=dict, description="of the chat template, {enable_thinking: false}, say"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if bool(self.jinja) == bool(self.chat):
+            raise ValueError("give either jinja or chat")
+        if self.arguments and not self.chat:
+            raise ValueError("arguments: of a chat template; give chat, or take them out")
+        if self.chat and self.chat[-1].role != "user":
+            raise ValueError(
+                f"chat: the last message: found role {self.chat[-1].role}, allowed user: the answer follows"
+            )
+        return self
+
+    @property
+    def stated(self) -> Any:
+        """All that the prompt's text depends on but the row and the tokenizer, as JSON."""
+        return self.model_dump(mode="json", exclude={"jinja"}) if self.chat else self.jinja
 
 
 class SuiteEntry(Strict):

@@ -288,7 +288,7 @@ class Plan:
             protocol.train_prompt,
             *(self.protocol(table, suite).score_prompt for suite in self.scored(table).values()),
         ]
-        if own_prompts := {name: self.catalog.prompts[name].jinja for name in used if name in self.catalog.prompts}:
+        if own_prompts := {name: self.catalog.prompts[name].stated for name in used if name in self.catalog.prompts}:
             more["own_prompts"] = own_prompts
         return more | {
             "suite": entry.suite,

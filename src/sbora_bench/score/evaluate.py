@@ -21,6 +21,7 @@ from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_jsonl, sha256, write_jsonl
 from sbora_bench.heavy_imports import settle
+from sbora_bench.inputs.data.chat import written_out
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_for
 from sbora_bench.inputs.models.logits import Comparison
@@ -249,6 +250,7 @@ def score_tasks(
         else:
             scorer = scorer or load()
             scorer.label = f"{label} {task}"
+            items = written_out(scorer.tokenizer, items)
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
                 score, rows = score_items(scorer, config, items, protocol.macro_average, metrics[task], answer_by)
         samples = made / "samples" / f"{task}.jsonl"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
+from sbora_bench.inputs.data.chat import written_out
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.results.records import TooLong
 
@@ -66,7 +67,7 @@ def encode_rows(
     protocol's `too_long` says `fail`.
     """
     rows, long, cut = [], 0, 0
-    examples = read_jsonl(path)
+    examples = written_out(tokenizer, read_jsonl(path))
     for row in examples:
         example, was_cut = _encode(tokenizer, row["prompt"], row["response"], protocol)
         encoded: dict[str, Any] = {**example}

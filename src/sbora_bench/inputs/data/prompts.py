@@ -5,10 +5,12 @@ official templates differ between training and scoring by spaces, which is part 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sbora_bench.errors import UserError, one_of
+from sbora_bench.inputs.data import chat
 from sbora_bench.inputs.data.examples import Example, jinja
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import LmEvalData
@@ -61,7 +63,23 @@ TEMPLATES = {
 }
 
 
-Prompt = Callable[[Example], str]
+@dataclass(frozen=True)
+class Prompt:
+    """What makes an example's prompt: its text, or messages that a tokenizer's chat template makes it of later."""
+
+    text: Callable[[Example], str]
+    messages: Callable[[Example], list[chat.Message]] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, example: Example) -> str:
+        return self.text(example)
+
+    def columns(self, example: Example) -> dict[str, Any]:
+        """The prompt as a prepared row has it."""
+        if self.messages is None:
+            return {"prompt": self.text(example)}
+        messages = self.messages(example)
+        return {"prompt": chat.plain(messages), chat.MESSAGES: messages, chat.ARGUMENTS: self.arguments}
 
 
 def prompt_of(catalog: Catalog, name: str) -> Prompt:
@@ -73,22 +91,34 @@ def prompt_of(catalog: Catalog, name: str) -> Prompt:
     if name not in catalog.prompts:
         if name not in TEMPLATES:
             raise UserError(f"protocol: prompt: {one_of(name, [*TEMPLATES, *catalog.prompts], 'prompt template')}")
-        return lambda example: render(name, example["instruction"], example["input"])
-    fill = jinja(catalog.prompts[name].jinja, f"{catalog.where('prompts', name)}.jinja")
+        return Prompt(lambda example: render(name, example["instruction"], example["input"]))
+    entry = catalog.prompts[name]
+    where = f"{catalog.where('prompts', name)}.{'chat' if entry.chat else 'jinja'}"
+    if entry.chat:
+        messages = _placed(chat.messages_by(entry, where), where)
+        return Prompt(lambda example: chat.plain(messages(example)), messages, entry.arguments)
+    return Prompt(_placed(jinja(entry.jinja, where), where))
 
-    def prompt(example: Example) -> str:
+
+T = TypeVar("T")
+
+
+def _placed(fill: Callable[[Example], T], where: str) -> Callable[[Example], T]:
+    """`fill`, its messages beginning with the entry's place."""
+
+    def filled(example: Example) -> T:
         try:
             return fill(example)
         except UserError as error:
-            raise UserError(f"{catalog.where('prompts', name)}.jinja: {error}") from None
+            raise UserError(f"{where}: {error}") from None
 
-    return prompt
+    return filled
 
 
 def prompt_of_items(catalog: Catalog, data: str, name: str) -> Prompt:
     """What makes the prompt of a data entry's items: the template, or lm-eval where they are a task's of its own."""
     if isinstance(catalog.data[data], LmEvalData):
-        return itemgetter("prompt")
+        return Prompt(itemgetter("prompt"))
     return prompt_of(catalog, name)
 
 

@@ -1,0 +1,130 @@
+"""Prompts by the tokenizer's own chat template: the same text in training and scoring, the loss on the answer alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import write_jsonl
+from sbora_bench.inputs.data.chat import written_out
+from sbora_bench.inputs.data.prompts import prompt_of
+from sbora_bench.inputs.prepare import task_row, training_row
+from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.data_entries import PromptEntry
+from sbora_bench.plan.experiment import load_plan
+from sbora_bench.results.records import TaskData
+from sbora_bench.score.evaluate import score_tasks
+from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.train.encoding import IGNORED, encode_rows
+from tests import toy_runs
+from tests.workplace import workplace  # noqa: F401
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' and strict %}{{ raise_exception('no') }}"
+    "{% endif %}{{ message.role }} {{ message.content }} </s> {% endfor %}{% if add_generation_prompt %}answer {% endif %}"
+)
+CHAT = [
+    {"role": "system", "content": "{{ tone }}"},
+    {"role": "user", "content": "{{ instruction }}{% if input %} {{ input }}{% endif %}"},
+]
+ROWS = [
+    {"tone": "the house", "instruction": "cat is", "input": "", "output": "red", "answer": "1"},
+    {"tone": "", "instruction": "dog is", "input": "the blue", "output": "blue 2", "answer": "2"},
+]
+WRITTEN = ["system the house </s> user cat is </s> answer ", "user dog is the blue </s> answer "]
+
+
+def tokenizer(template: str | None = TEMPLATE):
+    made = toy_runs.tokenizer()
+    made.chat_template = template
+    return made
+
+
+def prompt(**keys):
+    return prompt_of(Catalog.model_validate({"prompts": {"own": {"chat": CHAT} | keys}}), "own")
+
+
+def test_training_begins_with_the_very_tokens_of_the_scoring_prompt_and_the_loss_is_on_the_answer(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", [training_row(row, prompt()) for row in ROWS])
+    protocol = Protocol(**toy_runs.PROTOCOL)
+    encoded, _ = encode_rows(tokenizer(), tmp_path / "train.jsonl", protocol)
+    scorer = Scorer(toy_runs.model(), tokenizer(), 2, 64)
+    items = written_out(scorer.tokenizer, [task_row(n, row, prompt(), None) for n, row in enumerate(ROWS)])
+    assert [item["prompt"] for item in items] == WRITTEN
+    for row, item, source in zip(encoded, items, ROWS, strict=True):
+        asked = scorer.context_ids(item["prompt"])
+        assert row["input_ids"][: len(asked)] == asked and asked.count(tokenizer().bos_token_id) == 1
+        answer = tokenizer()(source["output"] + " </s>", add_special_tokens=False)["input_ids"]
+        assert row["input_ids"][len(asked) :] == answer
+        assert row["labels"] == [IGNORED] * len(asked) + answer
+
+
+def test_what_is_generated_for_is_what_the_sample_shows(tmp_path):
+    write_jsonl(tmp_path / "count.jsonl", [task_row(n, row, prompt(), None) for n, row in enumerate(ROWS)])
+    config = {
+        "task": "count",
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"max_gen_toks": 2, "until": []},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    load = lambda: Scorer(toy_runs.model(), tokenizer(), 2, 64)  # noqa: E731
+    held = {"count": TaskData(n=2)}
+    score_tasks(
+        {"count": config}, {"count": {}}, held, tmp_path, Protocol(**toy_runs.PROTOCOL), load, "r", tmp_path / "m"
+    )
+    shown = [
+        json.loads(line)["prompt"] for line in (tmp_path / "m" / "samples" / "count.jsonl").read_text().splitlines()
+    ]
+    assert shown == WRITTEN
+
+
+def test_arguments_reach_the_template_and_what_it_refuses_is_one_line():
+    row = training_row(ROWS[0], prompt(arguments={"strict": True}))
+    with pytest.raises(UserError, match="its chat template doesn't take the prompt's messages: .*no"):
+        written_out(tokenizer(), [row])
+
+
+def test_a_tokenizer_without_a_template_is_refused():
+    with pytest.raises(UserError, match="its tokenizer has no chat template"):
+        written_out(tokenizer(None), [training_row(ROWS[0], prompt())])
+    assert written_out(tokenizer(None), [{"prompt": "a"}]) == [{"prompt": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({}, "give either jinja or chat"),
+        ({"jinja": "a", "chat": CHAT}, "give either jinja or chat"),
+        ({"jinja": "a", "arguments": {"b": 1}}, "of a chat template"),
+        ({"chat": [{"role": "assistant", "content": "a"}]}, "found role assistant, allowed user"),
+        ({"chat": [{"role": "tool", "content": "a"}]}, "role"),
+    ],
+)
+def test_entries_that_say_nothing_are_refused(entry, expected):
+    with pytest.raises(ValueError, match=expected):
+        PromptEntry.model_validate(entry)
+
+
+def test_a_mistake_in_a_message_names_its_place():
+    with pytest.raises(UserError, match=r"prompts.own.chat.0.content: not a Jinja template"):
+        prompt(chat=[{"role": "user", "content": "{{ a"}])
+    with pytest.raises(UserError, match=r"prompts.own.chat: the template can't be filled: 'b' is undefined"):
+        prompt(chat=[{"role": "user", "content": "{{ b }}"}])(ROWS[0])
+
+
+def test_validate_says_so_where_the_tokenizer_is_at_hand_and_prepared_data_follow_the_messages(workplace):  # noqa: F811
+    toy_runs.write_base(Path("tiny"))
+    workplace.catalog(models={"own": {"title": "Own", "source": {"kind": "folder", "path": "tiny"}}})
+    table, over = ("tables", "sums"), {"train_prompt": "chat", "score_prompt": "chat"}
+    grid = [{"models": ["own"], "methods": ["lora"], "ranks": [4]}]
+    name = workplace.experiment(((*table, "overrides"), over), ((*table, "grids"), grid))
+    line = workplace.run("validate", name)[2]
+    assert "protocol: train_prompt: chat: model own: its tokenizer has no chat template" in line
+    tokenizer().save_pretrained("tiny")
+    assert "chat template" not in workplace.run("validate", name)[2]
+    settings = load_plan(name).data_settings("sums")
+    assert settings["own_prompts"]["chat"]["chat"][0]["role"] == "user"
