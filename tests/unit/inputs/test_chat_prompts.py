@@ -1,12 +1,11 @@
 """Prompts by the tokenizer's own chat template: the same text in training and scoring, the loss on the answer alone."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import write_jsonl
+from sbora_bench.files import read_jsonl, write_jsonl
 from sbora_bench.inputs.data.chat import written_out
 from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.prepare import task_row, training_row
@@ -21,8 +20,10 @@ from tests import toy_runs
 from tests.workplace import workplace  # noqa: F401
 
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if message.role == 'system' and strict %}{{ raise_exception('no') }}"
-    "{% endif %}{{ message.role }} {{ message.content }} </s> {% endfor %}{% if add_generation_prompt %}answer {% endif %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' and strict %}{{ raise_exception('no') }}{% endif %}"
+    "{{ message.role }} {{ message.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}answer {% endif %}"
 )
 CHAT = [
     {"role": "system", "content": "{{ tone }}"},
@@ -53,11 +54,11 @@ def test_training_begins_with_the_very_tokens_of_the_scoring_prompt_and_the_loss
     items = written_out(scorer.tokenizer, [task_row(n, row, prompt(), None) for n, row in enumerate(ROWS)])
     assert [item["prompt"] for item in items] == WRITTEN
     for row, item, source in zip(encoded, items, ROWS, strict=True):
-        asked = scorer.context_ids(item["prompt"])
-        assert row["input_ids"][: len(asked)] == asked and asked.count(tokenizer().bos_token_id) == 1
+        prompt_ids = scorer.context_ids(item["prompt"])
+        assert row["input_ids"][: len(prompt_ids)] == prompt_ids and prompt_ids.count(tokenizer().bos_token_id) == 1
         answer = tokenizer()(source["output"] + " </s>", add_special_tokens=False)["input_ids"]
-        assert row["input_ids"][len(asked) :] == answer
-        assert row["labels"] == [IGNORED] * len(asked) + answer
+        assert row["input_ids"][len(prompt_ids) :] == answer
+        assert row["labels"] == [IGNORED] * len(prompt_ids) + answer
 
 
 def test_what_is_generated_for_is_what_the_sample_shows(tmp_path):
@@ -71,15 +72,17 @@ def test_what_is_generated_for_is_what_the_sample_shows(tmp_path):
         "generation_kwargs": {"max_gen_toks": 2, "until": []},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    load = lambda: Scorer(toy_runs.model(), tokenizer(), 2, 64)  # noqa: E731
-    held = {"count": TaskData(n=2)}
     score_tasks(
-        {"count": config}, {"count": {}}, held, tmp_path, Protocol(**toy_runs.PROTOCOL), load, "r", tmp_path / "m"
+        {"count": config},
+        {"count": {}},
+        {"count": TaskData(n=2)},
+        tmp_path,
+        Protocol(**toy_runs.PROTOCOL),
+        lambda: Scorer(toy_runs.model(), tokenizer(), 2, 64),
+        "run",
+        tmp_path / "made",
     )
-    shown = [
-        json.loads(line)["prompt"] for line in (tmp_path / "m" / "samples" / "count.jsonl").read_text().splitlines()
-    ]
-    assert shown == WRITTEN
+    assert [row["prompt"] for row in read_jsonl(tmp_path / "made" / "samples" / "count.jsonl")] == WRITTEN
 
 
 def test_arguments_reach_the_template_and_what_it_refuses_is_one_line():
