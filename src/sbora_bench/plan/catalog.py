@@ -194,6 +194,17 @@ class Protocol(Strict):
     group_by_length: Literal["tokens", "characters"] | None = Field(
         default=None, description="draw updates of examples alike in length, counted so"
     )
+    length_buckets: int | None = Field(
+        default=None,
+        ge=2,
+        exclude_if=lambda rows: rows is None,
+        description="rows in the order of the file, so many at a time sorted by length, longest first; none is drawn",
+    )
+    end_of_text: Literal["each", "padded"] = Field(
+        default="each",
+        exclude_if=lambda rows: rows == "each",
+        description="with loss on all: which rows learn to end, all that have room, or those that their batch pads",
+    )
     padding_side: Literal["left", "right"]
     pad_to_multiple_of: int = Field(default=8, ge=1)
     pad: Literal["zero", "own", "add"] = Field(
@@ -259,6 +270,13 @@ class Protocol(Strict):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         if self.keep_best and not (self.validation_rows and self.validation_every):
             raise ValueError("keep_best needs validation_rows and validation_every")
+        if self.length_buckets and (self.validation_rows or self.group_by_length or self.sort_by_length):
+            raise ValueError(
+                f"length_buckets: found {self.length_buckets}, allowed without validation_rows, group_by_length and"
+                " sort_by_length: it is an order of its own, in which no row is drawn"
+            )
+        if self.end_of_text == "padded" and self.loss_on != "all":
+            raise ValueError("end_of_text: found padded, allowed with loss_on: all")
         if self.sort_by_length and self.loss_average == "micro-batch":
             raise ValueError(
                 "sort_by_length: found true, allowed with loss_average: tokens; a mean of micro-batches' means is"

@@ -36,7 +36,7 @@ class SyntheticData(Strict):
 class StandIn(Strict):
     """Synthetic rows written in the form of the real file or set, which are then read as that is (data/standins.py)."""
 
-    form: Literal["llm-adapters", "mmlu", "alpaca", "flan"]
+    form: Literal["llm-adapters", "mmlu", "alpaca", "flan", "metamath"]
     rows: SyntheticData
 
 
@@ -100,6 +100,14 @@ class HubData(Strict):
     columns: Columns = ()
     licence: str = ""
     sampler: Literal["flan-v2"] | None = None
+    where: str | None = Field(
+        default=None,
+        exclude_if=lambda text: text is None,
+        description="Jinja over a row's columns: rows for which it says True are kept",
+    )
+    first: int | None = Field(
+        default=None, ge=1, exclude_if=lambda rows: rows is None, description="of the rows that are kept"
+    )
     lm_eval_task: str | None = Field(default=None, description="the lm-eval task of its own that makes the prompts")
     shots: int = Field(default=0, ge=0, description="solved questions before each of that task's")
     otherwise: str | None = Field(default=None, description="data entry in its place where this one can't be had")

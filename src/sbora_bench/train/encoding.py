@@ -22,7 +22,8 @@ def encode(
 
     - source_length and target_length set: prompt and response are tokenised apart, cut at those lengths, and joined;
       BOS before, EOS after (protocol section 5).
-    - loss on all: the whole text is tokenised at once; EOS follows where there is room (protocol section 2).
+    - loss on all: the whole text is tokenised at once; EOS follows where there is room (protocol section 2), unless the
+      protocol's `end_of_text` leaves it to the batch (`with_ends`).
     - loss on the answer otherwise: tokenised apart, so that the prompt's tokens are those of scoring, then cut.
     """
     return _encode(tokenizer, prompt, response, protocol)[0]
@@ -41,7 +42,7 @@ def _encode(
         cut = len(source) < len(whole) or len(target) < len(answer)
     elif protocol.loss_on == "all":
         ids = tokenizer(prompt + response, truncation=True, max_length=protocol.max_length)["input_ids"]
-        if len(ids) < protocol.max_length and ids[-1] != eos:
+        if len(ids) < protocol.max_length and ids[-1] != eos and protocol.end_of_text == "each":
             ids = [*ids, eos]
         elif len(ids) == protocol.max_length:
             cut = len(tokenizer(prompt + response)["input_ids"]) > protocol.max_length
@@ -92,6 +93,25 @@ def encode_rows(
             " max_length under `overrides`, or give a training set with shorter rows"
         )
     return rows, TooLong(rows=long, cut=cut, dropped=long - cut)
+
+
+def with_ends(rows: list[dict[str, list[int]]], eos: int) -> list[dict[str, list[int]]]:
+    """The rows of a batch, each shorter than the longest with one EOS that it learns.
+
+    PEFT's comparison labels the first pad of a row, and its pads are EOS.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    return [{key: [*ids, eos] for key, ids in row.items()} if len(row["input_ids"]) < longest else row for row in rows]
+
+
+def in_buckets(lengths: list[int], size: int) -> list[int]:
+    """The order of rows sorted by length, longest first, within each `size` of them; of equals as they come."""
+    starts = range(0, len(lengths), size)
+    return [
+        row
+        for start in starts
+        for row in sorted(range(start, min(start + size, len(lengths))), key=lambda row: -lengths[row])
+    ]
 
 
 def _plain(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -34,6 +34,7 @@ from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.checkpoints import check_finite, newest, step_of, stopping
+from sbora_bench.train.encoding import in_buckets
 from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
 from sbora_bench.train.kept_rows import training_rows
@@ -269,7 +270,11 @@ def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> Non
 
 
 def split(rows: "Dataset", protocol: Protocol, seed: int) -> "tuple[Dataset, Dataset | None]":
-    """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded)."""
+    """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded), or as
+    `length_buckets` has it.
+    """
+    if protocol.length_buckets:
+        return rows.select(in_buckets([len(ids) for ids in rows["input_ids"]], protocol.length_buckets)), None
     if not protocol.validation_rows:
         return rows.shuffle(seed=seed), None
     if protocol.validation_rows >= len(rows):

@@ -10,7 +10,7 @@ from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.plan.experiment import Run
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_checkpoint
-from sbora_bench.train.encoding import IGNORED
+from sbora_bench.train.encoding import IGNORED, with_ends
 from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
 from sbora_bench.train.out_of_memory import InParts
 from sbora_bench.train.shortcuts import ByLength, SupervisedOnly
@@ -132,7 +132,11 @@ def build_trainer(
         bf16=protocol.autocast == "bfloat16",
         fp16=protocol.autocast == "float16",
         gradient_checkpointing=protocol.gradient_checkpointing,
-        train_sampling_strategy="group_by_length" if protocol.group_by_length else "random",
+        train_sampling_strategy="sequential"
+        if protocol.length_buckets
+        else "group_by_length"
+        if protocol.group_by_length
+        else "random",
         eval_strategy=validating,
         eval_steps=protocol.validation_every,
         save_strategy="no" if saving is None else "steps",
@@ -154,7 +158,8 @@ def build_trainer(
 
     def collate(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
         """A padded batch, without the lengths by which the sampler groups."""
-        return padded([{key: row[key] for key in ("input_ids", "labels")} for row in rows])
+        plain = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+        return padded(with_ends(plain, tokenizer.eos_token_id) if protocol.end_of_text == "padded" else plain)
 
     return ProtocolTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate

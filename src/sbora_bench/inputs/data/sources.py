@@ -9,7 +9,8 @@ name; `HF_HUB_OFFLINE=1` forbids the network.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
 from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
 from sbora_bench.inputs.data import flan, standins
-from sbora_bench.inputs.data.examples import Example, check_ids, examples
+from sbora_bench.inputs.data.examples import Example, check_ids, examples, jinja
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
 from sbora_bench.inputs.data.lm_eval_tasks import task_rows
 from sbora_bench.inputs.data.own_files import counted, read_rows
@@ -186,7 +187,15 @@ def _hub_rows(name: str, entry: HubData) -> Any:
     if not isinstance(entry.columns, dict):
         _expect_columns(f"data {name}: {folder}", rows.column_names, entry.columns)
     chosen = rows.select(flan.sample(_rows(rows))) if entry.sampler == "flan-v2" else rows
-    return list(_rows(chosen))
+    return list(kept(_rows(chosen), entry, f"data {name}"))
+
+
+def kept(rows: Iterable[dict[str, Any]], entry: HubData, where: str) -> Iterator[dict[str, Any]]:
+    """The rows that the entry's `where` says True of, `first` of them at most."""
+    if entry.where is not None:
+        says = jinja(entry.where, f"{where}: where")
+        rows = (row for row in rows if says(row).strip() == "True")
+    return islice(rows, entry.first)
 
 
 def _rows(rows: Any) -> Any:

@@ -44,4 +44,11 @@ def _flan(row: Row, index: int) -> Row:
     return {"inputs": row["input"], "targets": row["output"], **told}
 
 
-SHAPES = {"alpaca": _alpaca, "flan": _flan}
+def _metamath(row: Row, index: int) -> Row:
+    """MetaMathQA's columns; a response ends in its answer, as there."""
+    response = f"{row['output']}\nThe answer is: {row['answer']}"
+    told = {"type": "stand-in", "original_question": row["instruction"]}
+    return {"query": row["instruction"], "response": response, **told}
+
+
+SHAPES = {"alpaca": _alpaca, "flan": _flan, "metamath": _metamath}

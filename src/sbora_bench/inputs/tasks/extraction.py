@@ -5,6 +5,7 @@ pattern's first or last match (its group, where it has one). No match is no answ
 """
 
 import re
+from decimal import Decimal, DecimalException
 from fractions import Fraction
 from typing import TypedDict
 
@@ -39,6 +40,20 @@ RULES: dict[str, Rule] = {
             (r"^\W*([A-E])\W*$", "first"),
         ],
     },
+    # PEFT's comparison on MetaMathQA: the line after the last of the first of these phrases that occurs.
+    "stated-line": {
+        "drop": "",
+        "patterns": [
+            (rf"(?s:.*){phrase}\s*(\S[^\n]*)", "first")
+            for phrase in (
+                "The answer is: ",
+                "The answer is ",
+                "The final answer is: ",
+                "The final answer is ",
+                "#### ",
+            )
+        ],
+    },
 }
 
 
@@ -59,6 +74,20 @@ def response(generated: str, keep: str) -> str:
     last one (authors' commonsense: part -1).
     """
     return generated.split(HEADER)[0 if keep == "first" else -1].strip()
+
+
+def answer_value(text: str) -> float | str:
+    """What a stated line means in PEFT's comparison: a decimal number or a fraction of two, else the text itself,
+    without spaces, marks and signs of money and per cent at its ends.
+    """
+    bare = text.split("\n")[0].strip(" .!?$%")
+    try:
+        parts = [Decimal(part.strip()) for part in bare.split("/")]
+        if len(parts) <= 2:
+            return float(parts[0] / parts[1] if len(parts) == 2 else parts[0])
+    except (DecimalException, ValueError):
+        pass
+    return bare
 
 
 def number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What our task templates need of lm-eval beyond its own: two filters and two metrics, registered by importing this."""
+"""What our task templates need of lm-eval beyond its own: two filters, three metrics, registered by importing this."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -37,6 +37,13 @@ def within_tolerance(references: list[str], predictions: list[str], tolerance: f
     """1.0 if the predicted number is at most `tolerance` from the reference, else 0.0."""
     difference = extraction.number(references[0]) - extraction.number(predictions[0])
     return float(abs(difference) <= tolerance)
+
+
+@register_metric(metric="same_answer", higher_is_better=True, output_type="generate_until", aggregation="mean")
+def same_answer(references: list[str], predictions: list[str]) -> float:
+    """1.0 if both are the same number or, where they are none, the same text; else, or without a prediction, 0.0."""
+    values = [extraction.answer_value(texts[0]) for texts in (references, predictions)]
+    return float(predictions[0] != "" and values[0] == values[1])
 
 
 @register_metric(metric="token_f1", higher_is_better=True, output_type="generate_until", aggregation="mean")
