@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-ENCODED_BY = ("group_by_length", "loss_on", "max_length", "source_length", "target_length", "too_long")
+ENCODED_BY = ("end_of_text", "group_by_length", "loss_on", "max_length", "source_length", "target_length", "too_long")
 """Fields of a protocol that the encoding reads."""
 
 
