@@ -7,7 +7,9 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error
 
 CONNECT_SECONDS = 5
-MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model"]
+# Files of tokenizers and their templates that are no JSON.
+TOKENIZER_FILES = ("tokenizer.model", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja")
+MODEL_FILES = ["*.safetensors", "*.json", *TOKENIZER_FILES]
 DATASET_FILES = ["*.parquet", "*.json", "*.jsonl", "README.md"]
 
 

@@ -97,10 +97,12 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         known = f"{name}-model"
         if Path(model).is_dir():
             source = {"kind": "folder", "path": str(Path(model).resolve())}
+        elif Path(model).is_file() and model.endswith(".gguf"):
+            source = {"kind": "gguf", "path": str(Path(model).resolve())}
         elif re.fullmatch(BELOW, model) and model.count("/") == 1:
             source = {"kind": "hub", "id": model, "revision": "main"}
         else:
-            raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, or a hub id")
+            raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
         title = Path(model).name
         more.append(f"models:\n  {known}:\n    title: {json.dumps(title)}\n    source: {json.dumps(source)}\n")
     suite, items, more_data = tasks, "own", ""

@@ -83,6 +83,13 @@ class FolderSource(Strict):
     path: str
 
 
+class GgufSource(Strict):
+    """A GGUF file of an architecture that transformers reads; written as float32 safetensors with its tokenizer."""
+
+    kind: Literal["gguf"]
+    path: str = Field(pattern=r"\.gguf$")
+
+
 class RandomSource(Strict):
     """Random weights, drawn here from a seed and never trained, for rehearsals (models/untrained.py)."""
 
@@ -95,7 +102,7 @@ class ModelEntry(Strict):
     title: str
     pad_token: str = Field(default="", description="what pads where the tokenizer has no pad token; empty: its EOS")
     source: Annotated[
-        HubSource | WheelSource | PretrainSource | ShippedSource | RandomSource | FolderSource,
+        HubSource | WheelSource | PretrainSource | ShippedSource | RandomSource | FolderSource | GgufSource,
         Field(discriminator="kind"),
     ]
     licence: str = ""

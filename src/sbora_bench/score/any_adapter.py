@@ -19,10 +19,11 @@ from sbora_bench.hub import snapshot
 from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.load import prepared_files
+from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.inputs.prepare import Columns, prepare_items, prepare_model
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Catalog, FolderSource, MethodEntry, ModelEntry, Protocol
+from sbora_bench.plan.catalog import Catalog, MethodEntry, ModelEntry, Protocol
 from sbora_bench.results.records import ScoresRecord, write_record
 from sbora_bench.score.evaluate import load_scorer, score_tasks
 
@@ -153,12 +154,13 @@ def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
 def ready_model(catalog: Catalog, model: str, resources: Path, spare: Path) -> tuple[Catalog, str, Path]:
     """(catalog with the model, its name there, folder of prepared models): prepared now where it isn't yet.
 
-    `model`: of the catalog, or a local folder, which is checked and linked into `spare`.
+    `model`: of the catalog, or a local folder or GGUF file, which is checked and linked into `spare`.
     """
     folder = Path(model)
-    if model not in catalog.models and folder.is_dir():
-        model, resources = folder.resolve().name, spare
-        entry = ModelEntry(title=model, source=FolderSource(kind="folder", path=str(folder.resolve())))
+    if model not in catalog.models and (folder.is_dir() or folder.suffix == ".gguf"):
+        source = named_source(catalog, str(folder.resolve())).settings
+        model, resources = folder.resolve().stem if folder.is_file() else folder.resolve().name, spare
+        entry = ModelEntry(title=model, source=source)
         catalog = catalog.model_copy(update={"models": catalog.models | {model: entry}})
     catalog.find("models", model, "--model")
     place = resources / "models" / model

@@ -18,6 +18,7 @@ from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts
 from sbora_bench.plan.catalog import (
     Catalog,
     FolderSource,
+    GgufSource,
     HubSource,
     ModelEntry,
     PretrainSource,
@@ -27,7 +28,8 @@ from sbora_bench.plan.catalog import (
 )
 from sbora_bench.results.records import BaseRecord
 
-S = TypeVar("S", HubSource, WheelSource, PretrainSource, ShippedSource, RandomSource, FolderSource)
+_GGUF_CONFIGS: dict[str, dict[str, Any]] = {}  # by file and hash: reading one takes a second
+S = TypeVar("S", HubSource, WheelSource, PretrainSource, ShippedSource, RandomSource, FolderSource, GgufSource)
 
 
 def variable(model: str) -> str:
@@ -166,6 +168,40 @@ class Wheel(Source[WheelSource]):
         return {"source": self.settings.model_dump(), "files": hashes(folder), "summary": summary}
 
 
+class Gguf(Source[GgufSource]):
+    """A GGUF file of a user's own, written as float32 safetensors."""
+
+    stored_bits = 32
+
+    def values(self) -> dict[str, Any]:
+        if self.entry.architecture:
+            return self.entry.architecture
+        from sbora_bench.inputs.models.gguf_file import gguf_config
+
+        path = Path(self.settings.path)
+        key = f"{path} {self.content()}"
+        if key not in _GGUF_CONFIGS:
+            _GGUF_CONFIGS[key] = gguf_config(path)
+        return _GGUF_CONFIGS[key]
+
+    def made(self, record: BaseRecord) -> bool:
+        path = Path(self.settings.path)
+        now = self._source() if path.is_file() else record.source  # the source is gone
+        return record.source == now and now["kind"] == self.settings.kind
+
+    def content(self) -> str:
+        return content_sha256(self.settings.path) if Path(self.settings.path).is_file() else ""
+
+    def _source(self) -> dict[str, Any]:
+        return self.settings.model_dump() | {"sha256": content_sha256(self.settings.path)}
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        from sbora_bench.inputs.models.gguf_file import write_gguf
+
+        summary = write_gguf(Path(self.settings.path), self.entry.architecture, folder)
+        return {"source": self._source(), "files": hashes(folder), "summary": summary}
+
+
 class Random(Source[RandomSource]):
     """Random weights, drawn from a seed."""
 
@@ -213,6 +249,7 @@ KINDS: dict[str, type[Source]] = {
     "hub": Hub,
     "wheel": Wheel,
     "folder": Folder,
+    "gguf": Gguf,
     "random": Random,
     "pretrain": Pretrain,
     "shipped": Shipped,
@@ -222,6 +259,8 @@ KINDS: dict[str, type[Source]] = {
 def source_of(model: str, entry: ModelEntry) -> Source:
     """The source of a model: that of its entry, or the local folder that its environment variable names."""
     local = os.environ.get(variable(model))
+    if local and local.endswith(".gguf"):
+        return Gguf(model, entry, GgufSource(kind="gguf", path=local))
     if local:
         return Folder(model, entry, FolderSource(kind="folder", path=local))
     return KINDS[entry.source.kind](model, entry, entry.source)
@@ -235,6 +274,9 @@ def named_source(catalog: Catalog, model: str) -> Source:
     if model in catalog.models:
         return source_of(model, catalog.models[model])
     path = Path(model)
+    if path.suffix == ".gguf":
+        file = GgufSource(kind="gguf", path=model)
+        return Gguf(model, ModelEntry(title=model, source=file), file)
     if path.suffix == ".json" or path.is_dir():
         folder = FolderSource(kind="folder", path=model)
         return Folder(model, ModelEntry(title=model, source=folder), folder)

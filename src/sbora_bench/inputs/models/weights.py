@@ -6,11 +6,19 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256
+from sbora_bench.hub import TOKENIZER_FILES
 
 # Any one of these sets of files is a tokenizer.
-TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("vocab.json", "tokenizer_config.json"),
+)
 PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
-NAMES = {"tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja"}
+NAMES = set(TOKENIZER_FILES)
 
 
 def check_parts(folder: Path) -> None:

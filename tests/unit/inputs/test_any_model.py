@@ -1,0 +1,109 @@
+"""Models by nothing but a name: a GGUF file, and tokenizers of vocab.json and merges.txt alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of
+from sbora_bench.hub import MODEL_FILES
+from sbora_bench.inputs.check_data import tokenizer_of
+from sbora_bench.inputs.models import gguf_file as reader
+from sbora_bench.inputs.models.config import read_config
+from sbora_bench.inputs.models.load import load_base, load_tokenizer
+from sbora_bench.inputs.models.sources import named_source, source_of
+from sbora_bench.inputs.prepare import prepare_model
+from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.results.records import BaseRecord, read_record
+from sbora_bench.train.encoding import encode
+from tests import toy_runs
+from tests.unit.inputs.test_prepare_model import gguf_file, toy
+
+TEXTS = ["the cat is red", "two dogs, 12 houses", "naïve – ok?"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def catalog_of(source: dict) -> Catalog:
+    return Catalog.model_validate({"models": {"own": {"title": "Own", "source": source}}})
+
+
+def write_gpt2(folder: Path) -> None:
+    """A tiny GPT-2 whose tokenizer is vocab.json and merges.txt."""
+    folder.mkdir()
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(TEXTS * 9, vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
+    made.save_model(str(folder))
+    torch.manual_seed(0)
+    size = made.get_vocab_size()
+    GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=32)).save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} >= {"vocab.json", "merges.txt"}
+    assert not (folder / "tokenizer.json").exists() and not (folder / "tokenizer_config.json").exists()
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_trains_and_counts():
+    write_gpt2(Path("gpt2"))
+    catalog = catalog_of({"kind": "folder", "path": "gpt2"})
+    prepare_model(catalog, "own", Path("resources/models/own"))
+    protocol = Protocol(**toy_runs.PROTOCOL)
+    loaded = load_tokenizer(Path("resources"), "own", protocol)
+    expected = GPT2Tokenizer(vocab="gpt2/vocab.json", merges="gpt2/merges.txt")
+    counted = tokenizer_of("own", catalog.models["own"])
+    for text in TEXTS:
+        ids = loaded(text)["input_ids"]
+        assert ids == expected(text)["input_ids"] and loaded.decode(ids) == text and len(ids) < len(text.encode())
+        assert counted.lengths([text]) == [len(ids)]
+    made = encode(loaded, TEXTS[0], " dogs", protocol)
+    assert made["labels"][-1] == loaded.eos_token_id == loaded.pad_token_id == 0
+    model = load_base(Path("resources"), "own", protocol, None, loaded)
+    assert torch.isfinite(model(torch.tensor([made["input_ids"]])).logits).all()
+
+
+def test_the_hub_s_files_of_such_a_tokenizer_are_fetched():
+    assert {"merges.txt", "vocab.txt", "chat_template.jinja", "*.json", "*.safetensors"} <= set(MODEL_FILES)
+
+
+@pytest.mark.parametrize("by", ["entry", "variable"])
+def test_a_gguf_file_by_its_name(monkeypatch, by):
+    gguf_file(Path("toy.gguf"))
+    catalog = catalog_of({"kind": "gguf", "path": "toy.gguf"} if by == "entry" else {"kind": "folder", "path": "no"})
+    if by == "variable":
+        monkeypatch.setenv("SBORA_MODEL_OWN", "toy.gguf")
+    prepare_model(catalog, "own", Path("resources/models/own"))
+    loaded = load_base(Path("resources"), "own", Protocol(**toy_runs.PROTOCOL), None)
+    for name, tensor in toy().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    record = read_record(Path("resources/models/own/base.json"), BaseRecord)
+    source = source_of("own", catalog.models["own"])
+    before = source.content()
+    assert record.source["kind"] == "gguf" and source.made(record)
+    with open("toy.gguf", "ab") as file:
+        file.write(b"\0")
+    assert not source.made(record) and source.content() != before
+
+
+def test_a_gguf_file_is_counted_without_being_prepared():
+    gguf_file(Path("toy.gguf"))
+    config = read_config(Catalog(), "toy.gguf")
+    assert (config.hidden_size, config.num_hidden_layers) == (toy().config.hidden_size, toy().config.num_hidden_layers)
+    assert hash_of(named_source(Catalog(), "toy.gguf").values())  # JSON
+
+
+def test_what_cannot_be_read_is_one_line(monkeypatch):
+    catalog = catalog_of({"kind": "gguf", "path": "toy.gguf"})
+    for write, expected in (
+        (lambda: None, "toy.gguf: no such file"),
+        (lambda: Path("toy.gguf").write_bytes(json.dumps({}).encode()), "transformers can't read this GGUF file"),
+        (lambda: monkeypatch.setattr(reader, "find_spec", lambda name: None), "package gguf, which is not installed"),
+    ):
+        write()
+        with pytest.raises(UserError, match=expected):
+            prepare_model(catalog, "own", Path("out"))
+        assert not Path("out").exists()
