@@ -62,7 +62,7 @@ TRIED = [
     (r"snakemake\b.* --touch\b.*", touched),
     (r"snakemake\b.*\bexperiment=tiny\b.*", really),
     (r"snakemake\b(?!.*s3://).*", dry),
-    (r"sbora-bench (plan|validate|schema|footprint|audit|export|score|verify|status)\b.*", really),
+    (r"sbora-bench (plan|validate|schema|footprint|audit|export|score|verify|status|compare-published)\b.*", really),
     (r"sbora-bench \w+\b.* (--experiment|-e) tiny\b.*", really),
 ]
 # What isn't run here, and why.

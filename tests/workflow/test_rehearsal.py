@@ -127,3 +127,22 @@ def test_a_slice_runs_each_method_once(tmp_path, monkeypatch):
         assert all(0 <= task["value"] <= 1 and task["n"] >= 6 for task in scored["tasks"].values())
         names = [path.name for path in (folder / "adapter").iterdir()]
         assert sorted(names) == ["adapter_config.json", "adapter_model.safetensors", "logits.safetensors"]
+
+
+def test_the_rehearsal_of_pefts_comparison_has_its_protocol_and_runs(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    whole, plan = load_plan("peft-metamath"), load_plan("peft-metamath-rehearsal")
+    fields = [of.protocol("metamath").model_dump(exclude={"title"}) for of in (whole, plan)]
+    assert unlike(*fields) == {"length_buckets", "warmup_steps", "steps", "max_new_tokens"}
+    (table,) = plan.experiment.tables
+    run = plan.run("metamath-rehearsal-llama3-8b-sbora-fb-r32-s0")
+    resources, results = tmp_path / "resources", tmp_path / "results" / plan.name
+    prepare.prepare_table(plan, table, results / "data" / table)
+    prepare.prepare_model(plan.catalog, run.model, resources / "models" / run.model)
+    finetune.finetune(plan, [run], resources, results)
+    evaluate.evaluate(plan, [run], resources, results)
+    trained, scored = (read_json(results / "runs" / run.name / name) for name in ("train.json", "scores.json"))
+    assert (trained["happened"]["steps"], trained["happened"]["examples"]) == (8, 32)
+    assert scored["status"] == "ok" and scored["tasks"]["gsm8k-stated"]["n"] == 6
