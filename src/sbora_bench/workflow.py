@@ -4,7 +4,7 @@ All paths are text, relative to the folder that `snakemake` runs in. The rules h
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
 from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file
 from sbora_bench.results.records import check_results
-from sbora_bench.results.stages import is_staged, look_at, looks_hash, rates_hash, so_far
+from sbora_bench.results.stages import is_staged, look_at, looks_hash, rates_hash, with_seeds
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
 ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
@@ -59,8 +59,8 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
     plan = narrowed(whole, **part)
     if in_storage and is_staged(plan):
         raise UserError(
-            f"{plan.path}: looks and picked learning rates are read where Snakemake runs, and results in a storage are"
-            " not; give lists of seeds and rates, or run without --default-storage-provider"
+            f"{plan.path}: looks are read where Snakemake runs, and results in a storage are not; give lists of seeds,"
+            " or run without --default-storage-provider"
         )
     table_files(plan), figure_files(plan)  # no two of one name
     check_results(f"results/{plan.name}")
@@ -84,7 +84,7 @@ def paper_catalog() -> str:
 
 
 def rule_name(*parts: object) -> str:
-    """A name that Snakemake takes: `evaluate_mmlu_0`."""
+    """A name that Snakemake takes: `run_mmlu_0`."""
     return "_".join(map(str, parts)).replace("-", "_").replace(".", "_")
 
 
@@ -92,15 +92,14 @@ def tuned(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not run.is_base]
 
 
-def jobs(plan: Plan, table: str, stage: str) -> Iterator[list[Run]]:
-    """The runs that a job of `finetune` or `evaluate` carries: those of a table and a model, `runs_per_job` at a time.
+def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
+    """The runs that a job carries: those of a table and a model, `runs_per_job` at a time.
 
-    Untuned bases are scored and not trained. Where it is decided on the way which runs are made, a job has none
-    that may be left out beside one that may not.
+    Runs that a learning rate is picked by, which the others wait for, are apart from them; those of later looks, which
+    may never be asked for, are a job a cell.
     """
-    runs = [*plan.runs_of(table), *plan.picking_runs(table)]
     together: dict[tuple, list[Run]] = {}
-    for run in runs if stage == "evaluate" else tuned(runs):
+    for run in [*plan.runs_of(table), *plan.picking_runs(table)]:
         together.setdefault((run.model, *_asked_with(plan, run)), []).append(run)
     size = plan.experiment.runs_per_job
     for group in together.values():
@@ -108,15 +107,21 @@ def jobs(plan: Plan, table: str, stage: str) -> Iterator[list[Run]]:
 
 
 def _asked_with(plan: Plan, run: Run) -> tuple:
-    """What runs of a model have alike that are all asked for or none; nothing where all runs are."""
+    """What runs of a model have alike that are all asked for at once; bases go with the first look."""
     table = plan.experiment.tables[run.table]
-    if not table.staged:
-        return ()
-    if run.seed is None or run.seed in table.picking_seeds:
-        return (run.is_base,)
-    place = table.seeds.index(run.seed)
+    if run.seed is not None and run.seed in table.picking_seeds:
+        return ("pick",)
+    place = 0 if run.seed is None else table.seeds.index(run.seed)
     look = sum(place >= seeds for seeds in table.looks)
-    return (look, *((run.cell, run.learning_rate) if look or table.picking_seeds else ()))
+    return (look, run.cell) if look else (look,)
+
+
+def at_every_rate(plan: Plan, run: Run) -> list[Run]:
+    """The runs that a run may stand for while its learning rate is still to be picked; itself where none is."""
+    table = plan.experiment.tables[run.table]
+    if run.is_base or run.learning_rate is not None or not table.picking_seeds:
+        return [run]
+    return [replace(run, learning_rate=rate) for rate in table.learning_rates]
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,19 @@ class Files:
     def scored(self, runs: Iterable[Run]) -> list[str]:
         """What scoring leaves; of the held-out training rows too, where the table picks a learning rate by them."""
         return [path for run in runs for path in self.of([run], self._scored_names(run))]
+
+    def made(self, runs: list[Run]) -> list[str]:
+        """What a job leaves: of each run what training and scoring leave."""
+        return [*self.trained(runs), *self.scored(runs)]
+
+    def rates_of(self, runs: Iterable[Run]) -> list[str]:
+        """The picked rates that runs of a table are trained at; none where they are known from the experiment."""
+        tables = dict.fromkeys(run.table for run in runs if at_every_rate(self.plan, run) != [run])
+        return [str(rates_file(self.root, table)) for table in tables]
+
+    def settings(self, runs: Iterable[Run]) -> list[str]:
+        """All that runs depend on but their inputs and the code; a rate that is still to be picked is an input."""
+        return [self.plan.settings_hash(one) for run in runs for one in at_every_rate(self.plan, run)]
 
     def _scored_names(self, run: Run) -> list[str]:
         names = []
@@ -194,10 +212,16 @@ class Files:
         return [path for path in self.scored(self.plan.picking_runs(wildcards.table)) if path.endswith(".json")]
 
     @property
-    def staged_tables(self) -> str:
-        """The tables whose runs are decided on, as a wildcard's constraint."""
+    def picking_tables(self) -> str:
+        """The tables whose rates are picked, as a wildcard's constraint."""
         tables = self.plan.experiment.tables.items()
-        return "|".join(name for name, table in tables if table.staged) or "none"
+        return "|".join(name for name, table in tables if table.picking_seeds) or "none"
+
+    @property
+    def looking_tables(self) -> str:
+        """The tables whose seeds are asked for in looks, as a wildcard's constraint."""
+        tables = self.plan.experiment.tables.items()
+        return "|".join(name for name, table in tables if table.looks) or "none"
 
     def stage_settings(self, wildcards: Any) -> list[str]:
         """All that a table's picked rates and looks (`wildcards.table`) depend on but records and code."""
@@ -281,7 +305,8 @@ class Files:
 
     def cell_settings(self, table: str) -> list[str]:
         """All that the footprints of a table's cells depend on but the code."""
-        return [self.plan.training_hash(Run(cell)) for cell in self.plan.tuned_cells(table)]
+        cells = [Run(cell) for cell in self.plan.tuned_cells(table)]
+        return [self.plan.training_hash(run) for cell in cells for run in at_every_rate(self.plan, cell)]
 
     def models(self, pretrained: bool) -> str:
         """The models that are pre-trained here, or fetched, as a wildcard's constraint."""
@@ -319,14 +344,12 @@ def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = Non
     only = whole.experiment.model_copy(update={"tables": {table: whole.experiment.tables[table]}})
     plan, root = Plan(whole.name, only, whole.catalog, whole.path, part=whole.part), Path(files.root)
     entry = plan.experiment.tables[table]
-    if entry.picking_seeds:
-        checkpoints.pick.get(table=table)
     for number in range(1, len(entry.looks[:looks]) + 1):
         checkpoints.look.get(table=table, look=number)
         record = look_at(plan, root, table, number)
         if record is None or not record.more:
             break
-    return Files(so_far(plan, root, looks))
+    return Files(with_seeds(plan, root, looks))
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,13 @@ def test_flipped_bits_are_named_before_use(undisturbed, copied):
     for gone in (run, base):
         (gone / "scores.json").unlink()
     shutil.rmtree(results / "store" / base.name)
-    found = told(copied)
-    assert re.search(
-        rf"{RUN}/adapter/adapter_model\.safetensors: SHA-256 \w+, train\.json says \w+: damaged; del", found
+    refused = copied.bench("evaluate", "--experiment", "tiny", RUN)  # a job would train it again first
+    assert refused.returncode == 2 and re.search(
+        rf"{RUN}/adapter/adapter_model\.safetensors: SHA-256 \w+, train\.json says \w+: damaged; del", refused.stderr
     )
-    assert re.search(r"data/mmlu/mmlu\.jsonl: (SHA-256|not whole JSON lines)", found)
-    assert not (run / "scores.json").exists() and not (base / "scores.json").exists()
+    assert not (run / "scores.json").exists()
+    assert re.search(r"data/mmlu/mmlu\.jsonl: (SHA-256|not whole JSON lines)", told(copied))
+    assert not (base / "scores.json").exists()
 
     weights = copied.folder / "resources" / "models" / "ladder-xs" / "model.safetensors"
     shutil.rmtree(run)
@@ -83,7 +84,7 @@ def test_a_clock_that_was_set_back(undisturbed, copied):
 FAULT = """
 import os, sys
 
-if os.environ.get("FAULT_RUN") and "finetune" in sys.argv:
+if os.environ.get("FAULT_RUN") and "run" in sys.argv:
     from sbora_bench.train import checkpoints
 
     real = checkpoints.Watching.on_step_end

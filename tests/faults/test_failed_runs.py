@@ -43,7 +43,7 @@ def test_a_run_that_fails_is_told_everywhere_and_not_tried_again_unasked(root):
     again = root.snakemake("--config", "experiment=wild")
     told = again.stdout + again.stderr
     assert again.returncode == 1 and "1 of 4 runs failed" in told
-    assert "rule finetune" not in told and "rule evaluate" not in told, "it isn't tried again unasked"
+    assert "rule run_" not in told, "it isn't tried again unasked"
 
 
 def test_on_demand_it_is_forgotten_and_so_made_again(root):

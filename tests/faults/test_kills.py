@@ -104,7 +104,7 @@ def checkpoints(root: Root) -> dict[str, int]:
 def told(root: Root, since: float) -> dict[str, tuple[int, int]]:
     """Run or base -> (step that its training began at, step that it got to), by the logs of jobs since `since`."""
     found: dict[str, tuple[int, int]] = {}
-    logs = [*root.folder.glob(f"{RESULTS}/logs/finetune/*.log"), *root.folder.glob(f"resources/logs/{BASE}.log")]
+    logs = [*root.folder.glob(f"{RESULTS}/logs/run/*.log"), *root.folder.glob(f"resources/logs/{BASE}.log")]
     for log in logs:
         for line in progress.read(log) if log.stat().st_mtime > since else []:
             if line["event"] in ("begin", "step"):

@@ -80,7 +80,7 @@ def evict_a_training(cluster: StandIn) -> Pod | None:
     """Kill the pod that trains for the arithmetic table once it has a whole checkpoint; None before."""
     if any((cluster.folder / "store").glob("arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json")):
         for pod in list(cluster.pods.values()):
-            if "finetune_arithmetic" in str(pod.manifest) and pod.exit_code is None:
+            if "run_arithmetic" in str(pod.manifest) and pod.exit_code is None:
                 pod.evict()
                 return pod
     return None

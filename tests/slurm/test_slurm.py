@@ -77,7 +77,7 @@ def freeze(folder: Path) -> str | None:
     store = folder / "results" / "tiny" / "store"
     whole = "arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json"
     if any(store.glob(whole)):
-        for process in commands(folder, "finetune"):
+        for process in commands(folder, "run"):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if any(word.startswith("arithmetic-") for word in process.cmdline()):
                     process.send_signal(signal.SIGSTOP)
@@ -87,13 +87,14 @@ def freeze(folder: Path) -> str | None:
     return None
 
 
-def kill(folder: Path) -> str | None:
-    """Kill a scoring outright; its job's id."""
-    for process in commands(folder, "evaluate"):
+def kill(folder: Path, spared: str) -> str | None:
+    """Kill a job's command outright, but for the one `spared`; its job's id."""
+    for process in commands(folder, "run"):
         with contextlib.suppress(psutil.NoSuchProcess):
             job = process.environ()["SLURM_JOB_ID"]
-            process.kill()
-            return job
+            if job != spared:
+                process.kill()
+                return job
     return None
 
 
@@ -115,7 +116,7 @@ def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, rep
             wait_for("a job that waits for the node", process, lambda: cluster.ask(*states))
             assert "drain" in cluster.ask("sinfo", "--noheader", "--format=%T")
             cluster.ask(*drained, "State=RESUME")
-            failed = wait_for("a scoring", process, lambda: kill(root.folder))
+            failed = wait_for("another job", process, lambda: kill(root.folder, out_of_time))
             assert process.wait(PATIENCE) == 0, log.read_text()[-6000:]
         finally:
             process.kill()

@@ -59,19 +59,20 @@ def test_a_dry_run_does_not_look_whether_results_can_be_written(workplace, monke
 
 def test_jobs_hold_every_run_once_and_bases_are_not_trained(workplace):  # noqa: F811
     plan = load_plan(workplace.experiment((("runs_per_job",), 2)))
-    for stage, runs in (("evaluate", plan.runs), ("finetune", workflow.tuned(plan.runs))):
-        carried = list(workflow.jobs(plan, "sums", stage))
-        assert [len(job) for job in carried] == [2, 2] + [1] * (stage == "evaluate")
-        assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in runs)
+    carried = list(workflow.jobs(plan, "sums"))
+    assert [len(job) for job in carried] == [2, 2, 1]
+    assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.runs)
+    files = workflow.Files(plan)
+    left = [path for job in carried for path in files.made(job)]
+    assert sorted(left) == sorted([*files.trained(plan.runs), *files.scored(plan.runs)])
+    base = plan.runs[0]
+    assert base.is_base and files.made([base]) == files.scored([base])
 
 
 def test_jobs_do_not_mix_models(workplace):  # noqa: F811
     grids = [{"models": ["ladder-xs", "ladder-s"], "methods": ["lora"], "ranks": [4]}]
     plan = load_plan(workplace.experiment((("tables", "sums", "grids"), grids), (("runs_per_job",), 9)))
-    assert [{run.model for run in job} for job in workflow.jobs(plan, "sums", "finetune")] == [
-        {"ladder-xs"},
-        {"ladder-s"},
-    ]
+    assert [{run.model for run in job} for job in workflow.jobs(plan, "sums")] == [{"ladder-xs"}, {"ladder-s"}]
 
 
 def test_every_file_is_named_once_and_a_base_has_no_adapter(small):
@@ -146,7 +147,7 @@ def test_other_files_do_not(small):
 
 
 def test_names_of_rules():
-    assert workflow.rule_name("evaluate", "mmlu-ladder.x", 0) == "evaluate_mmlu_ladder_x_0"
+    assert workflow.rule_name("run", "mmlu-ladder.x", 0) == "run_mmlu_ladder_x_0"
 
 
 def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workplace):  # noqa: F811
@@ -207,14 +208,28 @@ LOOKS = (
 
 def test_a_job_has_only_runs_that_are_asked_for_together(workplace):  # noqa: F811
     plan = load_plan(workplace.experiment(*LOOKS))
-    carried = list(workflow.jobs(plan, "sums", "finetune"))
-    assert sorted(run.name for job in carried for run in job) == sorted(r.name for r in workflow.tuned(plan.all_runs))
-    seeds = {tuple(run.seed for run in job) for job in carried}
-    assert seeds == {(0, 1, 2), (3,), (4, 5), (100, 100, 100), (100,)}
-    assert all(len({(run.cell, run.learning_rate) for run in job}) == 1 for job in carried if job[0].seed != 100)
+    carried = list(workflow.jobs(plan, "sums"))
+    assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.all_runs)
+    seeds = [tuple(run.seed for run in job) for job in carried]
+    first, last, picking = seeds[:3], seeds[3:5], seeds[5:]
+    assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are asked for: the base and the cells share them
+    assert last == [(4, 5), (4, 5)] and all(len({run.cell for run in job}) == 1 for job in carried[3:5])
+    assert picking == [(100, 100, 100), (100,)]
     without = load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:]))
-    first = [job for job in workflow.jobs(without, "sums", "finetune") if job[0].seed < 4]
-    assert [len(job) for job in first] == [3, 3, 2]  # all are asked for: cells share them
+    assert [[run.name for run in job] for job in workflow.jobs(without, "sums")] == [
+        [run.name for run in job] for job in carried[:5]
+    ]
+
+
+def test_a_picked_rate_is_an_input_of_the_runs_that_are_trained_at_it(workplace):  # noqa: F811
+    files = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
+    plan = files.plan
+    tuned = [run for run in plan.runs if not run.is_base]
+    assert {run.name.rpartition("r4")[2] for run in tuned} == {f"-s{seed}" for seed in range(6)}
+    assert files.rates_of(tuned) == ["results/small/rates/sums.json"]
+    assert files.rates_of(plan.picking_runs("sums")) == [] == files.rates_of([plan.runs[0]])
+    of_run = files.settings(tuned[:1])
+    assert len(of_run) == len(set(of_run)) == 2  # it may be trained at either rate
 
 
 class Waiting(Exception):
@@ -235,11 +250,15 @@ def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
     assert workflow.asked_for(fixed, None, "records") == fixed.records
     staged = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
     (records,) = workflow.asked_for(staged, checkpoints(set()), "records")
-    with pytest.raises(Waiting, match="^sums$"):
+    with pytest.raises(Waiting, match="^sums-1$"):
         records(SimpleNamespace())
-    look = workflow.looked_at(staged, checkpoints(set()))
-    with pytest.raises(Waiting, match="^sums$"):
-        look(SimpleNamespace(table="sums", look="1"))
+    first = workflow.looked_at(staged, checkpoints(set()))(SimpleNamespace(table="sums", look="1"))
+    assert (
+        "results/small/rates/sums.json" in first and "results/small/runs/sums-ladder-xs-lora-r4-s3/scores.json" in first
+    )
+    picking = workflow.Files(load_plan(workplace.experiment(LOOKS[1])))
+    assert workflow.asked_for(picking, None, "records") == picking.records  # which runs are made is known
+    assert "results/small/rates/sums.json" in picking.records
     assert len(staged.picking(SimpleNamespace(table="sums"))) == 2 * 2
     assert staged.footprints("sums") == [f"results/small/footprints/{c.name}.json" for c in staged.plan.cells("sums")]
     assert (

@@ -10,8 +10,7 @@ import pytest
 from tests import forked
 from tests.workflow.conftest import ROOT
 
-TRAINING = {"finetune_arithmetic_0", "finetune_mmlu_0"}
-SCORING = {"evaluate_arithmetic_0", "evaluate_arithmetic_1", "evaluate_mmlu_0"}
+RUNS = {"run_arithmetic_0", "run_arithmetic_1", "run_mmlu_0"}
 FOOTPRINTS = {"footprint_arithmetic", "footprint_mmlu"}
 READING = {"collect", "cards", "tables", "figures", "audit", "report", "failures"}
 PAGE = {"report", "failures"}  # `failures` only looks once all is there
@@ -37,14 +36,14 @@ EDITS = {
         "sbora_bench/inputs/tasks/number.yaml",
         "",
         "# edited\n",
-        {*SCORING, "prepare_table", *TRAINING, *READING},
+        {*RUNS, "prepare_table", *READING},
     ),
-    "training": ("sbora_bench/train/encoding.py", "IGNORED = -100", "IGNORED = -101", {*TRAINING, *SCORING, *READING}),
+    "training": ("sbora_bench/train/encoding.py", "IGNORED = -100", "IGNORED = -101", {*RUNS, *READING}),
     "the method": (
         "sbora/functional.py",
         "",
         "SEEN = print\nprint(SEEN)\n",
-        {*TRAINING, *SCORING, *FOOTPRINTS, *READING},
+        {*RUNS, *FOOTPRINTS, *READING},
     ),
 }
 

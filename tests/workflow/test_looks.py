@@ -1,7 +1,9 @@
 """Picked rates and seeds in looks in the real workflow: killed between looks, it goes on to the same verdicts."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,7 +56,18 @@ def test_killed_between_looks_it_goes_on(root):
     assert len(rates) == 3 and len(seeds) == 1 + sum(5 if cell in look["more"] else 4 for cell in rates)
     assert (results / "looks" / "sums-2.json").is_file() == bool(look["more"])
     scores = (results / "scores.csv").read_text()
-    assert "not run" not in scores and "-s100" not in scores
+    assert "not run" not in scores and "-s100" not in scores and "-lr" not in scores
+    for row in csv.DictReader(scores.splitlines()):
+        rate = rates.get(row["run"].rpartition("-s")[0], {}).get("learning_rate")
+        assert row["learning_rate"] == ("" if rate is None else f"{rate:.6f}"), row
+    carried = {
+        log.name: set(re.findall(r'"run": "([^"]+)"', log.read_text())) for log in results.glob("logs/run/*.log")
+    }
+    assert sorted(map(len, carried.values()), reverse=True)[:3] == [
+        8,
+        6,
+        5,
+    ]  # two jobs of the first look, one that picks
     for picking in (results / "runs").glob("*-s100"):
         assert not (picking / "scores.json").exists() and (picking / "validation" / "scores.json").is_file()
     checked = root.bench("verify", "results/small")

@@ -19,7 +19,6 @@ from sbora_bench.workflow import (
     report_entries,
     requested,
     rule_name,
-    tuned,
 )
 
 DRY = bool(

@@ -1,6 +1,7 @@
 # What is decided on the way, where an experiment says so: a learning rate for each cell, and which cells need more seeds.
-# Every run that may be asked for has its rule (finetune.smk, evaluate.smk); these checkpoints say which are.
-checkpoint pick:
+# Every run that may be asked for has its rule (run.smk). The picked rates are an input of it; a look, a checkpoint, says
+# which are asked for.
+rule pick:
     """The learning rate of each cell of a table, by held-out training rows."""
     input:
         FILES.picking,
@@ -9,7 +10,7 @@ checkpoint pick:
     log:
         f"{FILES.root}/logs/pick/{{table}}.log",
     wildcard_constraints:
-        table=FILES.staged_tables,
+        table=FILES.picking_tables,
     conda:
         "../../environment.yml"
     params:
@@ -30,7 +31,7 @@ checkpoint look:
     log:
         f"{FILES.root}/logs/look/{{table}}-{{look}}.log",
     wildcard_constraints:
-        table=FILES.staged_tables,
+        table=FILES.looking_tables,
         look="[0-9]+",
     conda:
         "../../environment.yml"

@@ -65,6 +65,7 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
                     "status": score.status if score else "not run",
                     "low": low,
                     "high": high,
+                    "learning_rate": plan.rates.get(run.cell) if entry.picking_seeds else None,
                     **(beside(done) if done else {}),
                 }
             )

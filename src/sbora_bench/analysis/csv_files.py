@@ -38,8 +38,13 @@ SCORES = {
     "macro": FRACTION,
     "gold_loss": FRACTION,  # of the gold answer, nats a token
     "by_likelihood": FRACTION,  # share of choices whose likeliest label is right
+    "learning_rate": FRACTION,  # that was picked for the cell before its runs were made
 }
-OPTIONAL = ("gold_loss", "by_likelihood")  # columns of `scores.csv` that only experiments with such values have
+OPTIONAL = (
+    "gold_loss",
+    "by_likelihood",
+    "learning_rate",
+)  # columns of `scores.csv` that only experiments with such values have
 FOOTPRINT = {
     "experiment": TEXT,
     "table": TEXT,

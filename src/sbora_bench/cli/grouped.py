@@ -3,7 +3,7 @@
 import click
 
 GROUPS = {
-    "An experiment": "init sizes plan validate prepare pretrain finetune evaluate pick look status failures",
+    "An experiment": "init sizes plan validate prepare pretrain run finetune evaluate pick look status failures",
     "Its results": "collect tables figures report cards verify show compare compare-published publish",
     "One adapter": "score export regions",
     "Memory and cost": "footprint cell-footprint table-footprint paper-footprint publish-traces",

@@ -9,9 +9,10 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +25,7 @@ from sbora_bench.cli.plan import (
     experiment_option,
     load,
     load_so_far,
+    load_with_rates,
     narrowing_options,
     results_folder,
     results_option,
@@ -31,6 +33,9 @@ from sbora_bench.cli.plan import (
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
+
+if TYPE_CHECKING:
+    from sbora_bench.plan.experiment import Plan, Run
 
 
 @click.group(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,8 +105,32 @@ def pretrain(experiment: str, model: str, output: Path, threads: int, ship: Path
         click.echo(f"{ship}: SHA-256 {shipped.ship(output, catalog.models[model], ship)}")
 
 
-def _running(stage: str, module: str, does: str) -> click.Command:
-    """The command of a stage that works on runs, on a GPU where there is one; the module's function has its name."""
+Work = Callable[["Plan", list["Run"], Path, Path], None]
+
+
+def _train_and_score(plan: "Plan", runs: list["Run"], resources: Path, results: Path) -> None:
+    """Both stages of each run in this process, of an untuned base scoring alone; a finished one is not run again."""
+    from sbora_bench.score.evaluate import evaluate
+    from sbora_bench.train.finetune import finetune
+
+    for run in runs:
+        if not run.is_base:
+            finetune(plan, [run], resources, results)
+            gc.collect()  # a model's cycles hold its memory until then
+        evaluate(plan, [run], resources, results)
+
+
+def _stage(module: str) -> Work:
+    """The function of a module that has its name; imported when it is called."""
+
+    def work(*arguments: Any) -> None:
+        getattr(import_module(f"sbora_bench.{module}"), module.rpartition(".")[2])(*arguments)
+
+    return work
+
+
+def _running(stage: str, work: Work, does: str) -> click.Command:
+    """A command that works on runs, on a GPU where there is one."""
 
     @click.command(stage, help=does)
     @experiment_option
@@ -110,20 +139,20 @@ def _running(stage: str, module: str, does: str) -> click.Command:
     @resources_option
     @results_option
     def command(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
-        loaded = load(experiment, **part)
+        loaded, folder = load_with_rates(experiment, results, **part)
         chosen = [loaded.run(run) for run in runs]
         gpus.take()
-        work = getattr(import_module(f"sbora_bench.{module}"), stage)
-        work(loaded, chosen, resources, results_folder(loaded.name, results))
+        work(loaded, chosen, resources, folder)
 
     return command
 
 
-for stage, module, does in (
-    ("finetune", "train.finetune", "Train the adapters of RUNS; leaves adapter/ and train.json."),
-    ("evaluate", "score.evaluate", "Score RUNS on their suite; leaves samples/ and scores.json."),
+for name, work, does in (
+    ("run", _train_and_score, "Train RUNS and score them, each in turn; an untuned base is only scored."),
+    ("finetune", _stage("train.finetune"), "Train the adapters of RUNS; leaves adapter/ and train.json."),
+    ("evaluate", _stage("score.evaluate"), "Score RUNS on their suite; leaves samples/ and scores.json."),
 ):
-    cli.add_command(_running(stage, module, does))
+    cli.add_command(_running(name, work, does))
 
 
 @cli.command()

@@ -40,6 +40,15 @@ def load(experiment: str, only: str, seeds: str, limit: str) -> "Plan":
     return narrowed(load_plan(experiment), only, seeds, limit)
 
 
+def load_with_rates(experiment: str, results: Path | None, **part: str) -> tuple["Plan", Path]:
+    """The Plan of a command that makes runs, with the learning rates that are picked by now, and the results folder."""
+    from sbora_bench.results.stages import with_rates
+
+    whole = load(experiment, **part)
+    folder = results_folder(whole.name, results)
+    return with_rates(whole, folder), folder
+
+
 def load_so_far(experiment: str, results: Path | None, **part: str) -> tuple["Plan", Path]:
     """The Plan of a command that reads results, with the runs that are asked for by now, and the results folder."""
     from sbora_bench.results.stages import so_far
@@ -91,21 +100,22 @@ def plan(
     if calibrate:
         raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
     if as_json:
-        click.echo(json.dumps([loaded.settings(run) for run in loaded.runs], indent=1, sort_keys=True))
+        from sbora_bench.results.stages import settled, with_rates
+
+        known = with_rates(loaded, results_folder(loaded.name, None))
+        click.echo(json.dumps([known.settings(run) for run in settled(known)], indent=1, sort_keys=True))
         return
     for name, table in loaded.experiment.tables.items():
         seeds = ",".join(map(str, table.seeds))
         looks = f" (looks at {', '.join(map(str, table.looks))})" if table.looks else ""
         click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}{looks}")
         rates = ",".join(map(rate_text, table.learning_rates))
-        varied = (f"-lr{{{rates}}}" if rates else "") + f"-s{{{seeds}}}"
+        varied = (f"-lr{{{rates}}}" if rates and not table.picking_seeds else "") + f"-s{{{seeds}}}"
         for cell in loaded.cells(name):
             click.echo(f"  {cell.name}" + ("" if cell.is_base else varied))
         if table.picking_seeds:
-            picking = len(loaded.picking_runs(name))
-            click.echo(
-                f"  {picking} runs before, with seeds {','.join(map(str, table.picking_seeds))}, to pick the rates"
-            )
+            picking, seeds = len(loaded.picking_runs(name)), ",".join(map(str, table.picking_seeds))
+            click.echo(f"  {picking} runs before, -lr{{{rates}}}-s{{{seeds}}}, to pick each cell's rate")
         for comparison in loaded.comparisons(name):
             click.echo(f"  compared: {comparison.name}")
     tables = list(loaded.experiment.tables.values())

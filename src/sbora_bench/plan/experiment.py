@@ -89,7 +89,7 @@ class Table(Strict):
     @property
     def staged(self) -> bool:
         """Whether it is decided on the way which of its runs are made."""
-        return bool(self.looks or self.picking_seeds)
+        return bool(self.looks)
 
     @property
     def common_seeds(self) -> list[int]:
@@ -116,7 +116,8 @@ class Experiment(Strict):
 class Plan:
     """A validated experiment with its catalog: the runs, and what each of them resolves to.
 
-    `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them.
+    `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them or,
+    where a rate is picked before the runs are made, its runs are known by name and not yet by rate.
     `numbers`: how many of its seeds each cell has; without, all of them.
     `part`: a command's options that stand for this part of the experiment file; empty for the whole.
     """
@@ -155,13 +156,13 @@ class Plan:
     def runs_of(self, table: str) -> list[Run]:
         """The runs that a table shows, or may show while it isn't decided which; bases first."""
         entry = self.experiment.tables[table]
-        rates: list[float | None] = [*entry.learning_rates] or [None]
+        rates: list[float | None] = [None] if entry.picking_seeds else [*entry.learning_rates] or [None]
         runs: list[Run] = []
         for cell in self.cells(table):
             if cell.is_base:
                 runs.append(Run(cell))
                 continue
-            at = [self.rates[cell]] if cell in self.rates else rates
+            at = [self.rates[cell]] if cell in self.rates and not entry.picking_seeds else rates
             seeds = entry.seeds[: self.numbers.get(cell, len(entry.seeds))]
             runs += [Run(cell, seed, rate) for rate in at for seed in seeds]
         return runs
@@ -239,9 +240,21 @@ class Plan:
         return self.catalog.protocol(entry.protocol, suite or entry.suite, entry.overrides, where)
 
     def protocol_of(self, run: Run) -> Protocol:
-        """The protocol of a run: its table's, at the run's own learning rate where the table varies that."""
-        protocol, rate = self.protocol(run.table), run.learning_rate
+        """The protocol of a run: its table's, at the run's own learning rate where the table varies that.
+
+        Raises UserError where that rate isn't picked yet.
+        """
+        protocol, rate = self.protocol(run.table), self.rate_of(run)
         return protocol if rate is None else protocol.model_copy(update={"learning_rate": rate})
+
+    def rate_of(self, run: Run) -> float | None:
+        """The learning rate of a run where its table varies that. Raises UserError where it isn't picked yet."""
+        if run.learning_rate is not None or run.is_base or not self.experiment.tables[run.table].picking_seeds:
+            return run.learning_rate
+        if run.cell not in self.rates:
+            pick = self.command("pick", "--table", run.table)
+            raise UserError(f"{self.path}: {run.name}: its learning rate isn't picked yet; pick it with: {pick}")
+        return self.rates[run.cell]
 
     def tasks(self, table: str) -> list[str]:
         return self.catalog.suites[self.experiment.tables[table].suite].tasks

@@ -25,7 +25,10 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """A cell with a seed; a base has none. `learning_rate`: where the table varies it, else the protocol's holds."""
+    """A cell with a seed; a base has none.
+
+    `learning_rate`: where a cell has runs at several; else the plan knows it (`Plan.rate_of`), or the protocol's holds.
+    """
 
     cell: Cell
     seed: int | None = None

@@ -12,7 +12,7 @@ from pydantic import Field
 from sbora_bench.files import hash_of
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.runs import Cell
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.folders import look_file, rates_file
 from sbora_bench.results.records import Record, record_at
 
@@ -105,28 +105,53 @@ def looks_made(plan: Plan, results: Path, table: str) -> list[LookRecord]:
 
 
 def is_staged(plan: Plan) -> bool:
-    """Whether what runs is decided on the way."""
+    """Whether it is decided on the way which runs are made."""
     return any(table.staged for table in plan.experiment.tables.values())
 
 
-def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
-    """The plan with the runs that are asked for by what its stages have decided; the same where none decides.
-
-    `looks`: as it was after so many, where others were taken since. Cells whose rate isn't picked yet have no runs.
-    Raises UserError for a damaged record.
-    """
+def with_rates(plan: Plan, results: Path) -> Plan:
+    """The plan with the learning rates that are picked by now. Raises UserError for a damaged record."""
     rates: dict[Cell, float] = {}
+    for name, table in plan.experiment.tables.items():
+        picked = picked_rates(plan, results, name) if table.picking_seeds else None
+        if picked is not None:
+            rates |= {cell: picked.cells[cell.name].learning_rate for cell in plan.tuned_cells(name)}
+    return plan.at(rates)
+
+
+def settled(plan: Plan) -> list[Run]:
+    """The runs whose settings are known by now: all but those at a rate that is still to be picked."""
+    tables = plan.experiment.tables
+    return [
+        run
+        for run in plan.all_runs
+        if run.is_base or run.learning_rate is not None or not tables[run.table].picking_seeds or run.cell in plan.rates
+    ]
+
+
+def with_seeds(plan: Plan, results: Path, looks: int | None = None) -> Plan:
+    """The plan with the seeds that are asked for by what its looks have decided, whatever the rates.
+
+    `looks`: as it was after so many, where others were taken since. Raises UserError for a damaged record.
+    """
     numbers: dict[Cell, int] = {}
     for name, table in plan.experiment.tables.items():
+        if not table.looks:
+            continue
         cells = plan.tuned_cells(name)
-        if table.looks:
-            numbers |= dict.fromkeys(cells, table.looks[0])
-            for following, record in zip(table.looks[1:], looks_made(plan, results, name)[:looks], strict=False):
-                numbers |= {cell: following for cell in cells if cell.name in record.more}
-        if table.picking_seeds:
-            picked = picked_rates(plan, results, name)
-            if picked is None:
-                numbers |= dict.fromkeys(cells, 0)
-            else:
-                rates |= {cell: picked.cells[cell.name].learning_rate for cell in cells}
-    return plan.at(rates, numbers)
+        numbers |= dict.fromkeys(cells, table.looks[0])
+        for following, record in zip(table.looks[1:], looks_made(plan, results, name)[:looks], strict=False):
+            numbers |= {cell: following for cell in cells if cell.name in record.more}
+    return plan.at({}, numbers)
+
+
+def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
+    """The plan with the runs that can be made by what its stages have decided; the same where none decides.
+
+    `looks`: as `with_seeds` has it. Cells whose rate isn't picked yet have no runs. Raises UserError for a damaged
+    record.
+    """
+    known = with_rates(with_seeds(plan, results, looks), results)
+    tables = [name for name, table in plan.experiment.tables.items() if table.picking_seeds]
+    waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in known.rates]
+    return known.at({}, dict.fromkeys(waiting, 0))

@@ -56,7 +56,7 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     A run whose job fell silent is waiting, and says where it stood.
     """
     now = now or datetime.now(UTC)
-    logs = [path for stage in ("finetune", "evaluate") for path in log_files(results, stage)]
+    logs = log_files(results, "run")
     bases = {run.model for run in plan.runs}
     logs += [resources / "logs" / f"{model}.log" for model in sorted(bases)]
     at = {run: here for log in logs if log.is_file() for run, here in open_loops(progress.read(log), now).items()}

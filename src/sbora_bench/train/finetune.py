@@ -126,8 +126,10 @@ def train_run(
     protocol = plan.protocol_of(run)
     method = plan.catalog.methods[run.method]
     torch.set_num_threads(protocol.threads)
-    if torch.cuda.is_available():  # on a CPU a fixed number of threads is enough
+    if torch.cuda.is_available():
         provenance.use_deterministic_algorithms()
+    else:  # a fixed number of threads is enough; a run that was scored before in this process has set them
+        torch.use_deterministic_algorithms(False)
     set_seed(run.seed)
     tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sbora_bench.analysis.collect import score_rows
 from sbora_bench.analysis.look import look
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
@@ -15,7 +16,7 @@ from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import look_file, rates_file, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
-from sbora_bench.results.stages import look_at, picked_rates, so_far
+from sbora_bench.results.stages import look_at, picked_rates, settled, so_far, with_rates
 from tests import made_results
 
 TABLE = "arithmetic"
@@ -45,9 +46,10 @@ def written(monkeypatch):
 
 
 def run_what_is_asked(plan: Plan, results: Path, failed: tuple[str, ...] = ()) -> None:
-    for run in so_far(plan, results).runs:
+    known = so_far(plan, results)
+    for run in known.runs:
         if not (run_folder(results, run) / "scores.json").is_file():
-            made_results.make_run(plan, results, run, failed="out of memory" if run.name in failed else "")
+            made_results.make_run(known, results, run, failed="out of memory" if run.name in failed else "")
 
 
 def until(plan: Plan, results: Path, looks: int, **how) -> list[dict[str, int]]:
@@ -164,12 +166,27 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
     assert [(rate.edge, rate.failed) for rate in cells.values()] == [("", 1), ("lowest", 0), ("highest", 0)]
     assert cells["arithmetic-llama-7b-dora-r32"].means == {"1e-3": 0.4, "2e-3": 0.6, "4e-3": 0.2}
     asked = [run for run in so_far(plan, results).runs if not run.is_base]
-    assert {(run.method, run.learning_rate, run.seed) for run in asked} == {
+    known = so_far(plan, results)
+    assert {(run.method, known.rate_of(run), run.seed) for run in asked} == {
         (method, rate, seed) for method, rate in best.items() for seed in range(4)
     }
+    of_name = next(run for run in asked if run.name == "arithmetic-llama-7b-dora-r32-s0")  # whatever its rate
+    assert known.settings(of_name)["protocol"]["learning_rate"] == 0.002 == known.protocol_of(of_name).learning_rate
+    with pytest.raises(
+        UserError, match=r"dora-r32-s0: its learning rate isn't picked yet; pick it with: sbora-bench pick"
+    ):
+        plan.training_hash(of_name)
+    other = known.at({of_name.cell: 0.004})
+    assert other.run(of_name.name) == of_name, "the same name and files"
+    assert other.training_hash(of_name) != known.training_hash(of_name), "and not the same training"
+    assert set(settled(plan)) == {plan.runs[0], *picking} and set(settled(with_rates(plan, results))) == set(
+        plan.all_runs
+    )
     assert list(failed_runs(so_far(plan, results), results)) == ["arithmetic-llama-7b-dora-r32-lr4e-3-s101"]
     until(plan, results, 1)
     assert look_at(plan, results, TABLE, 1).comparisons[0].verdict == "better"
+    rows = score_rows(Results(so_far(plan, results), results))
+    assert {(row["method"], row["learning_rate"]) for row in rows} == {("base", None), *best.items()}
     shown = rate_table(Results(so_far(plan, results), results), TABLE)
     assert shown.header[-1] == "Picked" and [row[-1].below for row in shown.groups[0]] == [
         ("the lowest tried",),

@@ -97,7 +97,19 @@ def test_a_catalog_entry_of_junk_is_refused(workplace, section):  # noqa: F811
 
 
 WORD = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=8)
-COMMANDS = ["plan", "validate", "prepare", "finetune", "evaluate", "collect", "tables", "report", "failures", "export"]
+COMMANDS = [
+    "plan",
+    "validate",
+    "prepare",
+    "run",
+    "finetune",
+    "evaluate",
+    "collect",
+    "tables",
+    "report",
+    "failures",
+    "export",
+]
 
 
 @MANY

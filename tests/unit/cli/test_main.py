@@ -65,6 +65,7 @@ WRONG = {
     "a rank that is no number": (["footprint", "--model", "llama-7b", "--rank", "four"], ["--rank", "four"]),
     "threads that are no number": (["pretrain", "m", "--output", "o", "--threads", "x"], ["--threads"]),
     "an unknown run": (["finetune", "-e", "small", "sums-ladder-xs-lora-r4-s7"], ["did you mean", "r4-s0"]),
+    "an unknown run of a job": (["run", "-e", "small", "sums-ladder-xs-lora-r4-s7"], ["did you mean", "r4-s0"]),
     "a run with shell characters": (["evaluate", "-e", "small", "$(id); rm -rf /"], ["unknown run '$(id); rm -rf /'"]),
     "a run that leaves the folder": (["evaluate", "-e", "small", "../../etc"], ["unknown run '../../etc'"]),
     "a run with a newline": (["evaluate", "-e", "small", "a\nb"], ["unknown run"]),

@@ -113,11 +113,13 @@ def test_what_is_refused(plan, case):
     assert all(part in str(error.value) for part in told), error.value
 
 
-@pytest.mark.parametrize("command", ["prepare", "finetune", "evaluate", "footprint", "collect", "tables", "figures"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "run", "finetune", "evaluate", "footprint", "collect", "tables", "figures"]
+)
 def test_every_command_takes_the_part(workplace, command):  # noqa: F811
     workplace.experiment()
     more = {"prepare": ["--table", "sums", "--output", "o"], "footprint": ["--table", "sums"]}
-    runs = {"finetune": ["sums-ladder-xs-lora-r4-s0"], "evaluate": ["sums-ladder-xs-lora-r4-s0"]}
+    runs = dict.fromkeys(("run", "finetune", "evaluate"), ["sums-ladder-xs-lora-r4-s0"])
     words = [*more.get(command, []), *runs.get(command, [])]
     assert "unknown method" in workplace.refused(command, "-e", "small", "--only", "method=dora", *words)
     if command in runs:

@@ -59,8 +59,8 @@ def page(tmp_path_factory):
     plan, results = make_plan(folder, written, entries), folder / "results"
     make_results(plan, results)
     make_run(plan, results, plan.run("arithmetic-llama-7b-dora-r32-s1"), failed=f"Reason {EVIL}")
-    (results / "logs" / "finetune").mkdir(parents=True)
-    (results / "logs" / "finetune" / "arithmetic-0.log").write_text(
+    (results / "logs" / "run").mkdir(parents=True)
+    (results / "logs" / "run" / "arithmetic-0.log").write_text(
         f"before {EVIL}\narithmetic-llama-7b-dora-r32-s1: failed: Reason\n"
     )
     for command in ("collect", "tables", "figures", "audit", "report"):

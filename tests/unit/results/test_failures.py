@@ -35,7 +35,7 @@ def test_failed_runs_are_named_with_the_reason(house):
 
 def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
     plan, results, bad, _ = house
-    log = results / "logs" / "finetune" / "made-0.log"
+    log = results / "logs" / "run" / "made-0.log"
     assert told_failures(plan, results) == [Failure(bad, "loss nan at step 3", "")]
     log.parent.mkdir(parents=True)
     before = [f"line {number}" for number in range(60)]

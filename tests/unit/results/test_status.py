@@ -52,7 +52,7 @@ def test_each_state_is_told(plan, tmp_path):
         progress.tell("finetune", SECOND, "begin", step=2, steps=10)
         progress.tell("finetune", SECOND, "step", step=4, steps=10, loss=1.25)
 
-    log(results / "logs" / "finetune" / "arithmetic-0.log", training)
+    log(results / "logs" / "run" / "arithmetic-0.log", training)
     log(tmp_path / "logs" / "llama-s.log", lambda: progress.tell("pretrain", "llama-s", "begin", step=0, steps=40))
     found = status.status(plan, results, tmp_path)
     assert list(found["done"]) == [BASE] and found["failed"] == {FIRST: "loss nan at step 3"}

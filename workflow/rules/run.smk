@@ -1,0 +1,31 @@
+# A rule for each job, since outputs can't be functions. A job carries several runs, and trains and scores each, for
+# imports cost as much as a short run. A finished run also stands in the results folder's store, its training and its
+# scores apart: neither a sibling's crash nor an edit of scoring takes a training along.
+for table in PLAN.experiment.tables:
+    for number, runs in enumerate(jobs(PLAN, table)):
+
+        rule:
+            name:
+                rule_name("run", table, number)
+            input:
+                FILES.rates_of(runs),
+                data=FILES.data_of(table),
+                base=f"resources/models/{runs[0].model}",
+            output:
+                FILES.made(runs),
+            log:
+                f"{FILES.root}/logs/run/{table}-{number}.log",
+            conda:
+                "../../environment.yml"
+            threads: PLAN.protocol(table).threads
+            resources:
+                gpu=PLAN.experiment.gpus_per_job,
+            params:
+                asked=ASKED,
+                code=code("train.finetune", "score.evaluate"),
+                results=subpath(output[0], ancestor=FILES.depth(FILES.made(runs))),
+                resources=subpath(input.base, ancestor=2),
+                settings=FILES.settings(runs),
+                runs=[run.name for run in runs],
+            shell:
+                "sbora-bench run {params.asked:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"
