@@ -7,15 +7,34 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.outputs import published_files
+from sbora_bench.results.folders import LOOKS, look_file, rates_file
+from sbora_bench.results.stages import looks_made
 
 
 def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
-    """Copy the published files of `results` into `folder`; returns them. Raises UserError where one is missing."""
-    names = published_files(plan)
+    """Copy the published files of `results` into `folder`; returns them. Raises UserError where one is missing.
+
+    With them what the experiment's stages decided, so that the plan as it was run can be read from `folder` too.
+    """
+    names = [*published_files(plan), *decided(plan, results)]
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
+    shutil.rmtree(folder / LOOKS, ignore_errors=True)  # an earlier run may have taken more
     for name in names:
         with whole_file(folder / name) as beside:
             shutil.copyfile(results / name, beside)
+    return names
+
+
+def decided(plan: Plan, results: Path) -> list[str]:
+    """The files of the rates that were picked, and of the looks that were taken, the first at least."""
+    names: list[str] = []
+    for name, table in plan.experiment.tables.items():
+        if table.picking_seeds:
+            names.append(str(rates_file("", name)))
+        if table.looks:
+            names += [
+                str(look_file("", name, number + 1)) for number in range(len(looks_made(plan, results, name)) or 1)
+            ]
     return names

@@ -12,7 +12,7 @@ from sbora_bench.plan.experiment import Plan, Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
-FOOTPRINTS = "footprints"
+FOOTPRINTS, RATES, LOOKS = "footprints", "rates", "looks"
 LOGITS = "logits.safetensors"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
@@ -27,12 +27,12 @@ def data_folder(results: str | Path, table: str) -> Path:
 
 def rates_file(results: str | Path, table: str) -> Path:
     """Which learning rate was picked for each cell of a table."""
-    return Path(results) / "rates" / f"{table}.json"
+    return Path(results) / RATES / f"{table}.json"
 
 
 def look_file(results: str | Path, table: str, look: int) -> Path:
     """What a look at a table's seeds so far says; the first is 1."""
-    return Path(results) / "looks" / f"{table}-{look}.json"
+    return Path(results) / LOOKS / f"{table}-{look}.json"
 
 
 def footprint_of(plan: Plan, results: str | Path, run: Run) -> Path:

@@ -11,6 +11,8 @@ from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run, load_plan
 from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.report.outputs import published_files
+from sbora_bench.report.publish import publish
 from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import look_file, rates_file, run_folder
@@ -193,6 +195,26 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
         (),
         ("the highest tried",),
     ]
+
+
+def test_what_is_published_says_what_was_decided(tmp_path, written):
+    written["tables"][TABLE]["learning_rates"] = PICKED
+    plan, results, published = made_results.make_plan(tmp_path, written), tmp_path / "results", tmp_path / "published"
+    for name in published_files(plan):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("drawn")
+    with pytest.raises(UserError, match=r"rates/arithmetic\.json: no such file; run the experiment to its end"):
+        publish(plan, results, published)
+    for run in plan.picking_runs(TABLE):
+        hold(plan, results, run, 8)
+    pick(plan, TABLE, results)
+    until(plan, results, 2)
+    (published / "looks").mkdir(parents=True)
+    (published / "looks" / "arithmetic-3.json").write_text("of an earlier run, which took more looks")
+    publish(plan, results, published)
+    assert sorted(path.name for path in (published / "looks").iterdir()) == ["arithmetic-1.json", "arithmetic-2.json"]
+    here, there = so_far(plan, results), so_far(plan, published)
+    assert there.runs == here.runs and there.rates == here.rates and len(set(here.numbers.values())) == 2
 
 
 def test_seeds_that_pick_are_not_shown(tmp_path, written):
