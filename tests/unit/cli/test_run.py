@@ -18,7 +18,11 @@ BASE, LORA, SBORA = "toy-tiny-base", "toy-tiny-lora-r4-s0", "toy-tiny-sbora-fa-r
 
 
 def run(*names: str, command: str = "run") -> None:
-    cli([command, "-e", "experiments/toy.yaml", "--results", "results", *names], standalone_mode=False)
+    cli([command, *options(), *names], standalone_mode=False)
+
+
+def options() -> list[str]:
+    return ["--experiment", str(Path("experiments/toy.yaml").absolute()), "--results", "results"]
 
 
 def left(root: Path, name: str) -> dict[str, str]:
@@ -48,10 +52,9 @@ def test_one_process_leaves_the_bytes_of_one_for_each_stage(root):
     assert not (root / "results" / "runs" / BASE / "train.json").exists() and "scores.json" in together[BASE]
     for folder in ("runs", "store"):
         shutil.rmtree(root / "results" / folder)
-    options = ("--experiment", "experiments/toy.yaml", "--results", "results")
     for name in (SBORA, LORA, BASE):
         for stage in ("finetune",) * (name != BASE) + ("evaluate",):
-            done = forked.python("-m", "sbora_bench.cli", stage, *options, name, folder=root)
+            done = forked.python("-m", "sbora_bench.cli", stage, *options(), name, folder=root)
             assert done.returncode == 0, done.stderr[-3000:]
         assert left(root, name) == together[name]
     apart = {
