@@ -19,6 +19,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import nf4_config
+from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
 
@@ -65,7 +66,7 @@ def supervised_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) 
 
 def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int) -> int:
     """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
-    end in padding.
+    end in padding, unless the protocol has none.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=FUSED[protocol.optimizer])
@@ -73,7 +74,10 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     model.train()
     ids = torch.ones(rows, length, dtype=torch.long)
     mask = torch.ones_like(ids)
-    mask[1:, -5:] = 0
+    if protocol.padding_free:
+        prepare(model, ids[0].tolist())
+    else:
+        mask[1:, -5:] = 0
     supervised = supervised_loss(model, protocol, ids[0].tolist())
     low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
 
@@ -81,6 +85,7 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
         for _ in range(2):
             with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
                 inputs = {"input_ids": ids, "labels": ids, "attention_mask": mask}
+                inputs = packed(inputs) if protocol.padding_free else inputs
                 loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)

@@ -6,6 +6,7 @@ autocast, loss in fp32, backward, clipping, optimizer), at a moment when the opt
 
 import contextlib
 from collections.abc import Iterable
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -17,6 +18,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
+from sbora_bench.inputs.padding_free import places, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Protocol
 
@@ -61,6 +63,7 @@ def trace_training(
     alone = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if alone else "sdpa")
+    flat = protocol.padding_free and not prepare(model, [])
     tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
     if protocol.gradient_checkpointing:
@@ -76,8 +79,8 @@ def trace_training(
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        inputs = batch(micro_batch, length, masked=not alone)
-        loss = training_loss(model, inputs, kernels, supervised) / accumulation
+        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, masked=not alone)
+        loss = training_loss(model, inputs, kernels, supervised, micro_batch) / accumulation
         del inputs
         tracer.phase = "backward"
         loss.backward()
@@ -95,18 +98,19 @@ def trace_training(
 
 def training_loss(
     model: torch.nn.Module,
-    inputs: dict[str, torch.Tensor | None],
+    inputs: dict[str, Any],
     kernels: Kernels,
     supervised: SupervisedLoss | None = None,
+    examples: int = 1,
 ) -> torch.Tensor:
     """The loss of a batch, the outputs in fp32 as accelerate has them under autocast, and let go.
 
-    `supervised`: how the loss is taken from supervised positions alone; every token but a row's first is one here.
+    `supervised`: how the loss is taken from supervised positions alone; every token but an example's first is one here.
     """
     if supervised is not None:
         labels = inputs["labels"]
         assert labels is not None
-        chosen = torch.empty(2, labels[:, 1:].numel(), dtype=torch.long, device="meta")
+        chosen = torch.empty(2, labels.numel() - examples, dtype=torch.long, device="meta")
         with kernels.forward():
             return supervised(model, inputs, chosen=(chosen[0], chosen[1]))[0]
     with kernels.forward():
@@ -121,6 +125,13 @@ def batch(rows: int, length: int, masked: bool) -> dict[str, torch.Tensor | None
     ids = torch.empty(rows, length, dtype=torch.long, device="meta")
     mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta") if masked else None
     return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
+
+
+def row_of_examples(examples: int, length: int) -> dict[str, Any]:
+    """Examples of `length` tokens in one row, as `padding_free` has them."""
+    ids = torch.empty(1, examples * length, dtype=torch.long, device="meta")
+    begun = places([length] * examples, torch.device("cpu"))
+    return {"input_ids": ids, "labels": torch.empty_like(ids), "position_ids": torch.empty_like(ids)} | begun
 
 
 def ready_optimizer(name: str, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:

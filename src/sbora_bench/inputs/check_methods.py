@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 
 CHECKED = Path("resources/plan")
 # All of a protocol that a method's config and its place on the model depend on.
-KEYS = {"alpha", "alpha_over_rank", "dropout", "max_length", "merge", "steps", "target_modules", "weights_dtype"}
+KEYS = {
+    "alpha",
+    "alpha_over_rank",
+    "dropout",
+    "max_length",
+    "merge",
+    "padding_free",
+    "steps",
+    "target_modules",
+    "weights_dtype",
+}
 LAYERED = ("layer", "pattern")  # parts of the arguments' names that tell a model's layers apart
 VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks values, which says nothing of the method
 
@@ -120,6 +130,11 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         return "" if valueless(error) else in_a_line(error)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return "it trains no parameter of this model"
+    if protocol.padding_free:
+        from sbora_bench.inputs.padding_free import prepare
+
+        if reason := prepare(model, []):
+            return f"padding_free: {reason}; say padding_free: false"
     return unmerged(model) if merged(method, protocol) else ""
 
 

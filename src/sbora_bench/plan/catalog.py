@@ -190,6 +190,11 @@ class Protocol(Strict):
         exclude_if=lambda choice: not choice,
         description="an update's examples go into its micro-batches by length, so that less is padded",
     )
+    padding_free: bool = Field(
+        default=False,
+        exclude_if=lambda choice: not choice,
+        description="a micro-batch is one row of its examples, each attended to alone; equal but for rounding",
+    )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     too_long: Literal["cut", "drop", "fail"] = Field(
         default="cut",

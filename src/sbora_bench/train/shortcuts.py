@@ -34,6 +34,25 @@ class SupervisedOnly(Parent):
         return (loss, outputs) if return_outputs else loss
 
 
+class PaddingFree(Parent):
+    """Takes the loss of a micro-batch's examples in one row without padding, where `padding_free` is set.
+
+    To stand before what takes a loss among a class's parents. Padded until here, so that counting tokens, dealing by
+    length and halving go on as before.
+    """
+
+    padding_free: bool = False
+
+    def compute_loss(
+        self, model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]", *others: Any, **named: Any
+    ) -> Any:
+        if self.padding_free:
+            from sbora_bench.inputs.padding_free import VARIABLE_LENGTHS, packed
+
+            inputs = packed(inputs, on_device=self.model.config._attn_implementation in VARIABLE_LENGTHS)
+        return super().compute_loss(model, inputs, *others, **named)
+
+
 class ByLength(Parent):
     """Deals an update's examples into its micro-batches by length, where `sort_by_length` is set; longest first."""
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbora_bench.errors import UserError
 from sbora_bench.inputs.method_hooks import optimizer_of
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.catalog import MethodEntry, Protocol
@@ -13,7 +14,7 @@ from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_chec
 from sbora_bench.train.encoding import IGNORED, with_ends
 from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
 from sbora_bench.train.out_of_memory import InParts
-from sbora_bench.train.shortcuts import ByLength, SupervisedOnly
+from sbora_bench.train.shortcuts import ByLength, PaddingFree, SupervisedOnly
 from sbora_bench.train.wandb_log import asked_for
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def build_trainer(
 ) -> "Trainer":
     """The Trainer as the protocol and the method have it; it logs to wandb where that is requested.
 
-    `rows`: of a micro-batch that go through the model at a time; 0: all.
+    `rows`: of a micro-batch that go through the model at a time; 0: all. Raises UserError where the protocol wants
+    micro-batches without padding and the model doesn't take them.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -46,10 +48,15 @@ def build_trainer(
 
     from sbora_bench.train.epochs import EpochBatches
 
+    if protocol.padding_free:
+        from sbora_bench.inputs.padding_free import prepare
+
+        if reason := prepare(model, train[0]["input_ids"]):
+            raise UserError(f"{run.name}: padding_free: {reason}; say padding_free: false")
     supervised = supervised_loss(model, train[0]["input_ids"], protocol, run.name)
     carried = batches.carried_epochs(len(train), protocol)
 
-    class ProtocolTrainer(InParts, SupervisedOnly, ByLength, Trainer):
+    class ProtocolTrainer(InParts, PaddingFree, SupervisedOnly, ByLength, Trainer):
         """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
 
         optimizer: Any
@@ -65,6 +72,7 @@ def build_trainer(
             self.rows = rows or protocol.micro_batch
             self.supervised = supervised
             self.sort_by_length = protocol.sort_by_length
+            self.padding_free = protocol.padding_free
             if protocol.loss_average == "micro-batch":
                 self.model_accepts_loss_kwargs = False
             elif supervised is not None:

@@ -124,6 +124,16 @@ def test_estimated_memory_of_either_way_to_the_loss(catalog, logits, words, dtyp
         assert (measured > 2 * kept) == (logits == "all") or dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("logits", ["all", "supervised"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_estimated_memory_of_a_row_of_examples(catalog, logits, dtype):
+    protocol = protocol_of(catalog, logits=logits, weights_dtype=dtype, padding_free=True)
+    traced = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", 16, LENGTH).peak()
+    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    measured = real_step.step_peak(real(catalog, "lora", protocol), protocol, 16, LENGTH)
+    assert over == pytest.approx(measured, rel=0.01)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_alone_has_no_mask(catalog, dtype):
     """Then keys and values stay as few as the model has them, which is estimated too."""

@@ -54,6 +54,11 @@ WRONG = {
     ),
     "a size that does not divide": (method("ROAD", group_size=48, target_modules=["q_proj"]), {}, ["divisible"]),
     "merging a prompt": (method("PROMPT_TUNING", num_virtual_tokens="$rank"), {}, None),
+    "no padding before virtual tokens": (
+        method("PROMPT_TUNING", num_virtual_tokens="$rank"),
+        {"overrides": {"padding_free": True}},
+        ["own on ladder-xs", "padding_free: virtual tokens would stand", "say padding_free: false"],
+    ),
     "merging lily": (
         method("LILY", r="$rank", target_modules=["q_proj"]),
         {"overrides": {"merge": True}},

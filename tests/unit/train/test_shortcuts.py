@@ -1,12 +1,15 @@
 """Less work for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every kind of
 model; and that a shortcut that doesn't fit is left, with a line."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
@@ -16,6 +19,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from sbora_bench.errors import UserError
+from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import HeadLoss, SupervisedLoss, Unfit, chunk_of, supervised
 from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Cell, Run
@@ -43,6 +48,8 @@ KINDS = {
     "gemma2-soft-cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0),
     "cohere-scaled": CohereConfig(**SIZES, logit_scale=0.25),
     "granite-scaled": GraniteConfig(**SIZES, logits_scaling=4.0),
+    "qwen2-window": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "gemma2-soft-caps-and-window": Gemma2Config(**SIZES, head_dim=8, attn_logit_softcapping=2.0, sliding_window=6),
     "gpt2": GPT2Config(**SMALL, n_positions=64, n_embd=32, n_layer=2, n_head=4),
 }
 KINDS["gpt2"].resid_pdrop = KINDS["gpt2"].embd_pdrop = KINDS["gpt2"].attn_pdrop = 0.0
@@ -52,7 +59,7 @@ TARGETS = {"gpt2": ["c_attn"]}
 
 def base(config) -> torch.nn.Module:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
 
 
 def adapted(kind: str, **settings) -> torch.nn.Module:
@@ -79,7 +86,9 @@ def trained(model, folder, steps: int = 20, **settings):
         | {"steps": steps, "batch_size": 8, "micro_batch": 4, "learning_rate": 3e-3, "loss_average": "tokens"}
         | settings
     )
-    trainer = build_trainer(model, toy_runs.tokenizer(), rows(), None, spoken, RUN, folder)
+    tokenizer = toy_runs.tokenizer()
+    tokenizer.padding_side = spoken.padding_side
+    trainer = build_trainer(model, tokenizer, rows(), None, spoken, RUN, folder)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, trainer
@@ -111,12 +120,59 @@ def test_micro_batches_by_length_train_the_same_adapter(kind, tmp_path):
     assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, {"logits": "supervised", "sort_by_length": True}) for kind in KINDS),
+        ("llama-grouped-queries", {"logits": "all", "loss_average": "micro-batch"}),
+        ("qwen2-window", {"logits": "all", "gradient_checkpointing": True}),
+    ],
+)
+def test_micro_batches_without_padding_train_the_same_adapter(kind, settings, tmp_path):
+    """Padded on the right, for GPT-2's positions are counted from the row's left end."""
+    plain = trained(adapted(kind), tmp_path / "plain", padding_side="right", **settings)
+    ours = trained(adapted(kind), tmp_path / "ours", padding_side="right", padding_free=True, **settings)
+    assert ours[2].model.config._attn_implementation == "example_by_example"
+    assert plain[2].model.config._attn_implementation != "example_by_example"
+    same(ours, plain)
+    assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
+
+
+def test_a_row_of_examples_has_their_tokens_positions_and_begins():
+    batch = {"input_ids": torch.tensor([[0, 5, 6], [7, 8, 9]]), "labels": torch.tensor([[-100, 5, 6], [-100, 8, 9]])}
+    row = packed(batch | {"attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]])})
+    assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9]] and row["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
+    assert row["labels"].tolist() == [[-100, 6, -100, 8, 9]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 2, 5] and row["max_length_q"] == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "reason"),
+    [
+        (BloomConfig(vocab_size=WORDS, hidden_size=32, n_layer=2, n_head=4), ["query_key_value"], "of its own"),
+        (LlamaConfig(**SIZES), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "virtual tokens"),
+    ],
+    ids=["alibi", "virtual-tokens"],
+)
+def test_a_model_that_sees_across_examples_is_refused(config, targets, reason, tmp_path):
+    adapter = LoraConfig(r=2, target_modules=targets) if isinstance(targets, list) else targets
+    model = get_peft_model(base(config), adapter)
+    with pytest.raises(UserError, match=f"t-m-lora-r4-s0: padding_free: .*{reason}.*; say padding_free: false"):
+        trained(model, tmp_path, padding_free=True)
+
+
+def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypatch):
+    """The check compares with the model's own attention; here examples' begins are lost on the way."""
+    monkeypatch.setattr("sbora_bench.inputs.padding_free.places", lambda lengths, device: {})
+    assert "logits beside another differ by" in prepare(base(KINDS["llama"]), [1, *range(5, 20)])
+
+
 def test_validation_has_the_same_loss(tmp_path):
     found = {}
-    for logits in ("all", "supervised"):
-        _, _, trainer = trained(adapted("llama"), tmp_path / logits, steps=2, logits=logits)
-        found[logits] = trainer.evaluate(rows(6))["eval_loss"]
-    assert found["supervised"] == pytest.approx(found["all"], rel=1e-6)
+    for way in ({"logits": "all"}, {"logits": "supervised"}, {"padding_free": True}):
+        _, _, trainer = trained(adapted("llama"), tmp_path / str(len(found)), steps=2, **way)
+        found[len(found)] = trainer.evaluate(rows(6))["eval_loss"]
+    assert found[1] == pytest.approx(found[0], rel=1e-6) and found[2] == pytest.approx(found[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(
