@@ -20,6 +20,7 @@ from sbora_bench.plan.catalog import RANKED, SCORING, Catalog, Protocol, explain
 from sbora_bench.plan.comparison import Comparison, Planned, common_metric, planned
 from sbora_bench.plan.data_entries import CATALOG, LmEvalData, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME, Strict
+from sbora_bench.plan.layer_widths import narrowest
 from sbora_bench.plan.metric import GOLD_LOSS, Metric
 from sbora_bench.plan.runs import Cell, Run, rate_text
 from sbora_bench.plan.sizes import Grid, sized
@@ -409,7 +410,7 @@ class Plan:
                         " score from 0 to 1 of which more is better; drop learning_rates or choose another metric"
                     )
             for index, grid in enumerate(table.grids):
-                self._check_grid(grid, f"{where}.grids.{index}")
+                self._check_grid(grid, self.protocol(name), f"{where}.grids.{index}")
             for run in [*self.runs_of(name), *self.picking_runs(name)]:
                 if run.name in seen:
                     raise UserError(f"{where}.grids: run {run.name} stands twice; each run once")
@@ -428,27 +429,19 @@ class Plan:
                     " drop fresh_items"
                 )
 
-    def _check_grid(self, grid: Grid, where: str) -> None:
+    def _check_grid(self, grid: Grid, protocol: Protocol, where: str) -> None:
         methods = [self.catalog.find("methods", method, f"{where}.methods") for method in grid.methods]
-        ranked = any(method.peft_type in RANKED for method in methods)
-        for model in grid.models:
-            width = layer_width(self.catalog.find("models", model, f"{where}.models").architecture)
-            for rank in grid.ranks:
-                if width and ranked and rank > width:
+        widths = [self.catalog.find("models", model, f"{where}.models").architecture for model in grid.models]
+        for method in methods if grid.ranks else ():
+            own = method.arguments.get("target_modules")
+            targets = protocol.target_modules if own == "$target_modules" else own
+            for model, architecture in zip(grid.models, widths, strict=True):
+                layer, width = narrowest(architecture, targets)
+                if method.peft_type in RANKED and method.has_size and width and max(grid.ranks) > width:
                     raise UserError(
-                        f"{where}.ranks: found rank {rank}, allowed 1 to {width} (the narrowest layer of {model});"
-                        " lower the rank"
+                        f"{where}.ranks: found rank {max(grid.ranks)}, allowed 1 to {width} ({layer} is the narrowest"
+                        f" layer of {model} that is tuned); lower the rank"
                     )
-
-
-def layer_width(architecture: dict[str, Any]) -> int | None:
-    """The narrowest dimension of a LLaMA-like model's linear layers, or None where the entry doesn't tell."""
-    if "hidden_size" not in architecture:
-        return None
-    hidden, heads = architecture["hidden_size"], architecture.get("num_attention_heads", 1)
-    head_dim = architecture.get("head_dim") or hidden // heads
-    key_value = head_dim * (architecture.get("num_key_value_heads") or heads)
-    return min(hidden, key_value, architecture.get("intermediate_size", hidden))
 
 
 def load_plan(name: str, catalog_folder: str | None = None) -> Plan:

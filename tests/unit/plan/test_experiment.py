@@ -4,7 +4,8 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import SCORING, Protocol, load_catalog
-from sbora_bench.plan.experiment import Experiment, Plan, layer_width, load_plan
+from sbora_bench.plan.experiment import Experiment, Plan, load_plan
+from sbora_bench.plan.layer_widths import layer_widths, narrowest
 from tests.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
 
 TABLE = ("tables", "sums")
@@ -72,11 +73,18 @@ def test_another_way_of_scoring_does_not_train_anew():
         ({"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1}, 16),
         ({"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4}, 32),
         ({"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}, 16),
-        ({}, None),
+        ({}, 0),
     ],
 )
 def test_the_narrowest_layer(architecture, width):
-    assert layer_width(architecture) == width
+    assert narrowest(architecture, list(layer_widths(architecture)))[1] == width
+
+
+def test_a_rank_is_held_against_the_layers_that_are_tuned():
+    architecture = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 128}
+    assert narrowest(architecture, ["q_proj", "up_proj"]) == ("q_proj", 64)
+    assert narrowest(architecture, ["q_proj", "self_attn.v_proj"]) == ("v_proj", 16)
+    assert narrowest(architecture, ["c_attn"]) == narrowest(architecture, "all-linear") == ("", 0)
 
 
 COMPARISON = {"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}
