@@ -215,7 +215,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         happened = {"steps": 10, "tokens": 640, "seconds": 1.5, "tokens_per_second": 427.0, "loss_curve": curve}
         happened |= {"peak_memory_bytes": 10**9 + run.seed, "trainable_parameters": count, "micro_batch": 4}
         on = {"versions": {"torch": "2"}, "hardware": {"gpu": "A card"}}
-        record = TrainRecord(**names, asked=settings, happened={} if failed else happened, on=on)
+        record = TrainRecord(**names, asked=plan.training_settings(run), happened={} if failed else happened, on=on)
         write_record(folder / "train.json", record)
 
 

@@ -8,6 +8,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
 from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.results import folders
+from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -65,8 +66,26 @@ class Results:
         return self.once(("settings", run), lambda: self.plan.settings_hash(run))
 
     def training(self, run: Run) -> TrainRecord | None:
-        """What training left, or None (always for a base)."""
-        return self._record(folders.run_folder(self.folder, run) / folders.TRAINING, TrainRecord)
+        """What training left, or None (always for a base).
+
+        Raises UserError where it is another experiment's or run's, or was made under other settings than the plan's.
+        """
+        return self.once(("training", run), lambda: self._training(run))
+
+    def _training(self, run: Run) -> TrainRecord | None:
+        path = folders.run_folder(self.folder, run) / folders.TRAINING
+        record = self._record(path, TrainRecord)
+        if record is None:
+            return None
+        for key, recorded, name in (("experiment", record.experiment, self.plan.name), ("run", record.run, run.name)):
+            if recorded != name:
+                raise UserError(
+                    f"{path}: {key}: found {recorded}, allowed {name}: the record of another training; delete the"
+                    " folder and run it again"
+                )
+        if reason := other_setting(record.asked, self.plan.training_settings(run)):
+            raise UserError(f"{path}: {reason}; delete the folder and run it again")
+        return record
 
     def footprint(self, run: Run) -> FootprintRecord | None:
         """What was counted of the run's cell, or None."""

@@ -33,6 +33,7 @@ from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, scored_parts
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results import store
 from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
+from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
     MACRO,
     ContaminationRecord,
@@ -121,7 +122,7 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
         raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
     if record is not None and record.asked != plan.training_settings(run):
-        reason = _other_setting(record.asked, plan.training_settings(run))
+        reason = other_setting(record.asked, plan.training_settings(run))
         raise UserError(
             f"{folder.parent / 'train.json'}: {reason}; train it again with: {plan.command('finetune', run.name)}"
         )
@@ -133,17 +134,6 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
                 " the experiment again"
             )
     return folder
-
-
-def _other_setting(asked: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first setting in which a training differs from what the experiment says now."""
-    for key in sorted(asked.keys() | now.keys()):
-        a, b = asked.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict) and a != b:
-            return f"{key}.{_other_setting(a, b)}"
-        if a != b:
-            return f"{key}: trained with {a!r}, the experiment and its catalog say {b!r}"
-    return ""
 
 
 def training_record(results: Path, run: Run) -> TrainRecord | None:

@@ -11,6 +11,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.tables import printed_tables
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
+from sbora_bench.results.records import TrainRecord, read_record, write_record
 from tests.made_results import make_plan, make_results
 
 
@@ -77,3 +78,26 @@ def test_a_missing_record_is_none(made, tmp_path):
         empty.items(run, "gsm8k")
     with pytest.raises(UserError, match="collect"):
         printed_tables(empty)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"experiment": "other"}, "experiment: found other, allowed "),
+        ({"run": "arithmetic-other-s0"}, "run: found arithmetic-other-s0, allowed "),
+        ({"asked": {"learning_rate": 7.0}}, "protocol.learning_rate: trained with 7.0, the experiment and its catalog"),
+    ],
+)
+def test_training_of_another_experiment_run_or_setting_is_refused_where_it_is_read(made, change, expected):
+    plan, folder = made.plan, made.folder
+    run = next(run for run in plan.runs if not run.is_base)
+    path = folder / "runs" / run.name / "train.json"
+    record = read_record(path, TrainRecord)
+    assert Results(plan, folder).training(run) == record
+    if "asked" in change:
+        change = {"asked": record.asked | {"protocol": record.asked["protocol"] | change["asked"]}}
+    write_record(path, record.model_copy(update=change))
+    results = Results(plan, folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{run.name}/train.json: {expected}.*delete the folder and run it again"):
+            results.training(run)
