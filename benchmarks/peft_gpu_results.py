@@ -41,7 +41,8 @@ def method_of(result: dict[str, Any]) -> MethodEntry:
     if config is None:
         return MethodEntry(title=result["experiment"], peft_type="FULL", arguments={})
     known = inspect.signature(peft_types()[config["peft_type"]]).parameters
-    arguments = {key: value for key, value in config.items() if key in known and key not in MADE}
+    made = MADE - {"rank_pattern"} if config["peft_type"] == "OSF" else MADE  # a setting of OSF's, AdaLoRA's result
+    arguments = {key: value for key, value in config.items() if key in known and key not in made}
     if config["peft_type"] == "OFT":  # a result leaves defaults out, and of the two sizes one must be 0
         arguments = {"oft_block_size": 0} | arguments
     if config["peft_type"] == "FROD":
