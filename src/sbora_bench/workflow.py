@@ -126,9 +126,13 @@ def at_every_rate(plan: Plan, run: Run) -> list[Run]:
 
 @dataclass(frozen=True)
 class Files:
-    """Every file of an experiment's results, and what the rules' parameters are."""
+    """Every file of an experiment's results, and what the rules' parameters are.
+
+    `staged`: the plan is a table of an experiment in which some table is decided on the way.
+    """
 
     plan: Plan
+    staged: bool = False
 
     @property
     def root(self) -> str:
@@ -229,7 +233,7 @@ class Files:
 
     @property
     def cards(self) -> list[str]:
-        return [self.every_card] if is_staged(self.plan) else self.of(tuned(self.plan.runs), [CARD])
+        return [self.every_card] if self.staged or is_staged(self.plan) else self.of(tuned(self.plan.runs), [CARD])
 
     @property
     def runs(self) -> list[str]:
@@ -349,7 +353,7 @@ def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = Non
         record = look_at(plan, root, table, number)
         if record is None or not record.more:
             break
-    return Files(with_seeds(plan, root, looks))
+    return Files(with_seeds(plan, root, looks), staged=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.folders import look_file
 from sbora_bench.results.records import write_record
 from sbora_bench.results.stages import LookRecord, looks_hash
-from tests.workplace import ROOT, workplace  # noqa: F401
+from tests.workplace import EXPERIMENT, ROOT, workplace  # noqa: F401
 
 
 @pytest.fixture
@@ -256,6 +256,9 @@ def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
     assert (
         "results/small/rates/sums.json" in first and "results/small/runs/sums-ladder-xs-lora-r4-s3/scores.json" in first
     )
+    beside = workflow.Files(load_plan(workplace.experiment(*LOOKS, (("tables", "more"), EXPERIMENT["tables"]["sums"]))))
+    of_fixed = workflow.asked_for(beside, checkpoints(set()), "runs")[1](SimpleNamespace())
+    assert "results/small/every-card" in of_fixed and not [path for path in of_fixed if path.endswith(workflow.CARD)]
     picking = workflow.Files(load_plan(workplace.experiment(LOOKS[1])))
     assert workflow.asked_for(picking, None, "records") == picking.records  # which runs are made is known
     assert "results/small/rates/sums.json" in picking.records
