@@ -1,32 +1,36 @@
 """What shared prefixes save in scoring by likelihood: five-shot MMLU-like prompts, and ARC-Easy's answers.
 
     SBORA_DATA_ROOT=... python benchmarks/scoring.py --model resources/models/smollm2-135m \\
-        --output results/benchmarks/scoring.json [--subjects 6] [--questions 8] [--items 24] [--threads 2]
+        --output results/benchmarks/scoring.json [--minutes 3.5] [--threads 2]
 
-Each task is scored as `evaluate` would: item by item, and with what prompts share read once; the two take turns. The
-letters chosen must be the same and in float32 each log-likelihood within 1e-4, or the benchmark ends with status 1.
-MMLU's real prompts are not at hand: five ARC-Easy questions with answers stand before each question of a subject, whose
-number of questions is a small part of MMLU's 246 a subject, so the saving is less than on the real 57 subjects.
+Each task is scored as `evaluate` would: item by item, and with what prompts share read once; the two take turns, part
+by part: a part is a subject, or 16 questions of ARC-Easy, and the first way is drawn. The answers chosen must be the
+same and in float32 each log-likelihood within 1e-4 of its size, or the benchmark ends with status 1. MMLU's prompts are
+not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36 questions
+are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and Ladder S's
+size with the tokenizer of `--model`, ARC-Easy by `--model` itself. Intervals (95 %, four parts on): parts drawn again.
 """
 
 import argparse
 import os
-import statistics
+import random
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from sbora_bench import provenance
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
+from sbora_bench.inputs.models.load import positions_of
 from sbora_bench.score.lm_eval_model import Scorer
 
 WAYS = {"item by item": False, "shared prefixes": True}
-CLOSE = 1e-4
+CLOSE = 1e-4  # of a log-likelihood's size, or of 1
+TINY = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
 def questions() -> list[dict]:
@@ -36,25 +40,27 @@ def questions() -> list[dict]:
     return read_json(Path(root) / "dataset" / "ARC-Easy" / "test.json")
 
 
-def mmlu_like(rows: list[dict], subjects: int, each: int) -> list[tuple[str, str]]:
-    """(prompt, letter): five answered questions of a subject, then one of its own."""
-    pairs = []
+def mmlu_like(rows: list[dict], subjects: int, questions: int) -> list[list[tuple[str, str]]]:
+    """Of each subject (prompt, letter): five answered questions of its own, then another."""
+    parts = []
     for subject in range(subjects):
-        own = rows[subject * (5 + each) : (subject + 1) * (5 + each)]
+        own = [rows[(subject * (5 + questions) + place) % len(rows)] for place in range(5 + questions)]
         shots = "\n\n".join(f"{row['instruction']}\nAnswer: {'ABCD'[number % 4]}" for number, row in enumerate(own[:5]))
-        for row in own[5:]:
-            pairs += [(f"{shots}\n\n{row['instruction']}\nAnswer:", f" {letter}") for letter in "ABCD"]
-    return pairs
+        prompts = [f"{shots}\n\n{row['instruction']}\nAnswer:" for row in own[5:]]
+        parts.append([(prompt, f" {letter}") for prompt in prompts for letter in "ABCD"])
+    return parts
 
 
-def answers(rows: list[dict], count: int) -> list[tuple[str, str]]:
-    """(question, answer) of each answer of some questions: the text after `Answer1:` and the like."""
-    pairs = []
-    for row in rows[:count]:
-        question, _, listed = row["instruction"].partition("Answer1:")
-        texts = [part.split("Answer format")[0].strip() for part in _split(listed)]
-        pairs += [(question.strip(), f" {text}") for text in texts if text]
-    return pairs
+def answers(rows: list[dict], questions: int) -> list[list[tuple[str, str]]]:
+    """Of each part of so many questions (question, answer): the texts after `Answer1:` and the like."""
+    parts = []
+    for start in range(0, len(rows) - questions + 1, questions):
+        parts.append([])
+        for row in rows[start : start + questions]:
+            question, _, listed = row["instruction"].partition("Answer1:")
+            texts = [part.split("Answer format")[0].strip() for part in _split(listed)]
+            parts[-1] += [(question.strip(), f" {text}") for text in texts if text]
+    return parts
 
 
 def _split(listed: str) -> list[str]:
@@ -63,56 +69,91 @@ def _split(listed: str) -> list[str]:
     return listed.split("\0")
 
 
+def compared(scorers: dict[str, Scorer], parts: list[list[tuple[str, str]]], until: float, draw: random.Random) -> dict:
+    """Both ways through the parts in turn, as long as the next would end before `time.perf_counter()` is `until`."""
+    for scorer in scorers.values():  # buffers and kernels are made at the first call
+        scorer.loglikelihood([SimpleNamespace(args=pair) for pair in parts[-1][:8]], disable_tqdm=True)
+        scorer.read = 0
+    rounds, differences, shares, same, longest = [], [], [], True, 0.0
+    for part in parts:
+        began = time.perf_counter()
+        if rounds and began + longest > until:
+            break
+        requests, seconds, values = [SimpleNamespace(args=pair) for pair in part], {}, {}
+        for way in draw.sample(list(WAYS), len(WAYS)):
+            way_began = time.perf_counter()
+            values[way] = [value for value, _ in scorers[way].loglikelihood(requests, disable_tqdm=True)]
+            seconds[way] = time.perf_counter() - way_began
+        one, other = values.values()
+        differences += [abs(a - b) for a, b in zip(one, other, strict=True)]
+        shares += [abs(a - b) / max(1.0, abs(a)) for a, b in zip(one, other, strict=True)]
+        same = same and choices(part, one) == choices(part, other)
+        rounds.append([seconds[way] for way in WAYS])
+        longest = max(longest, time.perf_counter() - began)
+    again = sorted(ratio(draw.choices(rounds, k=len(rounds))) for _ in range(2000))
+    return {
+        "parts": len(rounds),
+        "requests": sum(map(len, parts[: len(rounds)])),
+        "seconds": dict(zip(WAYS, map(sum, zip(*rounds, strict=True)), strict=True)),
+        "times_as_fast": ratio(rounds),
+        "interval": [again[50], again[-51]] if len(rounds) >= 4 else None,
+        "tokens_read": scorers["shared prefixes"].read,
+        "largest_difference": max(differences),
+        "largest_share": max(shares),
+        "same_choices": same,
+    }
+
+
+def ratio(rounds: list[list[float]]) -> float:
+    plain, shared = map(sum, zip(*rounds, strict=True))
+    return plain / shared
+
+
+def choices(part: list[tuple[str, str]], values: list[float]) -> dict[str, str]:
+    """Question -> its likeliest answer."""
+    best: dict[str, tuple[float, str]] = {}
+    for (prompt, answer), value in zip(part, values, strict=True):
+        best[prompt] = max(best.get(prompt, (value, answer)), (value, answer))
+    return {prompt: answer for prompt, (_, answer) in best.items()}
+
+
+def scorers_of(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch: int) -> dict[str, Scorer]:
+    length = positions_of(model) or 2048
+    return {way: Scorer(model.eval(), tokenizer, batch, length, shared) for way, shared in WAYS.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--model", required=True, type=Path, help="reads ARC-Easy")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--subjects", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=16, help="of a subject")
-    parser.add_argument("--items", type=int, default=48, help="questions of ARC-Easy")
+    parser.add_argument("--subjects", type=int, default=57)
+    parser.add_argument("--questions", type=int, default=36, help="of a subject")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=3.5, help="half of them a task; no part ends later")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
+    draw, rows = random.Random(0), questions()
+    draw.shuffle(rows)
     torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
-    rows = questions()
+    dtype = getattr(torch, arguments.dtype)
+    tiny = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **TINY), dtype=dtype)
+    whole = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
     tasks = {
-        "MMLU-like, five shots": mmlu_like(rows, arguments.subjects, arguments.questions),
-        "ARC-Easy by likelihood": answers(rows, arguments.items),
+        "MMLU-like, five shots": (tiny, mmlu_like(rows, arguments.subjects, arguments.questions)),
+        "ARC-Easy by likelihood": (whole, answers(rows, 16)),
     }
     record = {"settings": {key: str(value) for key, value in vars(arguments).items()}, "tasks": {}}
-    for task, pairs in tasks.items():
-        requests = [SimpleNamespace(args=pair) for pair in pairs]
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        likelihoods, read = {}, 0
-        for _ in range(arguments.rounds):
-            for way, shared in WAYS.items():
-                scorer = Scorer(model.eval(), tokenizer, arguments.batch, 2048, shared)
-                began = time.perf_counter()
-                found = scorer.loglikelihood(requests, disable_tqdm=True)
-                seconds[way].append(time.perf_counter() - began)
-                likelihoods[way] = torch.tensor([value for value, _ in found])
-                read = scorer.read
-        one, other = likelihoods.values()
-        best = [values.view(-1, 4).argmax(-1) for values in (one, other)] if len(one) % 4 == 0 else [one, one]
-        record["tasks"][task] = {
-            "requests": len(pairs),
-            "seconds": {way: statistics.median(of) for way, of in seconds.items()},
-            "times_as_fast": statistics.median(a / b for a, b in zip(*seconds.values(), strict=True)),
-            "tokens_read": read,
-            "tokens_item_by_item": sum(len(ids) for ids in {tuple(tokenizer(p).input_ids) for p, _ in pairs})
-            if task.startswith("MMLU")
-            else sum(len(tokenizer(prompt + answer).input_ids) for prompt, answer in pairs),
-            "largest_difference": float((one - other).abs().max()),
-            "same_choices": bool((best[0] == best[1]).all()),
-        }
+    for task, (model, parts) in tasks.items():
+        scorers = scorers_of(model, tokenizer, arguments.batch)
+        until = time.perf_counter() + 60 * arguments.minutes / len(tasks)
+        record["tasks"][task] = compared(scorers, parts, until, draw)
         print(task, record["tasks"][task], file=sys.stderr, flush=True)
     write_json(arguments.output, record | {"versions": provenance.versions(), "hardware": provenance.hardware()})
-    wrong = [t for t, of in record["tasks"].items() if not of["same_choices"] or of["largest_difference"] > CLOSE]
+    wrong = [t for t, of in record["tasks"].items() if not of["same_choices"] or of["largest_share"] > CLOSE]
     if wrong and arguments.dtype == "float32":
         sys.exit(f"the two ways differ: {', '.join(wrong)}")
 

@@ -1,13 +1,15 @@
-"""What the shortcuts of training save: SmolLM2-135M on math_data.json, loss on the answer, an update at a time.
+"""What the shortcuts of training save: SmolLM2-135M on math_data.json, loss on the answer, micro-batches of 8.
 
     SBORA_DATA_ROOT=... python benchmarks/training.py --model resources/models/smollm2-135m \\
-        --output results/benchmarks/training.json [--rows 32] [--minutes 5] [--threads 2]
+        --output results/benchmarks/training.json [--update 32] [--minutes 5.5] [--threads 2]
 
-The ways take turns on the same update, in an order drawn anew each round: logits of all positions, logits of supervised
-positions alone, and these with micro-batches sorted by length, each with PEFT's LoRA and with SBoRA-FA. A round is an
-update of `--rows` examples in micro-batches of 8, forward and backward; a ratio is of one round's two times, so that
-other work on the machine bears on both. Peak memory over the weights is the CPU allocator's in one micro-batch.
-Medians, and from four rounds on a bootstrap interval over rounds.
+The ways: padded rows with logits of all positions, logits of supervised positions alone, with these the update's
+micro-batches by length, and those without padding; each with PEFT's LoRA (rank 32, dropout) and with SBoRA-FA. They
+take turns: a round draws an update, and each way, in an order drawn anew, goes forward and backward through one of its
+micro-batches, so that other work on the machine bears on all. A way's seconds an example are its seconds a token that
+it computes, over all rounds, times the tokens that it computes for an example, padding among them, over all rows: few
+rounds are enough, and time is taken to grow as tokens do. Intervals (95 %, four rounds on): rounds drawn again.
+Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch.
 """
 
 import argparse
@@ -16,153 +18,197 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
 
 from sbora_bench import provenance
-from sbora_bench.cost.real_step import highest
+from sbora_bench.cost import footprint
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
+from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
+from sbora_bench.inputs.padding_free import NAME, packed
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
-from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.catalog import Catalog, Protocol, load_catalog
 from sbora_bench.train.encoding import IGNORED, encode
-from sbora_bench.train.shortcuts import by_length
 
 METHODS = {"LoRA": "lora", "SBoRA-FA": "sbora-fa"}
-WAYS = {"all logits": (False, False), "supervised logits": (True, False), "supervised, sorted": (True, True)}
-MICRO = 8
-BASELINE = "LoRA, all logits"
+RANK, MICRO = 32, 8
+WAYS = {
+    "plain": {"logits": "all", "sort_by_length": False},
+    "logits": {"sort_by_length": False},
+    "logits, sorted": {},
+    "logits, sorted, padding-free": {"padding_free": True},
+}
+BASELINE = "LoRA, plain"
 
 
-def examples(tokenizer, protocol) -> list[dict]:
-    """The training rows as a run has them, those that fit."""
+def examples(tokenizer, protocol: Protocol, most: int) -> list[dict]:
+    """Training rows as a run has them, in an order drawn with seed 0; `most` of them."""
     root = os.environ.get("SBORA_DATA_ROOT")
     if not root:
         raise UserError("SBORA_DATA_ROOT: not set; name a folder with ft-training_set/math_data.json")
     rows = read_json(Path(root) / "ft-training_set" / "math_data.json")
-    texts = [(render(protocol.train_prompt, row["instruction"]), row["output"]) for row in rows]
+    random.Random(0).shuffle(rows)
+    texts = [(render(protocol.train_prompt, row["instruction"]), row["output"]) for row in rows[:most]]
     return [encode(tokenizer, prompt, response, protocol) for prompt, response in texts]
 
 
+@dataclass
 class Way:
-    """A method, and how its updates are computed."""
+    """A method's model, shared with its other ways, and how a protocol has its micro-batches computed."""
 
-    def __init__(self, model, collate, supervised: SupervisedLoss | None, ordered: bool) -> None:
-        self.model, self.collate, self.supervised, self.ordered = model, collate, supervised, ordered
+    method: str
+    model: torch.nn.Module
+    supervised: SupervisedLoss
+    protocol: Protocol
+    collate: DataCollatorForSeq2Seq
 
-    def micro_batches(self, rows: list[dict]) -> list[dict]:
-        batches = [self.collate(rows[start : start + MICRO]) for start in range(0, len(rows), MICRO)]
-        return by_length(batches, self.collate) if self.ordered else batches
+    def dealt(self, update: list[dict]) -> Iterator[list[dict]]:
+        """The micro-batches of an update."""
+        rows = sorted(update, key=lambda row: -len(row["input_ids"])) if self.protocol.sort_by_length else update
+        return (rows[start : start + MICRO] for start in range(0, len(rows), MICRO))
 
-    def backward(self, batch: dict, items: int) -> float:
-        if self.supervised is None:
-            loss = self.model(**batch, num_items_in_batch=items).loss
-        else:
-            loss, _ = self.supervised(self.model, batch, items)
-        loss.backward()
-        return float(loss.detach())
+    def computed(self, rows: list[dict]) -> int:
+        """Tokens that go through the model for a micro-batch."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        multiple = self.protocol.pad_to_multiple_of
+        return sum(lengths) if self.protocol.padding_free else len(rows) * -(-max(lengths) // multiple) * multiple
 
-    def update(self, rows: list[dict]) -> tuple[float, float]:
-        """(loss, seconds)."""
-        items = sum(label >= 0 for row in rows for label in row["labels"][1:])
-        began = time.perf_counter()
-        loss = sum(self.backward(batch, items) for batch in self.micro_batches(rows))
-        seconds = time.perf_counter() - began
+    def seconds(self, rows: list[dict]) -> float:
+        """Of forward and backward through a micro-batch, the adapter's gradients made anew."""
         self.model.zero_grad()
-        return loss, seconds
+        self.model.get_base_model().set_attn_implementation(NAME if self.protocol.padding_free else "sdpa")
+        began = time.perf_counter()
+        inputs = self.collate(rows)
+        if self.protocol.padding_free:
+            inputs = packed(inputs)
+        if self.protocol.logits == "all":
+            loss = self.model(**inputs).loss
+        else:
+            loss, _ = self.supervised(self.model, inputs)
+        loss.backward()
+        return time.perf_counter() - began
 
 
-def ways(folder: Path, protocol, tokenizer, row: list[int]) -> dict[str, Way]:
-    """All ways by name; the ways of a method share its model."""
-    catalog, made = load_catalog(), {}
-    collate = DataCollatorForSeq2Seq(tokenizer, padding=True, pad_to_multiple_of=8, label_pad_token_id=IGNORED)
+def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], update: int) -> dict[str, Way]:
+    """All ways by name."""
+    made = {}
     for title, method in METHODS.items():
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-        config = adapter_config(catalog.methods[method], 32, 0, protocol)
-        model = as_trained(base, catalog.methods[method], config, protocol).train()
+        plain = protocol_of(catalog, WAYS["plain"], update)
+        config = adapter_config(catalog.methods[method], RANK, 0, plain)
+        model = as_trained(base, catalog.methods[method], config, plain).train()
         model.config.use_cache = False
-        for way, (supervised, ordered) in WAYS.items():
-            loss = SupervisedLoss(model, row) if supervised else None
-            made[f"{title}, {way}"] = Way(model, collate, loss, ordered)
+        supervised = SupervisedLoss(model, row)
+        for way, fields in WAYS.items():
+            protocol = protocol_of(catalog, fields, update)
+            multiple = protocol.pad_to_multiple_of
+            collate = DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=multiple, label_pad_token_id=IGNORED)
+            made[f"{title}, {way}"] = Way(method, model, supervised, protocol, collate)
     return made
 
 
-def summed_up(seconds: dict[str, list[float]], rows: int) -> dict[str, dict]:
+def protocol_of(catalog: Catalog, fields: dict, update: int) -> Protocol:
+    sizes = {"batch_size": update, "micro_batch": MICRO}
+    return catalog.protocol("smollm2", "arithmetic", sizes | fields, "benchmark")
+
+
+def traced_peak(way: Way, catalog: Catalog, folder: Path, length: int) -> int:
+    """Bytes over weights and adapter at the peak of a traced step of MICRO examples of `length` tokens."""
+    method = catalog.methods[way.method]
+    base = meta_twin.build_base(AutoConfig.from_pretrained(folder), way.protocol, method)
+    twin = meta_twin.attach(base, method, RANK, way.protocol)
+    peak = footprint.trace(twin, way.protocol, "cpu", MICRO, length).peak()
+    return peak["peak"] - peak["weights"] - peak["adapter"]
+
+
+def seconds_an_example(rounds: list[dict[str, tuple[float, int]]], way: str, tokens: float) -> float:
+    return tokens * sum(r[way][0] for r in rounds) / sum(r[way][1] for r in rounds)
+
+
+def summed_up(rounds: list[dict[str, tuple[float, int]]], tokens: dict[str, float]) -> dict[str, dict]:
     """Of each way: examples a second, and how many times as fast as the baseline."""
-    draw, found = random.Random(0), {}
-    for name, own in seconds.items():
-        ratios = [base / mine for base, mine in zip(seconds[BASELINE], own, strict=True)]
-        found[name] = {
-            "examples_per_second": rows / statistics.median(own),
-            "times_as_fast": statistics.median(ratios),
-            "seconds": own,
+
+    def ratio(drawn: list[dict], way: str) -> float:
+        base, own = (seconds_an_example(drawn, name, tokens[name]) for name in (BASELINE, way))
+        return base / own
+
+    draw, figures = random.Random(0), {}
+    for way in tokens:
+        figures[way] = {
+            "examples_per_second": 1 / seconds_an_example(rounds, way, tokens[way]),
+            "times_as_fast": ratio(rounds, way),
+            "tokens_an_example": tokens[way],
+            "seconds_and_tokens": [r[way] for r in rounds],
         }
-        if len(ratios) >= 4:
-            medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-            found[name]["interval"] = [medians[50], medians[-51]]
-    return found
+        if len(rounds) >= 4:
+            again = sorted(ratio(draw.choices(rounds, k=len(rounds)), way) for _ in range(2000))
+            figures[way]["interval"] = [again[50], again[-51]]
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--output", required=True)
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--minutes", type=float, default=4.5, help="no round begins that would end later")
+    parser.add_argument("--update", type=int, default=32, help="examples of an update, in micro-batches of 8")
+    parser.add_argument("--rows", type=int, default=4096, help="of the data, drawn at random")
+    parser.add_argument("--minutes", type=float, default=5.5, help="no round begins that would end later")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     began = time.perf_counter()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    protocol = load_catalog().protocol("smollm2", "arithmetic", {}, "benchmark")
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side=protocol.padding_side)
+    catalog = load_catalog()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="right")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rows = examples(tokenizer, protocol)
-    draw = random.Random(0)
-    draw.shuffle(rows)
-    made = ways(arguments.model, protocol, tokenizer, rows[0]["input_ids"])
-    memory = {}
-    for name, way in made.items():
-        batch = way.micro_batches(rows[: arguments.rows])[0]
-        memory[name] = highest(lambda way=way, batch=batch: way.backward(batch, 1))
-        way.model.zero_grad()
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    losses: dict[str, list[float]] = {name: [] for name in made}
-    widths: dict[str, list[int]] = {}
-    longest = 0.0
-    for start in range(0, len(rows) - arguments.rows + 1, arguments.rows):
-        if seconds[BASELINE] and time.perf_counter() - began + longest > 60 * arguments.minutes:
+    rows = examples(tokenizer, protocol_of(catalog, {}, arguments.update), arguments.rows)
+    starts = range(0, len(rows) - arguments.update + 1, arguments.update)
+    updates = [rows[start : start + arguments.update] for start in starts]
+    made = ways(arguments.model, catalog, tokenizer, rows[0]["input_ids"], arguments.update)
+    sizes = {
+        name: [[way.computed(part) for part in way.dealt(update)] for update in updates] for name, way in made.items()
+    }
+    tokens = {name: sum(map(sum, of)) / (len(updates) * arguments.update) for name, of in sizes.items()}
+    memory = {
+        name: traced_peak(way, catalog, arguments.model, round(statistics.mean(map(max, sizes[name])) / MICRO))
+        for name, way in made.items()
+    }
+    for way in made.values():  # buffers and kernels are made at the first call
+        way.seconds([{key: values[:16] + values[-16:] for key, values in row.items()} for row in rows[:MICRO]])
+    draw, rounds, longest = random.Random(0), [], 0.0
+    for update in updates:
+        if rounds and time.perf_counter() - began + longest > 60 * arguments.minutes:
             break
         round_began = time.perf_counter()
+        place = draw.randrange(arguments.update // MICRO)
+        taken = {}
         for name in draw.sample(list(made), len(made)):
-            part = rows[start : start + arguments.rows]
-            loss, taken = made[name].update(part)
-            seconds[name].append(taken)
-            losses[name].append(loss)
-            if name.startswith("LoRA"):
-                widths.setdefault(name, []).extend(
-                    batch["input_ids"].shape[1] for batch in made[name].micro_batches(part)
-                )
+            part = list(made[name].dealt(update))[place]
+            taken[name] = (made[name].seconds(part), made[name].computed(part))
+        rounds.append(taken)
         longest = max(longest, time.perf_counter() - round_began)
-        print(f"round {len(seconds[BASELINE])}: {longest:.0f} s", file=sys.stderr, flush=True)
+        print(f"round {len(rounds)}: {longest:.0f} s", file=sys.stderr, flush=True)
+    settings = {"update": arguments.update, "micro_batch": MICRO, "threads": arguments.threads, "dtype": "bfloat16"}
     record = {
-        "settings": {"rows": arguments.rows, "micro_batch": MICRO, "threads": arguments.threads, "dtype": "bfloat16"},
+        "settings": settings | {"rank": RANK, "rows": len(rows)},
         "mean_length": statistics.mean(len(row["input_ids"]) for row in rows),
-        "mean_width": {name: statistics.mean(of) for name, of in widths.items()},
-        "ways": summed_up(seconds, arguments.rows),
-        "loss": {name: statistics.mean(of) for name, of in losses.items()},
-        "peak_bytes_over_weights": memory,
+        "ways": summed_up(rounds, tokens),
+        "traced_peak_bytes_over_weights": memory,
         "peak_part": {name: size / memory[BASELINE] for name, size in memory.items()},
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
     }
     write_json(arguments.output, record)
     for name, of in record["ways"].items():
-        print(f"{name:28} {of['times_as_fast']:5.2f} x   peak {record['peak_part'][name]:.2f}   {of.get('interval')}")
+        interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if "interval" in of else ""
+        print(f"{name:38} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
 
 
 if __name__ == "__main__":
