@@ -49,6 +49,12 @@ def test_text_is_read_whatever_its_ends_of_lines_mark_and_blanks(content):
     assert read(content, "own.json") == [ROW]
 
 
+def test_an_empty_file_has_no_rows_and_no_encoding():
+    for name, content in (("own.jsonl", b""), ("own.jsonl", b"\n \n"), ("own.csv", b"a,b\n")):
+        Path(name).write_bytes(content)
+        assert read_rows(Path(name)).values == []
+
+
 def test_a_separator_of_unicode_ends_no_line():
     row = ROW | {"output": "a\u2028b\x85c"}
     assert read(json.dumps(row, ensure_ascii=False)) == [row]

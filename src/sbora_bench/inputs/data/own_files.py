@@ -88,7 +88,7 @@ def _wide(content: bytes) -> str:
     marks |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
     marked = next((name for mark, name in marks.items() if content.startswith(mark)), "")
     start = content[:1000]
-    if marked or 3 * start.count(0) < len(start):  # a zero here and there is no encoding's
+    if marked or not start or 3 * start.count(0) < len(start):  # a zero here and there is no encoding's
         return marked
     return "UTF-16BE" if start[::2].count(0) > start[1::2].count(0) else "UTF-16LE"
 
