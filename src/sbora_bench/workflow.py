@@ -3,6 +3,7 @@
 All paths are text, relative to the folder that `snakemake` runs in. The rules hold no Python of their own beyond calls.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,7 +94,7 @@ def tuned(runs: Iterable[Run]) -> list[Run]:
 
 
 def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
-    """The runs that a job carries: those of a table and a model, `runs_per_job` at a time.
+    """The runs that a job carries: those of a table and a model, `runs_per_job` at most, jobs of about the same size.
 
     Runs that a learning rate is picked by, which the others wait for, are apart from them; those of later looks, which
     may never be asked for, are a job a cell.
@@ -101,8 +102,8 @@ def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
     together: dict[tuple, list[Run]] = {}
     for run in [*plan.runs_of(table), *plan.picking_runs(table)]:
         together.setdefault((run.model, *_asked_with(plan, run)), []).append(run)
-    size = plan.experiment.runs_per_job
     for group in together.values():
+        size = math.ceil(len(group) / math.ceil(len(group) / plan.experiment.runs_per_job))
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
