@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,8 @@ def test_killed_between_looks_it_goes_on(root):
     for row in csv.DictReader(scores.splitlines()):
         rate = rates.get(row["run"].rpartition("-s")[0], {}).get("learning_rate")
         assert row["learning_rate"] == ("" if rate is None else f"{rate:.6f}"), row
+    carried = [len(set(re.findall(r'"run": "([^"]+)"', log.read_text()))) for log in results.glob("logs/run/*.log")]
+    assert sorted(carried)[-3:] == [6, 6, 7], "the first look's jobs, and the one that picks, were not run again"
     for picking in (results / "runs").glob("*-s100"):
         assert not (picking / "scores.json").exists() and (picking / "validation" / "scores.json").is_file()
     checked = root.bench("verify", "results/small")
