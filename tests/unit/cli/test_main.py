@@ -265,3 +265,18 @@ def test_the_shell_is_told_how_to_complete():
     code = "from sbora_bench.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and "_sbora_bench_completion" in done.stdout
+
+
+def test_a_rate_that_is_still_to_be_picked_is_named_by_who_needs_it(workplace):  # noqa: F811
+    workplace.experiment((("tables", "sums", "learning_rates"), {"pick": [1e-3, 1e-2], "seeds": [100]}))
+    status, out, err = workplace.run("plan", "small", "--json")
+    assert status == 0, err
+    tried = {
+        f"sums-ladder-xs-{method}-r4-lr{rate}-s100" for method in ("lora", "sbora-fa") for rate in ("1e-3", "1e-2")
+    }
+    assert {settings["run"] for settings in json.loads(out)} == {"sums-ladder-xs-base", *tried}
+    status, out, _ = workplace.run("plan", "small")
+    assert "sums-ladder-xs-lora-r4-s{0,1}" in out and "4 runs before, -lr{1e-3,1e-2}-s{100}" in out
+    for command in ("run", "finetune"):
+        refused = workplace.refused(command, "-e", "small", "sums-ladder-xs-lora-r4-s0")
+        assert "its learning rate isn't picked yet; pick it with: sbora-bench pick" in refused

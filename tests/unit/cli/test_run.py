@@ -1,5 +1,6 @@
 """A job's command: each run trained and scored in one process, to the bytes of a process for each stage."""
 
+import mmap
 import shutil
 from pathlib import Path
 
@@ -105,3 +106,15 @@ def test_a_job_that_is_stopped_loses_no_finished_run(root, monkeypatch):
     run(LORA, SBORA)
     assert {name: training(root, name) for name in (LORA, SBORA)} == trained and left(root, LORA) == scored
     assert "scores.json" in left(root, SBORA)
+
+
+def test_the_peak_of_a_training_is_not_that_of_the_scoring_before_it(root, monkeypatch):
+    def score_run(plan, one, *given, real=evaluate.score_run):
+        bytearray(400_000_000)[:: mmap.PAGESIZE] = b"1" * -(-400_000_000 // mmap.PAGESIZE)  # touches every page
+        real(plan, one, *given)
+
+    monkeypatch.setattr(evaluate, "score_run", score_run)
+    run(LORA, SBORA)
+    records = [read_record(root / "results/runs" / name / "train.json", TrainRecord) for name in (LORA, SBORA)]
+    first, second = (record.happened.peak_memory_bytes for record in records)
+    assert second < first + 200_000_000
