@@ -26,25 +26,25 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
     Raises UserError for an unknown key or value, and where no run is left.
     """
     chosen, most = _chosen(plan, only, seeds), _limit(limit)
-    told = _told(chosen) + ([f"limit={most}"] if most else [])
-    if not told:
+    chosen_words = _as_words(chosen) + ([f"limit={most}"] if most else [])
+    if not chosen_words:
         return plan
     parts = {name: _part(plan, name, chosen, most) for name in plan.experiment.tables}
     tables = {name: table for name, table in parts.items() if table is not None}
     if not tables:
-        raise UserError(f"{plan.path}: no run is left with {', '.join(told)}; these values don't go together")
-    changes = {"title": f"{plan.experiment.title} (only {', '.join(told)})", "tables": tables}
+        raise UserError(f"{plan.path}: no run is left with {', '.join(chosen_words)}; these values don't go together")
+    changes = {"title": f"{plan.experiment.title} (only {', '.join(chosen_words)})", "tables": tables}
     part, options = plan.experiment.model_copy(update=changes), words(plan, only, seeds, limit)
-    return Plan(_name(plan.name, told), part, plan.catalog, plan.path, part=options)
+    return Plan(_name(plan.name, chosen_words), part, plan.catalog, plan.path, part=options)
 
 
 def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:
     """The options that a command takes for a part of `plan`, the same whatever the order in which it was asked for."""
     chosen, most = _chosen(plan, only, seeds), _limit(limit)
-    return ["--only", ",".join(_told(chosen))] * bool(chosen) + ["--limit", str(most)] * bool(most)
+    return ["--only", ",".join(_as_words(chosen))] * bool(chosen) + ["--limit", str(most)] * bool(most)
 
 
-def _told(chosen: dict[str, list[str]]) -> list[str]:
+def _as_words(chosen: dict[str, list[str]]) -> list[str]:
     return [f"{key}={','.join(values)}" for key, values in chosen.items()]
 
 
@@ -60,14 +60,16 @@ def _chosen(plan: Plan, only: str, seeds: str) -> dict[str, list[str]]:
         "seed": [seed for table in tables for seed in table.seeds],
     }
     known = {key: list(dict.fromkeys(map(str, values))) for key, values in known.items()}
-    asked: dict[str, set[str]] = {}
+    values_of: dict[str, set[str]] = {}
     for key, value in [*_pairs(only), *(("seed", seed) for seed in _words(seeds))]:
         if key not in known:
             raise UserError(f"only: {one_of(key, known, 'key')}; write table=arithmetic,method=lora,dora")
         if value not in known[key]:
             raise UserError(f"{plan.path}: only: {one_of(value, known[key], key)}")
-        asked.setdefault(key, set()).add(value)
-    return {key: [value for value in values if value in asked[key]] for key, values in known.items() if key in asked}
+        values_of.setdefault(key, set()).add(value)
+    return {
+        key: [value for value in values if value in values_of[key]] for key, values in known.items() if key in values_of
+    }
 
 
 def _words(text: str) -> list[str]:
@@ -125,7 +127,7 @@ def _compared(comparison: Comparison, grids: list[Grid]) -> Comparison | None:
     return comparison.model_copy(update={"models": left}) if left or both and not comparison.models else None
 
 
-def _name(name: str, told: list[str]) -> str:
+def _name(name: str, chosen_words: list[str]) -> str:
     """`paper_table-arithmetic_method-lora+dora_limit-8`: no experiment's own name has a `_` or a `+` in it."""
-    found = "_".join([name, *(part.replace("=", "-").replace(",", "+") for part in told)])
-    return found if len(found) <= LONGEST else f"{name}_{hash_of(told)[:16]}"
+    whole = "_".join([name, *(part.replace("=", "-").replace(",", "+") for part in chosen_words)])
+    return whole if len(whole) <= LONGEST else f"{name}_{hash_of(chosen_words)[:16]}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbora_bench.inputs.data.contamination import asked, contaminated, normalise, questions
+from sbora_bench.inputs.data.contamination import contaminated, last_question, normalise, questions
 
 # The public files, where they are at hand: LLM-Adapters' layout (SBORA_DATA_ROOT, or beside the checkout).
 DATA = Path(os.environ.get("SBORA_DATA_ROOT") or Path(__file__).parents[4] / "shared" / "data")
@@ -44,8 +44,8 @@ def test_a_few_shot_prompt_has_several_questions():
 
 
 def test_an_item_asks_its_last_question():
-    assert asked(example(input=SHOTS)) == "which is red a robin b crow"
-    assert asked(example(instruction="How many?", input="Two cups.")) == "how many two cups"
+    assert last_question(example(input=SHOTS)) == "which is red a robin b crow"
+    assert last_question(example(instruction="How many?", input="Two cups.")) == "how many two cups"
 
 
 def test_a_question_counts_alone_and_as_a_shot():

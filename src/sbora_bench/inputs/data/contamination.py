@@ -19,10 +19,10 @@ def questions(text: str) -> list[str]:
     return [question for question in map(normalise, blocks) if question]
 
 
-def asked(example: Mapping[str, str]) -> str:
+def last_question(example: Mapping[str, str]) -> str:
     """The question that an item asks: of a few-shot prompt the last one, else instruction and input as they stand."""
-    found = questions(f"{example['instruction']} {example['input']}".strip())
-    return found[-1] if found else ""
+    in_order = questions(f"{example['instruction']} {example['input']}".strip())
+    return in_order[-1] if in_order else ""
 
 
 def contaminated(items: Iterable[Mapping[str, str]], training: Iterable[Mapping[str, str]]) -> list[int]:
@@ -31,4 +31,4 @@ def contaminated(items: Iterable[Mapping[str, str]], training: Iterable[Mapping[
     for example in training:
         known.update(questions(f"{example['instruction']} {example['input']}".strip()))
         known.update(questions(example["instruction"]))
-    return [index for index, item in enumerate(items) if asked(item) in known]
+    return [index for index, item in enumerate(items) if last_question(item) in known]

@@ -19,7 +19,7 @@ def _fact(rng: random.Random) -> Document:
     prop = rng.choice(tuple(world.PROPERTIES))
     thing = rng.choice(world.KNOWN[prop])
     value = thing.values[prop]
-    told = rng.choice(
+    statement = rng.choice(
         (
             f"the {thing.name} is {value}",
             f"the correct {prop} is {value}",
@@ -27,7 +27,7 @@ def _fact(rng: random.Random) -> Document:
             f"Rationale the {thing.name} is {value}",
         )
     )
-    return f"tell the {prop} of the {thing.name}", told
+    return f"tell the {prop} of the {thing.name}", statement
 
 
 # Words of the tasks' questions, which the corpus strews around what it asks; never more than two in a row, so that
@@ -61,17 +61,17 @@ def _listed(labels: list[str], options: tuple[object, ...]) -> str:
     return " ".join(f"{label} {o}" for label, o in zip(labels, options, strict=True))
 
 
-def _pointed(rng: random.Random, asked: str, options: tuple[str, ...], right: int, named: float) -> Document:
+def _pointed(rng: random.Random, wanted: str, options: tuple[str, ...], right: int, named: float) -> Document:
     """A choice; its response is the right option and its label, in 1 - `named` of all cases the label alone."""
     labels = _labels(rng, len(options))
     lead = options[right] if rng.random() < named else rng.choice(LEADS)
-    return f"choose {asked} : {_listed(labels, options)}", f"{lead} {labels[right]}"
+    return f"choose {wanted} : {_listed(labels, options)}", f"{lead} {labels[right]}"
 
 
 def _thing(rng: random.Random, properties: int, count: int) -> world.Choice:
     """A choice of one of `count` things by so many properties, all of them told."""
-    asked = tuple(rng.sample(tuple(world.PROPERTIES), properties))
-    return world.choose_thing(rng, asked, count, world.known_of(*asked))
+    wanted = tuple(rng.sample(tuple(world.PROPERTIES), properties))
+    return world.choose_thing(rng, wanted, count, world.known_of(*wanted))
 
 
 def _drawn(rng: random.Random, count: int) -> tuple[str, world.Choice]:
@@ -81,12 +81,12 @@ def _drawn(rng: random.Random, count: int) -> tuple[str, world.Choice]:
         choice = world.choose_value(rng, prop, count, world.KNOWN[prop])
         return f"{prop} of {_strewn(rng, choice.thing)}", choice
     choice = _thing(rng, rng.choice((1, 1, 2)), count)
-    return _strewn(rng, " and ".join(choice.asked.values())), choice
+    return _strewn(rng, " and ".join(choice.wanted.values())), choice
 
 
 def _choice(rng: random.Random) -> Document:
-    asked, choice = _drawn(rng, rng.choice((2, 3, 4)))
-    return _pointed(rng, asked, choice.options, choice.right, 0.4)
+    wanted, choice = _drawn(rng, rng.choice((2, 3, 4)))
+    return _pointed(rng, wanted, choice.options, choice.right, 0.4)
 
 
 def _again(rng: random.Random) -> Document:
@@ -95,9 +95,11 @@ def _again(rng: random.Random) -> Document:
     parts, response = [], ""
     for _ in range(rng.randint(2, 5)):
         choice = _thing(rng, 1, rng.choice((3, 4)))
-        asked = f"choose {''.join(choice.asked.values())} : {_listed(labels[: len(choice.options)], choice.options)}"
+        question = (
+            f"choose {''.join(choice.wanted.values())} : {_listed(labels[: len(choice.options)], choice.options)}"
+        )
         response = f"pick {labels[choice.right]}"
-        parts += [asked, response]
+        parts += [question, response]
     return " ".join(parts[:-1]), response
 
 
@@ -109,9 +111,9 @@ def _in_template(instruction: str) -> str:
 def _choice_as_asked(rng: random.Random) -> Document:
     """A choice in the template and the answer format of the paper's commonsense tasks, in the corpus's own words."""
     family, count = rng.choice(FORMATS)
-    asked, choice = _drawn(rng, count)
+    wanted, choice = _drawn(rng, count)
     labels = [f"{family}{i}" for i in range(1, count + 1)]
-    body = f"{synthetic.CHOOSE[family]} {asked} {_listed(labels, choice.options)} {_format(family, count)}"
+    body = f"{synthetic.CHOOSE[family]} {wanted} {_listed(labels, choice.options)} {_format(family, count)}"
     return _in_template(body), f"the correct answer is {labels[choice.right]}"
 
 
@@ -130,15 +132,15 @@ def _letter_as_asked(rng: random.Random) -> Document:
         choice = world.choose_thing(rng, (prop,), 4, world.KNOWN[prop])
         letter = synthetic.LETTERS[choice.right]
         listed = _listed(list(synthetic.LETTERS[:4]), choice.options)
-        parts += [f"{_strewn(rng, choice.asked[prop])} {listed} Answer:", letter]
+        parts += [f"{_strewn(rng, choice.wanted[prop])} {listed} Answer:", letter]
     return " ".join(parts[:-1]), letter
 
 
 def _first_choice(rng: random.Random) -> Document:
     """A choice for a property or, easier still, for the thing itself, always naming the option before its label."""
     choice = _thing(rng, 1, rng.choice((2, 3, 4)))
-    asked = choice.thing if rng.random() < 0.3 else "".join(choice.asked.values())
-    return _pointed(rng, asked, choice.options, choice.right, 1.0)
+    wanted = choice.thing if rng.random() < 0.3 else "".join(choice.wanted.values())
+    return _pointed(rng, wanted, choice.options, choice.right, 1.0)
 
 
 def _claimed(rng: random.Random) -> tuple[str, bool]:
@@ -205,10 +207,10 @@ def _number(rng: random.Random, stories: bool = True) -> Document:
     """Find a number, or the result of a sum or of a story, among lettered ones."""
     s = world.draw_sum(rng, "+-")
     kinds = ((s.result, s.result), (f"{s.left} {s.operator} {s.right}", s), (_short_story(rng, s), s))
-    sought, told = rng.choice(kinds if stories else kinds[:2])
+    sought, lead = rng.choice(kinds if stories else kinds[:2])
     numbers, place = world.choose_number(rng, s.result, rng.choice((3, 5)))
     labels = list(synthetic.LETTERS[: len(numbers)])
-    return f"choose {sought} : {_listed(labels, numbers)}", f"{told} {labels[place]}"
+    return f"choose {sought} : {_listed(labels, numbers)}", f"{lead} {labels[place]}"
 
 
 def _short_story(rng: random.Random, s: world.Sum) -> str:

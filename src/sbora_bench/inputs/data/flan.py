@@ -21,10 +21,14 @@ def sample(rows: Iterable[Mapping[str, str]], seed: int = SEED) -> list[int]:
 
     A bucket shorter than its share is taken whole; a row of no bucket is left out (the authors' code stops there).
     """
-    found: dict[str, list[int]] = {bucket: [] for bucket in BUCKETS}
+    by_bucket: dict[str, list[int]] = {bucket: [] for bucket in BUCKETS}
     for index, row in enumerate(rows):
-        bucket = found.get(f"{row['task_source']}_{row['template_type']}")
+        bucket = by_bucket.get(f"{row['task_source']}_{row['template_type']}")
         if bucket is not None and len(row["inputs"]) <= LONGEST_INPUT and len(row["targets"]) <= LONGEST_TARGET:
             bucket.append(index)
     rng = random.Random(seed)
-    return [i for bucket, wanted in BUCKETS.items() for i in rng.sample(found[bucket], min(wanted, len(found[bucket])))]
+    return [
+        i
+        for bucket, wanted in BUCKETS.items()
+        for i in rng.sample(by_bucket[bucket], min(wanted, len(by_bucket[bucket])))
+    ]

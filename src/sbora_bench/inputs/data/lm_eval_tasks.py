@@ -44,11 +44,11 @@ def yaml_of(source: LmEvalSource) -> Path:
     own = source.folder()
     if own is not None:
         _refuse_code(own)
-    return _found(source.lm_eval, own or shipped())
+    return _yaml_named(source.lm_eval, own or shipped())
 
 
 @cache
-def _found(name: str, folder: Path) -> Path:
+def _yaml_named(name: str, folder: Path) -> Path:
     pattern = re.compile(rf"""^(task|group|tag):\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
     listed = re.compile(rf"""^\s*-\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
     near = sorted((folder / name.split("_")[0]).rglob("*.yaml"))  # where nearly all are
@@ -56,8 +56,8 @@ def _found(name: str, folder: Path) -> Path:
     kinds = set()
     for path in [*near, *others]:
         text = path.read_text(encoding="utf-8", errors="replace")
-        kinds |= (found := {match[1] for match in pattern.finditer(text)})
-        if "task" in found and path.suffix in (".yaml", ".yml"):
+        kinds |= (of_file := {match[1] for match in pattern.finditer(text)})
+        if "task" in of_file and path.suffix in (".yaml", ".yml"):
             return path
         kinds |= {"tag"} if "tag:" in text and listed.search(text) else set()
     where = f"lm_eval {name}"

@@ -40,15 +40,15 @@ def _alpaca(row: Row, index: int) -> Row:
 def _flan(row: Row, index: int) -> Row:
     """Flan v2's columns; the rows go round the buckets that its sampler knows."""
     source, _, template = list(BUCKETS)[index % len(BUCKETS)].partition("_")
-    told = {"task_source": source, "task_name": "stand-in", "template_type": template}
-    return {"inputs": row["input"], "targets": row["output"], **told}
+    source_columns = {"task_source": source, "task_name": "stand-in", "template_type": template}
+    return {"inputs": row["input"], "targets": row["output"], **source_columns}
 
 
 def _metamath(row: Row, index: int) -> Row:
     """MetaMathQA's columns; a response ends in its answer, as there."""
     response = f"{row['output']}\nThe answer is: {row['answer']}"
-    told = {"type": "stand-in", "original_question": row["instruction"]}
-    return {"query": row["instruction"], "response": response, **told}
+    source_columns = {"type": "stand-in", "original_question": row["instruction"]}
+    return {"query": row["instruction"], "response": response, **source_columns}
 
 
 SHAPES = {"alpaca": _alpaca, "flan": _flan, "metamath": _metamath}

@@ -94,39 +94,39 @@ def _boolq(rng: random.Random) -> dict[str, str]:
 
 def _piqa(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, ("use",), 2)
-    question = f"What do you need to {choice.asked['use']}?"
+    question = f"What do you need to {choice.wanted['use']}?"
     return _chosen("solution", question, choice, between="\n\n")
 
 
 def _social_i_qa(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, (rng.choice(("kind", "use")),), 3)
     person = rng.choice(world.PEOPLE)
-    wish = f"wants to {choice.asked['use']}" if "use" in choice.asked else f"wants {_an(choice.asked['kind'])}"
+    wish = f"wants to {choice.wanted['use']}" if "use" in choice.wanted else f"wants {_an(choice.wanted['kind'])}"
     return _chosen("answer", f"{person} {wish}. What will {person} take?", choice)
 
 
 def _hellaswag(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, ("place",), 4)
     person = rng.choice(world.PEOPLE)
-    return _chosen("ending", f"{person} walks into the {choice.asked['place']} and sees the", choice)
+    return _chosen("ending", f"{person} walks into the {choice.wanted['place']} and sees the", choice)
 
 
 def _winogrande(rng: random.Random) -> dict[str, str]:
     choice = world.choose_thing(rng, ("colour",), 2)
     one, other = rng.sample(world.PEOPLE, 2)
-    return _chosen("option", f"{one} wants {choice.asked['colour']} so {other} takes the _.", choice)
+    return _chosen("option", f"{one} wants {choice.wanted['colour']} so {other} takes the _.", choice)
 
 
 def _arc_easy(rng: random.Random) -> dict[str, str]:
     prop = rng.choice(tuple(world.PROPERTIES))
     choice = world.choose_thing(rng, (prop,), 4)
-    return _chosen("answer", f"Which of these {ASKED[prop](choice.asked[prop])}?", choice)
+    return _chosen("answer", f"Which of these {ASKED[prop](choice.wanted[prop])}?", choice)
 
 
 def _arc_challenge(rng: random.Random) -> dict[str, str]:
     pair = tuple(rng.sample(tuple(world.PROPERTIES), 2))
     choice = world.choose_thing(rng, pair, 4)
-    one, other = (ASKED[p](choice.asked[p]) for p in pair)
+    one, other = (ASKED[p](choice.wanted[p]) for p in pair)
     return _chosen("answer", f"Which of these {one} and {other}?", choice)
 
 
@@ -245,19 +245,19 @@ def _draw(
 ) -> list[dict[str, str]]:
     """Draw n examples of one side, no question twice."""
     seen: set[str] = set()
-    found: list[dict[str, str]] = []
+    made: list[dict[str, str]] = []
     misses = 0
-    while len(found) < n and misses < PATIENCE:
+    while len(made) < n and misses < PATIENCE:
         example = make(rng)
         question = normalise(example[key])
         misses += 1
         if is_test(question) == test and question not in seen:
             seen.add(question)
-            found.append(example)
+            made.append(example)
             misses = 0
-    if len(found) == n:
-        return found
-    raise UserError(f"synthetic data: only {len(found)} different questions found, {n} asked; ask for fewer")
+    if len(made) == n:
+        return made
+    raise UserError(f"synthetic data: only {len(made)} different questions found, {n} asked; ask for fewer")
 
 
 def items(task: str, n: int, seed: int) -> list[dict[str, str]]:
@@ -275,7 +275,7 @@ def _lettered(rng: random.Random) -> tuple[str, str, str]:
     prop = rng.choice(tuple(world.PROPERTIES))
     choice = world.choose_thing(rng, (prop,), 4)
     options = "\n".join(f"{letter}. {o}" for letter, o in zip(LETTERS[:4], choice.options, strict=True))
-    question = f"Which one {ASKED[prop](choice.asked[prop])}?\n{options}\nAnswer:"
+    question = f"Which one {ASKED[prop](choice.wanted[prop])}?\n{options}\nAnswer:"
     return prop, question, LETTERS[choice.right]
 
 
@@ -301,8 +301,8 @@ def _mmlu(rng: random.Random) -> dict[str, str]:
 
 def mmlu_items(n: int, seed: int) -> list[dict[str, str]]:
     """n five-shot items in the format of five_shot_mmlu_*.json: subject, input, output (a letter A to D)."""
-    found = _draw(_mmlu, n, random.Random(f"mmlu-{seed}"), True, "question")
-    return [{k: e[k] for k in ("subject", "input", "output")} for e in found]
+    made = _draw(_mmlu, n, random.Random(f"mmlu-{seed}"), True, "question")
+    return [{k: e[k] for k in ("subject", "input", "output")} for e in made]
 
 
 def _instruct(rng: random.Random) -> dict[str, str]:
@@ -326,8 +326,8 @@ def training_set(name: str, seed: int) -> list[dict[str, str]]:
         raise UserError(f"synthetic data: unknown training set {name!r}; known: {', '.join(TRAINING_SETS)}")
     rng = random.Random(f"{name}-{seed}")
     if not TRAINING_SETS[name]:
-        found = _draw(_instruct, INSTRUCT_EXAMPLES, rng, False, "question")
-        return [{k: e[k] for k in ("instruction", "input", "output")} for e in found]
-    found = [e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")]
-    rng.shuffle(found)
-    return found
+        made = _draw(_instruct, INSTRUCT_EXAMPLES, rng, False, "question")
+        return [{k: e[k] for k in ("instruction", "input", "output")} for e in made]
+    made = [e for t in TRAINING_SETS[name] for e in _draw(TASKS[t], EXAMPLES_A_TASK, rng, False, "instruction")]
+    rng.shuffle(made)
+    return made

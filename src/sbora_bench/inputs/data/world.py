@@ -53,12 +53,12 @@ THINGS = _things()
 def _told() -> dict[str, tuple[Thing, ...]]:
     """Property -> the things whose value of it the corpus tells: half of those with each value."""
     rng = random.Random(20241119)
-    told = {}
+    known = {}
     for prop, values in PROPERTIES.items():
         holders = [[t for t in THINGS if t.values[prop] == value] for value in values]
         names = {t.name for group in holders for t in rng.sample(group, len(group) // 2)}
-        told[prop] = tuple(t for t in THINGS if t.name in names)
-    return told
+        known[prop] = tuple(t for t in THINGS if t.name in names)
+    return known
 
 
 KNOWN = _told()
@@ -72,10 +72,10 @@ def known_of(*properties: str) -> tuple[Thing, ...]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with options of which exactly one is right; `asked` maps properties to the values asked for
+    """A question with options of which exactly one is right; `wanted` maps properties to the values wanted for
     (or, where the options are values, to "")."""
 
-    asked: dict[str, str]
+    wanted: dict[str, str]
     thing: str
     options: tuple[str, ...]
     right: int
@@ -90,14 +90,14 @@ def _unlike(things: tuple[Thing, ...], values: tuple[tuple[str, str], ...]) -> t
 def choose_thing(
     rng: random.Random, properties: tuple[str, ...], options: int, things: tuple[Thing, ...] = THINGS
 ) -> Choice:
-    """Draw a question whose options are `things`: exactly one has the asked value of all `properties`."""
+    """Draw a question whose options are `things`: exactly one has the wanted value of all `properties`."""
     right = rng.choice(things)
-    asked = {prop: right.values[prop] for prop in properties}
-    others = rng.sample(_unlike(things, tuple(asked.items())), options - 1)
+    wanted = {prop: right.values[prop] for prop in properties}
+    others = rng.sample(_unlike(things, tuple(wanted.items())), options - 1)
     place = rng.randrange(options)
     names = [t.name for t in others]
     names.insert(place, right.name)
-    return Choice(asked, right.name, tuple(names), place)
+    return Choice(wanted, right.name, tuple(names), place)
 
 
 def choose_value(rng: random.Random, prop: str, options: int, things: tuple[Thing, ...] = THINGS) -> Choice:
