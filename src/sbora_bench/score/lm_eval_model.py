@@ -123,7 +123,7 @@ class Scorer(HFLM):
                 pair = encoded[context], [self.letter_id(continuation)]
             else:
                 pair = self._encode_pair(context, continuation) if context else self._alone(continuation)
-                self.tokens[context + continuation] = len(pair[1])
+            self.tokens[context + continuation] = len(pair[1])
             rows.append(((context, continuation), *pair))
         return self._loglikelihood_tokens(rows, disable_tqdm)
 

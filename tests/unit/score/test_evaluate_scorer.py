@@ -99,6 +99,7 @@ def test_a_prompt_that_leaves_no_room_keeps_its_end():
 def test_letters_are_scored_at_the_prompt_s_last_token(max_length):
     ours, prompts = scorer(4, max_length), toy_runs.prompts(10)
     found = ours.loglikelihood(requests([(prompt, letter) for prompt in prompts for letter in "ABCD"]))
+    assert {ours.tokens[prompt + letter] for prompt in prompts for letter in "ABCD"} == {1}  # a document may end so too
     for index, prompt in enumerate(prompts):
         ids = ours.tokenizer(prompt, return_tensors="pt")["input_ids"][:, :max_length]
         with torch.no_grad():
