@@ -95,4 +95,5 @@ def edited(value: dict, *edits) -> dict:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, capsys):
-    return Workplace(tmp_path, monkeypatch, capsys)
+    yield Workplace(tmp_path, monkeypatch, capsys)
+    load_catalog.cache_clear()  # it is kept by a relative path, which is another test's too

@@ -107,7 +107,8 @@ def workplace_of(folder: Path) -> dict:
 def house(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SBORA_DATA_ROOT", raising=False)
-    return workplace_of(tmp_path)
+    yield workplace_of(tmp_path)
+    load_catalog.cache_clear()  # it is kept by a relative path, which is another test's too
 
 
 def read_plan() -> Plan:

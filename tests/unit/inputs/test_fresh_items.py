@@ -61,7 +61,7 @@ def test_a_run_is_scored_on_its_own_seeds_items_and_the_base_on_all(tmp_path, mo
             items,
             tmp_path / "data",
             SimpleNamespace(macro_average=True),
-            lambda: SimpleNamespace(label=""),
+            lambda: SimpleNamespace(label="", tokenizer=None),
             "run",
             tmp_path / "made",
             seed=seed,

@@ -103,4 +103,4 @@ def test_the_catalog_names_known_templates_only():
             needed = {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1, "keep_best": False}
             protocol = catalog.protocol(name, suite, needed, name)
             named |= {protocol.train_prompt, protocol.score_prompt}
-    assert named and named <= set(TEMPLATES)
+    assert named and named <= {*TEMPLATES, *catalog.prompts}
