@@ -72,18 +72,22 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
     return found
 
 
-def freeze(folder: Path) -> str | None:
-    """Stop a training of the arithmetic table that has a whole checkpoint to go on from; its job's id."""
-    store = folder / "results" / "tiny" / "store"
+def freeze(root) -> tuple[str, str] | None:  # noqa: F811
+    """Stop a training of the arithmetic table in its loop, with a whole checkpoint to go on from; its job's id, and
+    what `status` says then.
+    """
+    store = root.folder / "results" / "tiny" / "store"
     whole = "arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json"
-    if any(store.glob(whole)):
-        for process in commands(folder, "run"):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any(word.startswith("arithmetic-") for word in process.cmdline()):
-                    process.send_signal(signal.SIGSTOP)
-                    if any(store.glob(whole)):
-                        return process.environ()["SLURM_JOB_ID"]
-                    process.send_signal(signal.SIGCONT)  # it was at its end
+    if not any(store.glob(whole)):
+        return None
+    for process in commands(root.folder, "run"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(word.startswith("arithmetic-") for word in process.cmdline()):
+                process.send_signal(signal.SIGSTOP)
+                said = root.bench("status", "tiny").stdout
+                if any(store.glob(whole)) and "  running  arithmetic-" in said and ": training, step " in said:
+                    return process.environ()["SLURM_JOB_ID"], said
+                process.send_signal(signal.SIGCONT)  # its loop has ended: it saves, or scores
     return None
 
 
@@ -107,10 +111,9 @@ def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, rep
         command = [sys.executable, "-m", "snakemake", *OPTIONS]
         process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=told, stderr=subprocess.STDOUT)
         try:
-            out_of_time = wait_for("a checkpoint", process, lambda: freeze(root.folder))
+            out_of_time, said = wait_for("a checkpoint", process, lambda: freeze(root))
             cluster.ask("scontrol", "update", f"JobId={out_of_time}", "TimeLimit=1")  # minutes, since its start
-            told = root.bench("status", "tiny").stdout
-            assert "  running  arithmetic-" in told and ": training, step " in told and " left, heard of " in told, told
+            assert " left, heard of " in said, said
             cluster.ask(*drained, "State=DRAIN", "Reason=test")
             states = ("squeue", "--noheader", "--states=PENDING", "--format=%i|%r")
             wait_for("a job that waits for the node", process, lambda: cluster.ask(*states))
