@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import hash_of
+from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.hub import MODEL_FILES
 from sbora_bench.inputs.check_data import tokenizer_of
 from sbora_bench.inputs.models import gguf_file as reader
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.models.sources import named_source, source_of
+from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog, Protocol
 from sbora_bench.results.records import BaseRecord, read_record
@@ -64,6 +67,40 @@ def test_a_tokenizer_of_vocabulary_and_merges_trains_and_counts():
     assert made["labels"][-1] == loaded.eos_token_id == loaded.pad_token_id == 0
     model = load_base(Path("resources"), "own", protocol, None, loaded)
     assert torch.isfinite(model(torch.tensor([made["input_ids"]])).logits).all()
+
+
+WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2} | {word: 3 + i for i, word in enumerate(" ".join(TEXTS).split())}
+
+
+def write_words(folder: Path, tokenizer_class: str, model_type: str) -> None:
+    """A model's config beside a word-level tokenizer.json."""
+    made = Tokenizer(WordLevel(WORDS, unk_token="<unk>"))
+    made.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": tokenizer_class})
+    write_json(folder / "config.json", {"model_type": model_type})
+
+
+# transformers 5.23 reads the first three otherwise than their files say; the last as they say
+@pytest.mark.parametrize(
+    ("tokenizer_class", "model_type", "differs"),
+    [
+        ("TokenizersBackend", "qwen2", True),
+        ("LlamaTokenizerFast", "llama", True),
+        ("GPT2Tokenizer", "gpt2", True),
+        ("PreTrainedTokenizerFast", "llama", False),
+    ],
+)
+def test_tokenizer_json_counts_whatever_class_is_picked(capsys, tokenizer_class, model_type, differs):
+    write_words(Path("words"), tokenizer_class, model_type)
+    loaded = read_tokenizer("words", padding_side="left")
+    for text in TEXTS:
+        assert loaded(text, add_special_tokens=False)["input_ids"] == [WORDS[word] for word in text.split()]
+    assert (loaded.eos_token_id, loaded.padding_side) == (2, "left")
+    assert ("tokenizer.json is used" in capsys.readouterr().err) == differs
 
 
 def test_the_hub_s_files_of_such_a_tokenizer_are_fetched():

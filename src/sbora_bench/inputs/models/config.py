@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.models.sources import Source, named_source
+from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.models.weights import has_tokenizer
 from sbora_bench.plan.catalog import Catalog, Protocol
 
@@ -58,8 +59,6 @@ def added_rows(source: Source, protocol: Protocol, vocabulary: int) -> int:
     folder = source.files()
     if folder is None or not has_tokenizer(folder):
         return 1
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return max(0, len(tokenizer) - vocabulary)

@@ -9,6 +9,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.results.records import BaseRecord, read_record
@@ -77,10 +78,8 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: s
     A tokenizer without a pad token of its own takes `pad_token`, the catalog's for the model, or its EOS where that is
     empty. Raises UserError where it doesn't know that token.
     """
-    from transformers import AutoTokenizer
-
     where, arguments = prepared_folder(resources, model)
-    tokenizer = AutoTokenizer.from_pretrained(where, padding_side=protocol.padding_side, **arguments)
+    tokenizer = read_tokenizer(where, padding_side=protocol.padding_side, **arguments)
     if protocol.pad == "zero":
         tokenizer.pad_token_id = 0
     elif protocol.pad == "add":
