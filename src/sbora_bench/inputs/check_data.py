@@ -51,9 +51,12 @@ class Tokenizer:
 
         whole, vocabulary, merges = (str(self.folder / name) for name in ("tokenizer.json", "vocab.json", "merges.txt"))
         try:
-            if Path(whole).is_file():
-                return tokenizers.Tokenizer.from_file(whole)
-            return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
+            if not Path(whole).is_file():
+                return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
+            read = tokenizers.Tokenizer.from_file(whole)
+            read.no_truncation()  # a file may have been saved with it; transformers takes it off as well
+            read.no_padding()
+            return read
         except Exception as error:  # what the library raises is a plain Exception
             raise UserError(f"{self.folder}: its tokenizer can't be read ({error}); save it again") from None
 

@@ -37,6 +37,8 @@ def place(workplace):  # noqa: F811
     words = ["<unk>", *{word for row in ROWS for text in row.values() for word in text.split()}]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.enable_truncation(8)  # a tokenizer.json may say so, and nobody who loads it means it
+    tokenizer.enable_padding(length=8)
     Path("model").mkdir()
     tokenizer.save("model/tokenizer.json")
     Path("model/config.json").write_text(json.dumps({"n_positions": 32}))
