@@ -28,6 +28,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     written, entries = experiment(), catalog()
     written |= {"title": f"By hand {SCRIPT}", "description": IMAGE}
+    planned = {"a": "sbora-fa-r32", "b": "lora-r32", "equal": "rank", "margin": 0.01}
+    written["tables"]["arithmetic"]["comparisons"] = [planned, planned | {"a": "dora-r32"}]
     entries["models"]["llama-s"]["title"] = f"Small {IMAGE}"
     entries["methods"]["dora"]["title"] = f"DoRA {SCRIPT}"
     entries["methods"]["sbora-fa"]["peft_type"] = "SBORA"
@@ -140,6 +142,20 @@ def test_a_run_opens_from_the_table_and_shows_wrong_samples_only(visit, made):
     page.keyboard.press("Space")
     assert not right.first.is_visible() and wrong.first.is_visible()
     assert run.locator("svg.curve").is_visible()
+
+
+def test_the_first_screen_answers(visit, path):
+    page = visit(path, 1280, 800).page
+    first = page.locator("#answer .first")
+    drawn = first.locator("figure img")
+    assert drawn.first.get_attribute("alt").startswith("The planned differences") and drawn.count() == 2
+    assert all(drawn.nth(place).bounding_box()["y"] < 600 for place in range(2))
+    assert first.locator(".said").bounding_box()["y"] < 300
+    assert "planned comparisons are decided" in first.locator(".said p").inner_text()
+    undecided = first.locator("details")
+    assert not undecided.locator("li").first.is_visible()
+    undecided.locator("summary").click()
+    assert undecided.locator("li").first.is_visible() and "undecided" in undecided.locator("li").first.inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

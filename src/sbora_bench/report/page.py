@@ -22,7 +22,7 @@ from sbora_bench.report.page_answer import conclusions, highest_scores
 from sbora_bench.report.page_runs import run_sections, samples_shown
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.render import HERE, PrintedTable, environment, latex
-from sbora_bench.report.verdicts import verdict_sentences
+from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
 from sbora_bench.report.view import Hint
 from sbora_bench.results.failures import told_failures
 from sbora_bench.results.read import Results
@@ -45,6 +45,7 @@ def report(plan: Plan, results: Path) -> None:
             title=plan.experiment.title,
             description=plan.experiment.description,
             verdicts=verdict_sentences(read),
+            verdict_summary=verdict_summary(read),
             conclusions=conclusions(plan, separation(read)),
             highest_scores=highest_scores(read),
             tables=tables,
@@ -105,5 +106,6 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: not a figure of ours: it has no size in points; run `sbora-bench figures` again")
         width, height = (round(float(points) * 4 / 3) for points in size.groups())
         data = base64.b64encode(drawn).decode("ascii")
-        figures.append({"caption": caption, "data": data, "width": width, "height": height, "section": sections[name]})
+        size_of_it = {"width": width, "height": height}
+        figures.append({"name": name, "caption": caption, "data": data, "section": sections[name], **size_of_it})
     return figures

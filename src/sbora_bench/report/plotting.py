@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).parent / "paper.mplstyle"
 MARKERS = "os^vDPX*"
 LABEL_WIDTH, PANEL_WIDTH = 32, 44  # characters of a line of a label, and of a panel's title
+LETTER, LEGEND_MARK = 0.065, 0.45  # inches of a legend: a letter at most, and what stands before the text
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 
 
@@ -72,7 +73,8 @@ def panels(
     names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
-    figure = Figure(figsize=(max(3.6, 2.5 * across), height * down + 0.4))
+    width = max(3.6, 2.5 * across)
+    figure = Figure(figsize=(width, height * down + 0.4))
     if not names:
         figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
         return figure
@@ -85,7 +87,9 @@ def panels(
         draw(axis, [row for row in rows if (row["panel"], row.get("of")) == name])
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+        longest = max(len(line) for label in handles for line in label.split("\n"))
+        columns = min(4, len(handles), max(1, int(width / (LEGEND_MARK + LETTER * longest))))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -114,14 +118,21 @@ def score_label(metric: Metric) -> str:
     return f"Score{unit}" + ("" if metric.higher_is_better else " (less is better)")
 
 
+def lower_end(row: dict[str, Any]) -> float:
+    """As `upper_end`."""
+    return row["mean"] if row["low"] is None else row["low"]
+
+
 def score_axis(axis: Axes, points: list[dict[str, Any]], title: str) -> None:
-    """Scores against what `title` says; shares from 0 on."""
+    """Scores against what `title` says; of shares, what the intervals take and no less than ten points."""
     metric = points[0]["metric"] if points else SHARE
     short_ticks(axis)
     axis.set_xlabel(title)
     axis.set_ylabel(score_label(metric))
-    if metric.is_share:
-        axis.set_ylim(0, min(106, max([*map(upper_end, points), 10]) * 1.1))
+    if metric.is_share and points:
+        low, high = min(map(lower_end, points)), max(map(upper_end, points))
+        room = max(0.12 * (high - low), (10 - (high - low)) / 2)
+        axis.set_ylim(max(0, low - room), min(106, high + room))
 
 
 def draw_stack(axis: Axes, labels: list[str], parts: dict[str, tuple[list[float], str, str]]) -> None:

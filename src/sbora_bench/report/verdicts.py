@@ -68,6 +68,15 @@ def verdict_text(pair: Pair) -> str:
     return pair.verdict.outcome.value + ("" if pair.p_both is not None else "; one seed")
 
 
+def verdict_summary(results: Results) -> str:
+    """How many planned comparisons are decided, and how: `3 of 25 planned comparisons are decided: 1 worse, ...`."""
+    verdicts = [one.decision.verdict for one in judgements(results)]
+    counts = {verdict: verdicts.count(verdict) for verdict in Verdict if verdict is not Verdict.UNDECIDED}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    decided = sum(counts.values())
+    return f"{decided} of {len(verdicts)} planned comparisons are decided" + (f": {said}." if said else ".")
+
+
 OF_PAIR = ("table", "model", "seeds", "sd", "low", "high", "p_both")  # what a pair knows beside its fields
 
 

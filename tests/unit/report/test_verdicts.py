@@ -14,7 +14,7 @@ from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_files, published_files, table_files
 from sbora_bench.report.page import report
 from sbora_bench.report.tables import tables
-from sbora_bench.report.verdicts import verdict_sentences
+from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
 from sbora_bench.report.views.leaderboard import leaderboard
 from sbora_bench.report.views.verdict_figure import forest_figure
 from sbora_bench.report.views.verdict_table import COLUMNS
@@ -94,6 +94,7 @@ def test_sentences_say_what_was_found(made):
         first,
     )
     assert " DoRA r = 32 against LoRA r = 32 at equal rank is undecided (" in second
+    assert verdict_summary(Results(plan, results)) == "1 of 2 planned comparisons are decided: 1 better."
 
 
 def test_a_margin_that_holds_the_interval_is_equivalent(tmp_path, monkeypatch):
