@@ -116,6 +116,18 @@ def test_a_table_is_sorted_by_a_click_and_by_a_key(visit, made):
     ]
 
 
+def test_every_row_has_a_link_of_its_own(visit, path):
+    page = visit(path).page
+    names = page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
+    assert len(set(names)) == len(names)
+    row = page.locator("#table-runs tbody tr").nth(3)
+    assert row.get_attribute("id").startswith("row-runs-")
+    link = row.locator("a.of-row")
+    link.focus()
+    page.keyboard.press("Enter")
+    assert page.url.endswith(f"#{row.get_attribute('id')}") and row.evaluate("each => each.matches(':target')")
+
+
 def test_rows_and_runs_are_searched(visit, made):
     page = visit(made).page
     every = column(page, "runs", 1)

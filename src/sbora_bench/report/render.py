@@ -1,5 +1,6 @@
 """A table as data, and its four spellings: Markdown, LaTeX (booktabs), HTML and CSV. Names are escaped in each."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,6 +44,29 @@ class PrintedTable:
     @property
     def has_intervals(self) -> bool:
         return any(cell.interval for group in self.groups for row in group for cell in row)
+
+    @property
+    def anchors(self) -> list[list[str]]:
+        """Of each row the name that a link to it has: the table's, and as many leading cells as tell all rows apart."""
+        rows = [[_slug(cell.text) for cell in row] for group in self.groups for row in group]
+        columns = next(
+            (
+                count
+                for count in range(self.text_columns, len(self.header) + 1)
+                if len({tuple(row[:count]) for row in rows}) == len(rows)
+            ),
+            None,
+        )
+        names = iter(
+            "-".join(["row", self.name, *(row[:columns] if columns else [str(place)])])
+            for place, row in enumerate(rows, start=1)
+        )
+        return [[next(names) for _ in group] for group in self.groups]
+
+
+def _slug(text: str) -> str:
+    """A text as part of an address: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 WIDE = 5  # columns that a line of text has room for
