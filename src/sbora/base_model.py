@@ -114,13 +114,13 @@ def find_base(path: str | Path, adapter: Path, config: SboraConfig, tensors: dic
     settings = transformers.AutoConfig.from_pretrained(path, revision=config.revision)
     reasons = []
     for cls in _classes(config, settings):
-        found = Base(cls, path, config, copy.deepcopy(settings))
+        base = Base(cls, path, config, copy.deepcopy(settings))
         try:
-            _fit(found, adapter, tensors)
+            _fit(base, adapter, tensors)
         except (ValueError, TypeError, AttributeError) as error:
             reasons.append(f"{cls.__name__}: {str(error).splitlines()[0]}")
         else:
-            return found
+            return base
     raise ValueError(f"The adapter does not belong to the base model {path}: " + "; ".join(reasons))
 
 

@@ -131,18 +131,18 @@ def export(
         raise ValueError(f"{adapter} does not say which base model it belongs to: name it (base).")
     config.base_model_name_or_path = config.base_model_name_or_path or str(base)
     tensors = load_peft_weights(str(adapter), device="cpu")
-    found = find_base(base, adapter, config, tensors)
+    base_model = find_base(base, adapter, config, tensors)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         if to == "lora":
-            lora, tensors = to_lora(found.adapted(), config, tensors)
+            lora, tensors = to_lora(base_model.adapted(), config, tensors)
             lora.save_pretrained(str(unfinished))
             save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
             _copy_first((adapter,), TOKENIZER_FILES, unfinished)
         else:
-            model = PeftModel.from_pretrained(found.load(), str(adapter))
+            model = PeftModel.from_pretrained(base_model.load(), str(adapter))
             model.merge_and_unload(safe_merge=True).save_pretrained(str(unfinished))
             _copy_first((adapter, Path(base)), TOKENIZER_FILES, unfinished)
             _copy_first((adapter, Path(base)), PROCESSOR_FILES, unfinished)

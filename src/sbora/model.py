@@ -86,12 +86,12 @@ class SboraModel(BaseTuner):
         cls, model: nn.Module, config: SboraConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list
     ) -> dict[str, Tensor]:
         """An adapter's tensors, when it is saved; the checksum of its index sets goes into its configuration."""
-        found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        saved = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in found.items()}
+        tensors = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        saved = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in tensors.items()}
         config.index_checksum = _checksum(saved)
         for region in _regions(model, adapter_name):
             region.is_new = False
-        return found
+        return tensors
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -36,9 +36,9 @@ def counts(tensor: Tensor) -> Counts:
     if torch._C._len_torch_dispatch_stack() and any(map(_keeps_results, _get_current_dispatch_mode_stack())):
         return UNKNOWN
     in_storage = sys.getrefcount(storage) + torch._C._storage_Use_Count(storage._cdata)
-    found = sys.getrefcount(tensor), tensor._use_count(), in_storage
+    counts = sys.getrefcount(tensor), tensor._use_count(), in_storage
     base = tensor._base
-    return found if base is None else (*found, sys.getrefcount(base), base._use_count())
+    return counts if base is None else (*counts, sys.getrefcount(base), base._use_count())
 
 
 def _keeps_results(mode: object) -> bool:

@@ -39,7 +39,7 @@ def take() -> str | None:
     known = _physical()
     folder = Path(tempfile.gettempdir()) / f"sbora-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    told = False
+    waiting = False
     while True:
         for device in devices:
             lock = FileLock(folder / f"{known.get(device, device)}.lock")
@@ -50,9 +50,9 @@ def take() -> str | None:
             _held[device] = lock
             os.environ[VARIABLE] = device
             return device
-        if not told:
+        if not waiting:
             print(f"waiting for a GPU: other jobs have all of {', '.join(devices)}", file=sys.stderr, flush=True)
-            told = True
+            waiting = True
         time.sleep(0.5)
 
 

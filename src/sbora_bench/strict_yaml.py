@@ -63,8 +63,8 @@ def read_yaml(path: str | Path) -> dict:
         cure = "; indent by spaces, not by tabs" if tabbed else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}{cure}") from None
     if not isinstance(value, dict):
-        found = "nothing" if value is None else type(value).__name__
-        raise UserError(f"{path}: expected a mapping of keys, found {found}")
+        kind = "nothing" if value is None else type(value).__name__
+        raise UserError(f"{path}: expected a mapping of keys, found {kind}")
     return value
 
 

@@ -91,15 +91,15 @@ def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        found = pd.read_csv(path, nrows=0).columns.tolist()
-        if found == [name for name in columns if name in found or name not in OPTIONAL]:
+        header = pd.read_csv(path, nrows=0).columns.tolist()
+        if header == [name for name in columns if name in header or name not in OPTIONAL]:
             read = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
             return read.reindex(columns=list(columns)).astype(columns)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `sbora-bench collect` first") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a whole table ({error}); delete it and collect again") from None
-    raise UserError(f"{path}: columns: found {found}, allowed {list(columns)}; delete it and collect again")
+    raise UserError(f"{path}: columns: found {header}, allowed {list(columns)}; delete it and collect again")
 
 
 def read_scores(results: Path) -> pd.DataFrame:

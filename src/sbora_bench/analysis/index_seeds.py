@@ -55,7 +55,7 @@ def components(scores: np.ndarray) -> list[Component]:
     table = anova_lm(ols("score ~ C(draw) + C(order)", frame).fit(), typ=2)
     rest_squares, rest_degrees = table.loc["Residual", ["sum_sq", "df"]]
     rest = rest_squares / rest_degrees
-    found = []
+    components = []
     for source, times in (("draw", orders), ("order", draws)):
         squares, degrees, f, p = table.loc[f"C({source})", ["sum_sq", "df", "F", "PR(>F)"]]
         variance = max(0.0, (squares / degrees - rest) / times)
@@ -64,9 +64,9 @@ def components(scores: np.ndarray) -> list[Component]:
             / (times * stats.chi2.ppf(q, degrees))
             for q in (1 - LEVEL / 2, LEVEL / 2)
         )
-        found.append(Component(source, int(degrees), squares / degrees, variance, low, high, float(f), float(p)))
+        components.append(Component(source, int(degrees), squares / degrees, variance, low, high, float(f), float(p)))
     low, high = (rest_squares / stats.chi2.ppf(q, rest_degrees) for q in (1 - LEVEL / 2, LEVEL / 2))
-    return [*found, Component("rest", int(rest_degrees), rest, rest, low, high)]
+    return [*components, Component("rest", int(rest_degrees), rest, rest, low, high)]
 
 
 def p_equal(parts: list[Component], draws: int, orders: int) -> float:

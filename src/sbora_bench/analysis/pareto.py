@@ -21,15 +21,19 @@ def pareto_data(rows: list[dict[str, Any]], better: Better = frozenset()) -> lis
 
     `better`: pairs of (panel, method, rank), of which the first is shown to score better.
     """
-    found = []
+    points = []
     for panel in dict.fromkeys(row["panel"] for row in rows):
         for key, title in COSTS.items():
-            mine = [row for row in rows if row["panel"] == panel and row["method"] != "base" and row[key] is not None]
-            names = [(panel, row["method"], row["rank"]) for row in mine]
+            candidates = [
+                row for row in rows if row["panel"] == panel and row["method"] != "base" and row[key] is not None
+            ]
+            names = [(panel, row["method"], row["rank"]) for row in candidates]
             shown = {(i, j) for i, a in enumerate(names) for j, b in enumerate(names) if (a, b) in better}
-            ahead = front([(row[key], row["metric"].sign * row["mean"]) for row in mine], shown)
-            found += [{**row, "of": title, "cost": row[key], "front": on} for row, on in zip(mine, ahead, strict=True)]
-    return found
+            ahead = front([(row[key], row["metric"].sign * row["mean"]) for row in candidates], shown)
+            points += [
+                {**row, "of": title, "cost": row[key], "front": on} for row, on in zip(candidates, ahead, strict=True)
+            ]
+    return points
 
 
 def front(points: list[tuple[float, float]], better: set[tuple[int, int]]) -> list[bool]:

@@ -155,8 +155,8 @@ def _separation(results: Results) -> Separation:
                 differences += [replace(pair, column=task) for pair in task_pairs(cells, counts, metric)]
             shared = common_metric(plan, plan.tasks(table))
             if shared is not None:
-                found = average_pairs(list(tasks.values()), counts, shared)
-                averages += [replace(pair, column=AVERAGE_COLUMN) for pair in found]
+                of_model = average_pairs(list(tasks.values()), counts, shared)
+                averages += [replace(pair, column=AVERAGE_COLUMN) for pair in of_model]
         adjusted = holm([gain.p for gain in gains])
         all_gains += [
             replace(gain, p_holm=p, differs=p < DIFFERENCE_LEVEL) for gain, p in zip(gains, adjusted, strict=True)

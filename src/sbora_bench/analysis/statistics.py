@@ -71,10 +71,10 @@ def _t_interval(confidence: float, degrees: int) -> np.ndarray:
 
 def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
     """Key -> where it stands."""
-    found: dict[Any, list[int]] = {}
+    places: dict[Any, list[int]] = {}
     for place, key in enumerate(keys):
-        found.setdefault(key, []).append(place)
-    return found
+        places.setdefault(key, []).append(place)
+    return places
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
     from scipy import stats
 
     rows = [[np.asarray(row, dtype=float) for row in samples] for samples in groups]
-    means = [float(np.mean([row.mean() for row in each])) for each in rows]
-    found = [Bootstrapped(mean, mean, mean, 1.0) for mean in means]
-    for lengths, places in _places(tuple(map(len, each)) for each in rows).items():
+    means = [float(np.mean([row.mean() for row in group])) for group in rows]
+    bootstrapped = [Bootstrapped(mean, mean, mean, 1.0) for mean in means]
+    for lengths, places in _places(tuple(map(len, group)) for group in rows).items():
         uneven = [place for place in places if any(np.ptp(row) for row in rows[place])]
         if not uneven:
             continue
@@ -108,16 +108,18 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
         def averages(
             *drawn: np.ndarray, axis: int = -1, uneven: list[int] = uneven
         ) -> np.ndarray:  # of each row the places drawn, resamples x items
-            told = [[row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven]
-            return np.mean(told, axis=1)
+            resampled = [
+                [row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven
+            ]
+            return np.mean(resampled, axis=1)
 
         numbers = [np.arange(length) for length in lengths]
-        told = stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
-        ends = told.confidence_interval
-        for place, error, low, high in zip(uneven, told.standard_error, ends.low, ends.high, strict=True):
+        resampled = stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
+        ends = resampled.confidence_interval
+        for place, error, low, high in zip(uneven, resampled.standard_error, ends.low, ends.high, strict=True):
             p = 2 * stats.norm.sf(abs(means[place]) / error)
-            found[place] = Bootstrapped(means[place], float(low), float(high), float(p))
-    return found
+            bootstrapped[place] = Bootstrapped(means[place], float(low), float(high), float(p))
+    return bootstrapped
 
 
 def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Bootstrapped:

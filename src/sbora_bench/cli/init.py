@@ -167,8 +167,8 @@ def _task(name: str, questions: list[Any]) -> str:
 
 def _items_of(catalog: Any, suite: str) -> str:
     """Which items of a suite's tasks there are: the paper's where all tasks have those."""
-    each = [set(catalog.tasks[task].items) for task in catalog.suites[suite].tasks]
-    common = set.intersection(*each)
+    item_sets = [set(catalog.tasks[task].items) for task in catalog.suites[suite].tasks]
+    common = set.intersection(*item_sets)
     if not common:
         raise UserError(f"--tasks: the tasks of {suite} have no set of items in common")
     return "paper" if "paper" in common else sorted(common)[0]

@@ -119,9 +119,9 @@ def setting_of(plan: Plan, table: str) -> Setting:
     """The setting of a table."""
     protocol = plan.protocol(table)
     steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
-    asked = questions(plan, table)
+    items_asked = questions(plan, table)
     train = plan.experiment.tables[table].train
-    return Setting(protocol, steps, asked, expected_questions(plan, table, asked), train)
+    return Setting(protocol, steps, items_asked, expected_questions(plan, table, items_asked), train)
 
 
 def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
@@ -279,7 +279,9 @@ def scoring_cost(
     name, rank = ("base", None) if alone else (cell.method, cell.rank)
     positions = positions_of(named_source(catalog, cell.model).values())
     most, expected, peaks = 0.0, 0.0, []
-    for (items, prompt, new), (_, asked, said) in zip(setting.questions, setting.expected, strict=True):
+    for (items, prompt, new), (_, prompt_tokens, answer_tokens) in zip(
+        setting.questions, setting.expected, strict=True
+    ):
         longest, batches = min(prompt, positions - new) if positions else prompt, -(-items // protocol.score_batch)
         try:
             work = roofline.scoring_work(catalog, cell.model, name, rank, protocol, longest, new, kept, kernels)
@@ -292,7 +294,7 @@ def scoring_cost(
                 for part in (work.prompts, work.answers)
             )
             most += reading + making
-            expected += reading * min(asked / longest, 1) + making * said / new
+            expected += reading * min(prompt_tokens / longest, 1) + making * answer_tokens / new
     return (None, None, max(peaks)) if card is None else (most, expected, max(peaks))
 
 

@@ -28,9 +28,9 @@ def expected_questions(plan: Plan, table: str, bounds: list[tuple[int, int, int]
     rows = []
     for (items, prompt, new), data in zip(bounds, plan.items(table).values(), strict=True):
         known = catalog.lengths.get(data)
-        asked = mean(known.prompt, prompt) if known and known.prompt else float(prompt)
-        said = mean(trained.answer, new) if trained and trained.answer and new > 1 else float(new)
-        rows.append((items, asked, said))
+        prompt_tokens = mean(known.prompt, prompt) if known and known.prompt else float(prompt)
+        answer_tokens = mean(trained.answer, new) if trained and trained.answer and new > 1 else float(new)
+        rows.append((items, prompt_tokens, answer_tokens))
     return rows
 
 

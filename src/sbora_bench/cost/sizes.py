@@ -107,10 +107,10 @@ def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:
             low, high = best, min((r for r in sizes if r > best), default=max(2 * best, best + NEIGHBOURS + 1))
         else:
             low, high = max((r for r in sizes if r < best), default=0), best
-        found = _between(count, best, low, high, tried)
-        if found is None:
+        between = _between(count, best, low, high, tried)
+        if between is None:
             return best
-        sizes[found[0]] = found[1]
+        sizes[between[0]] = between[1]
 
 
 def _between(

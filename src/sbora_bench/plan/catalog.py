@@ -376,16 +376,16 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     """The first of pydantic's complaints as one line: key, found, allowed; and how many more there are."""
     first, *more = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
+    suffix = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], dict):
-        found = ""  # the whole entry
+        suffix = ""  # the whole entry
     if first["type"] == "string_type" and not isinstance(first["input"], dict | list):
-        found += "; put it in quotes"  # YAML reads on, 007 and 2020-01-01 as other things than text
+        suffix += "; put it in quotes"  # YAML reads on, 007 and 2020-01-01 as other things than text
     if first["type"] == "extra_forbidden":
-        message, found = one_of(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), "key"), ""
+        message, suffix = one_of(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), "key"), ""
     rest = f" (and {len(more)} more)" if more else ""
-    return f"{key}: {message}{found}{rest}"
+    return f"{key}: {message}{suffix}{rest}"
 
 
 def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set[str]:

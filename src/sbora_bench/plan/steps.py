@@ -32,9 +32,9 @@ def carried_epochs(examples: int, protocol: Protocol) -> int:
     They must be where an update takes micro-batches of two epochs, and where rows are grouped by length: a resumed run
     draws every order again, and the grouping sampler has none of its own for each epoch.
     """
-    each, together = micro_batches(examples, protocol), accumulation(protocol)
-    epochs = math.ceil(update_steps(examples, protocol) * together / each)
-    return epochs if each % together or protocol.group_by_length else 1
+    of_epoch, together = micro_batches(examples, protocol), accumulation(protocol)
+    epochs = math.ceil(update_steps(examples, protocol) * together / of_epoch)
+    return epochs if of_epoch % together or protocol.group_by_length else 1
 
 
 def examples_seen(examples: int, steps: int, protocol: Protocol) -> int:

@@ -270,8 +270,8 @@ def read_record(path: str | Path, kind: type[R]) -> R:
     """
     value = read_json(path)
     _check_version(path, value)
-    told = value.pop(SEAL, None)
-    if told is not None and told != hash_of(value):
+    seal = value.pop(SEAL, None)
+    if seal is not None and seal != hash_of(value):
         raise UserError(f"{path}: {SEAL}: not that of what is there: damaged or edited; delete it and make it anew")
     try:
         return kind.model_validate(value)

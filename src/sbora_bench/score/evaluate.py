@@ -88,7 +88,7 @@ def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
 def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
     """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
     data, adapter = table_data(plan, results, run.table), adapter_folder(plan, results, run)
-    told = read_record(data / "contamination.json", ContaminationRecord)
+    contamination = read_record(data / "contamination.json", ContaminationRecord)
     held = {}
     if VALIDATION in scored_parts(plan, run):
         record = read_record(data / VALIDATION / "contamination.json", ContaminationRecord)
@@ -98,7 +98,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         "code": code_hash("sbora_bench.score.evaluate"),
         "packages": provenance.versions(),
         "templates": task_configs(plan, run.table),
-        "data": {task: entry.model_dump(mode="json") for task, entry in told.tasks.items()},
+        "data": {task: entry.model_dump(mode="json") for task, entry in contamination.tasks.items()},
         "base": prepared_for(plan, run.model, resources),
         "training": training_failure(results, run),
         "adapter": {
@@ -127,11 +127,11 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
             f"{folder.parent / 'train.json'}: {reason}; train it again with: {plan.command('finetune', run.name)}"
         )
     for name, expected in (record.happened.adapter_sha256 if record else {}).items():
-        found = sha256(folder / name) if (folder / name).is_file() else "no file"
-        if found != expected:
+        digest = sha256(folder / name) if (folder / name).is_file() else "no file"
+        if digest != expected:
             raise UserError(
-                f"{folder / name}: SHA-256 {found}, train.json says {expected}: damaged; delete {folder.parent} and run"
-                " the experiment again"
+                f"{folder / name}: SHA-256 {digest}, train.json says {expected}: damaged; delete {folder.parent} and"
+                " run the experiment again"
             )
     return folder
 
@@ -173,13 +173,13 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     own = {task: configs[task] for task in plan.tasks(run.table)}
     metrics = {task: catalog.tasks[task].metrics for task in configs}
     for part in scored_parts(plan, run):
-        asked = own if part == VALIDATION else configs
-        told = read_record(data / part / "contamination.json", ContaminationRecord).tasks
+        to_ask = own if part == VALIDATION else configs
+        task_data = read_record(data / part / "contamination.json", ContaminationRecord).tasks
         of_seed = None if part else run.seed
         scores = score_tasks(
-            asked,
+            to_ask,
             metrics,
-            told,
+            task_data,
             data / part,
             protocol,
             scorer,
@@ -209,7 +209,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
 def score_tasks(
     configs: dict[str, dict],
     metrics: dict[str, dict[str, Metric]],
-    told: dict[str, TaskData],
+    task_data: dict[str, TaskData],
     data: Path,
     protocol: Protocol,
     load: Callable[[], Any],
@@ -228,7 +228,7 @@ def score_tasks(
     scorer = None
     scores: dict[str, TaskScore] = {}
     for task, config in configs.items():
-        entry = told[task]
+        entry = task_data[task]
         items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
         items = [item for item in items if seed is None or item.get("seed", seed) == seed]
         rows: list[dict] = []
@@ -339,14 +339,16 @@ def score_task(
     name = config["task"]
     described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
     scorer.tokens.clear()
-    found = run_lm_eval(scorer, {"tasks": {name: task}, "groups": {}}, bootstrap_iters=0)  # no 100,000 of each metric
+    evaluated = run_lm_eval(
+        scorer, {"tasks": {name: task}, "groups": {}}, bootstrap_iters=0
+    )  # no 100,000 of each metric
     metrics = metrics or {next(iter(task.aggregation())): SHARE}
     metric, measured = next(iter(metrics.items()))
-    examples = sorted(found["samples"][name], key=lambda example: example["doc_id"])
+    examples = sorted(evaluated["samples"][name], key=lambda example: example["doc_id"])
     pipeline = examples[0]["filter"]
     item_values = {other: values_of(name, other, metrics[other], examples) for other in metrics}
     values = item_values.pop(metric)
-    value = found["results"][name][f"{metric},{pipeline}"]
+    value = evaluated["results"][name][f"{metric},{pipeline}"]
     stderr = mean_of(values)[1]
     beside = [dict(zip(item_values, of, strict=True)) for of in zip(*item_values.values(), strict=True)]
     extra = clean_mean(values, items) | other_means(beside)
@@ -355,9 +357,9 @@ def score_task(
         extra |= {"micro": float(value), "macro": average}
         if macro:
             metric, value, stderr = f"{metric}{MACRO}", average, spread
-    told = [answered(task, example, scorer.tokens) for example in examples]
+    answers = [answered(task, example, scorer.tokens) for example in examples]
     if task.OUTPUT_TYPE == "loglikelihood":
-        extra |= mean_loss(told)
+        extra |= mean_loss(answers)
     score = TaskScore(
         metric=metric,
         measured=measured,
@@ -379,7 +381,7 @@ def score_task(
             **({"metrics": beside[place]} if beside else {}),
             **answer,
         }
-        for place, (item, value, answer) in enumerate(zip(items, values, told, strict=True))
+        for place, (item, value, answer) in enumerate(zip(items, values, answers, strict=True))
     ]
     return score, rows
 

@@ -137,10 +137,10 @@ class Scorer(HFLM):
         Raises UserError if the tokenizer doesn't know the letter.
         """
         ids = self.tokenizer(letter, add_special_tokens=False)["input_ids"]
-        found = ids[-1] if letter[0].isspace() else ids[0]
-        if found == self.tokenizer.unk_token_id:
+        token = ids[-1] if letter[0].isspace() else ids[0]
+        if token == self.tokenizer.unk_token_id:
             raise UserError(f"tokenizer: no token for {letter!r}; its tasks can't be scored by their letters")
-        return found
+        return token
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None

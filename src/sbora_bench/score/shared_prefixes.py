@@ -115,9 +115,9 @@ class PrefixReader:
         report: Callable[[int], Any] = lambda _: None,
     ) -> None:
         """As `log_probabilities`, but `take` gets each row's number and values when they are made: none are kept."""
-        found = groups(rows) if self.shares else [Group(0, [number]) for number in range(len(rows))]
+        prefix_groups = groups(rows) if self.shares else [Group(0, [number]) for number in range(len(rows))]
         with torch.inference_mode():
-            for pack in packed(found, rows, self.budget):
+            for pack in packed(prefix_groups, rows, self.budget):
                 for part, read in halving(lambda part: self._read(part, rows), pack):
                     for number, values in read.items():
                         take(number, values)
@@ -162,11 +162,13 @@ class PrefixReader:
         ]
 
 
-def packed(found: list[Group], rows: Sequence[Row], budget: int) -> Iterator[list[Group]]:
+def packed(prefix_groups: list[Group], rows: Sequence[Row], budget: int) -> Iterator[list[Group]]:
     """Groups in packs of at most `budget` tokens as held, the longest first; all of a pack share something, or none."""
     pack: list[Group] = []
     count = width = 0
-    for group in sorted(found, key=lambda group: (not group.shared, -len(rows[group.members[0]].ids), group.members)):
+    for group in sorted(
+        prefix_groups, key=lambda group: (not group.shared, -len(rows[group.members[0]].ids), group.members)
+    ):
         longest = max(len(rows[number].ids) for number in group.members)
         full = (count + len(group.members)) * max(width, longest) > budget
         if pack and (full or bool(pack[0].shared) != bool(group.shared)):

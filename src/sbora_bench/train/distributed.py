@@ -52,13 +52,13 @@ def accumulation(protocol: Protocol) -> int:
 
 def check(examples: int, protocol: Protocol, method: MethodEntry) -> None:
     """Raises UserError where several processes would not train what one does, or can't."""
-    each = batches.accumulation(protocol)
+    of_update = batches.accumulation(protocol)
     if count() == 1:
         return
-    if each % count():
+    if of_update % count():
         raise UserError(
-            f"accelerate: {count()} processes, but an update has {each} micro-batches of {protocol.micro_batch}: lower"
-            " the protocol's micro_batch, or take a number of processes that divides them"
+            f"accelerate: {count()} processes, but an update has {of_update} micro-batches of {protocol.micro_batch}:"
+            " lower the protocol's micro_batch, or take a number of processes that divides them"
         )
     if batches.carried_epochs(examples, protocol) > 1:
         raise UserError(

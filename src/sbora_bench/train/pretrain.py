@@ -97,8 +97,8 @@ def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
     rows = _encoded(list(corpus.corpus(seed, 0, count)), tokenizer)
     ids, labels = _batch(rows, tokenizer.pad_token_id)
     guess = model(input_ids=ids[:, :-1]).logits.argmax(-1)
-    asked = labels[:, 1:]
-    return float(((guess == asked) | (asked == IGNORED)).all(-1).float().mean())
+    expected = labels[:, 1:]
+    return float(((guess == expected) | (expected == IGNORED)).all(-1).float().mean())
 
 
 @torch.no_grad()
@@ -212,26 +212,26 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     one machine. Returns steps, tokens, seconds (up to the checkpoint that it went on from, and since then), the loss of
     every 50th step and the held-out accuracy. Raises FloatingPointError where the loss diverges, Terminated on SIGTERM.
     """
-    asked = Recipe.model_validate(recipe)
+    checked = Recipe.model_validate(recipe)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(asked.seed)
+    torch.manual_seed(checked.seed)
     started = time.perf_counter()
     tokenizer = corpus.tokenizer()
-    model = _built(architecture, asked, tokenizer)
-    optimizer = _optimizer(model, asked)
-    folder = store.checkpoints_of(output) / identity(architecture, asked, threads)[:16]
+    model = _built(architecture, checked, tokenizer)
+    optimizer = _optimizer(model, checked)
+    folder = store.checkpoints_of(output) / identity(architecture, checked, threads)[:16]
     resumed = newest(folder)
     counts: dict[str, Any] = {"loss": [], "tokens": 0, "seconds": 0.0}
     if resumed:
         counts = _restore(resumed, model, optimizer)
     begun = step_of(resumed) if resumed else 0
     started -= counts["seconds"]
-    schedule = _schedule(optimizer, asked, begun)
+    schedule = _schedule(optimizer, checked, begun)
     model.train()
     watching = Watching(len(tokenizer), scaled=False)
-    shown = tqdm(batches(asked, tokenizer, begun), "pre-training", asked.steps, initial=begun, mininterval=5)
-    with progress.loop("pretrain", output.name, step=begun, steps=asked.steps), stopping(watching):
+    shown = tqdm(batches(checked, tokenizer, begun), "pre-training", checked.steps, initial=begun, mininterval=5)
+    with progress.loop("pretrain", output.name, step=begun, steps=checked.steps), stopping(watching):
         for step, (ids, labels) in enumerate(shown, begun + 1):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
@@ -240,24 +240,24 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             schedule.step()
             optimizer.zero_grad()
             counts["tokens"] += ids.numel()
-            kept, stop = step % LOGGED == 1 or step == asked.steps, watching.stop
-            saved = stop or step % asked.checkpoint_every == 0
+            kept, stop = step % LOGGED == 1 or step == checked.steps, watching.stop
+            saved = stop or step % checked.checkpoint_every == 0
             if kept or saved:
-                told = round(loss.item(), 4)
-                progress.tell("pretrain", output.name, "step", step=step, steps=asked.steps, loss=told)
-                watching.check(step, told, norm.item())
+                loss_now = round(loss.item(), 4)
+                progress.tell("pretrain", output.name, "step", step=step, steps=checked.steps, loss=loss_now)
+                watching.check(step, loss_now, norm.item())
                 if kept:
-                    counts["loss"].append(told)
+                    counts["loss"].append(loss_now)
             if saved:
                 counts["seconds"] = time.perf_counter() - started
                 _save(folder, step, model, optimizer, counts)
             if stop:
                 break
-    check_finite(model, asked.steps)
+    check_finite(model, checked.steps)
     model.eval()
-    accuracy = held_out_accuracy(model, tokenizer, asked.held_out, asked.seed + 1)
+    accuracy = held_out_accuracy(model, tokenizer, checked.held_out, checked.seed + 1)
     summary = {
-        "steps": asked.steps,
+        "steps": checked.steps,
         "tokens": counts["tokens"],
         "seconds": round(time.perf_counter() - started, 1),
         "loss": counts["loss"],

@@ -32,9 +32,9 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     record = read_record(folder / "base.json", BaseRecord)
     for name, expected in record.files.items():
         path = folder / name
-        found = sha256(path) if path.is_file() else "no file"
-        if found != expected:
-            raise UserError(f"{path}: SHA-256 {found}, expected {expected}; delete {folder} and prepare it again")
+        digest = sha256(path) if path.is_file() else "no file"
+        if digest != expected:
+            raise UserError(f"{path}: SHA-256 {digest}, expected {expected}; delete {folder} and prepare it again")
     if record.files:
         return str(folder), {}
     return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
