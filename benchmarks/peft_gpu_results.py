@@ -23,8 +23,9 @@ from sbora_bench.cost import counting, footprint
 from sbora_bench.errors import in_a_line
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.inputs.adapters import peft_types
-from sbora_bench.plan.catalog import MethodEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.report.render import PrintedTable, Text, markdown
 
 MODEL, GIB = "llama-3.2-3b", 2**30

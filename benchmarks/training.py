@@ -34,7 +34,8 @@ from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.padding_free import NAME, packed
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
-from sbora_bench.plan.catalog import Catalog, Protocol, load_catalog
+from sbora_bench.plan.catalog import Catalog, load_catalog
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.encoding import IGNORED, encode
 
 METHODS = {"LoRA": "lora", "SBoRA-FA": "sbora-fa"}

@@ -18,8 +18,9 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, write_json
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Catalog, Protocol, load_catalog
+from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import TRAINING
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_record

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import explain
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.explain import explain
 from sbora_bench.results.paper.reported import HERE
 from sbora_bench.results.read import Results
 from sbora_bench.strict_yaml import read_yaml

@@ -15,8 +15,10 @@ from sbora_bench.cost import roofline
 from sbora_bench.cost.estimate import CACHE, rate_key
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
-from sbora_bench.plan.catalog import Catalog, FolderSource, ModelEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.model_entry import FolderSource, ModelEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,9 @@ from sbora_bench.inputs.meta_twin import build, build_base
 from sbora_bench.inputs.method_hooks import changes_base
 from sbora_bench.inputs.models.config import added_rows, cut, read_config
 from sbora_bench.inputs.models.sources import named_source
-from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 T = TypeVar("T")
 GIB = 2**30

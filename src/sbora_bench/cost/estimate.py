@@ -18,9 +18,10 @@ from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol
+from sbora_bench.plan.catalog import Catalog, DeviceEntry
 from sbora_bench.plan.data_entries import HubData
 from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.protocol import Protocol
 
 STEPS = 500  # of the numerical mean over a distribution
 

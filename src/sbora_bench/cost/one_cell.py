@@ -15,8 +15,10 @@ from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.meta_twin import build, build_base, build_scored, targeted
 from sbora_bench.inputs.models.config import cut, positions_of, read_config
-from sbora_bench.plan.catalog import Catalog, DeviceEntry, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog, DeviceEntry
 from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

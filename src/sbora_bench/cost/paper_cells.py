@@ -11,7 +11,8 @@ from sbora_bench.cost.footprint import trace
 from sbora_bench.cost.tracer import KINDS
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.inputs.meta_twin import build
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 
 COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"

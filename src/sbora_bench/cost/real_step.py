@@ -21,7 +21,9 @@ from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import nf4_config
 from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
-from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

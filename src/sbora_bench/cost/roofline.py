@@ -17,7 +17,8 @@ from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, read_json, write_json
 from sbora_bench.inputs.models.sources import named_source
-from sbora_bench.plan.catalog import Catalog, DeviceEntry, Protocol
+from sbora_bench.plan.catalog import Catalog, DeviceEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     from sbora_bench.cost.tracer import Tracer

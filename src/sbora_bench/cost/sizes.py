@@ -8,8 +8,10 @@ from typing import Any
 from sbora_bench.cost.counting import counts_of_cell
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
-from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import read_experiment
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.sizes import Grid, settings_of, sizes_file
 
 LARGEST = 2**17  # ranks beyond are not tried

@@ -20,7 +20,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
 from sbora_bench.inputs.padding_free import places, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 
 # transformers' names of the optimizers that can be traced; those of bitsandbytes have 32-bit or 8-bit states.
 OPTIMIZERS = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.models.host import host_adapter
-from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

@@ -25,9 +25,10 @@ from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import ModelEntry, Protocol
 from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.protocol import Protocol
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
 LETTERS = {"A", "B", "C", "D"}

@@ -22,9 +22,10 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import config_from, cut
 from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

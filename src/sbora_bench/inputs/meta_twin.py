@@ -22,7 +22,9 @@ from sbora_bench.inputs.method_hooks import INITIALISERS
 from sbora_bench.inputs.models.config import added_rows, read_config
 from sbora_bench.inputs.models.load import nf4_config, positions_of
 from sbora_bench.inputs.models.sources import named_source
-from sbora_bench.plan.catalog import PROMPTS, RANKED, Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.method_entry import PROMPTS, RANKED, MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

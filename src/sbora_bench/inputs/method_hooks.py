@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import as_trained
-from sbora_bench.plan.catalog import Hooks, MethodEntry, Protocol
+from sbora_bench.plan.method_entry import Hooks, MethodEntry
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ all the tables of one suite that has a single task, with their training sets as 
 from dataclasses import dataclass, replace
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import MethodEntry
 from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.metric import SHARE, Metric
 
 MODEL_CARD = "README.md"  # in an adapter's folder

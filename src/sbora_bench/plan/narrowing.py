@@ -11,8 +11,9 @@ from typing import Any
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
 from sbora_bench.plan.comparison import Comparison
-from sbora_bench.plan.experiment import Plan, Table
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.sizes import Grid
+from sbora_bench.plan.table import Table
 
 OPTIONS = ("only", "seeds", "limit")  # of the commands, and keys of `snakemake --config`
 LONGEST = 80  # signs of a results folder's name

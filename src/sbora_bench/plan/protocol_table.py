@@ -10,7 +10,8 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.protocol import Protocol
 
 SUITES = ("commonsense", "arithmetic", "mmlu")
 BEGIN, END = "<!-- drawn: sbora-bench protocols --into docs/protocol.md -->", "<!-- end -->"

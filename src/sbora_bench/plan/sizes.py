@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.protocol import Protocol
 
 Rank = Annotated[int, Field(ge=1, strict=True)]
 COUNTED = {"max_length", "target_modules", "weights_dtype"}  # all of a protocol that a count depends on

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
-from sbora_bench.plan.catalog import explain
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.explain import explain
 
 FIRST_LOOK = 4  # seeds; with fewer a t of several looks rests on a spread of two or three numbers
 

@@ -6,7 +6,7 @@ epoch's first update; today's ends each epoch with a short update.
 
 import math
 
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 
 
 def micro_batches(examples: int, protocol: Protocol) -> int:

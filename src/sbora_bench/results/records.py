@@ -11,8 +11,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json, write_json
-from sbora_bench.plan.catalog import explain
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.explain import explain
 from sbora_bench.plan.metric import SHARE, Metric
 
 VERSION: Final = 1

@@ -23,7 +23,10 @@ from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.inputs.prepare import Columns, prepare_items, prepare_model
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Catalog, MethodEntry, ModelEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import ScoresRecord, write_record
 from sbora_bench.score.evaluate import load_scorer, score_tasks
 

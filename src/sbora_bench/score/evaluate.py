@@ -27,10 +27,12 @@ from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokeniz
 from sbora_bench.inputs.models.logits import Comparison
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.catalog import Catalog, MethodEntry, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, scored_parts
+from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
 from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
 from sbora_bench.results.other_settings import other_setting

@@ -12,7 +12,7 @@ import numpy as np
 
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json, write_json
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import TrainRecord, read_record
 
 DIGITS = 5  # of a norm that is written

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan import steps as batches
-from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
 from sbora_bench.inputs.data.chat import written_out
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import TooLong
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
-from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
 from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TrainRecord, read_record, write_record

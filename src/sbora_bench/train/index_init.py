@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.first_batches import first_batches
 
 if TYPE_CHECKING:

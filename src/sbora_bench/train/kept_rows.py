@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sbora_bench.files import hash_of, sha256
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import TooLong
 from sbora_bench.train.encoding import encode_rows
 

@@ -27,7 +27,7 @@ from sbora_bench import files, progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data import corpus
-from sbora_bench.plan.catalog import PretrainSource, ShippedSource
+from sbora_bench.plan.model_entry import PretrainSource, ShippedSource
 from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.train.checkpoints import Watching, check_finite, keep_newest, newest, step_of, stopping

@@ -9,8 +9,10 @@ from sbora_bench.cost import one_cell, real_step
 from sbora_bench.cost.counting import counts_of_cell
 from sbora_bench.cost.footprint import cell_footprint
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.catalog import MethodEntry, ModelEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.model_entry import ModelEntry
 from tests.workplace import ROOT
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}

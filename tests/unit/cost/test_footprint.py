@@ -17,8 +17,10 @@ from sbora_bench.cost.tracer import KINDS, aten, flop_registry
 from sbora_bench.errors import UserError
 from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.catalog import ModelEntry, Optimizer, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.protocol import Optimizer
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sbora_bench.cost import roofline
-from sbora_bench.plan.catalog import DeviceEntry, ModelEntry, load_catalog
+from sbora_bench.plan.catalog import DeviceEntry, load_catalog
+from sbora_bench.plan.model_entry import ModelEntry
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}

@@ -20,7 +20,8 @@ from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.models.sources import named_source, source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train.encoding import encode
 from tests import toy_runs

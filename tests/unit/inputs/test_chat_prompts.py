@@ -9,9 +9,10 @@ from sbora_bench.files import read_jsonl, write_jsonl
 from sbora_bench.inputs.data.chat import written_out
 from sbora_bench.inputs.data.prompts import prompt_of
 from sbora_bench.inputs.prepare import task_row, training_row
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import PromptEntry
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import TaskData
 from sbora_bench.score.evaluate import score_tasks
 from sbora_bench.score.lm_eval_model import Scorer

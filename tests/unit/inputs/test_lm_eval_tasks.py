@@ -16,9 +16,10 @@ from sbora_bench.inputs.prepare import Columns, prepare_items
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.inputs.tasks.trial import try_task
-from sbora_bench.plan.catalog import Catalog, Protocol, load_catalog
+from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.data_entries import LmEvalData, LmEvalTask
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
 from tests import toy_runs

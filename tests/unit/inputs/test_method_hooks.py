@@ -6,7 +6,8 @@ import torch
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_arguments, adapter_config, as_trained
 from sbora_bench.inputs.method_hooks import adapted, after_update, changes_base, optimizer_of
-from sbora_bench.plan.catalog import MethodEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.method_entry import MethodEntry
 from tests import toy_runs
 from tests.workplace import ROOT
 

@@ -12,9 +12,10 @@ from sbora_bench.files import read_jsonl
 from sbora_bench.inputs.prepare import Columns, prepare_items
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.protocol import Protocol
 from tests import toy_runs
 from tests.workplace import EXPERIMENT, ROOT, edited
 

@@ -20,7 +20,8 @@ from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
-from sbora_bench.plan.catalog import Catalog, ModelEntry, load_catalog
+from sbora_bench.plan.catalog import Catalog, load_catalog
+from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results.records import BaseRecord, read_record
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_json
 from sbora_bench.inputs.models import shipped
 from sbora_bench.inputs.models.fetch import fetch_model
-from sbora_bench.plan.catalog import ModelEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results.records import BaseRecord, read_record
 
 MODELS = {name: entry for name, entry in load_catalog().models.items() if entry.source.kind == "shipped"}

@@ -10,7 +10,8 @@ from sbora_bench.inputs.data import flan, sources
 from sbora_bench.inputs.data.own_files import read_rows
 from sbora_bench.inputs.models.fetch import fetch_model
 from sbora_bench.inputs.models.weights import check_weights
-from sbora_bench.plan.catalog import ModelEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.model_entry import ModelEntry
 from tests.workplace import ROOT
 
 CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))

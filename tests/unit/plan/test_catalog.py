@@ -5,8 +5,9 @@ import re
 import pytest
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.entry import FILE_NAME, NAME
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.strict_yaml import read_yaml
 from tests.workplace import ROOT, workplace  # noqa: F401
 

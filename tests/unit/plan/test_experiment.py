@@ -3,9 +3,11 @@
 import pytest
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import SCORING, Protocol, load_catalog
-from sbora_bench.plan.experiment import Experiment, Plan, load_plan
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.layer_widths import layer_widths, narrowest
+from sbora_bench.plan.protocol import SCORING, Protocol
+from sbora_bench.plan.table import Experiment
 from tests.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
 
 TABLE = ("tables", "sums")

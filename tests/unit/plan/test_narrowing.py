@@ -4,8 +4,9 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Experiment, Plan, load_plan
+from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.narrowing import narrowed, words
+from sbora_bench.plan.table import Experiment
 from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
 
 GRIDS = [

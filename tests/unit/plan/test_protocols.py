@@ -10,8 +10,9 @@ from sbora_bench.files import read_json, sha256, write_json, write_jsonl
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.plan import protocol_table
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run, load_plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train import finetune
 from tests import toy_runs

@@ -6,7 +6,8 @@ import pytest
 from lm_eval.api.model import LM
 
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
 from tests import toy_runs
 

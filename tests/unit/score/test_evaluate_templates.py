@@ -7,8 +7,9 @@ import yaml
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
+from sbora_bench.plan.protocol import Protocol
 from tests import toy_runs
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,8 @@ import yaml
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json
-from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import distributed as processes
 from tests.toy_training import house
 from tests.workplace import ROOT

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_jsonl
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.encoding import IGNORED, encode, encode_rows
 from tests import toy_runs
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sbora_bench.files import write_jsonl
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import kept_rows
 from sbora_bench.train.kept_rows import ENCODED_BY, training_rows
 from tests import toy_runs

@@ -11,8 +11,9 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
-from sbora_bench.plan.catalog import Protocol, load_catalog
+from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.finetune import build_trainer, loss_curve, split
 from tests import toy_runs

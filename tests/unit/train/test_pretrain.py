@@ -13,7 +13,8 @@ import torch
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs.data import corpus
-from sbora_bench.plan.catalog import ModelEntry, load_catalog
+from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train import pretrain as stage

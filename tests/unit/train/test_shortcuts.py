@@ -22,8 +22,8 @@ from transformers import (
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import HeadLoss, SupervisedLoss, Unfit, chunk_of, supervised
-from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.shortcuts import by_length
 from sbora_bench.train.trainer import build_trainer
 from tests import toy_runs

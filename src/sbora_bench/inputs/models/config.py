@@ -6,7 +6,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.models.sources import Source, named_source
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.models.weights import has_tokenizer
-from sbora_bench.plan.catalog import Catalog, Protocol
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

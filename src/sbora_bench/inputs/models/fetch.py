@@ -10,7 +10,7 @@ from pathlib import Path
 from sbora_bench.errors import UserError
 from sbora_bench.files import whole_folder
 from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.plan.catalog import ModelEntry
+from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results.records import BaseRecord, write_record
 
 

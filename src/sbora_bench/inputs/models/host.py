@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.plan.catalog import Protocol
+from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
     import torch

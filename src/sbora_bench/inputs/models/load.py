@@ -10,8 +10,9 @@ from sbora_bench.files import sha256
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
-from sbora_bench.plan.catalog import MethodEntry, Protocol
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record
 
 if TYPE_CHECKING:

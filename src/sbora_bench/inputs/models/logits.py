@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.plan.catalog import MethodEntry, Protocol
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import ModelCheck
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, sha256
-from sbora_bench.plan.catalog import ModelEntry, PretrainSource, ShippedSource
+from sbora_bench.plan.model_entry import ModelEntry, PretrainSource, ShippedSource
 from sbora_bench.results.records import BaseRecord, read_record
 
 FILES = Path(__file__).parent / "weights_shipped"

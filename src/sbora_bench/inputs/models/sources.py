@@ -15,8 +15,8 @@ from sbora_bench.files import content_sha256, hash_of, read_json
 from sbora_bench.hub import MODEL_FILES, Unreachable, snapshot
 from sbora_bench.inputs.models import wheel
 from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts
-from sbora_bench.plan.catalog import (
-    Catalog,
+from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.model_entry import (
     FolderSource,
     GgufSource,
     HubSource,

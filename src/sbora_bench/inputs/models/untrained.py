@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import ModelEntry, RandomSource
+from sbora_bench.plan.model_entry import ModelEntry, RandomSource
 
 TEXT = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",

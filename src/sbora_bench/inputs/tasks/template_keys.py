@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import explain
+from sbora_bench.plan.explain import explain
 
 ITEMS = (
     "not read here; take the key out and name the items in the task's `items`, a data entry of the catalog"

@@ -10,9 +10,9 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.tasks.extraction import RULES
 from sbora_bench.inputs.tasks.named import named_config
 from sbora_bench.inputs.tasks.template_keys import check_keys
-from sbora_bench.plan.catalog import Protocol
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.strict_yaml import read_yaml
 
 BUILT_IN = Path(__file__).parent
