@@ -139,7 +139,10 @@ def load_catalog(folder: str = str(CATALOG)) -> Catalog:
         for section, entries in sections.items():
             for name, entry in entries.items():
                 if name in merged.setdefault(section, {}):
-                    raise UserError(f"{path}: {section}.{name}: stands in another catalog file too; remove one")
+                    raise UserError(
+                        f"{path}: {section}.{name}: stands in {origin[section, name]} too; give yours another name, or"
+                        " remove it"
+                    )
                 merged[section][name] = entry
                 origin[section, name] = str(path)
         for section, entries in named.items():

@@ -63,7 +63,7 @@ SPOILED = {
     ),
     "an entry that stands elsewhere": (
         {"models": {"llama-7b": MODEL}},
-        ["models.llama-7b", "stands in another catalog file"],
+        ["models.llama-7b", "stands in ", "models.yaml too; give yours another name"],
     ),
 }
 
