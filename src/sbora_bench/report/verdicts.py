@@ -31,11 +31,11 @@ def plain_number(one: Judgement, value: float) -> str:
 def interval_text(one: Judgement) -> str:
     """`+1.0 [−0.6, 2.5]`; what is not known is left out."""
     difference, low, high = one.shown
-    digits = one.planned.metric.digits
     if difference is None:
         return "–"
-    text = f"{difference:+.{digits}f}"
-    text += "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    digits = one.planned.metric.digits
+    text = f"{difference:+z.{digits}f}"
+    text += "" if low is None or high is None else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
     return text.replace("-", "−")
 
 
