@@ -107,8 +107,14 @@ def runs_compared(results: Results, planned: Planned) -> dict[Cell, list[Run]]:
 
 
 def _estimate(results: Results, planned: Planned, runs: dict[Cell, list[Run]]) -> Estimate | None:
-    tasks = results.plan.tasks(planned.table)
+    tasks = [task for task in results.plan.tasks(planned.table) if _was_available(results, runs, task)]
     return estimate([_differences(results, planned, runs, task) for task in tasks], planned.metric.is_share)
+
+
+def _was_available(results: Results, runs: dict[Cell, list[Run]], task: str) -> bool:
+    """Whether a task's items could be had; `missing: skip` goes on without those of a file that is not at hand."""
+    scores = (results.task_scores(run)[task] for of_cell in runs.values() for run in of_cell)
+    return not any(score is not None and score.status == "not available" for score in scores)
 
 
 def _differences(results: Results, planned: Planned, runs: dict[Cell, list[Run]], task: str) -> Differences:

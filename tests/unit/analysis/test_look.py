@@ -47,11 +47,12 @@ def written(monkeypatch):
     return made | {"tables": {TABLE: table}}
 
 
-def run_what_is_asked(plan: Plan, results: Path, failed: tuple[str, ...] = ()) -> None:
+def run_what_is_asked(plan: Plan, results: Path, failed: tuple[str, ...] = (), missing: tuple[str, ...] = ()) -> None:
     known = so_far(plan, results)
     for run in known.runs:
         if not (run_folder(results, run) / "scores.json").is_file():
-            made_results.make_run(known, results, run, failed="out of memory" if run.name in failed else "")
+            reason = "out of memory" if run.name in failed else ""
+            made_results.make_run(known, results, run, failed=reason, missing=missing)
 
 
 def until(plan: Plan, results: Path, looks: int, **how) -> list[dict[str, int]]:
@@ -231,3 +232,13 @@ def test_a_record_that_was_edited_is_refused(tmp_path, written):
     with pytest.raises(UserError, match="record_sha256: not that of what is there"):
         so_far(plan, results)
     assert read_record(run_folder(results, plan.runs[1]) / "scores.json", ScoresRecord)
+
+
+@pytest.mark.parametrize("failed", [(), ("arithmetic-llama-7b-lora-r32-s2",)])
+def test_a_task_whose_file_is_not_at_hand_is_left_out(tmp_path, written, failed):
+    written["tables"][TABLE]["missing"] = "skip"
+    plan, results = made_results.make_plan(tmp_path, written), tmp_path / "results"
+    until(plan, results, 1, missing=("gsm8k",), failed=failed)
+    first = look_at(plan, results, TABLE, 1)
+    assert [one.seeds for one in first.comparisons] == [4 - len(failed)] * 2
+    assert all(one.failed == len(failed) and one.difference is not None for one in first.comparisons)
