@@ -105,7 +105,14 @@ def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
         if size is None:
             raise UserError(f"{path}: not a figure of ours: it has no size in points; run `sbora-bench figures` again")
         width, height = (round(float(points) * 4 / 3) for points in size.groups())
-        data = base64.b64encode(drawn).decode("ascii")
-        size_of_it = {"width": width, "height": height}
-        figures.append({"name": name, "caption": caption, "data": data, "section": sections[name], **size_of_it})
+        figures.append(
+            {
+                "name": name,
+                "caption": caption,
+                "data": base64.b64encode(drawn).decode("ascii"),
+                "width": width,
+                "height": height,
+                "section": sections[name],
+            }
+        )
     return figures
