@@ -38,3 +38,8 @@ rule all:
 
 onsuccess:
     print(FILES.where)
+
+
+onerror:
+    if hint := nearly_full(Path(FILES.root)):
+        print(f"snakemake: {hint}", file=sys.stderr)

@@ -102,6 +102,13 @@ def full_disk(path: Path, needed: str = "") -> UserError:
     return UserError(f"{path}: no space left on the disk ({bytes_told}); make room and run the same command again")
 
 
+def nearly_full(path: Path, least: int = 100_000_000) -> str:
+    """A line where the disk of `path` has less than `least` bytes left: its logs may lack the reason of a failure."""
+    free = shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+    reason = f"almost no space left on the disk ({free:,} bytes free)"
+    return f"{path}: {reason}; if the log is empty or says so, make room and run the same command again" * (free < least)
+
+
 def check_writable(folder: str | os.PathLike) -> None:
     """Raise UserError where `folder`, or what there is of its parents, can't be written."""
     there = next(place for place in [Path(folder), *Path(folder).absolute().parents] if place.exists())

@@ -1,12 +1,14 @@
 """A disk that fills up, really (a small tmpfs): one line with path and bytes, nothing half-written, and on it goes."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from sbora_bench.cli import main as cli
 from sbora_bench.errors import UserError
-from sbora_bench.files import git_blob_id, read_json, write_json
+from sbora_bench.files import git_blob_id, nearly_full, read_json, write_json
 from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
 from sbora_bench.plan.data_entries import FileData
 from sbora_bench.results import store
@@ -18,6 +20,7 @@ from tests.unit.train import test_pretrain as pretraining
 from tests.unit.train.test_checkpoints import LORA, RESUMED, at_step, kept, record_of
 
 SETTINGS = RESUMED | {"steps": 5, "checkpoint_every": 2}
+COMMAND = "from sbora_bench.cli.main import main; main()"
 FULL = r"no space left on the disk \((about |more than )?[\d,]+ bytes needed, [\d,]+ bytes free\); make room"
 
 
@@ -116,13 +119,24 @@ def test_the_line_of_the_command(tmp_path, disk, monkeypatch, capsys):
     assert "checkpoint-4: no space left on the disk (about " in ours[0]
 
 
+def test_no_room_for_the_line_itself(tmp_path, disk):
+    """The log lies on the full disk: it stays empty, and the status is the same."""
+    small = disk(tmp_path / "results", "size=64k")
+    small.leave(0)
+    with (small.folder / "log").open("w") as log:
+        done = subprocess.run([sys.executable, "-c", COMMAND, "status", "-e", "none"], stdout=log, stderr=log)
+    assert done.returncode == 2 and not (small.folder / "log").read_text()
+    assert f"{small.folder}: almost no space left on the disk (0 bytes free)" in nearly_full(small.folder)
+    assert not nearly_full(small.folder, least=0)
+
+
 @pytest.mark.slow
 def test_a_reproduction_goes_on_after_room_is_made(undisturbed, root, disk):
     """All results on a disk that is too small for them; then it is made larger, and the same command goes on."""
     small = disk(root.folder / "results", "size=3m")
     done = root.snakemake(*TINY)
     told = done.stdout + done.stderr
-    assert done.returncode == 1 and "no space left on the disk" in told and "Traceback" not in told, told[-4000:]
+    assert done.returncode == 1 and "almost no space left on the disk" in told and "Traceback" not in told, told[-4000:]
     assert not (root.folder / "results" / "tiny" / "every-run-ok").exists()
     small.remount("size=64m")
     finished(root.snakemake(*TINY))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sbora_bench import gpus, locks
 from sbora_bench.errors import UserError
+from sbora_bench.files import nearly_full
 from sbora_bench.results import failures
 from sbora_bench.results.stages import is_staged
 from sbora_bench.workflow import (

@@ -6,13 +6,14 @@ from there), 1 anything else.
 
 import gc
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -324,6 +325,16 @@ def _terminate(*_: Any) -> None:
     raise Terminated
 
 
+def _end_with(status: int, *lines: str) -> NoReturn:
+    """Exit with `status` and the lines, also where they go to a log on a full disk, which then stays empty."""
+    try:
+        for line in lines:
+            click.echo(line, err=True)
+    except OSError:
+        sys.stderr = sys.stdout = open(os.devnull, "w")  # what is kept back would change the status at exit
+    sys.exit(status)
+
+
 def main() -> None:
     """Entry point: turns mistakes into one line and exit status 2."""
     warnings.filterwarnings(
@@ -334,25 +345,19 @@ def main() -> None:
     try:
         cli(prog_name="sbora-bench", standalone_mode=False)
     except UserError as error:
-        for line in str(error).splitlines():
-            click.echo(f"sbora-bench: {line}", err=True)
-        sys.exit(2)
+        _end_with(2, *(f"sbora-bench: {line}" for line in str(error).splitlines()))
     except click.exceptions.Abort:
-        click.echo("sbora-bench: interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
+        _end_with(130, "sbora-bench: interrupted; the same command goes on from here")
     except Terminated:
-        click.echo("sbora-bench: terminated; the same command goes on from here", err=True)
-        sys.exit(128 + signal.SIGTERM)
+        _end_with(128 + signal.SIGTERM, "sbora-bench: terminated; the same command goes on from here")
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
         place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "sbora-bench"
-        click.echo(UserError(f"{place}: {error.format_message()} See {place} --help"), err=True)
-        sys.exit(2)
+        _end_with(2, f"{place}: {error.format_message()} See {place} --help")
     except OSError as error:
         explained = disk_error(error, Path(error.filename or "."))
         if explained is error:
             raise
-        click.echo(f"sbora-bench: {explained}", err=True)
-        sys.exit(2)
+        _end_with(2, f"sbora-bench: {explained}")
