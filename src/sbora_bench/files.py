@@ -103,10 +103,14 @@ def full_disk(path: Path, needed: str = "") -> UserError:
 
 
 def nearly_full(path: Path, least: int = 100_000_000) -> str:
-    """A line where the disk of `path` has less than `least` bytes left: its logs may lack the reason of a failure."""
+    """A line where the disk of `path` has less than `least` bytes left, so that a log may lack the reason of a failure;
+    else empty.
+    """
     free = shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+    if free >= least:
+        return ""
     reason = f"almost no space left on the disk ({free:,} bytes free)"
-    return f"{path}: {reason}; if the log is empty or says so, make room and run the same command again" * (free < least)
+    return f"{path}: {reason}; if the log is empty or says so, make room and run the same command again"
 
 
 def check_writable(folder: str | os.PathLike) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.measures import LIKELIHOOD, Measure, common_metric, loss_measure, suite_measure
+from sbora_bench.analysis.measures import LIKELIHOOD, Measure, loss_measure, suite_measure
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, judged, task_pairs
 from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
 from sbora_bench.plan.experiment import Cell, Run
@@ -47,7 +47,7 @@ def values_of(results: Results, run: Run) -> dict[Measure, float]:
         known = [score for task in tasks if (score := scores[task]) is not None and score.status == "ok"]
         if len(known) < len(tasks):
             continue
-        metric = common_metric(plan, tasks)
+        metric = plan.common_metric(run.table, tasks)
         if metric is not None:
             values[suite_measure(plan, suite, metric)] = float(np.mean([score.value for score in known]))
         losses = [score.extra["loss"] for score in known if "loss" in score.extra]
@@ -90,7 +90,7 @@ def kept_pairs(results: Results, table: str) -> list[KeptPair]:
     rows: list[KeptPair] = []
     for suite in plan.experiment.tables[table].also:
         tasks = [task for task, of in suites.items() if of == suite]
-        metric, tested = common_metric(plan, tasks), dict[Measure, list[Pair]]()
+        metric, tested = plan.common_metric(table, tasks), dict[Measure, list[Pair]]()
         for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
             runs = [run for run in plan.runs_of(table) if run.model == model and _has_all(results, run, tasks)]
             cells = [items_by_cell(results, runs, task) for task in tasks]

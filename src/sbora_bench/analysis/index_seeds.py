@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.rate_gains import own_average
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.file_names import DrawGroup, draw_groups
@@ -91,7 +90,7 @@ def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
         [own_average(results, runs[group.model, group.rank, method, seed]) for seed in seeds]
         for method in group.methods
     ]
-    metric = common_metric(results.plan, results.plan.tasks(group.table))
+    metric = results.plan.common_metric(group.table)
     if metric is None or any(value is None for row in values for value in row):
         return None
     return metric.scale * np.array(values, dtype=float)

@@ -17,12 +17,6 @@ class Measure:
     metric: Metric
 
 
-def common_metric(plan: Plan, tasks: list[str]) -> Metric | None:
-    """The metric that an average of these tasks is in; None where their scores don't average."""
-    metrics = [plan.catalog.tasks[task].metric for task in tasks]
-    return metrics[0] if metrics and all(metrics[0].averages_with(metric) for metric in metrics) else None
-
-
 def suite_measure(plan: Plan, suite: str, metric: Metric) -> Measure:
     """The average of a suite's tasks."""
     return Measure(suite, plan.catalog.suites[suite].title, metric)

@@ -11,7 +11,6 @@ import numpy as np
 
 from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
 from sbora_bench.analysis.statistics import LEVEL, Summary, holm, over_seeds, shares_over_seeds
 from sbora_bench.plan.experiment import Cell
@@ -47,7 +46,7 @@ def rankings(results: Results, table: str) -> list[Ranking]:
 
 def _rankings(results: Results, table: str) -> list[Ranking]:
     plan = results.plan
-    metric = common_metric(plan, plan.tasks(table))
+    metric = plan.common_metric(table)
     if metric is None:
         return []
     made = []

@@ -6,7 +6,6 @@ The choice itself is made in learning_rates.py, without the test items that are 
 from dataclasses import dataclass, replace
 
 from sbora_bench.analysis.learning_rates import by_loss, less_loss, pick, scores_by_rate, share_right
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, over_seeds
 from sbora_bench.plan.experiment import Cell, Plan, Run
@@ -72,7 +71,7 @@ def own_average(results: Results, run: Run) -> float | None:
     done = (score.value for score in scores if score is not None and score.status == "ok")
     values = [value for value in done if value is not None]
     failed = any(score is None or score.status == "failed" for score in scores)
-    known = values and not failed and common_metric(results.plan, tasks) is not None
+    known = values and not failed and results.plan.common_metric(run.table) is not None
     return sum(values) / len(values) if known else None
 
 
@@ -87,9 +86,9 @@ def gain(results: Results, cell: Cell, best: float, default: float) -> Pair | No
         tasks[task] = {replace(cell, method=side): seeds for side, cells in items.items() for seeds in cells.values()}
     if len(tasks) == 1:
         ((task, cells),) = tasks.items()
-        pairs = task_pairs(cells, {}, results.plan.catalog.tasks[task].metric)
+        pairs = task_pairs(cells, {}, results.plan.metric(cell.table, task))
     else:
-        metric = common_metric(results.plan, list(tasks))
+        metric = results.plan.common_metric(cell.table)
         pairs = [] if metric is None else average_pairs(list(tasks.values()), {}, metric)
     return pairs[-1] if pairs else None
 

@@ -16,7 +16,6 @@ import numpy as np
 from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.estimate import estimate
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.analysis.pairs import (
     CellItems,
     Pair,
@@ -146,14 +145,14 @@ def _separation(results: Results) -> Separation:
         for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
             tasks: dict[str, CellItems] = {}
             for task in plan.tasks(table):
-                metric = plan.catalog.tasks[task].metric
+                metric = plan.metric(table, task)
                 runs = [run for run in plan.runs_of(table) if run.model == model and _is_scored(results, run, task)]
                 cells = tasks[task] = items_by_cell(results, runs, task)
                 of_task = _gains(cells, task, metric)
                 gains += of_task
                 references += _reference(results, runs, cells, of_task)
                 differences += [replace(pair, column=task) for pair in task_pairs(cells, counts, metric)]
-            shared = common_metric(plan, plan.tasks(table))
+            shared = plan.common_metric(table)
             if shared is not None:
                 of_model = average_pairs(list(tasks.values()), counts, shared)
                 averages += [replace(pair, column=AVERAGE_COLUMN) for pair in of_model]

@@ -5,8 +5,8 @@ from there), 1 anything else.
 """
 
 import gc
+import io
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -331,7 +331,7 @@ def _end_with(status: int, *lines: str) -> NoReturn:
         for line in lines:
             click.echo(line, err=True)
     except OSError:
-        sys.stderr = sys.stdout = open(os.devnull, "w")  # what is kept back would change the status at exit
+        sys.stderr = sys.stdout = io.StringIO()  # what is kept back would change the status at exit
     sys.exit(status)
 
 

@@ -23,7 +23,7 @@ from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
-from sbora_bench.inputs.prepare import Columns, task_row, training_row
+from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData
 from sbora_bench.plan.experiment import Plan
@@ -193,6 +193,10 @@ class _Check:
             rows = [task_row(index, item, prompt, None, Columns(own)) for index, item in enumerate(items)]
         except UserError as error:
             yield f"{where}: {error}"
+            return
+        bare = [row for row, item in enumerate(items, 1) if not labels_of(item)]
+        if bare and plan.answer_by(table, task) == "label":
+            yield f"{where}: data {name}: row {bare[0]}: {NO_LABELS}"
             return
         if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
             yield f"{where}: {problem}"

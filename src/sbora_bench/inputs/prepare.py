@@ -40,6 +40,10 @@ class Columns(NamedTuple):
 
 
 PLAIN = Columns()
+NO_LABELS = (
+    "its question doesn't name the labels that its answer is one of (Answer format: a/b), and answer_by: likelihood"
+    " takes the likeliest; name them, or say answer_by: generation"
+)
 
 
 def prepare_table(plan: Plan, table: str, output: Path) -> None:

@@ -103,7 +103,7 @@ def planned(
     return resolved
 
 
-def common_metric(tasks: dict[str, TaskEntry], name: str, where: str) -> Metric:
+def common_metric(tasks: dict[str, TaskEntry], name: str, where: str, answer_by: str = "generation") -> Metric:
     """The metric that all these tasks are compared on: by its name, or without one that of their scores.
 
     Raises UserError beginning with `where` for one that they don't all have, or that doesn't average.
@@ -117,7 +117,7 @@ def common_metric(tasks: dict[str, TaskEntry], name: str, where: str) -> Metric:
             raise UserError(f"{where}: {one_of(name, common, 'metric of all tasks of this table')}")
         metrics = [metrics[name] for metrics in named]
     else:
-        metrics = [entry.metric for entry in tasks.values()]
+        metrics = [entry.metric_by(answer_by) for entry in tasks.values()]
     for task, metric in zip(tasks, metrics, strict=True):
         if not metrics[0].averages_with(metric):
             raise UserError(

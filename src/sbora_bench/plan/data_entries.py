@@ -1,6 +1,7 @@
 """The catalog's entries of data, tasks, prompts and suites: where examples come from, what is asked and scored."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,9 +10,11 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, sha256
 from sbora_bench.plan.entry import BELOW, Strict
-from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.metric import LOSS, SHARE, Metric
 
 CATALOG = Path("experiments/catalog")
+Answering = Literal["template", "label", "loss"]
+LIKELIHOOD_TEMPLATES = ("continuation", "letter")  # of the harness; the others generate
 ExampleField = Literal["instruction", "input", "output", "answer", "subject"]
 # Columns that the source must have; or for a field of an example its column, or a Jinja template over the row.
 Columns = tuple[str, ...] | dict[ExampleField, str]
@@ -217,6 +220,25 @@ class TaskEntry(Strict):
             if place.is_file():
                 return place
         raise UserError(f"{', '.join(map(str, places))}: no such file")
+
+    def metric_by(self, answer_by: str) -> Metric:
+        """What the score is a mean of where a table says `answer_by`."""
+        return {"template": self.metric, "label": SHARE, "loss": LOSS}[self.answered(answer_by)]
+
+    def answered(self, answer_by: str) -> Answering:
+        """How its items are answered where a table says `answer_by`: as the template has it (always where that
+        doesn't generate, and lm-eval's own tasks), by the likeliest label, or not at all: its loss is the score.
+        """
+        if answer_by == "generation" or not self._generates():
+            return "template"
+        return "label" if self.template == "choice" else "loss"
+
+    def _generates(self) -> bool:
+        own = self.own_template()
+        if own is None:
+            return not self.lm_eval and self.template not in LIKELIHOOD_TEMPLATES
+        stated = re.search(r"^output_type:[ \t]*[\"']?(\w+)", own.read_text(encoding="utf-8"), re.MULTILINE)
+        return stated is None or stated[1] == "generate_until"
 
     def settings(self) -> dict[str, Any]:
         """The entry as JSON, with the SHA-256 of a template of one's own."""

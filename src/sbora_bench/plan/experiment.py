@@ -18,7 +18,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.comparison import Planned, common_metric, planned
-from sbora_bench.plan.data_entries import CATALOG, LmEvalData, OwnData, SyntheticData
+from sbora_bench.plan.data_entries import CATALOG, Answering, LmEvalData, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME
 from sbora_bench.plan.explain import explain
 from sbora_bench.plan.layer_widths import narrowest
@@ -141,7 +141,8 @@ class Plan:
         entry, where = self.experiment.tables[table], f"{self.path}: tables.{table}"
 
         def metric_of(name: str, place: str) -> Metric:
-            return common_metric({task: self.catalog.tasks[task] for task in self.tasks(table)}, name, place)
+            tasks = {task: self.catalog.tasks[task] for task in self.tasks(table)}
+            return common_metric(tasks, name, place, entry.answer_by)
 
         primary = {"metric": GOLD_LOSS} if entry.metric == GOLD_LOSS else {}
         comparisons = [one if one.metric else one.model_copy(update=primary) for one in entry.comparisons]
@@ -195,6 +196,19 @@ class Plan:
         entry = self.experiment.tables[table]
         compared = any(comparison.metric == GOLD_LOSS for comparison in entry.comparisons)
         return compared or entry.metric == GOLD_LOSS or entry.answer_by == "likelihood"
+
+    def answer_by(self, table: str, task: str) -> Answering:
+        """How a task is answered in a table."""
+        return self.catalog.tasks[task].answered(self.experiment.tables[table].answer_by)
+
+    def metric(self, table: str, task: str) -> Metric:
+        """What a task's score is a mean of in a table."""
+        return self.catalog.tasks[task].metric_by(self.experiment.tables[table].answer_by)
+
+    def common_metric(self, table: str, tasks: Sequence[str] | None = None) -> Metric | None:
+        """The metric that an average of these tasks of a table, or of its own, is in; None where they don't average."""
+        metrics = [self.metric(table, task) for task in (self.tasks(table) if tasks is None else tasks)]
+        return metrics[0] if metrics and all(metrics[0].averages_with(metric) for metric in metrics) else None
 
     def fresh_seeds(self, table: str) -> list[int]:
         """The seeds that have items of their own; none where all have the same."""
@@ -322,7 +336,7 @@ class Plan:
                 )
             by_score = table.metric != GOLD_LOSS or not table.picking_seeds
             for task in suites[0].tasks if table.learning_rates and by_score else ():
-                metric = self.catalog.tasks[task].metric
+                metric = self.metric(name, task)
                 if not (metric.is_share and metric.higher_is_better):
                     raise UserError(
                         f"{where}.learning_rates: task {task} is scored from {metric.low} to {metric.high}, allowed a"

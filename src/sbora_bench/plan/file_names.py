@@ -74,10 +74,10 @@ def layouts(plan: Plan) -> list[Layout]:
             raise UserError(f"{plan.path}: tables.{name}: this name is taken by a file of results; choose another")
         if len(members) == 1:
             tasks = plan.catalog.tasks
-            columns = [Column(name, task, tasks[task].title, tasks[task].metric) for task in plan.tasks(name)]
+            columns = [Column(name, task, tasks[task].title, plan.metric(name, task)) for task in plan.tasks(name)]
         else:
             columns = [
-                Column(member, task, tables[member].title or tables[member].train, plan.catalog.tasks[task].metric)
+                Column(member, task, tables[member].title or tables[member].train, plan.metric(member, task))
                 for member in members
                 for task in plan.tasks(member)
             ]

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from sbora_bench.analysis.collect import over_items
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.metric import Metric
@@ -59,7 +58,7 @@ def section(results: Results, run: Run, room: int) -> Section:
     samples = chosen_samples(results, run, list(done), room)
     return Section(
         run.name,
-        _average(values, common_metric(plan, list(scores))),
+        _average(values, plan.common_metric(run.table, list(scores))),
         "; ".join(reasons),
         f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
         plan.command("show", run.name),

@@ -11,7 +11,7 @@ import math
 import numbers
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from sbora_bench.inputs.models.logits import Comparison
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.data_entries import Answering
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, scored_parts
 from sbora_bench.plan.method_entry import MethodEntry
@@ -188,7 +189,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             run.name,
             made / part,
             failure,
-            table.answer_by,
+            {task: plan.answer_by(run.table, task) for task in to_ask},
             of_seed,
         )
         record = ScoresRecord(
@@ -218,16 +219,17 @@ def score_tasks(
     label: str,
     made: Path,
     failure: str = "",
-    answer_by: str = "generation",
+    answered: Mapping[str, Answering] | None = None,
     seed: int | None = None,
 ) -> dict[str, TaskScore]:
     """Task -> its score; `samples/<task>.jsonl` in `made` for each.
 
     `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `told`: what `data` holds of each task;
     `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every task's score says so.
-    `seed`: items made for other seeds are not scored.
+    `answered`: of a task, as its template has it where it says nothing; `seed`: items made for other seeds are not
+    scored.
     """
-    scorer = None
+    scorer, answered, macro = None, answered or {}, protocol.macro_average
     scores: dict[str, TaskScore] = {}
     for task, config in configs.items():
         entry = task_data[task]
@@ -244,7 +246,7 @@ def score_tasks(
             scorer.label = f"{label} {task}"
             items = written_out(scorer.tokenizer, items)
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
-                score, rows = score_items(scorer, config, items, protocol.macro_average, metrics[task], answer_by)
+                score, rows = score_items(scorer, config, items, macro, metrics[task], answered.get(task, "template"))
         samples = made / "samples" / f"{task}.jsonl"
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
@@ -307,20 +309,20 @@ def room_of(model: "torch.nn.Module") -> int:
 
 
 def score_items(
-    scorer: "Scorer", config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric], answer_by: str
+    scorer: "Scorer", config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric], answered: Answering
 ) -> tuple[TaskScore, list[dict]]:
     """What `score_task` gives, and beside it the likelihood of the gold answer where items have one; or that alone,
-    where `answer_by` says likelihood and the task would generate.
+    where the task is not answered as its template has it.
     """
     if "gold" not in items[0]:
         return score_task(scorer, config, items, macro, metrics)
     from sbora_bench.score.likelihood import by_likelihood, gold_answers
 
     answers = gold_answers(scorer, items)
-    if answer_by == "likelihood" and config["output_type"] == "generate_until":
-        score, rows = by_likelihood(config, items, answers)
-    else:
+    if answered == "template":
         score, rows = score_task(scorer, config, items, macro, metrics)
+    else:
+        score, rows = by_likelihood(config, items, answers, choice=answered == "label")
     rows = [row | answer for row, answer in zip(rows, answers, strict=True)]
     return score.model_copy(update={"extra": score.extra | gold_means(rows)}), rows
 

@@ -11,6 +11,7 @@ import torch
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
+from sbora_bench.inputs.prepare import NO_LABELS
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.results.aggregate import GOLD, LIKELIEST, clean_mean, mean_of
 from sbora_bench.results.records import TaskScore
@@ -124,11 +125,15 @@ def _fill_in(one: Answer, values: torch.Tensor) -> None:
     one.of_others = values[one.place, one.others].tolist() if one.others else []
 
 
-def by_likelihood(config: dict, items: list[dict], answers: list[dict[str, Any]]) -> tuple[TaskScore, list[dict]]:
-    """The score of a task and its samples without a generated text: the share of items whose likeliest label is right
-    or, where answers have no labels, the loss.
+def by_likelihood(
+    config: dict, items: list[dict], answers: list[dict[str, Any]], choice: bool
+) -> tuple[TaskScore, list[dict]]:
+    """The score of a task and its samples without a generated text: of a choice the share of items whose likeliest
+    label is right, else the loss. Raises UserError for an item of a choice that names no labels.
     """
-    choice = all("likeliest" in answer for answer in answers)
+    bare = [item for item, answer in zip(items, answers, strict=True) if choice and "likeliest" not in answer]
+    if bare:
+        raise UserError(f"task {config['task']}: item {bare[0]['id']}: {NO_LABELS}")
     values = [
         float(answer["likeliest"] == item["answer"]) if choice else answer[GOLD]
         for item, answer in zip(items, answers, strict=True)

@@ -96,6 +96,15 @@ def test_an_empty_training_set_and_empty_items(place):
     ]
 
 
+def test_labels_that_no_question_names(place):
+    """The likeliest label is the answer of a choice, so each question must name them."""
+    path = Path("experiments/catalog/own.yaml")
+    path.write_text(path.read_text().replace("template: number", "template: choice"))
+    experiment(place, ([*TABLE, "answer_by"], "likelihood"))
+    (line,) = problems(place)
+    assert "tables.sums: task own: data items: row 1: its question doesn't name the labels" in line, line
+
+
 def test_a_row_that_cannot_be_read_is_named_by_its_line(place):
     Path("own.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"text": 1}\n')
     (line,) = problems(place)

@@ -6,9 +6,8 @@ from pydantic import ValidationError
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.metric import LOSS, SHARE, Metric
 
-LOSS = Metric(items="values", higher_is_better=False, high=None, unit="nats a token")
 TASK = {"title": "Own", "template": "number", "answer": {}, "items": {"paper": "own"}}
 
 
@@ -54,3 +53,32 @@ def test_what_makes_no_sense_is_refused(tmp_path, fields, message):
         Metric(**fields)
     with pytest.raises(UserError, match=r"own\.yaml: tasks\.own\.metrics\.f1"):
         catalog(tmp_path, metrics={"f1": fields})
+
+
+@pytest.mark.parametrize(
+    ("template", "answered", "metric"),
+    [
+        ("choice", "label", SHARE),
+        ("number", "loss", LOSS),
+        ("option", "loss", LOSS),
+        ("stated", "loss", LOSS),
+        ("letter", "template", SHARE),
+        ("continuation", "template", SHARE),
+        ("generates.yaml", "loss", LOSS),
+        ("says-so.yaml", "loss", LOSS),
+        ("reads.yaml", "template", SHARE),
+    ],
+)
+def test_how_a_task_is_answered_and_measured_by_likelihood(tmp_path, template, answered, metric):
+    (tmp_path / "generates.yaml").write_text("doc_to_text: prompt\n")
+    (tmp_path / "says-so.yaml").write_text("output_type: generate_until  # lm-eval's default\n")
+    (tmp_path / "reads.yaml").write_text("task: x\noutput_type: 'multiple_choice'\n")
+    task = catalog(tmp_path, template=template).tasks["own"]
+    assert (task.answered("likelihood"), task.metric_by("likelihood")) == (answered, metric)
+    assert (task.answered("generation"), task.metric_by("generation")) == ("template", SHARE)
+
+
+def test_a_task_of_lm_evals_own_is_answered_as_lm_eval_has_it(tmp_path):
+    (tmp_path / "own.yaml").write_text("suites: {own: {title: Own, tasks: [{lm_eval: gsm8k}]}}")
+    (task,) = load_catalog(str(tmp_path)).tasks.values()
+    assert task.lm_eval and task.answered("likelihood") == "template"

@@ -12,6 +12,7 @@ from sbora_bench.analysis.pareto import pareto_data
 from sbora_bench.analysis.separation import separation
 from sbora_bench.files import sha256, write_jsonl
 from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.figures import figures
 from sbora_bench.report.page_answer import highest_scores
 from sbora_bench.report.page_runs import section
@@ -146,3 +147,34 @@ def test_runs_are_shown_compared_and_verified(made):
     path.write_text(whole.replace('"value": 2.5', '"value": 1.5', 1))
     assert any("gsm8k" in line for line in verify(plan, results)[0])
     path.write_text(whole)
+
+
+def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
+    """Tasks that would generate a number have their loss as the score: no share, and less is better."""
+    table = experiment()["tables"]["arithmetic"] | {"answer_by": "likelihood"}
+    plan, results = make_plan(tmp_path, experiment() | {"tables": {"arithmetic": table}}), tmp_path / "results"
+    make_results(plan, results)
+    for run in plan.runs:
+        path = run_folder(results, run) / "scores.json"
+        record, tasks = read_record(path, Scores), {}
+        for task in record.tasks:
+            rows = [
+                {key: of for key, of in row.items() if key != "correct"}
+                | {"value": 1 + value("gsm8k", run, row["id"]), "gold_loss": 1 + value("gsm8k", run, row["id"])}
+                for row in samples(run, task)
+            ]
+            write_jsonl(samples_file(path.parent, task), rows)
+            mean, stderr = mean_of([row["value"] for row in rows])
+            beside = {"metric": "gold_loss", "measured": LOSS, "samples_sha256": sha256(samples_file(path.parent, task))}
+            tasks[task] = TaskScore(value=mean, stderr=stderr, n=len(rows), **beside)
+        write_record(path, record.model_copy(update={"tasks": tasks}))
+    collect(plan, results)
+    tables(plan, results)
+    (layout,) = layouts(plan)
+    assert layout.averaged and {column.metric for column in layout.columns} == {LOSS}
+    text = (results / "tables" / "arithmetic.md").read_text()
+    # of items 0 to 39 the mean of item % 7 is 2.875: DoRA's qualities are 0.72875, 0.73875 and 0.74875
+    (dora,) = [line for line in text.splitlines() if line.startswith("| LLaMA-7B | DoRA")]
+    assert "| **2.784 ± 0.030** |" in dora and "nats a token, less is better" in text, text
+    best = highest_scores(Results(plan, results))
+    assert any(line.startswith("Arithmetic, by hand: the lowest average is 2.784") and "DoRA" in line for line in best)

@@ -118,15 +118,22 @@ GENERATED = {
 }
 
 
-@pytest.mark.parametrize("labels", [None, LABELS])
-@pytest.mark.parametrize("by", ["generation", "likelihood"])
-def test_scores_hold_both_and_are_counted_again_from_samples(tmp_path, labels, by):
-    score, rows = score_items(scorer(), GENERATED, items(labels), True, {}, by)
+@pytest.mark.parametrize(
+    ("labels", "answered", "metric"),
+    [
+        (None, "template", "exact_match"),
+        (LABELS, "template", "exact_match"),
+        (None, "loss", "gold_loss"),
+        (LABELS, "loss", "gold_loss"),
+        (LABELS, "label", "by_likelihood"),
+    ],
+)
+def test_scores_hold_both_and_are_counted_again_from_samples(tmp_path, labels, answered, metric):
+    score, rows = score_items(scorer(), GENERATED, items(labels), True, {}, answered)
     losses = [answer["gold_loss"] for answer in gold_answers(scorer(), items(labels))]
     right = sum(row.get("likeliest") == row["answer"] for row in rows) / len(rows)
     assert score.extra["gold_loss"] == pytest.approx(sum(losses) / 9)
     assert score.extra.get("by_likelihood", 0.0) == pytest.approx(right)
-    metric = {"generation": "exact_match", "likelihood": "by_likelihood" if labels else "gold_loss"}[by]
     assert score.metric == metric and score.measured == (LOSS if metric == "gold_loss" else SHARE)
     assert score.value == pytest.approx({"exact_match": score.value}.get(metric, score.extra.get(metric)))
     assert ("response" in rows[0]) is (metric != "gold_loss")
@@ -143,7 +150,12 @@ def test_scores_hold_both_and_are_counted_again_from_samples(tmp_path, labels, b
     assert recomputed(tmp_path, record) == (record, [])
 
 
+def test_a_choice_without_labels_is_told():
+    with pytest.raises(UserError, match="task own: item 0: its question doesn't name the labels"):
+        score_items(scorer(), GENERATED, items(), True, {}, "label")
+
+
 def test_without_a_gold_answer_nothing_is_added():
     bare = [{key: item[key] for key in ("id", "prompt", "answer", "contaminated")} for item in items()]
-    score, rows = score_items(scorer(), GENERATED, bare, True, {}, "generation")
+    score, rows = score_items(scorer(), GENERATED, bare, True, {}, "template")
     assert "gold_loss" not in score.extra and "gold_loss" not in rows[0]

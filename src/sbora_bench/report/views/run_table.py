@@ -1,6 +1,5 @@
 """Every run: its mean score, how training went, what it took; on the page."""
 
-from sbora_bench.analysis.measures import common_metric
 from sbora_bench.plan.experiment import Run
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import whole
@@ -27,7 +26,7 @@ def _run_line(results: Results, run: Run) -> list[str]:
         for score in scores.values()
         if score is None or score.status != "ok"
     )
-    metric = common_metric(results.plan, list(scores))
+    metric = results.plan.common_metric(run.table, list(scores))
     record = results.training(run)
     happened = record.happened if record else Training()
     losses, peak = happened.losses(), happened.peak_memory_bytes
