@@ -165,7 +165,8 @@ def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
             ]
             write_jsonl(samples_file(path.parent, task), rows)
             mean, stderr = mean_of([row["value"] for row in rows])
-            beside = {"metric": "gold_loss", "measured": LOSS, "samples_sha256": sha256(samples_file(path.parent, task))}
+            samples_sha256 = sha256(samples_file(path.parent, task))
+            beside = {"metric": "gold_loss", "measured": LOSS, "samples_sha256": samples_sha256}
             tasks[task] = TaskScore(value=mean, stderr=stderr, n=len(rows), **beside)
         write_record(path, record.model_copy(update={"tasks": tasks}))
     collect(plan, results)
