@@ -9,6 +9,7 @@ same and in float32 each log-likelihood within 1e-4 of its size, or the benchmar
 not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36 questions
 are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and Ladder S's
 size with the tokenizer of `--model`, ARC-Easy by `--model` itself. Intervals (95 %, four parts on): parts drawn again.
+Beside the output stands its table, as Markdown.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 
 from sbora_bench import provenance
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, write_json
+from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.inputs.models.load import positions_of
+from sbora_bench.report.render import PrintedTable, Text, markdown
 from sbora_bench.score.lm_eval_model import Scorer
 
 WAYS = {"item by item": False, "shared prefixes": True}
@@ -122,10 +124,28 @@ def scorers_of(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch
     return {way: Scorer(model.eval(), tokenizer, batch, length, shared) for way, shared in WAYS.items()}
 
 
+def table(record: dict) -> PrintedTable:
+    """A line a task."""
+    lines = []
+    for task, of in record["tasks"].items():
+        interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if of["interval"] else "–"
+        seconds = [f"{of['seconds'][way]:.1f}" for way in WAYS]
+        cells = task, f"{of['requests']:,}", *seconds, f"{of['times_as_fast']:.2f}", interval
+        lines.append([Text(cell) for cell in (*cells, f"{of['largest_difference']:.1e}")])
+    header = ["Task", "Likelihoods", *(f"Seconds, {way}" for way in WAYS), "Times as fast", "Interval"]
+    settings = record["settings"]
+    notes = [
+        f"{settings['dtype']}, {settings['threads']} threads, batches of {settings['batch']}; the answers chosen are"
+        f" the same. {record['hardware']['cpu']}.",
+    ]
+    header += ["Largest difference of a log-likelihood"]
+    return PrintedTable("scoring", "What shared prefixes save in scoring", header, [lines], notes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="reads ARC-Easy")
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--subjects", type=int, default=57)
     parser.add_argument("--questions", type=int, default=36, help="of a subject")
     parser.add_argument("--batch", type=int, default=8)
@@ -152,7 +172,9 @@ def main() -> None:
         until = time.perf_counter() + 60 * arguments.minutes / len(tasks)
         record["tasks"][task] = compared(scorers, parts, until, draw)
         print(task, record["tasks"][task], file=sys.stderr, flush=True)
-    write_json(arguments.output, record | {"versions": provenance.versions(), "hardware": provenance.hardware()})
+    record |= {"versions": provenance.versions(), "hardware": provenance.hardware()}
+    write_json(arguments.output, record)
+    write_text(arguments.output.with_suffix(".md"), markdown(table(record)))
     wrong = [t for t, of in record["tasks"].items() if not of["same_choices"] or of["largest_share"] > CLOSE]
     if wrong and arguments.dtype == "float32":
         sys.exit(f"the two ways differ: {', '.join(wrong)}")

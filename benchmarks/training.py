@@ -9,6 +9,7 @@ take turns: a round draws an update, and each way, in an order drawn anew, goes 
 micro-batches, so that other work on the machine bears on all. A way's seconds an example are its seconds a token that
 it computes, over all rounds, times the tokens that it computes for an example, padding among them, over all rows: few
 rounds are enough, and time is taken to grow as tokens do. Intervals (95 %, four rounds on): rounds drawn again.
+Beside the output stands its table, as Markdown.
 Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch.
 """
 
@@ -28,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DataCo
 from sbora_bench import provenance
 from sbora_bench.cost import footprint
 from sbora_bench.errors import UserError
-from sbora_bench.files import read_json, write_json
+from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
@@ -36,6 +37,7 @@ from sbora_bench.inputs.padding_free import NAME, packed
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.report.render import PrintedTable, Text, markdown
 from sbora_bench.train.encoding import IGNORED, encode
 
 METHODS = {"LoRA": "lora", "SBoRA-FA": "sbora-fa"}
@@ -154,10 +156,29 @@ def summed_up(rounds: list[dict[str, tuple[float, int]]], tokens: dict[str, floa
     return figures
 
 
+def table(record: dict) -> PrintedTable:
+    """A line a way."""
+    lines = []
+    for name, of in record["ways"].items():
+        interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if "interval" in of else "–"
+        shown = f"{of['examples_per_second']:.2f}", f"{of['times_as_fast']:.2f}", interval
+        cells = (*name.split(", ", 1), *shown, f"{record['peak_part'][name]:.2f}")
+        lines.append([Text(cell) for cell in cells])
+    header = ["Method", "Way", "Examples a second", "Times as fast", "Interval", "Peak memory over the weights"]
+    settings = record["settings"]
+    notes = [
+        f"SmolLM2-135M in {settings['dtype']} on {settings['threads']} threads, rank {settings['rank']}, micro-batches"
+        f" of {MICRO} of math_data.json ({record['mean_length']:.0f} tokens a row); as fast and memory: against"
+        f" {BASELINE}.",
+        f"{record['hardware']['cpu']}; {len(record['ways'][BASELINE]['seconds_and_tokens'])} rounds.",
+    ]
+    return PrintedTable("training", "What the shortcuts of training save", header, [lines], notes, text_columns=2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--update", type=int, default=32, help="examples of an update, in micro-batches of 8")
     parser.add_argument("--rows", type=int, default=4096, help="of the data, drawn at random")
     parser.add_argument("--minutes", type=float, default=5.5, help="no round begins that would end later")
@@ -207,6 +228,7 @@ def main() -> None:
         "hardware": provenance.hardware(),
     }
     write_json(arguments.output, record)
+    write_text(arguments.output.with_suffix(".md"), markdown(table(record)))
     for name, of in record["ways"].items():
         interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if "interval" in of else ""
         print(f"{name:38} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
