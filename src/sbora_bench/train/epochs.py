@@ -1,4 +1,4 @@
-"""Micro-batches that run on from one epoch into the next (data/batches.py says when)."""
+"""Micro-batches that run on from one epoch into the next (train/trainer.py says when)."""
 
 from collections.abc import Iterator
 
