@@ -1,7 +1,7 @@
 """What tuning forgets: the suites that a table names beside its own, against the base and between methods.
 
 Each cell on each suite, and its loss where a task is scored by likelihood; and which of two methods keeps more, by the
-tests of pairs.py. There a loss is turned into a log-likelihood: higher is less loss.
+tests of pairs.py. There what is better the less of it there is, a loss, is turned: higher is less loss.
 """
 
 from dataclasses import dataclass, replace
@@ -95,9 +95,12 @@ def kept_pairs(results: Results, table: str) -> list[KeptPair]:
             runs = [run for run in plan.runs_of(table) if run.model == model and _has_all(results, run, tasks)]
             cells = [items_by_cell(results, runs, task) for task in tasks]
             if metric is not None:
-                pairs = task_pairs(cells[0], counts, metric) if len(tasks) == 1 else None
-                pairs = average_pairs(cells, counts, metric, 1) if pairs is None else pairs
-                tested.setdefault(suite_measure(plan, suite, metric), []).extend(pairs)
+                if not metric.higher_is_better:
+                    cells = [_turned(of_task) for of_task in cells]
+                kept_more = metric.model_copy(update={"higher_is_better": True})
+                pairs = task_pairs(cells[0], counts, kept_more) if len(tasks) == 1 else None
+                pairs = average_pairs(cells, counts, kept_more, 1) if pairs is None else pairs
+                tested.setdefault(suite_measure(plan, suite, kept_more), []).extend(pairs)
             losses = [items for task in tasks if (items := likelihoods(results, runs, task))]
             if losses:
                 pairs = average_pairs(losses, counts, LIKELIHOOD, 1)
@@ -105,6 +108,13 @@ def kept_pairs(results: Results, table: str) -> list[KeptPair]:
         for measure, pairs in tested.items():
             rows += [KeptPair(measure, replace(pair, column=measure.name)) for pair in judged(pairs)]
     return rows
+
+
+def _turned(cells: CellItems) -> CellItems:
+    return {
+        cell: {seed: {item: -value for item, value in items.items()} for seed, items in seeds.items()}
+        for cell, seeds in cells.items()
+    }
 
 
 def _has_all(results: Results, run: Run, tasks: list[str]) -> bool:

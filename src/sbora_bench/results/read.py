@@ -109,10 +109,15 @@ class Results:
         return self.once(("items", run, task), read)
 
     def task_scores(self, run: Run) -> dict[str, TaskScore | None]:
-        """Task -> its score, in the suite's order; None where the run left none. All of a failed run say failed."""
+        """Task -> its score, in the suite's order; None where the run left none. All of a failed run say failed, but
+        for those whose items could not be had.
+        """
         record, tasks = self.scores(run), self.plan.scored(run.table)
         training = None if record else self.training(run)
         failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
         if failed is not None:
-            return dict.fromkeys(tasks, TaskScore(status="failed", reason=failed.reason))
+            data = self.contamination(run.table)
+            absent = {task: of.reason for task, of in data.tasks.items() if of.status != "ok"} if data else {}
+            of_all = TaskScore(status="failed", reason=failed.reason)
+            return {t: TaskScore(status="not available", reason=absent[t]) if t in absent else of_all for t in tasks}
         return {task: record.tasks.get(task) if record else None for task in tasks}

@@ -236,11 +236,11 @@ def score_tasks(
         items = prepared_items(data / f"{task}.jsonl", entry.sha256) if entry.status == "ok" else []
         items = [item for item in items if seed is None or item.get("seed", seed) == seed]
         rows: list[dict] = []
-        if failure:
-            score = TaskScore(status="failed", reason=failure)
-        elif not items:
+        if not items:
             reason = entry.reason or "no item is left to score"
             score = TaskScore(status="not available", reason=reason)
+        elif failure:
+            score = TaskScore(status="failed", reason=failure)
         else:
             scorer = scorer or load()
             scorer.label = f"{label} {task}"

@@ -17,6 +17,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import draw_groups
+from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.views.forgetting_table import forgetting_table
 from sbora_bench.report.views.index_seed_figure import index_seed_data
 from sbora_bench.report.views.index_seed_table import index_seed_table
@@ -112,6 +113,30 @@ def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     assert len(view.csv) == 1 + len(kept_pairs(Results(plan, results), "arithmetic"))
     line = next(line for line in view.groups[0] if line[1].text == "LoRA r = 32" and "r = 64" in line[2].text)
     assert line[5].text == "worse" and line[5].bold and line[5].below[0].startswith("−0.500 [−0.500, −0.500]")
+
+
+def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path):
+    """MMLU as numbers answered by likelihood: the score is a loss, SBoRA's half a nat below LoRA's."""
+    entries, asked = catalog(), written()
+    asked["tables"]["arithmetic"] |= {"answer_by": "likelihood"}
+    plan, results = make_plan(tmp_path, asked, entries), tmp_path / "results"
+    make_results(plan, results)
+    for run in plan.runs:
+        path = results / "runs" / run.name / "samples" / "mmlu.jsonl"
+        loss = LOSSES[run.method] + 0.01 * (run.seed or 0)
+        apart = 0.001 if run.method == "sbora-fa" else 0  # of the items by turns
+        values = [loss + 0.001 * item + apart * (2 * (item % 2) - 1) for item in range(40)]
+        rows = [{"id": row["id"], "value": values[row["id"]]} for row in read_jsonl(path)]
+        write_jsonl(path, rows)
+        record = read_record(results / "runs" / run.name / "scores.json", ScoresRecord)
+        fields = {"samples_sha256": sha256(path), "value": sum(values) / 40, "measured": LOSS, "extra": {}}
+        tasks = record.tasks | {"mmlu": record.tasks["mmlu"].model_copy(update=fields)}
+        write_record(results / "runs" / run.name / "scores.json", record.model_copy(update={"tasks": tasks}))
+    rows = kept_pairs(Results(plan, results), "arithmetic")
+    (row,) = [
+        row for row in rows if (row.pair.a.method, row.pair.b.method, row.pair.b.rank) == ("lora", "sbora-fa", 32)
+    ]
+    assert row.pair.difference == pytest.approx(-0.5) and row.pair.verdict.outcome is Outcome.WORSE
 
 
 def test_a_continuation_is_scored_by_its_loss(tmp_path):

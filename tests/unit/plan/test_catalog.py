@@ -221,6 +221,8 @@ def test_every_shipped_protocol_holds_for_every_suite(name):
             continue  # written for one suite
         if suite == "corpus" and name not in ("ladder", "tiny"):
             continue  # the ladder's bases alone were trained on it
+        if suite == "arc-easy" and name in ("clean", "official", "rehearsal"):
+            continue  # the paper's protocols have it among its eight, with those
         if suite == "gsm8k-alone" and not name.startswith("peft-metamath"):
             continue  # PEFT's comparison alone is scored so
         assert isinstance(catalog.protocol(name, suite, {}, "here"), Protocol)

@@ -176,6 +176,6 @@ def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
     text = (results / "tables" / "arithmetic.md").read_text()
     # of items 0 to 39 the mean of item % 7 is 2.875: DoRA's qualities are 0.72875, 0.73875 and 0.74875
     (dora,) = [line for line in text.splitlines() if line.startswith("| LLaMA-7B | DoRA")]
-    assert "| **2.784 ± 0.030** |" in dora and "nats a token, less is better" in text, text
+    assert "| **2.784 ± 0.030** |" in dora and "Score in nats a token, less is better: mean" in text, text
     best = highest_scores(Results(plan, results))
     assert any(line.startswith("Arithmetic, by hand: the lowest average is 2.784") and "DoRA" in line for line in best)

@@ -15,7 +15,7 @@ from sbora_bench.report.tables import printed_tables, tables
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
+from sbora_bench.results.records import ContaminationRecord, TooLong, TrainRecord, read_record, write_record
 from tests.made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
 
 
@@ -165,6 +165,22 @@ def test_a_task_that_nobody_has_is_left_out_of_the_average(made):
     row = line(found, "LLaMA-7B", "LoRA")
     assert row[5].text == "not available"
     assert row[7].text == "65.0 ± 2.5 (3)"  # of 77.5 and 52.5
+    assert "The average is over the tasks that could be had, without GSM8K." in found.notes
+
+
+def test_a_failed_run_leaves_it_out_too(made):
+    """A run that failed has no score of any task; of one whose file is not at hand nobody has."""
+    plan, results = made
+    path = results / "data" / "arithmetic" / "contamination.json"
+    record = read_record(path, ContaminationRecord)
+    absent = record.tasks["gsm8k"].model_copy(update={"status": "not available", "reason": "no file"})
+    write_record(path, record.model_copy(update={"tasks": record.tasks | {"gsm8k": absent}}))
+    for run in plan.runs_of("arithmetic"):
+        failed = run.method == "lora" and run.seed == 0
+        make_run(plan, results, run, missing=("gsm8k",), failed="no memory" if failed else "")
+    found = view(plan, results, "arithmetic")
+    row = line(found, "LLaMA-7B", "LoRA")
+    assert row[5].text == "not available" and row[7].text == "66.3 ± 1.8 (2 of 3 seeds)"
     assert "The average is over the tasks that could be had, without GSM8K." in found.notes
 
 

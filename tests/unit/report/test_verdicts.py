@@ -3,12 +3,14 @@
 import csv
 import random
 import re
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.judged import judgements
+from sbora_bench.plan.metric import LOSS, SHARE
 from sbora_bench.report import audit
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_files, published_files, table_files
@@ -16,7 +18,7 @@ from sbora_bench.report.page import report
 from sbora_bench.report.tables import tables
 from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
 from sbora_bench.report.views.leaderboard import leaderboard
-from sbora_bench.report.views.verdict_figure import forest_figure
+from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
 from sbora_bench.results.read import Results
 from tests import made_results
@@ -135,6 +137,18 @@ def test_the_forest_is_of_the_data(made):
     zones = [patch for patch in axis.patches if patch.get_width() > 0]
     assert [zone.get_width() for zone in zones] == pytest.approx([2.0, 0.2])
     assert [text.get_text() for text in axis.texts] == ["▲ better, 5", "? undecided, 5"]
+
+
+def test_a_table_whose_intervals_are_far_wider_has_a_panel_of_its_own():
+    def row(table, *ends, metric=LOSS):
+        planned = SimpleNamespace(table=table, model="m", margin=0.01, metric=metric)
+        return SimpleNamespace(planned=planned, shown=ends)
+
+    near, none, far = row("near", 0.0, -0.04, 0.03), row("none", None, None, None), row("far", 1.0, 0.5, 1.5)
+    assert panels_of([near, near, none]) == [[near, near, none]], "a margin of 0.01 is seen beside 0.04"
+    assert panels_of([near, far, near]) == [[near, near], [far]]
+    share = row("near", 0.1, 0.0, 0.2, metric=SHARE)
+    assert panels_of([near, share]) == [[near], [share]], "another unit"
 
 
 def test_the_page_begins_with_the_verdicts_and_the_forest(made):

@@ -13,6 +13,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import row_titles, task_titles
 from sbora_bench.report.collected import entries_of, footprint_lines, scores, trainable_parameters
 from sbora_bench.report.render import MARKS, PrintedTable, Text
@@ -119,6 +120,11 @@ def _best(entries: dict[Cell, list[Entry]], columns: int) -> set[tuple[Cell, int
     return best
 
 
+def _unit(metric: Metric) -> str:
+    unit = "per cent" if metric.is_share else metric.unit or "its own unit"
+    return unit + ("" if metric.higher_is_better else ", less is better")
+
+
 def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], footnotes: list[str]) -> list[str]:
     plan, frame = results.plan, scores(results)
     seeds = {table: len(plan.experiment.tables[table].seeds) for table in layout.tables}
@@ -127,18 +133,14 @@ def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], f
     many = max(counts) > 1
     over = f"mean ± standard deviation over {' or '.join(map(str, counts))} seeds" if many else "one seed, so no spread"
     metrics = [column.metric for column in layout.columns]
-    shares = all(metric.is_share for metric in metrics)
+    alike = all(metrics[0].averages_with(metric) for metric in metrics)
     best = "highest" if all(metric.higher_is_better for metric in metrics) else "best"
+    shown = f"Score in {_unit(metrics[0])}" if alike else "Score"
     notes = [
-        f"Score{' in per cent' if shares else ''}: {over}; the untuned base is scored once. Bold: the {best} of the"
-        " methods with one model and rank, whether or not a test shows the difference."
+        f"{shown}: {over}; the untuned base is scored once. Bold: the {best} of the methods with one model and rank,"
+        " whether or not a test shows the difference."
     ]
-    notes += [
-        f"{column.title}: in {column.metric.shown_unit or 'its own unit'}"
-        f"{'' if column.metric.higher_is_better else ', less is better'}."
-        for column in layout.columns
-        if not (column.metric.is_share and column.metric.higher_is_better)
-    ]
+    notes += [f"{column.title}: in {_unit(column.metric)}." for column in layout.columns if not alike]
     cells = [entry for row in entries.values() for entry in row]
     if any(entry.reported for entry in cells):
         notes.append(

@@ -18,21 +18,40 @@ if TYPE_CHECKING:
 COLORS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73", "undecided": "#777777"}
 MARKERS = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
 ROW = 0.21  # inches
+APART = 8
 
 
 def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
-    """A panel a unit and direction; a block a table and model, a row a comparison."""
+    """A block a table and model, a row a comparison; a panel a unit and direction, or where blocks reach `APART` times
+    as far as others a panel a block, so that none hides another's margin.
+    """
     from matplotlib.figure import Figure
 
-    panels: dict[tuple[str, bool], list[Judgement]] = {}
-    for one in rows:
-        panels.setdefault((one.planned.metric.shown_unit, one.planned.metric.higher_is_better), []).append(one)
-    heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels.values()]
+    panels = panels_of(rows)
+    heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels]
     figure = Figure(figsize=(6.2, max(1.6, ROW * sum(heights))))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, ((unit, higher), of_panel) in zip(axes, panels.items(), strict=True):
-        _panel(axis, plan, of_panel, "points" if unit == "%" else unit, higher)
+    for axis, of_panel in zip(axes, panels, strict=True):
+        _panel(axis, plan, of_panel)
     return figure
+
+
+def panels_of(rows: list[Judgement]) -> list[list[Judgement]]:
+    """The rows of each panel."""
+    kinds: dict[tuple[str, bool], list[Judgement]] = {}
+    for one in rows:
+        kinds.setdefault((one.planned.metric.shown_unit, one.planned.metric.higher_is_better), []).append(one)
+    panels = []
+    for of_kind in kinds.values():
+        blocks = list(_blocks(of_kind).values())
+        reaches = [max(map(_reach, block)) for block in blocks]
+        panels += blocks if max(reaches) > APART * min(reaches) else [of_kind]
+    return panels
+
+
+def _reach(one: Judgement) -> float:
+    """How far from 0 a row's interval and margin go."""
+    return max(one.planned.margin * one.planned.metric.scale, *(abs(end) for end in one.shown if end is not None), 0.0)
 
 
 def _blocks(rows: list[Judgement]) -> dict[tuple[str, str], list[Judgement]]:
@@ -42,7 +61,9 @@ def _blocks(rows: list[Judgement]) -> dict[tuple[str, str], list[Judgement]]:
     return blocks
 
 
-def _panel(axis: Axes, plan: Plan, rows: list[Judgement], unit: str, higher: bool) -> None:
+def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
+    metric = rows[0].planned.metric
+    unit = "points" if metric.is_share else metric.unit
     place, ticks, labels = 0, [], []
     for (table, model), block in _blocks(rows).items():
         ticks.append(place)
@@ -61,7 +82,7 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement], unit: str, higher: boo
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
     axis.set_ylim(place - 0.4, -0.6)
-    if not higher:
+    if not metric.higher_is_better:
         axis.invert_xaxis()
     axis.set_xlabel(f"Difference, {unit}; right of 0 the first is better; shaded: doesn't matter")
 
