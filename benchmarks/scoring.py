@@ -8,8 +8,8 @@ by part: a part is a subject, or 16 questions of ARC-Easy, and the first way is 
 same and in float32 each log-likelihood within 1e-4 of its size, or the benchmark ends with status 1. MMLU's prompts are
 not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36 questions
 are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and Ladder S's
-size with the tokenizer of `--model`, ARC-Easy by `--model` itself. Intervals (95 %, four parts on): parts drawn again.
-Beside the output stands its table, as Markdown.
+size with the tokenizer of `--model`, and, as ARC-Easy, by `--model` itself. Intervals (95 %, four parts on): parts
+drawn again. Beside the output stands its table, as Markdown.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=57)
     parser.add_argument("--questions", type=int, default=36, help="of a subject")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=3.5, help="half of them a task; no part ends later")
+    parser.add_argument("--minutes", type=float, default=3.5, help="a third of them a task; no part ends later")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
@@ -162,9 +162,11 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype)
     tiny = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **TINY), dtype=dtype)
     whole = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
+    like_mmlu = mmlu_like(rows, arguments.subjects, arguments.questions)
     tasks = {
-        "MMLU-like, five shots": (tiny, mmlu_like(rows, arguments.subjects, arguments.questions)),
-        "ARC-Easy by likelihood": (whole, answers(rows, 16)),
+        "MMLU-like, five shots, Ladder S's size": (tiny, like_mmlu),
+        "MMLU-like, five shots, SmolLM2": (whole, like_mmlu),
+        "ARC-Easy by likelihood, SmolLM2": (whole, answers(rows, 16)),
     }
     record = {"settings": {key: str(value) for key, value in vars(arguments).items()}, "tasks": {}}
     for task, (model, parts) in tasks.items():
