@@ -355,7 +355,7 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "sbora-bench"
-        _end_with(2, f"{place}: {error.format_message()} See {place} --help")
+        _end_with(2, str(UserError(f"{place}: {error.format_message()} See {place} --help")))
     except OSError as error:
         explained = disk_error(error, Path(error.filename or "."))
         if explained is error:
