@@ -237,7 +237,7 @@ class TaskEntry(Strict):
         own = self.own_template()
         if own is None:
             return not self.lm_eval and self.template not in LIKELIHOOD_TEMPLATES
-        stated = re.search(r"^output_type:[ \t]*[\"']?(\w+)", own.read_text(encoding="utf-8"), re.MULTILINE)
+        stated = re.search(r"^output_type:[ \t]*[\"']?(\w+)", own.read_text("utf-8", "replace"), re.MULTILINE)
         return stated is None or stated[1] == "generate_until"
 
     def settings(self) -> dict[str, Any]:

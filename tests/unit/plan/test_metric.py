@@ -67,11 +67,14 @@ def test_what_makes_no_sense_is_refused(tmp_path, fields, message):
         ("generates.yaml", "loss", LOSS),
         ("says-so.yaml", "loss", LOSS),
         ("reads.yaml", "template", SHARE),
+        ("templates/latin.yaml", "loss", LOSS),
     ],
 )
 def test_how_a_task_is_answered_and_measured_by_likelihood(tmp_path, template, answered, metric):
     (tmp_path / "generates.yaml").write_text("doc_to_text: prompt\n")
     (tmp_path / "says-so.yaml").write_text("output_type: generate_until  # lm-eval's default\n")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "latin.yaml").write_bytes(b"task: caf\xe9")
     (tmp_path / "reads.yaml").write_text("task: x\noutput_type: 'multiple_choice'\n")
     task = catalog(tmp_path, template=template).tasks["own"]
     assert (task.answered("likelihood"), task.metric_by("likelihood")) == (answered, metric)
