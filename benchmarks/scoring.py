@@ -144,7 +144,7 @@ def table(record: dict) -> PrintedTable:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=Path, help="reads ARC-Easy")
+    parser.add_argument("--model", required=True, type=Path, help="SmolLM2's folder")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--subjects", type=int, default=57)
     parser.add_argument("--questions", type=int, default=36, help="of a subject")

@@ -97,16 +97,21 @@ def disk_error(error: Exception, path: Path, needed: str = "") -> Exception:
 def full_disk(path: Path, needed: str = "") -> UserError:
     """The user's line where `path` finds no room."""
     path = _meant(path)
-    free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+    free = _free_bytes(path)
     bytes_told = f"{needed} bytes needed, {free:,} bytes free" if needed else f"{free:,} bytes free"
     return UserError(f"{path}: no space left on the disk ({bytes_told}); make room and run the same command again")
+
+
+def _free_bytes(path: Path) -> int:
+    """What is left on the disk that `path`, there already or not, lies on."""
+    return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
 
 
 def nearly_full(path: Path, least: int = 100_000_000) -> str:
     """A line where the disk of `path` has less than `least` bytes left, so that a log may lack the reason of a failure;
     else empty.
     """
-    free = shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+    free = _free_bytes(path)
     if free >= least:
         return ""
     reason = f"almost no space left on the disk ({free:,} bytes free)"

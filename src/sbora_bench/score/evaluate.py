@@ -224,8 +224,9 @@ def score_tasks(
 ) -> dict[str, TaskScore]:
     """Task -> its score; `samples/<task>.jsonl` in `made` for each.
 
-    `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `told`: what `data` holds of each task;
-    `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every task's score says so.
+    `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `task_data`: what `data` holds of each;
+    `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every score says so but those
+    of tasks without items.
     `answered`: of a task, as its template has it where it says nothing; `seed`: items made for other seeds are not
     scored.
     """
