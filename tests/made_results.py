@@ -14,6 +14,7 @@ from sbora_bench.results.records import (
     TaskData,
     TaskScore,
     TrainRecord,
+    read_record,
     write_record,
 )
 
@@ -166,6 +167,16 @@ def extra(task: str, rows: list[dict], value: float) -> dict[str, float]:
         return {"macro": value, "micro": value + 0.01}
     clean = [row["correct"] for row in rows if not row["contaminated"]]
     return {"clean": sum(clean) / len(clean), "clean_n": len(clean)} if len(clean) < len(rows) else {}
+
+
+def score_again(results: Path, run: Run, task: str, rows: list[dict], **fields) -> None:
+    """Other samples of one task of a run that there is, and its score's `fields` with them."""
+    folder = results / "runs" / run.name
+    samples_file = folder / "samples" / f"{task}.jsonl"
+    write_jsonl(samples_file, rows)
+    record = read_record(folder / "scores.json", ScoresRecord)
+    score = record.tasks[task].model_copy(update={"samples_sha256": sha256(samples_file)} | fields)
+    write_record(folder / "scores.json", record.model_copy(update={"tasks": record.tasks | {task: score}}))
 
 
 def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (), failed: str = "") -> None:

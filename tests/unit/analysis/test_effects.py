@@ -24,10 +24,10 @@ from sbora_bench.report.views.index_seed_table import index_seed_table
 from sbora_bench.report.views.other_suites_figure import other_suites_data
 from sbora_bench.report.views.other_suites_table import other_suites_table
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import ScoresRecord, read_record, write_record
+from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
 from tests import toy_runs
-from tests.made_results import RIGHT, catalog, experiment, make_plan, make_results
+from tests.made_results import RIGHT, catalog, experiment, make_plan, make_results, score_again
 
 # --- suites beside a table's own ------------------------------------------------------------------------------------
 
@@ -51,13 +51,9 @@ def made(tmp_path_factory):
         loss = LOSSES[run.method] + 0.01 * (run.seed or 0)
         apart = 0.001 if run.method == "sbora-fa" else 0  # of the items by turns
         losses = {item: loss + 0.001 * item + apart * (2 * (item % 2) - 1) for item in range(40)}
-        write_jsonl(path, [row | {"loss": 2 * losses[row["id"]], "tokens": 2} for row in read_jsonl(path)])
-        record = read_record(results / "runs" / run.name / "scores.json", ScoresRecord)
-        score = record.tasks["mmlu"]
-        extra = score.extra | {"loss": loss + 0.001 * 19.5}
-        score = score.model_copy(update={"samples_sha256": sha256(path), "extra": extra})
-        tasks = record.tasks | {"mmlu": score}
-        write_record(results / "runs" / run.name / "scores.json", record.model_copy(update={"tasks": tasks}))
+        rows = [row | {"loss": 2 * losses[row["id"]], "tokens": 2} for row in read_jsonl(path)]
+        extra = read_record(results / "runs" / run.name / "scores.json", ScoresRecord).tasks["mmlu"].extra
+        score_again(results, run, "mmlu", rows, extra=extra | {"loss": loss + 0.001 * 19.5})
     collect(plan, results)
     return plan, results
 
@@ -127,11 +123,7 @@ def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path
         apart = 0.001 if run.method == "sbora-fa" else 0  # of the items by turns
         values = [loss + 0.001 * item + apart * (2 * (item % 2) - 1) for item in range(40)]
         rows = [{"id": row["id"], "value": values[row["id"]]} for row in read_jsonl(path)]
-        write_jsonl(path, rows)
-        record = read_record(results / "runs" / run.name / "scores.json", ScoresRecord)
-        fields = {"samples_sha256": sha256(path), "value": sum(values) / 40, "measured": LOSS, "extra": {}}
-        tasks = record.tasks | {"mmlu": record.tasks["mmlu"].model_copy(update=fields)}
-        write_record(results / "runs" / run.name / "scores.json", record.model_copy(update={"tasks": tasks}))
+        score_again(results, run, "mmlu", rows, value=sum(values) / 40, measured=LOSS, extra={})
     rows = kept_pairs(Results(plan, results), "arithmetic")
     (row,) = [
         row for row in rows if (row.pair.a.method, row.pair.b.method, row.pair.b.rank) == ("lora", "sbora-fa", 32)

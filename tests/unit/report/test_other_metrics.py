@@ -10,7 +10,6 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.pareto import pareto_data
 from sbora_bench.analysis.separation import separation
-from sbora_bench.files import sha256, write_jsonl
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.figures import figures
@@ -24,9 +23,7 @@ from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.aggregate import clean_mean, mean_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import ScoresRecord as Scores
-from sbora_bench.results.records import TaskScore, read_record, write_record
-from tests.made_results import catalog, experiment, make_plan, make_results, samples
+from tests.made_results import catalog, experiment, make_plan, make_results, samples, score_again
 
 METRICS = {
     "MultiArith": {"token_f1": {"items": "values"}},
@@ -51,26 +48,23 @@ def made(tmp_path_factory):
     plan, results = make_plan(folder, written, entries), folder / "results"
     make_results(plan, results)
     for run in plan.runs:
-        path = run_folder(results, run) / "scores.json"
-        record = read_record(path, Scores)
-        tasks = dict(record.tasks)
         for task, metrics in METRICS.items():
             rows = [
                 {key: of for key, of in row.items() if key != "correct"} | {"value": value(task, run, row["id"])}
                 for row in samples(run, task)
             ]
-            write_jsonl(samples_file(path.parent, task), rows)
             mean, stderr = mean_of([row["value"] for row in rows])
-            tasks[task] = TaskScore(
+            score_again(
+                results,
+                run,
+                task,
+                rows,
                 metric=next(iter(metrics)),
                 measured=plan.catalog.tasks[task].metric,
                 value=mean,
                 stderr=stderr,
-                n=len(rows),
-                samples_sha256=sha256(samples_file(path.parent, task)),
                 extra=clean_mean([row["value"] for row in rows], rows),
             )
-        write_record(path, record.model_copy(update={"tasks": tasks}))
     collect(plan, results)
     tables(plan, results)
     return plan, results
@@ -155,20 +149,15 @@ def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
     plan, results = make_plan(tmp_path, experiment() | {"tables": {"arithmetic": table}}), tmp_path / "results"
     make_results(plan, results)
     for run in plan.runs:
-        path = run_folder(results, run) / "scores.json"
-        record, tasks = read_record(path, Scores), {}
-        for task in record.tasks:
+        for task in plan.scored(run.table):
             rows = [
                 {key: of for key, of in row.items() if key != "correct"}
                 | {"value": 1 + value("gsm8k", run, row["id"]), "gold_loss": 1 + value("gsm8k", run, row["id"])}
                 for row in samples(run, task)
             ]
-            write_jsonl(samples_file(path.parent, task), rows)
             mean, stderr = mean_of([row["value"] for row in rows])
-            samples_sha256 = sha256(samples_file(path.parent, task))
-            beside = {"metric": "gold_loss", "measured": LOSS, "samples_sha256": samples_sha256}
-            tasks[task] = TaskScore(value=mean, stderr=stderr, n=len(rows), **beside)
-        write_record(path, record.model_copy(update={"tasks": tasks}))
+            fields = {"metric": "gold_loss", "measured": LOSS, "value": mean, "stderr": stderr, "extra": {}}
+            score_again(results, run, task, rows, **fields)
     collect(plan, results)
     tables(plan, results)
     (layout,) = layouts(plan)
