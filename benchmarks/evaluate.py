@@ -71,12 +71,12 @@ def authors_way(scorer: Scorer, ids: list[int], beams: int, new_tokens: int, ret
 def batched(scorer: Scorer, prompts: list[list[int]], batch: int, beams: int, new_tokens: int) -> list[list[int]]:
     """Ours: longest first, in batches, with cache; in the order of the prompts."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    found: dict[int, list[int]] = {}
+    generated: dict[int, list[int]] = {}
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         rows = scorer.generate_ids([prompts[index] for index in chosen], new_tokens, num_beams=beams)
-        found.update(zip(chosen, rows, strict=True))
-    return [found[index] for index in range(len(prompts))]
+        generated.update(zip(chosen, rows, strict=True))
+    return [generated[index] for index in range(len(prompts))]
 
 
 def timed(work):
@@ -96,13 +96,13 @@ def measure(arguments, dtype: str) -> dict:
     print(dtype, rows[0], file=sys.stderr)
     failed = 0
     for batch in arguments.batches:
-        found, wall, processor = timed(lambda size=batch: batched(scorer, prompts, size, beams, new))
+        generated, wall, processor = timed(lambda size=batch: batched(scorer, prompts, size, beams, new))
         differing = []
-        for index in (index for index in range(len(prompts)) if found[index] != expected[index]):
+        for index in (index for index in range(len(prompts)) if generated[index] != expected[index]):
             _, scores = authors_way(scorer, prompts[index], beams, new, returned=2)
             differing.append({"item": index, "best_beams_apart": scores[0] - scores[1]})
         failed += sum(item["best_beams_apart"] > CLOSE for item in differing)
-        ours = row("ours: cache", batch, wall, processor, found) | {
+        ours = row("ours: cache", batch, wall, processor, generated) | {
             "speedup": round(rows[0]["seconds"] / wall, 2),
             "speedup_processor": round(rows[0]["processor_seconds"] / processor, 2),
             "same_tokens": len(prompts) - len(differing),

@@ -101,17 +101,17 @@ def measure(implementation: str, rounds: int) -> dict:
     def overhead(name: str, rows: list[int]) -> float:
         return statistics.median(times[name][i] - times["frozen"][i] for i in rows)
 
-    found = {}
+    summary = {}
     for name in models:
-        found[name] = {"seconds": statistics.median(times[name]), "peak_bytes": peaks[name]}
+        summary[name] = {"seconds": statistics.median(times[name]), "peak_bytes": peaks[name]}
         if name != "frozen":
             every = list(range(rounds))
-            found[name]["overhead"] = overhead(name, every) / overhead("LoRA r=16", every)
-            found[name]["interval"] = interval(
+            summary[name]["overhead"] = overhead(name, every) / overhead("LoRA r=16", every)
+            summary[name]["interval"] = interval(
                 lambda rows, name=name: overhead(name, rows) / overhead("LoRA r=16", rows), rounds
             )
-            found[name]["parameters"] = sum(p.numel() for p in models[name].parameters() if p.requires_grad)
-    return found
+            summary[name]["parameters"] = sum(p.numel() for p in models[name].parameters() if p.requires_grad)
+    return summary
 
 
 def main() -> None:

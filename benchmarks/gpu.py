@@ -125,11 +125,11 @@ def main() -> None:
         weights = sum(p.numel() for p in bare.parameters())
         model = as_trained(bare, entry, adapter_config(entry, 32, 0, protocol), protocol).train()
         model.config.use_cache = False
-        found = measure(model, inputs, logits == "supervised")
+        measured = measure(model, inputs, logits == "supervised")
         if arguments.peak_tflops and entry.quantization is None:
-            found["mfu"] = 4 * weights * found["tokens_per_second"] / (arguments.peak_tflops * 1e12)
-        record["cases"][f"{method}, {logits}"] = found
-        print(f"{method}, {logits}: {found}", file=sys.stderr, flush=True)
+            measured["mfu"] = 4 * weights * measured["tokens_per_second"] / (arguments.peak_tflops * 1e12)
+        record["cases"][f"{method}, {logits}"] = measured
+        print(f"{method}, {logits}: {measured}", file=sys.stderr, flush=True)
         write_json(arguments.output, record)
         del bare, model
         torch.cuda.empty_cache()  # nothing without a card

@@ -153,12 +153,12 @@ def summarise(times: dict[str, list[tuple[float, float]]], resamples: int = 2000
     summary = {"frozen": {"milliseconds": 1e3 * statistics.median(pair[1] for pair in times["frozen"])}}
     for name in METHODS:
         against = BASELINE.get(name, "LoRA r=32")
-        (mine, my_draws), (theirs, their_draws) = overhead(name), overhead(against)
+        (my_overhead, my_draws), (theirs, their_draws) = overhead(name), overhead(against)
         low, high = torch.quantile(my_draws / their_draws, torch.tensor([0.025, 0.975])).tolist()
         summary[name] = {
-            "overhead_milliseconds": 1e3 * mine,
+            "overhead_milliseconds": 1e3 * my_overhead,
             "against": against,
-            "ratio": mine / theirs,
+            "ratio": my_overhead / theirs,
             "interval": [low, high],
         }
     return summary

@@ -56,14 +56,14 @@ def main() -> None:
         path = Path(root) / entry.path if isinstance(entry, FileData) else None
         if path is None or entry.stand_in or not path.is_file():
             continue
-        found = measured(tokenizer, read_json(path), training="ft-training_set" in entry.path)
-        known[name] = found, f"{len(read_json(path)):,} rows of {entry.path}, tokens of {arguments.model.name}"
+        lengths = measured(tokenizer, read_json(path), training="ft-training_set" in entry.path)
+        known[name] = lengths, f"{len(read_json(path)):,} rows of {entry.path}, tokens of {arguments.model.name}"
     for name, (other, why) in ALIKE.items():
         if name not in known and other in known:
             known[name] = known[other][0], f"those of {known[other][1]}; {why}"
-    for name, (found, source) in known.items():
+    for name, (lengths, source) in known.items():
         print(f"  {name}:")
-        for key, values in found.items():
+        for key, values in lengths.items():
             print(f"    {key}: {values}")
         print(f"    source: {source}")
 

@@ -76,9 +76,9 @@ def main() -> None:
         results = folder / "results" / arguments.experiment
         logs = [*results.glob("logs/*/*.log"), *folder.glob("resources/logs/*.log")]
         inside, before = loops(logs, since)
-    asked, _, _ = spent([sys.executable, "-m", "sbora_bench.cli.main", "--help"], ROOT)
+    help_seconds, _, _ = spent([sys.executable, "-m", "sbora_bench.cli.main", "--help"], ROOT)
     share = sum(inside.values()) / total
-    found = {
+    record = {
         "experiment": arguments.experiment,
         "command": " ".join(arguments.command) or "snakemake in a fresh folder",
         "cpu_seconds": round(total, 1),
@@ -86,14 +86,16 @@ def main() -> None:
         "loops_cpu_seconds": {stage: round(value, 1) for stage, value in inside.items()},
         "before_loops_cpu_seconds": {stage: round(value, 1) for stage, value in before.items()},
         "share_in_loops": round(share, 3),
-        "help_cpu_seconds": round(asked, 2),
+        "help_cpu_seconds": round(help_seconds, 2),
     }
-    write_json(arguments.output, found)
-    print(f"{found['experiment']}: {total:.0f} s of processor time, {share:.0%} of it in loops (aim {AIM:.0%} or more)")
+    write_json(arguments.output, record)
+    print(
+        f"{record['experiment']}: {total:.0f} s of processor time, {share:.0%} of it in loops (aim {AIM:.0%} or more)"
+    )
     for stage, value in inside.most_common():
         print(f"  {stage}: {value:.1f} s in its loop, {before[stage]:.1f} s before the first (imports, loading)")
     print(f"  all else: {total - sum(inside.values()) - sum(before.values()):.1f} s")
-    print(f"sbora-bench --help: {asked:.2f} s of processor time")
+    print(f"sbora-bench --help: {help_seconds:.2f} s of processor time")
 
 
 if __name__ == "__main__":

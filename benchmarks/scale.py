@@ -54,7 +54,7 @@ def experiment(tables: int, methods: int, ranks: int) -> dict:
 def make_records(plan: Plan, results: Path) -> None:
     """Every record and sample of every run; right answers drawn by the run's name."""
     for table, entry in plan.experiment.tables.items():
-        told = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.tasks(table)}
+        tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.tasks(table)}
         record = ContaminationRecord(
             experiment=plan.name,
             table=table,
@@ -62,7 +62,7 @@ def make_records(plan: Plan, results: Path) -> None:
             train_rows=1000,
             train_sha256="0" * 64,
             policy=entry.contaminated,
-            tasks=told,
+            tasks=tasks,
         )
         write_record(results / "data" / table / "contamination.json", record)
     for run in plan.runs:
@@ -125,23 +125,23 @@ def make_run(plan: Plan, folder: Path, run: Run) -> None:
 
 def measured(folder: Path, *command: str) -> dict[str, float]:
     """Processor seconds, seconds and peak bytes of a command and its children. Raises RuntimeError where it fails."""
-    told = folder / "told.log"
+    output = folder / "told.log"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     started = time.perf_counter()
-    with told.open("w") as log:
+    with output.open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
         _, code, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}: {told.read_text()[-3000:]}")
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}: {output.read_text()[-3000:]}")
     factor = 1 if sys.platform == "darwin" else 1024
-    found = {
+    costs = {
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "seconds": round(time.perf_counter() - started, 2),
         "peak_bytes": used.ru_maxrss * factor,
     }
-    print(json.dumps({"command": " ".join(command[2:]), **found}), file=sys.stderr, flush=True)
-    return found
+    print(json.dumps({"command": " ".join(command[2:]), **costs}), file=sys.stderr, flush=True)
+    return costs
 
 
 def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
@@ -154,30 +154,30 @@ def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
     assert len(plan.runs) == size, len(plan.runs)
     bench = (sys.executable, "-m", "sbora_bench.cli.main")
     snakemake = (sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--quiet", "all")
-    found = {"plan": measured(folder, *bench, "plan", "scale")}
-    found["DAG (dry run)"] = measured(folder, *snakemake, "--config", "experiment=scale")
+    costs = {"plan": measured(folder, *bench, "plan", "scale")}
+    costs["DAG (dry run)"] = measured(folder, *snakemake, "--config", "experiment=scale")
     make_records(plan, folder / "results" / "scale")
     for stage in COMMANDS:
         place = ("--tables", "results/scale/tables", "--own", "--output", "results/scale")
         arguments = place if stage == "audit" else ("--experiment", "scale")
-        found[stage] = measured(folder, *bench, stage, *arguments)
-    found["report"]["page_bytes"] = (folder / "results" / "scale" / "report.html").stat().st_size
-    found["status"] = measured(folder, *bench, "status", "scale")
-    return found
+        costs[stage] = measured(folder, *bench, stage, *arguments)
+    costs["report"]["page_bytes"] = (folder / "results" / "scale" / "report.html").stat().st_size
+    costs["status"] = measured(folder, *bench, "status", "scale")
+    return costs
 
 
-def draw(found: dict[str, dict], path: Path) -> None:
+def draw(costs: dict[str, dict], path: Path) -> None:
     """Processor seconds of each command by runs, both axes logarithmic."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     from sbora_bench.report.plotting import DASHES, MARKERS, STYLE
 
-    sizes = sorted(map(int, found))
+    sizes = sorted(map(int, costs))
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(5.2, 2.8))
         axis = figure.subplots()
-        times = {stage: [found[str(size)][stage]["cpu_seconds"] for size in sizes] for stage in found[str(sizes[0])]}
+        times = {stage: [costs[str(size)][stage]["cpu_seconds"] for size in sizes] for stage in costs[str(sizes[0])]}
         for place, (stage, seconds) in enumerate(sorted(times.items(), key=lambda pair: -pair[1][-1])):
             axis.plot(sizes, seconds, marker=MARKERS[place], linestyle=DASHES[place], label=stage)
         axis.set_xscale("log")
@@ -199,18 +199,18 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="SVG file of the growth.")
     arguments = parser.parse_args()
     kept = {} if arguments.sizes else read_json(arguments.output)["runs"]
-    found = {size: kept[size] for size in sorted(kept, key=int)}
+    costs = {size: kept[size] for size in sorted(kept, key=int)}
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found[str(size)] = measure(size, Path(folder))
-    write_json(arguments.output, {"items": ITEMS, "runs": found})
+            costs[str(size)] = measure(size, Path(folder))
+    write_json(arguments.output, {"items": ITEMS, "runs": costs})
     if arguments.figure:
-        draw(found, arguments.figure)
-    print("\n| Processor seconds | " + " | ".join(f"{int(size):,} runs" for size in found) + " | Peak memory |")
-    print("| --- |" + " ---: |" * (len(found) + 1))
-    for stage in next(iter(found.values())):
-        times = [f"{each[stage]['cpu_seconds']:.1f}" for each in found.values()]
-        peak = max(each[stage]["peak_bytes"] for each in found.values())
+        draw(costs, arguments.figure)
+    print("\n| Processor seconds | " + " | ".join(f"{int(size):,} runs" for size in costs) + " | Peak memory |")
+    print("| --- |" + " ---: |" * (len(costs) + 1))
+    for stage in next(iter(costs.values())):
+        times = [f"{by_command[stage]['cpu_seconds']:.1f}" for by_command in costs.values()]
+        peak = max(by_command[stage]["peak_bytes"] for by_command in costs.values())
         print(f"| {stage} | {' | '.join(times)} | {peak / 2**20:,.0f} MiB |")
 
 

@@ -75,11 +75,11 @@ def score(plan: Plan, model, table: str, resources: Path, results: Path) -> dict
     protocol = plan.protocol(table)
     tokenizer = load_tokenizer(resources, "ladder-s", protocol)
     data = results / "data" / table
-    told = read_record(data / "contamination.json", ContaminationRecord).tasks
+    task_data = read_record(data / "contamination.json", ContaminationRecord).tasks
     scorer = Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
     scores = {}
     for task in plan.tasks(table):
-        items = evaluate.prepared_items(data / f"{task}.jsonl", told[task].sha256)
+        items = evaluate.prepared_items(data / f"{task}.jsonl", task_data[task].sha256)
         config = task_config(task, plan.catalog.tasks[task], protocol)
         scores[task] = evaluate.score_task(scorer, config, items, protocol.macro_average)[0].value
     return scores
@@ -95,13 +95,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def table(found: dict[str, list[dict]]) -> str:
+def table(by_way: dict[str, list[dict]]) -> str:
     """The Markdown table of what was found: one line a way of joining."""
     lines = [
         "| joined | parameters | commonsense alone | joined | arithmetic alone | joined |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for way, seeds in found.items():
+    for way, seeds in by_way.items():
         cells = [spread([seed[suite][key] for seed in seeds]) for suite in SUITES for key in ("alone", "joined")]
         lines.append(f"| {way} | {seeds[0]['parameters']:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -118,19 +118,19 @@ def main() -> None:
     torch.set_num_threads(plan.protocol(SUITES[0]).threads)
     torch.manual_seed(0)
     seeds = plan.experiment.tables[SUITES[0]].seeds
-    found: dict[str, list[dict]] = {way: [] for way in WAYS}
+    by_way: dict[str, list[dict]] = {way: [] for way in WAYS}
     for way, seed in tqdm([(way, seed) for way in WAYS for seed in seeds], desc="joining and scoring"):
         model, size = joined(plan, way, seed, args.resources, args.results)
         row: dict = {"seed": seed, "parameters": size}
         for suite, part in zip(SUITES, parts_of(plan, way, seed), strict=True):
             scores = score(plan, model, suite, args.resources, args.results)
             row[suite] = {"alone": alone(part, args.results), "joined": mean_score(scores), "tasks": scores}
-        found[way].append(row)
+        by_way[way].append(row)
         del model
         gc.collect()
-    write_json(args.output, {"rank": RANK, "versions": provenance.versions(), "results": found})
-    write_text(args.output.with_suffix(".md"), table(found))
-    print(table(found))
+    write_json(args.output, {"rank": RANK, "versions": provenance.versions(), "results": by_way})
+    write_text(args.output.with_suffix(".md"), table(by_way))
+    print(table(by_way))
 
 
 if __name__ == "__main__":

@@ -154,15 +154,15 @@ def items(task: str, count: int = 10) -> list[dict]:
 
 
 def write_items(folder: Path, tasks: list[str]) -> None:
-    told = {}
+    task_data = {}
     for task in tasks:
         if task == "absent":
-            told[task] = TaskData(status="not available", reason="test.json is not here")
+            task_data[task] = TaskData(status="not available", reason="test.json is not here")
             continue
         write_jsonl(folder / f"{task}.jsonl", items(task))
-        told[task] = TaskData(sha256=sha256(folder / f"{task}.jsonl"), n=10)
+        task_data[task] = TaskData(sha256=sha256(folder / f"{task}.jsonl"), n=10)
     record = ContaminationRecord(
-        experiment="toy", table="toy", train="toy-items", train_rows=1, train_sha256="", policy="keep", tasks=told
+        experiment="toy", table="toy", train="toy-items", train_rows=1, train_sha256="", policy="keep", tasks=task_data
     )
     write_record(folder / "contamination.json", record)
 

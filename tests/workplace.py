@@ -66,8 +66,8 @@ class Workplace:
             status = ended.code or 0
         finally:
             load_catalog.cache_clear()
-        told = self.capsys.readouterr()
-        return status, told.out, told.err
+        captured = self.capsys.readouterr()
+        return status, captured.out, captured.err
 
     def refused(self, *arguments: str) -> str:
         """The one line that the command must end with, exit status 2, nothing printed or written."""

@@ -12,11 +12,11 @@ NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chro
 def browser():
     """Playwright's Chromium: $CHROMIUM, or the first of NAMES that is on the path."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: pip install playwright")
-    found = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CHROMIUM"), *NAMES]))), None)
-    if found is None:
+    chromium = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CHROMIUM"), *NAMES]))), None)
+    if chromium is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium-headless-shell, or set CHROMIUM to one")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        started = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started
         started.close()
 
@@ -25,14 +25,14 @@ class Visit:
     """A page that is open, with what it said and asked for."""
 
     def __init__(self, page) -> None:
-        self.page, self.told, self.asked = page, [], []
-        page.on("console", lambda message: self.told.append(message.text))
-        page.on("pageerror", lambda error: self.told.append(str(error)))
+        self.page, self.messages, self.urls = page, [], []
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
         page.on("dialog", self._dialog)
-        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("request", lambda request: self.urls.append(request.url))
 
     def _dialog(self, dialog) -> None:
-        self.told.append(f"dialog: {dialog.message}")
+        self.messages.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
 
@@ -45,9 +45,9 @@ def visit(browser):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
         context.set_default_timeout(20_000)
-        found = Visit(context.new_page())
-        found.page.goto(path.resolve().as_uri())
-        return found
+        visited = Visit(context.new_page())
+        visited.page.goto(path.resolve().as_uri())
+        return visited
 
     yield opened
     for context in contexts:

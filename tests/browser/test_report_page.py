@@ -71,20 +71,20 @@ def test_nothing_that_a_model_wrote_runs(visit, made):
     seen = visit(made)
     seen.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     seen.page.wait_for_timeout(300)
-    assert seen.told == [] and seen.page.title().startswith("By hand <script>")
+    assert seen.messages == [] and seen.page.title().startswith("By hand <script>")
     assert seen.page.locator("script").count() == 1
     assert seen.page.locator("img:not(.figure), a[href^=javascript], svg:not(.curve)").count() == 0
     assert SCRIPT in seen.page.locator(".sample pre").nth(1).text_content()
     # and were a mark-up to get in by a mistake, the page's policy would stop it
     seen.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 1\">')")
     seen.page.wait_for_timeout(300)
-    assert seen.page.title().startswith("By hand") and any("Content Security Policy" in line for line in seen.told)
+    assert seen.page.title().startswith("By hand") and any("Content Security Policy" in line for line in seen.messages)
 
 
 def test_no_request_leaves_and_no_error_is_told(visit, path):
     seen = visit(path)
-    assert seen.told == []
-    assert [url for url in seen.asked if not url.startswith("data:image/svg+xml;base64,")] == [path.resolve().as_uri()]
+    assert seen.messages == []
+    assert [url for url in seen.urls if not url.startswith("data:image/svg+xml;base64,")] == [path.resolve().as_uri()]
 
 
 def test_a_table_is_sorted_by_a_click_and_by_a_key(visit, made):

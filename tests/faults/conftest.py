@@ -24,9 +24,9 @@ def outcome(made: Root, experiment: str = "tiny") -> dict[str, str]:
 def undisturbed(shared_folder) -> dict[str, str]:  # noqa: F811
     """The outcome of a reproduction that nothing happened to."""
     with reproduced(shared_folder) as whole:
-        found = outcome(whole)
-    assert len(found) == 1 + 5 * 4, "five adapters of four files each: weights, config, card, logits"
-    return found
+        digests = outcome(whole)
+    assert len(digests) == 1 + 5 * 4, "five adapters of four files each: weights, config, card, logits"
+    return digests
 
 
 def finished(done: subprocess.CompletedProcess) -> None:

@@ -31,7 +31,7 @@ def flip(*paths: Path) -> None:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def told(root: Root) -> str:
+def failed_output(root: Root) -> str:
     done = root.snakemake(*TINY)
     assert done.returncode == 1, done.stderr[-3000:]
     assert "Traceback" not in done.stdout + done.stderr
@@ -52,19 +52,19 @@ def test_flipped_bits_are_named_before_use(undisturbed, copied):
         rf"{RUN}/adapter/adapter_model\.safetensors: SHA-256 \w+, train\.json says \w+: damaged; del", refused.stderr
     )
     assert not (run / "scores.json").exists()
-    assert re.search(r"data/mmlu/mmlu\.jsonl: (SHA-256|not whole JSON lines)", told(copied))
+    assert re.search(r"data/mmlu/mmlu\.jsonl: (SHA-256|not whole JSON lines)", failed_output(copied))
     assert not (base / "scores.json").exists()
 
     weights = copied.folder / "resources" / "models" / "ladder-xs" / "model.safetensors"
     shutil.rmtree(run)
     shutil.rmtree(results / "data" / "mmlu")
     flip(weights)
-    assert "resources/models/ladder-xs/model.safetensors: SHA-256 " in told(copied)
+    assert "resources/models/ladder-xs/model.safetensors: SHA-256 " in failed_output(copied)
 
     shutil.rmtree(weights.parent)
     record = results / "runs" / "arithmetic-ladder-xs-lora-r4-s0" / "footprint.json"
     flip(record)
-    assert re.search(r"lora-r4-s0/footprint\.json: (record_sha256|not a whole|version)", told(copied))
+    assert re.search(r"lora-r4-s0/footprint\.json: (record_sha256|not a whole|version)", failed_output(copied))
 
     record.unlink()
     finished(copied.snakemake(*TINY))

@@ -30,10 +30,10 @@ def test_a_run_that_fails_is_told_everywhere_and_not_tried_again_unasked(root):
     experiment(root)
     results = root.folder / "results" / "wild"
     done = root.snakemake("--config", "experiment=wild")
-    told = done.stdout + done.stderr
-    assert done.returncode == 1, told[-4000:]
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output[-4000:]
     reason = read_json(results / "runs" / BAD / "train.json")["reason"]
-    assert "nan at step 3" in reason and f"{BAD}: failed: {reason}" in told and "1 of 4 runs failed" in told
+    assert "nan at step 3" in reason and f"{BAD}: failed: {reason}" in output and "1 of 4 runs failed" in output
     rows = list(csv.DictReader((results / "scores.csv").open()))
     assert {(row["status"], row["value"]) for row in rows if row["run"] == BAD} == {("failed", "")}
     assert {row["status"] for row in rows if row["run"] != BAD} == {"ok"}
@@ -41,16 +41,16 @@ def test_a_run_that_fails_is_told_everywhere_and_not_tried_again_unasked(root):
     assert reason in (results / "report.html").read_text(encoding="utf-8")
 
     again = root.snakemake("--config", "experiment=wild")
-    told = again.stdout + again.stderr
-    assert again.returncode == 1 and "1 of 4 runs failed" in told
-    assert "rule run_" not in told, "it isn't tried again unasked"
+    output = again.stdout + again.stderr
+    assert again.returncode == 1 and "1 of 4 runs failed" in output
+    assert "rule run_" not in output, "it isn't tried again unasked"
 
 
 def test_on_demand_it_is_forgotten_and_so_made_again(root):
     run = "arithmetic-ladder-xs-lora-r4-s0"
     folder = root.folder / "results" / "tiny" / "runs" / run
-    told = {"experiment": "tiny", "table": "arithmetic", "run": run, "model": "ladder-xs", "method": "lora", "rank": 4}
-    record = TrainRecord(**told, seed=0, status="failed", reason="loss nan", asked={}, happened={}, on={})
+    names = {"experiment": "tiny", "table": "arithmetic", "run": run, "model": "ladder-xs", "method": "lora", "rank": 4}
+    record = TrainRecord(**names, seed=0, status="failed", reason="loss nan", asked={}, happened={}, on={})
     write_record(folder / "train.json", record)
     ended = root.snakemake("no-such-target", "--config", "experiment=tiny", "retry_failed=true", "--dry-run")
     assert ended.returncode == 1 and (folder / "train.json").exists(), "a dry run changes nothing"

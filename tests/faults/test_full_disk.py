@@ -113,9 +113,9 @@ def test_the_line_of_the_command(tmp_path, disk, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sbora-bench", "finetune", "-e", plan.path, "--results", "results", LORA])
     with at_step(4, lambda _: small.leave(0)), pytest.raises(SystemExit) as ended:
         cli.main()
-    told = capsys.readouterr().err
-    ours = [line for line in told.splitlines() if line.startswith("sbora-bench: ")]
-    assert ended.value.code == 2 and len(ours) == 1 and "Traceback" not in told
+    errors = capsys.readouterr().err
+    ours = [line for line in errors.splitlines() if line.startswith("sbora-bench: ")]
+    assert ended.value.code == 2 and len(ours) == 1 and "Traceback" not in errors
     assert "checkpoint-4: no space left on the disk (about " in ours[0]
 
 
@@ -135,8 +135,8 @@ def test_a_reproduction_goes_on_after_room_is_made(undisturbed, root, disk):
     """All results on a disk that is too small for them; then it is made larger, and the same command goes on."""
     small = disk(root.folder / "results", "size=3m")
     done = root.snakemake(*TINY)
-    told = done.stdout + done.stderr
-    assert done.returncode == 1 and "almost no space left on the disk" in told and "Traceback" not in told, told[-4000:]
+    log = done.stdout + done.stderr
+    assert done.returncode == 1 and "almost no space left on the disk" in log and "Traceback" not in log, log[-4000:]
     assert not (root.folder / "results" / "tiny" / "every-run-ok").exists()
     small.remount("size=64m")
     finished(root.snakemake(*TINY))

@@ -93,23 +93,23 @@ def checkpoints(root: Root) -> dict[str, int]:
     """Run or base -> the step of its newest whole checkpoint, of those whose training is under way."""
     steps: dict[str, int] = {}
     runs = root.folder.glob(f"{RESULTS}/store/*/finetune-*.checkpoints/checkpoint-*")
-    found = [(checkpoint.parent.parent.name, checkpoint) for checkpoint in runs]
-    found += [(BASE, base) for base in root.folder.glob(f"resources/models/{BASE}.checkpoints/*/checkpoint-*")]
-    for run, checkpoint in found:
+    pairs = [(checkpoint.parent.parent.name, checkpoint) for checkpoint in runs]
+    pairs += [(BASE, base) for base in root.folder.glob(f"resources/models/{BASE}.checkpoints/*/checkpoint-*")]
+    for run, checkpoint in pairs:
         if store.is_whole(checkpoint):
             steps[run] = max(steps.get(run, 0), step_of(checkpoint))
     return steps
 
 
-def told(root: Root, since: float) -> dict[str, tuple[int, int]]:
+def logged_steps(root: Root, since: float) -> dict[str, tuple[int, int]]:
     """Run or base -> (step that its training began at, step that it got to), by the logs of jobs since `since`."""
-    found: dict[str, tuple[int, int]] = {}
+    steps: dict[str, tuple[int, int]] = {}
     logs = [*root.folder.glob(f"{RESULTS}/logs/run/*.log"), *root.folder.glob(f"resources/logs/{BASE}.log")]
     for log in logs:
         for line in progress.read(log) if log.stat().st_mtime > since else []:
             if line["event"] in ("begin", "step"):
-                found[line["run"]] = (found.get(line["run"], (line["step"],))[0], line["step"])
-    return found
+                steps[line["run"]] = (steps.get(line["run"], (line["step"],))[0], line["step"])
+    return steps
 
 
 def is_finished(root: Root, run: str) -> bool:
@@ -130,7 +130,7 @@ def test_a_reproduction_killed_22_times_ends_in_the_same_bytes(request, root):
         if not at_moment:
             left.remove(next(pattern for pattern in left if re.search(pattern, appeared)))
         after = checkpoints(root)
-        for run, (begun, reached) in told(root, started).items():
+        for run, (begun, reached) in logged_steps(root, started).items():
             assert begun == before.get(run, 0), f"kill {kills}: {run} did not go on from its newest checkpoint"
             resumed[run == BASE] += begun > 0
             if not is_finished(root, run):

@@ -25,9 +25,9 @@ def start(root: Root) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_two_at_once(undisturbed, root):
-    told = yaml.safe_load((root.folder / "experiments" / "tiny.yaml").read_text())
-    table = told["tables"]["arithmetic"] | {"seeds": [0]}
-    other = told | {"title": "Beside", "tables": {"arithmetic": table}}
+    tiny = yaml.safe_load((root.folder / "experiments" / "tiny.yaml").read_text())
+    table = tiny["tables"]["arithmetic"] | {"seeds": [0]}
+    other = tiny | {"title": "Beside", "tables": {"arithmetic": table}}
     (root.folder / "experiments" / "beside.yaml").write_text(yaml.safe_dump(other))
     first = start(root)
     try:

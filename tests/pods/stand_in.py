@@ -93,12 +93,12 @@ class StandIn:
                 place.symlink_to(claim)
         environment = {"PATH": self.path, "HOME": str(folder), "HF_HUB_OFFLINE": "1", "PIP_NO_DEPS": "1"}
         for entry in container["env"]:
-            asked = entry["valueFrom"]["secretKeyRef"]
-            environment[entry["name"]] = base64.b64decode(self.secrets[asked["name"]]["data"][asked["key"]]).decode()
+            secret = entry["valueFrom"]["secretKeyRef"]
+            environment[entry["name"]] = base64.b64decode(self.secrets[secret["name"]]["data"][secret["key"]]).decode()
         command = [*container["command"], *container["args"]] if self.run else ["false"]
-        with (folder / "pod.log").open("w") as told:
+        with (folder / "pod.log").open("w") as log:
             process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         self.pods[manifest["metadata"]["name"]] = Pod(manifest, folder, process)
 

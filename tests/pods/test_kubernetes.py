@@ -47,9 +47,9 @@ def bucket():
 def submitting(bucket, tmp_path):
     """The environment of `snakemake` on the submitting side, less the cluster's address."""
     keys = {"ACCESS_KEY": "key", "SECRET_KEY": "canary-secret", "ENDPOINT_URL": bucket}
-    told = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_", "AWS_"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_", "AWS_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**told, "PATH": path} | {f"SNAKEMAKE_STORAGE_S3_{key}": value for key, value in keys.items()}
+    return {**inherited, "PATH": path} | {f"SNAKEMAKE_STORAGE_S3_{key}": value for key, value in keys.items()}
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def evict_a_training(cluster: StandIn) -> Pod | None:
 @pytest.mark.slow
 def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitting, bucket, tmp_path):  # noqa: F811
     log = tmp_path / "snakemake.log"
-    with StandIn(tmp_path, submitting["PATH"]) as cluster, log.open("w") as told:
+    with StandIn(tmp_path, submitting["PATH"]) as cluster, log.open("w") as output:
         environment = {**submitting, "KUBECONFIG": str(cluster.config)}
         command = [*COMMAND, "--kubernetes-persistent-volumes", f"store:{STORE}", "--config", "experiment=tiny"]
         process = subprocess.Popen(
-            command, cwd=versioned.folder, env=environment, stdout=told, stderr=subprocess.STDOUT
+            command, cwd=versioned.folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             evicted = wait_for("a checkpoint", process, lambda: evict_a_training(cluster))
@@ -107,12 +107,12 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
         status, again = told_by(command, versioned, environment)
     assert status == 0 and "Nothing to be done" in again
     assert not (versioned.folder / "results").exists()
-    found = fetched(bucket, tmp_path / "fetched")
-    assert results_of(found) == results_of(reproduction.folder)
-    records = (found / "results" / "tiny" / "runs").glob("arithmetic-*/train.json")
+    folder = fetched(bucket, tmp_path / "fetched")
+    assert results_of(folder) == results_of(reproduction.folder)
+    records = (folder / "results" / "tiny" / "runs").glob("arithmetic-*/train.json")
     assert any(read_json(path)["happened"]["resumed_from_step"] > 0 for path in records)
-    assert reproduction.bench("verify", str(found / "results" / "tiny")).returncode == 0
-    for path in [log, *found.rglob("*.log"), *found.rglob("*.json")]:
+    assert reproduction.bench("verify", str(folder / "results" / "tiny")).returncode == 0
+    for path in [log, *folder.rglob("*.log"), *folder.rglob("*.json")]:
         assert "canary-secret" not in path.read_text(), path
 
 
@@ -121,20 +121,22 @@ def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, t
         environment = {**submitting, "KUBECONFIG": str(cluster.config), "HF_TOKEN": "canary-secret-token"}
         command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1"]
         command += ["--envvars", "HF_TOKEN", "--config", "experiment=tiny"]
-        status, told = told_by(command, versioned, environment)
-    assert status == 1 and cluster.pods, told[-6000:]
+        status, output = told_by(command, versioned, environment)
+    assert status == 1 and cluster.pods, output[-6000:]
     assert not cluster.invalid
-    assert any("hf_token" in secret["data"] for secret in cluster.secrets.values()) and "canary-secret" not in told
+    assert any("hf_token" in secret["data"] for secret in cluster.secrets.values()) and "canary-secret" not in output
     pods = [pod.manifest["spec"]["template"]["spec"] for pod in cluster.pods.values()]
     assert {pod["containers"][0]["image"] for pod in pods} == {IMAGE}
-    asked = [pod["containers"][0]["resources"] for pod in pods]
-    assert all(each["limits"].get("nvidia.com/gpu") == each["requests"].get("nvidia.com/gpu") for each in asked)
-    assert "1" in [each["limits"].get("nvidia.com/gpu") for each in asked], asked
+    resources = [pod["containers"][0]["resources"] for pod in pods]
+    assert all(
+        of_pod["limits"].get("nvidia.com/gpu") == of_pod["requests"].get("nvidia.com/gpu") for of_pod in resources
+    )
+    assert "1" in [of_pod["limits"].get("nvidia.com/gpu") for of_pod in resources], resources
     assert all("canary-secret" not in str(pod) for pod in pods)
 
 
 def test_failed_runs_in_a_bucket_are_not_taken_for_none(versioned, submitting):
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--default-storage-provider", "s3"]
     command += ["--default-storage-prefix", f"s3://{BUCKET}", "--config", "experiment=tiny", "retry_failed=true"]
-    status, told = told_by(command, versioned, submitting)
-    assert status == 2 and "retry_failed: failed runs in a storage are not looked for" in told, told
+    status, output = told_by(command, versioned, submitting)
+    assert status == 2 and "retry_failed: failed runs in a storage are not looked for" in output, output

@@ -54,9 +54,9 @@ def missing() -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @dataclass
@@ -113,8 +113,8 @@ class Cluster:
         end = time.monotonic() + 30
         while not ready():
             if time.monotonic() > end or any(daemon.poll() is not None for daemon in self.daemons):
-                told = {name: log.read_text()[-1500:] for name, log in self.logs.items()}
-                raise RuntimeError(f"Slurm did not start: {told}")
+                log_ends = {name: log.read_text()[-1500:] for name, log in self.logs.items()}
+                raise RuntimeError(f"Slurm did not start: {log_ends}")
             time.sleep(0.2)
 
     def ask(self, *command: str) -> str:

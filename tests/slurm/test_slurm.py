@@ -64,12 +64,12 @@ def cluster():
 
 def commands(folder: Path, stage: str) -> list[psutil.Process]:
     """The running `sbora-bench STAGE` of a root."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
         if process.info["cwd"] == str(folder) and words[2:3] == [stage]:  # python sbora-bench STAGE
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def freeze(root) -> tuple[str, str] | None:  # noqa: F811
@@ -107,9 +107,9 @@ def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, rep
     drained = ["scontrol", "update", f"NodeName={cluster.host}"]
     environment = {**cluster.environment, "HF_HUB_OFFLINE": "1"}
     log = root.folder / "snakemake.log"
-    with log.open("w") as told:
+    with log.open("w") as output:
         command = [sys.executable, "-m", "snakemake", *OPTIONS]
-        process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=told, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             out_of_time, said = wait_for("a checkpoint", process, lambda: freeze(root))
             cluster.ask("scontrol", "update", f"JobId={out_of_time}", "TimeLimit=1")  # minutes, since its start

@@ -56,7 +56,7 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         (errno.ENOSPC, "no space left on the disk .* free.; make room"),
         (errno.EDQUOT, "no space left on the disk .* free.; make room"),
@@ -64,12 +64,12 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path):
         (errno.EROFS, "can't be written"),
     ],
 )
-def test_a_disk_that_cannot_take_it(tmp_path, code, told):
+def test_a_disk_that_cannot_take_it(tmp_path, code, message):
     path = tmp_path / "a"
-    with pytest.raises(UserError, match=f"{path}: {told}"), whole_file(path) as beside:
+    with pytest.raises(UserError, match=f"{path}: {message}"), whole_file(path) as beside:
         beside.write_text("half")
         raise OSError(code, "why")
-    with pytest.raises(UserError, match=f"{path}: {told}"), whole_folder(path) as beside:
+    with pytest.raises(UserError, match=f"{path}: {message}"), whole_folder(path) as beside:
         (beside / "half").write_text("half")
         raise OSError(code, "why")
     assert list(tmp_path.iterdir()) == []
@@ -130,15 +130,15 @@ def test_what_is_not_whole_json_is_named(tmp_path, content):
 def test_ids_are_those_of_git_and_sha256sum(tmp_path):
     (tmp_path / "a").write_bytes(b"hello\n")
     assert git_blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
-    told = subprocess.run(["sha256sum", tmp_path / "a"], capture_output=True, text=True, check=True)
-    assert sha256(tmp_path / "a") == told.stdout.split()[0]
+    done = subprocess.run(["sha256sum", tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert sha256(tmp_path / "a") == done.stdout.split()[0]
 
 
 @pytest.mark.parametrize("hostile", ["a\nb", "a\r\n\tb", "\x1b[31mred", "a\u2028b", "\udcff", "\x00"])
 def test_a_message_is_one_printable_line(hostile):
-    told = str(UserError(f"file {hostile}: {one_of(hostile, ['known'], 'name')}"))
-    assert len(told.splitlines()) == 1 and told.isprintable()
-    told.encode("utf-8")
+    message = str(UserError(f"file {hostile}: {one_of(hostile, ['known'], 'name')}"))
+    assert len(message.splitlines()) == 1 and message.isprintable()
+    message.encode("utf-8")
 
 
 def test_a_name_is_told_with_the_nearest_and_not_with_a_thousand():

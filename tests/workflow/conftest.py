@@ -76,11 +76,11 @@ def results_of(folder: Path) -> dict[str, str]:
 def wait_for(what: str, process: subprocess.Popen, look):
     """The first true value of `look()`; an error where the reproduction ends or time is up before."""
     end = time.monotonic() + PATIENCE
-    while not (found := look()):
+    while not (value := look()):
         assert process.poll() is None, f"the reproduction ended before: {what}"
         assert time.monotonic() < end, f"waited in vain for: {what}"
         time.sleep(0.05)
-    return found
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +98,8 @@ def reproduced(shared_folder: Path):
             Root.copy(root.folder)
             done = root.snakemake("--config", "experiment=tiny")
             (root.folder / "first.log").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
-        told = (root.folder / "first.log").read_text()
-        assert told.startswith("0\n"), told[-6000:]
+        log = (root.folder / "first.log").read_text()
+        assert log.startswith("0\n"), log[-6000:]
         yield root
 
 

@@ -51,9 +51,9 @@ def refused(root, *config: str) -> str:
 
 @pytest.mark.parametrize("case", FILES)
 def test_a_spoiled_experiment(root, case):
-    content, told = FILES[case]
+    content, message = FILES[case]
     (root.folder / "experiments" / "small.yaml").write_text(content)
-    assert told in refused(root, "experiment=small")
+    assert message in refused(root, "experiment=small")
 
 
 @pytest.mark.slow
@@ -71,8 +71,8 @@ def test_a_name_that_leaves_its_place(root, section, name):
     if section != "tables":
         own = yaml.safe_dump({section: {name: entries[section]}})
         (root.folder / "experiments" / "catalog" / "own.yaml").write_text(own)
-    told = refused(root, "experiment=small")
-    assert f"{section}" in told and not list(root.folder.parent.rglob("up"))
+    message = refused(root, "experiment=small")
+    assert f"{section}" in message and not list(root.folder.parent.rglob("up"))
 
 
 @pytest.mark.parametrize("name", ["nope", "../tiny", "/etc/passwd", "--tiny", "ti\nny", "tiny;id", "$(id)"])
@@ -85,7 +85,7 @@ def test_an_unknown_setting(root):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("only=method=sbora-fo", "unknown method 'sbora-fo', did you mean 'sbora-fa'"),
         ("only=methd=lora", "unknown key 'methd', did you mean 'method'"),
@@ -94,13 +94,13 @@ def test_an_unknown_setting(root):
         ("seeds=7", "unknown seed '7'"),
     ],
 )
-def test_a_part_that_is_not_there(root, setting, told):
-    assert told in refused(root, "experiment=tiny", setting)
+def test_a_part_that_is_not_there(root, setting, message):
+    assert message in refused(root, "experiment=tiny", setting)
 
 
 def test_results_of_another_version(root):
     record = root.folder / "results" / "tiny" / "runs" / "mmlu-ladder-xs-base" / "footprint.json"
     record.parent.mkdir(parents=True)
     record.write_text('{"version": 99}')
-    told = refused(root, "experiment=tiny")
-    assert "mmlu-ladder-xs-base/footprint.json: version: found 99, allowed 1" in told
+    message = refused(root, "experiment=tiny")
+    assert "mmlu-ladder-xs-base/footprint.json: version: found 99, allowed 1" in message

@@ -53,7 +53,7 @@ def machine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("visible", "found"),
+    ("visible", "expected"),
     [
         (None, ["0", "1", "2"]),
         ("2,0", ["2", "0"]),
@@ -63,11 +63,11 @@ def machine(tmp_path, monkeypatch):
         ("1,-1,2", ["1"]),
     ],
 )
-def test_the_pool(machine, monkeypatch, visible, found):
+def test_the_pool(machine, monkeypatch, visible, expected):
     machine(3)
     if visible is not None:
         monkeypatch.setenv(gpus.VARIABLE, visible)
-    assert gpus.pool() == found
+    assert gpus.pool() == expected
 
 
 def test_without_a_gpu_nothing_is_taken(machine, monkeypatch):
@@ -109,10 +109,10 @@ def test_processes_take_different_devices_and_wait_for_one(machine, monkeypatch,
     waits = processes[-1].stderr.readline()
     (folder / "go").touch()
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
-    told = [json.loads((folder / f"{i}.json").read_text()) for i in range(3)]
-    assert {entry["device"] for entry in told[:2]} == set((visible or "0,1").split(","))
+    records = [json.loads((folder / f"{i}.json").read_text()) for i in range(3)]
+    assert {entry["device"] for entry in records[:2]} == set((visible or "0,1").split(","))
     assert waits == f"waiting for a GPU: other jobs have all of {(visible or '0,1').replace(',', ', ')}\n"
-    check_apart(told)
+    check_apart(records)
 
 
 def test_a_killed_process_gives_its_device_back(machine):
@@ -126,12 +126,12 @@ def test_a_killed_process_gives_its_device_back(machine):
     assert {json.loads((folder / f"{i}.json").read_text())["device"] for i in range(2)} == {"0", "1"}
 
 
-def check_apart(told: list[dict]) -> None:
+def check_apart(records: list[dict]) -> None:
     """Who holds a device at the same time holds another one; and some do."""
-    pairs = [(a, b) for i, a in enumerate(told) for b in told[i + 1 :]]
+    pairs = [(a, b) for i, a in enumerate(records) for b in records[i + 1 :]]
     together = [(a, b) for a, b in pairs if a["began"] < b["ended"] and b["began"] < a["ended"]]
     assert together and all(a["device"] != b["device"] for a, b in together)
-    assert all(entry["sees"] == entry["device"] for entry in told)
+    assert all(entry["sees"] == entry["device"] for entry in records)
 
 
 def test_the_jobs_of_a_workflow_take_different_devices(machine):

@@ -39,8 +39,8 @@ def really(root, command: str) -> None:
 def touched(root, command: str) -> None:
     """`--touch`, of `tiny` in the place of the default experiment, leaves nothing to be done."""
     really(root, f"{command} --config experiment=tiny")
-    told = root.snakemake("--config", "experiment=tiny")
-    assert "Nothing to be done" in told.stdout + told.stderr
+    done = root.snakemake("--config", "experiment=tiny")
+    assert "Nothing to be done" in done.stdout + done.stderr
 
 
 def dry(root, command: str) -> None:
@@ -87,7 +87,7 @@ LISTED = [
 def way(command: str, table) -> object | None:
     """How `command` is tried, or why it isn't: the first entry of `table` that matches."""
     plain = " ".join(words(command))
-    return next((found for pattern, found in table if re.fullmatch(pattern, plain)), None)
+    return next((entry for pattern, entry in table if re.fullmatch(pattern, plain)), None)
 
 
 def test_readme_has_commands():

@@ -32,16 +32,16 @@ def test_a_row_a_trained_cell_with_means_over_its_seeds(made):
     for seed in range(3):
         edit(results / "runs" / LORA.format(seed) / "footprint.json", "", flops_per_step=7)
     make_run(plan, results, plan.run(LORA.format(2)), failed="no memory")
-    found = budget_rows(Results(plan, results))
-    rows = {(row["table"], row["model"], row["method"], row["rank"]): row for row in found}
+    budget = budget_rows(Results(plan, results))
+    rows = {(row["table"], row["model"], row["method"], row["rank"]): row for row in budget}
     assert len(rows) == 7 and not any("base" in row for row in rows)
     lora = rows["arithmetic", "llama-7b", "lora", 32]
     assert (lora["trained"], lora["steps"], lora["tokens"], lora["seconds"], lora["flops"]) == (2, 10, 670, 2.25, 70)
     assert (lora["examples"], lora["peak_bytes"], lora["process_peak_bytes"]) == (40, None, None)
     assert lora["measured_peak_bytes"] == 10**9 + 1  # of a GPU's allocator
     edit(results / "runs" / LORA.format(1) / "train.json", "on", hardware={"gpu": None})
-    found = budget_rows(Results(plan, results))
-    (lora,) = [row for row in found if row["method"] == "lora" and row["model"] == "llama-7b"]
+    budget = budget_rows(Results(plan, results))
+    (lora,) = [row for row in budget if row["method"] == "lora" and row["model"] == "llama-7b"]
     assert (lora["measured_peak_bytes"], lora["process_peak_bytes"]) == (10**9, 10**9 + 1)
 
 
@@ -66,9 +66,9 @@ def test_the_budget_stands_beside_the_score(made):
     arithmetic, mmlu = BUDGET.tables(Results(plan, results))
     assert (arithmetic.name, mmlu.name) == ("budget-arithmetic", "budget-mmlu")
     line = dict(zip(arithmetic.header, arithmetic.groups[0][0], strict=True))
-    told = {key: line[key].text for key in ("Method", "Rank", "Seeds", "Updates", "Tokens", "Seconds", "GFLOP")}
+    shown = {key: line[key].text for key in ("Method", "Rank", "Seeds", "Updates", "Tokens", "Seconds", "GFLOP")}
     expected = {"Method": "LoRA", "Rank": "32", "Seeds": "3", "Updates": "10", "Tokens": "640", "Seconds": "1.5"}
-    assert told == expected | {"GFLOP": "–"}
+    assert shown == expected | {"GFLOP": "–"}
     assert line["Average, %"].text == "46.7 ± 2.5 (3)" and line["Average, %"].interval == "[40.6, 52.9]"
     lines = [dict(zip(mmlu.header, row, strict=True)) for group in mmlu.groups for row in group]
     assert [[row[key].text.partition(" (")[0] for key in ("Table", "Alpaca, %", "Flanv2, %")] for row in lines] == [

@@ -79,8 +79,8 @@ def test_a_failed_training_without_scores_is_a_failure(made):
 def test_lines_have_none_for_what_is_missing(made):
     plan, results = made
     collect(plan, results)
-    scores, found = read_scores(results), by_place(read_footprint(results))
-    lora, base = found["arithmetic", "llama-7b", "lora", 32], found["arithmetic", "llama-7b", "base", None]
+    scores, footprints = read_scores(results), by_place(read_footprint(results))
+    lora, base = footprints["arithmetic", "llama-7b", "lora", 32], footprints["arithmetic", "llama-7b", "base", None]
     assert type(lora.trainable_parameters) is int and lora.flops_per_step is None and base.rank is None
     assert [line.run for line in lines(scores)] == list(scores.run)
     assert lines(scores[:0]) == []

@@ -67,9 +67,9 @@ def test_a_suite_beside_is_scored_but_is_no_part_of_the_tables_own(made):
     assert set(read_scores(results).task) == {"MultiArith", "gsm8k", "AddSub", "mmlu"}
 
 
-@pytest.mark.parametrize("also, told", [(["arithmetic"], "task MultiArith stands in two"), (["mmlo"], "mmlu")])
-def test_a_suite_beside_must_be_another_one(tmp_path, also, told):
-    with pytest.raises(UserError, match=told):
+@pytest.mark.parametrize("also, message", [(["arithmetic"], "task MultiArith stands in two"), (["mmlo"], "mmlu")])
+def test_a_suite_beside_must_be_another_one(tmp_path, also, message):
+    with pytest.raises(UserError, match=message):
         make_plan(tmp_path, written(also))
 
 
@@ -113,9 +113,9 @@ def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
 
 def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path):
     """MMLU as numbers answered by likelihood: the score is a loss, SBoRA's half a nat below LoRA's."""
-    entries, asked = catalog(), written()
-    asked["tables"]["arithmetic"] |= {"answer_by": "likelihood"}
-    plan, results = make_plan(tmp_path, asked, entries), tmp_path / "results"
+    entries, by_likelihood = catalog(), written()
+    by_likelihood["tables"]["arithmetic"] |= {"answer_by": "likelihood"}
+    plan, results = make_plan(tmp_path, by_likelihood, entries), tmp_path / "results"
     make_results(plan, results)
     for run in plan.runs:
         path = results / "runs" / run.name / "samples" / "mmlu.jsonl"
@@ -138,10 +138,10 @@ def test_a_continuation_is_scored_by_its_loss(tmp_path):
     data = tmp_path / "results" / "data" / "toy"
     items = [{**item, "answer": f"the {item['prompt'].split()[1]} is 3"} for item in toy_runs.items("go-on", 6)]
     write_jsonl(data / "go-on.jsonl", items)
-    told = json.loads((data / "contamination.json").read_text())
-    told["tasks"]["go-on"] |= {"sha256": sha256(data / "go-on.jsonl"), "n": 6}
-    told.pop("record_sha256", None)
-    (data / "contamination.json").write_text(json.dumps(told))
+    contamination = json.loads((data / "contamination.json").read_text())
+    contamination["tasks"]["go-on"] |= {"sha256": sha256(data / "go-on.jsonl"), "n": 6}
+    contamination.pop("record_sha256", None)
+    (data / "contamination.json").write_text(json.dumps(contamination))
     base = plan.runs[0]
     evaluate(plan, [base], tmp_path / "resources", tmp_path / "results")
     score = read_record(tmp_path / "results" / "runs" / base.name / "scores.json", ScoresRecord).tasks["go-on"]
@@ -189,15 +189,15 @@ def test_intervals_cover_and_nothing_is_found_where_nothing_is():
     """300 simulated factorials: 95 % intervals miss at most as often as they may, and p keeps its level."""
     rng = np.random.default_rng(0)
     runs = 300
-    found = [components(factorial(rng, 5, 5, 2.0, 0.0)) for _ in range(runs)]
-    covered = sum(part[0].low <= 4.0 <= part[0].high for part in found)
+    estimates = [components(factorial(rng, 5, 5, 2.0, 0.0)) for _ in range(runs)]
+    covered = sum(part[0].low <= 4.0 <= part[0].high for part in estimates)
     assert covered >= runs * 0.95 - 2 * math.sqrt(runs * 0.95 * 0.05)
-    exact = sum(part[2].low <= 1.0 <= part[2].high for part in found)
+    exact = sum(part[2].low <= 1.0 <= part[2].high for part in estimates)
     assert abs(exact - runs * 0.95) <= 3 * math.sqrt(runs * 0.95 * 0.05)
-    false = sum(part[1].p < 0.05 for part in found)
+    false = sum(part[1].p < 0.05 for part in estimates)
     assert abs(false - runs * 0.05) <= 3 * math.sqrt(runs * 0.95 * 0.05)
-    assert sum(part[0].p < 0.05 for part in found) > 0.9 * runs
-    assert np.mean([part[0].variance for part in found]) == pytest.approx(4.0, rel=0.2)
+    assert sum(part[0].p < 0.05 for part in estimates) > 0.9 * runs
+    assert np.mean([part[0].variance for part in estimates]) == pytest.approx(4.0, rel=0.2)
 
 
 def test_whether_draw_or_order_decides_is_one_test():

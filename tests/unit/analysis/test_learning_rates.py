@@ -81,15 +81,15 @@ def test_a_rate_in_a_name(rate, text):
 
 
 @pytest.mark.parametrize(
-    "rates, told",
+    "rates, message",
     [
         ([0.01, 0.02], "lacks the protocol's own, 1e-3"),
         ([0.001, 0.001], "stands twice"),
         ([0.001, 0.0], "greater than"),
     ],
 )
-def test_rates_that_make_no_sense(tmp_path, rates, told):
-    with pytest.raises(UserError, match=told):
+def test_rates_that_make_no_sense(tmp_path, rates, message):
+    with pytest.raises(UserError, match=message):
         make_plan(tmp_path, written(rates))
 
 
@@ -148,8 +148,8 @@ def test_all_tables_show_the_picked_rate(made):
 
 def test_what_the_choice_gains_is_paired_and_read_afterwards(made):
     plan, results = made
-    found = rate_scores(Results(plan, results), "arithmetic")
-    rows = {(row.cell.method, row.cell.rank, row.learning_rate): row for row in found}
+    scores = rate_scores(Results(plan, results), "arithmetic")
+    rows = {(row.cell.method, row.cell.rank, row.learning_rate): row for row in scores}
     lora = rows["lora", 32, 0.0003]
     assert lora.picked and not lora.default and lora.validation.mean == 0.75 and lora.validation_items == 20
     assert (lora.gain.difference, lora.gain.p, lora.gain.p_seeds) == (0.0, 1.0, None)  # the same answers at each rate
@@ -219,13 +219,13 @@ def test_held_out_rows_are_prepared_as_items_and_not_trained_on(tmp_path):
     path = tmp_path / "rates.yaml"
     path.write_text(yaml.safe_dump({"title": "t", "items": "ladder", "tables": {"sums": entry}}))
     prepare_table(load_plan(str(path)), "sums", tmp_path / "out")
-    told = read_record(tmp_path / "out" / VALIDATION / "contamination.json", ContaminationRecord)
-    held = [row for task in told.tasks for row in rows_at(tmp_path / "out" / VALIDATION / f"{task}.jsonl")]
+    record = read_record(tmp_path / "out" / VALIDATION / "contamination.json", ContaminationRecord)
+    held = [row for task in record.tasks for row in rows_at(tmp_path / "out" / VALIDATION / f"{task}.jsonl")]
     trained = {row["prompt"].split() and row["prompt"] for row in read_jsonl(tmp_path / "out" / "train.jsonl")}
-    assert len(held) == 12 and told.train_rows == 3000 - 12 == len(trained)
+    assert len(held) == 12 and record.train_rows == 3000 - 12 == len(trained)
     questions = [" ".join(row["prompt"].split()) for row in held]
     assert not set(questions) & {" ".join(prompt.split()) for prompt in trained}
-    assert [task.n for task in told.tasks.values() if task.status == "ok"] and told.tasks["SVAMP"].n == 0
+    assert [task.n for task in record.tasks.values() if task.status == "ok"] and record.tasks["SVAMP"].n == 0
 
 
 def rows_at(path):

@@ -168,12 +168,12 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
     assert {name.split("-", 3)[3].rsplit("-", 1)[0]: rate.learning_rate for name, rate in cells.items()} == best
     assert [(rate.edge, rate.failed) for rate in cells.values()] == [("", 1), ("lowest", 0), ("highest", 0)]
     assert cells["arithmetic-llama-7b-dora-r32"].means == {"1e-3": 0.4, "2e-3": 0.6, "4e-3": 0.2}
-    asked = [run for run in so_far(plan, results).runs if not run.is_base]
+    tuned = [run for run in so_far(plan, results).runs if not run.is_base]
     known = so_far(plan, results)
-    assert {(run.method, known.rate_of(run), run.seed) for run in asked} == {
+    assert {(run.method, known.rate_of(run), run.seed) for run in tuned} == {
         (method, rate, seed) for method, rate in best.items() for seed in range(4)
     }
-    of_name = next(run for run in asked if run.name == "arithmetic-llama-7b-dora-r32-s0")  # whatever its rate
+    of_name = next(run for run in tuned if run.name == "arithmetic-llama-7b-dora-r32-s0")  # whatever its rate
     assert known.settings(of_name)["protocol"]["learning_rate"] == 0.002 == known.protocol_of(of_name).learning_rate
     with pytest.raises(
         UserError, match=r"dora-r32-s0: its learning rate isn't picked yet; pick it with: sbora-bench pick"

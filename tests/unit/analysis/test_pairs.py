@@ -149,13 +149,13 @@ def test_made_samples_say_better(made):
     assert words["lora", 32, "sbora-fa", 32] == "better" and words["sbora-fa", 32, "sbora-fa", 64] == "worse"
     lora, twice = (sum(RIGHT[cell][task] for task in ("MultiArith", "gsm8k", "AddSub")) / 120
                    for cell in (("lora", 32), ("sbora-fa", 64)))  # fmt: skip
-    mine = next(r for r in averages if (r.a.method, r.b.rank) == ("lora", 64))
-    assert (mine.equal, mine.parameters_ratio, mine.items) == (
+    equal_pair = next(r for r in averages if (r.a.method, r.b.rank) == ("lora", 64))
+    assert (equal_pair.equal, equal_pair.parameters_ratio, equal_pair.items) == (
         "parameters",
         1,
         120,
     )
-    assert mine.difference == pytest.approx(lora - twice)
+    assert equal_pair.difference == pytest.approx(lora - twice)
     assert verdict_on_methods(separation(Results(*made))) == (
         "Not planned, so exploratory: of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 2"
         " with other seeds and items too (of those shown 5 % may be false)."
@@ -167,8 +167,8 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     make_results(plan, tmp_path / "results")
     collect(plan, tmp_path / "results")
     tables(plan, tmp_path / "results")
-    found = separation(Results(plan, tmp_path / "results"))
-    assert {verdict_text(r) for r in found.averages + found.differences} == {"no difference shown; one seed"}
+    tested = separation(Results(plan, tmp_path / "results"))
+    assert {verdict_text(r) for r in tested.averages + tested.differences} == {"no difference shown; one seed"}
     assert {
         cell.text
         for group in method_table(Results(plan, tmp_path / "results"), "arithmetic").groups
@@ -186,11 +186,11 @@ def test_a_cell_names_its_runs_and_its_interval(made):
     tables(plan, results)
     rows = {(r["table"], r["model"], r["method"], r["rank"], r["task"]): r
             for r in csv.DictReader((results / "tables/cells.csv").open())}  # fmt: skip
-    mine = rows["arithmetic", "llama-7b", "lora", "32", "average"]
-    assert mine["interval"] == "t of the log-odds, 1 degrees of freedom" and mine["seeds"] == "2"
+    average = rows["arithmetic", "llama-7b", "lora", "32", "average"]
+    assert average["interval"] == "t of the log-odds, 1 degrees of freedom" and average["seeds"] == "2"
     expected = statistics.shares_over_seeds([(53 + 3 * seed) / 120 for seed in (0, 1)], [120, 120])
-    assert [float(mine[key]) / 100 for key in ("mean", "sd", "low", "high")] == pytest.approx(
+    assert [float(average[key]) / 100 for key in ("mean", "sd", "low", "high")] == pytest.approx(
         [expected.mean, expected.sd, expected.low, expected.high], abs=1e-8
     )
-    assert mine["runs"].split() == [f"arithmetic-llama-7b-lora-r32-s{seed}" for seed in range(3)]
+    assert average["runs"].split() == [f"arithmetic-llama-7b-lora-r32-s{seed}" for seed in range(3)]
     assert rows["mmlu-flanv2", "llama-7b", "qlora", "64", "mmlu"]["mean"] == "65.000000"

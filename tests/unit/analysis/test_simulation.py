@@ -23,13 +23,13 @@ DIFFICULTY, ITEM_BY_METHOD = 1.0, 0.5  # standard deviations, in log-odds
 
 def spreads(column="Average") -> np.ndarray:
     """Standard deviation over the seeds of every published cell, as shares."""
-    found = []
+    deviations = []
     for name in ("commonsense", "arithmetic"):
         with open(PUBLISHED / f"{name}.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         names = [key for key in rows[0] if key.endswith(" sd") and (key == f"{column} sd" or column == "tasks")]
-        found += [float(row[key]) / 100 for row in rows for key in names if row[key]]
-    return np.array([spread for spread in found if spread > 0])
+        deviations += [float(row[key]) / 100 for row in rows for key in names if row[key]]
+    return np.array([spread for spread in deviations if spread > 0])
 
 
 def agrees(hits: int, draws: int, rate: float) -> bool:
@@ -55,8 +55,8 @@ def test_the_t_interval_over_three_seeds_covers_where_a_bootstrap_of_seeds_does_
     rng, draws = np.random.default_rng(1), 2000
     sd = rng.choice(spreads(), draws)
     values = 0.6 + sd[:, None] * rng.normal(size=(draws, SEEDS))
-    found = [statistics.over_seeds(row) for row in values]
-    assert agrees(sum(not each.low <= 0.6 <= each.high for each in found), draws, 0.05)
+    intervals = [statistics.over_seeds(row) for row in values]
+    assert agrees(sum(not interval.low <= 0.6 <= interval.high for interval in intervals), draws, 0.05)
     resampled = values[:, rng.integers(0, SEEDS, (500, SEEDS))].mean(-1)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=1)
     assert np.mean((low > 0.6) | (high < 0.6)) > 0.15
@@ -65,8 +65,8 @@ def test_the_t_interval_over_three_seeds_covers_where_a_bootstrap_of_seeds_does_
 def test_the_interval_covers_counted_items_too():
     rng, draws = np.random.default_rng(2), 2000
     counts = rng.binomial(ITEMS, draw(rng, 0.6, (draws, SEEDS))) / ITEMS
-    found = [statistics.over_seeds(row) for row in counts]
-    missed = sum(one.low is None or not one.low <= 0.6 <= one.high for one in found)  # equal seeds have no interval
+    intervals = [statistics.over_seeds(row) for row in counts]
+    missed = sum(one.low is None or not one.low <= 0.6 <= one.high for one in intervals)  # equal seeds have no interval
     assert agrees(missed, draws, 0.05)
 
 
@@ -85,12 +85,12 @@ def test_wilson_covers_on_average_over_nearby_shares(share):
 def test_the_bootstrap_of_items_covers_an_average_of_tasks_and_its_test_errs_as_often():
     rng, draws = np.random.default_rng(4), 150
     chance = [[0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.05, 0.9, 0.05], [0.3, 0.4, 0.3]]  # of -1, 0, 1
-    found = [
+    estimates = [
         statistics.bootstrap_average([rng.choice([-1, 0, 1], ITEMS, p=p) for p in chance], seed=number)
         for number in range(draws)
     ]
-    assert agrees(sum(not each.low <= 0 <= each.high for each in found), draws, 0.05)
-    assert agrees(sum(each.p < 0.05 for each in found), draws, 0.05)
+    assert agrees(sum(not estimate.low <= 0 <= estimate.high for estimate in estimates), draws, 0.05)
+    assert agrees(sum(estimate.p < 0.05 for estimate in estimates), draws, 0.05)
 
 
 def simulated(rng, mean_a: float, mean_b: float, draws: int, seeds: int = SEEDS) -> list[comparison.Pair]:
@@ -157,8 +157,8 @@ def test_tested_together_is_tested_alone():
     groups.append([np.ones(30), np.ones(20)])
     together = statistics.bootstrap_averages(groups)
     assert together == [statistics.bootstrap_average(group) for group in groups]
-    for group, found in zip(groups[:-1], together, strict=False):
+    for group, estimate in zip(groups[:-1], together, strict=False):
         average = lambda *rows, axis=-1: np.mean([np.mean(row, axis=axis) for row in rows], axis=0)  # noqa: E731
         alone = stats.bootstrap(group, average, n_resamples=statistics.RESAMPLES, method="percentile", rng=0)
-        assert (found.low, found.high) == tuple(alone.confidence_interval)
-        assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.mean) / alone.standard_error))
+        assert (estimate.low, estimate.high) == tuple(alone.confidence_interval)
+        assert estimate.p == pytest.approx(2 * stats.norm.sf(abs(estimate.mean) / alone.standard_error))

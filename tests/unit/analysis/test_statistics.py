@@ -16,10 +16,10 @@ from tests.made_results import RIGHT, experiment, make_plan, make_results, make_
 
 
 def test_over_seeds():
-    found = statistics.over_seeds([1.0, 2.0, 3.0])
-    assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
-    assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, 97.5 %
-    assert found.low + found.high == pytest.approx(4)
+    summary = statistics.over_seeds([1.0, 2.0, 3.0])
+    assert (summary.n, summary.mean, summary.sd) == (3, 2.0, 1.0)
+    assert summary.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, 97.5 %
+    assert summary.low + summary.high == pytest.approx(4)
 
 
 def test_one_seed_has_no_interval_and_none_is_an_error():
@@ -121,8 +121,8 @@ def made(tmp_path):
 
 
 def test_claims_of_made_samples(made):
-    found = separation(Results(*made))
-    claims = {(row.table, row.model, row.task): row for row in found.references}
+    tested = separation(Results(*made))
+    claims = {(row.table, row.model, row.task): row for row in tested.references}
     assert len(claims) == 8
     reference = claims["arithmetic", "llama-7b", "MultiArith"]
     row = reference.gain
@@ -138,8 +138,8 @@ def test_claims_of_made_samples(made):
 
 
 def test_gains_are_against_the_base_of_the_same_model(made):
-    found = separation(Results(*made)).gains
-    rows = [row for row in found if (row.table, row.task) == ("arithmetic", "MultiArith")]
+    gains = separation(Results(*made)).gains
+    rows = [row for row in gains if (row.table, row.task) == ("arithmetic", "MultiArith")]
     assert [(row.model, row.cell.method, row.cell.rank) for row in rows] == [
         ("llama-7b", "lora", 32),
         ("llama-7b", "dora", 32),
@@ -163,8 +163,8 @@ def test_a_missing_sample_file_is_an_error(made):
 
 
 def test_differences_compare_one_thing_at_a_time(made):
-    found = separation(Results(*made))
-    pairs = {(row.a.method, row.a.rank, row.b.method, row.b.rank) for row in found.differences}
+    tested = separation(Results(*made))
+    pairs = {(row.a.method, row.a.rank, row.b.method, row.b.rank) for row in tested.differences}
     assert pairs == {
         ("lora", 32, "dora", 32),
         ("lora", 32, "sbora-fa", 32),
@@ -173,15 +173,15 @@ def test_differences_compare_one_thing_at_a_time(made):
         ("lora", 32, "sbora-fa", 64),  # of equal parameters
         ("dora", 32, "sbora-fa", 64),
     }
-    mine = [row for row in found.differences if row.column == "MultiArith"]
+    multiarith = [row for row in tested.differences if row.column == "MultiArith"]
     right = {cell: RIGHT[cell]["MultiArith"] for cell in RIGHT if cell[0] in ("lora", "dora", "sbora-fa")}
-    for row in mine:
+    for row in multiarith:
         a, b = (right[cell.method, cell.rank] for cell in (row.a, row.b))
         assert row.only_a - row.only_b == 3 * (a - b)
         assert row.differs == (abs(a - b) >= 18)  # three and two items are too few
-    assert found.undecided() == [("arithmetic", "llama-7b", "gsm8k"), ("arithmetic", "llama-7b", "AddSub")]
-    assert count_columns(differences_shown(found)) == (1, 3)
-    assert count_columns(references_shown(found)) == (1, 5)  # by more than ten points; 40 items show that once
+    assert tested.undecided() == [("arithmetic", "llama-7b", "gsm8k"), ("arithmetic", "llama-7b", "AddSub")]
+    assert count_columns(differences_shown(tested)) == (1, 3)
+    assert count_columns(references_shown(tested)) == (1, 5)  # by more than ten points; 40 items show that once
 
 
 def test_false_discovery_is_over_the_pairs_of_a_table(made):
@@ -193,10 +193,10 @@ def test_false_discovery_is_over_the_pairs_of_a_table(made):
 def test_only_common_seeds_are_paired(made):
     plan, results = made
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s1"), failed="no memory")
-    found = separation(Results(plan, results))
-    claim = next(row.gain for row in found.references if (row.model, row.task) == ("llama-7b", "AddSub"))
+    tested = separation(Results(plan, results))
+    claim = next(row.gain for row in tested.references if (row.model, row.task) == ("llama-7b", "AddSub"))
     assert (claim.seeds, claim.pairs) == (2, 80)
-    pairs = {(row.a.method, row.b.method): row.pairs for row in found.differences if row.column == "AddSub"}
+    pairs = {(row.a.method, row.b.method): row.pairs for row in tested.differences if row.column == "AddSub"}
     assert pairs["lora", "dora"] == 80 and pairs["dora", "sbora-fa"] == 120
 
 

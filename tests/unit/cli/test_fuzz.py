@@ -58,8 +58,8 @@ def test_what_may_never_stand_there_is_refused(workplace, place):  # noqa: F811
     @MANY
     @given(value=NEVER[place])
     def check(value):
-        told = workplace.refused("validate", workplace.write(put(place, value)))
-        assert "small.yaml" in told
+        message = workplace.refused("validate", workplace.write(put(place, value)))
+        assert "small.yaml" in message
 
     check()
 

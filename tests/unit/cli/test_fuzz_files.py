@@ -39,9 +39,9 @@ class Files:
         table = EXPERIMENT["tables"]["sums"] | {"train": "own"}
         self.place.write(yaml.safe_dump(EXPERIMENT | {"tables": {"sums": table}}))
         began = time.process_time()
-        told = self.place.refused("prepare", "-e", "small", "--table", "sums", "--output", "out")
-        assert time.process_time() - began < SECONDS and "train.json" in told, told
-        return told
+        message = self.place.refused("prepare", "-e", "small", "--table", "sums", "--output", "out")
+        assert time.process_time() - began < SECONDS and "train.json" in message, message
+        return message
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_a_file_of_other_bytes_is_refused(files, content, flipped):
 @MANY
 @given(count=st.integers(0, 4), expected=st.integers(5, 9))
 def test_a_file_of_other_length_is_refused(files, count, expected):
-    told = files.refused(as_json([GOOD] * count), rows=expected)
-    assert f"found {count} rows, expected {expected}" in told
+    message = files.refused(as_json([GOOD] * count), rows=expected)
+    assert f"found {count} rows, expected {expected}" in message
 
 
 @pytest.fixture

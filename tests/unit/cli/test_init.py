@@ -19,16 +19,16 @@ def test_ones_own_data_and_questions_make_an_experiment_that_validates(workplace
         "mine.jsonl",
         *({"question": f"What is {n} + 1?", "response": f"It is {n + 1}."} for n in range(9)),
     )
-    asked = rows(
+    questions = rows(
         workplace.folder, "test.jsonl", *({"question": f"What is {n} + 2?", "answer": str(n + 2)} for n in range(4))
     )
-    status, out, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", asked)
+    status, out, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
     assert status == 0 and "good, 10 runs" in out, err
     assert workplace.run("validate", "experiments/mine.yaml")[0] == 0
     status, out, _ = workplace.run("plan", "mine")
     assert "mine-ladder-xs-sbora-fa-r8-s{0,1,2}" in out
     assert "is there already" in workplace.refused(
-        "init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", asked
+        "init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions
     )
 
 

@@ -98,9 +98,9 @@ WRONG = {
 def test_a_mistake_is_one_line_and_status_2(workplace, case):  # noqa: F811
     arguments, parts = WRONG[case]
     workplace.experiment()
-    told = workplace.refused(*arguments)
+    message = workplace.refused(*arguments)
     for part in parts:
-        assert part in told, told
+        assert part in message, message
 
 
 def test_nothing_asked_shows_the_help(workplace):  # noqa: F811
@@ -145,9 +145,9 @@ PREPARE = ("prepare", "-e", "small", "--table", "sums", "--output", "out/sums")
 )
 def test_a_data_file_that_is_not_what_the_catalog_says(workplace, content, changes, parts):  # noqa: F811
     own_data(workplace, content, **changes)
-    told = workplace.refused(*PREPARE)
+    message = workplace.refused(*PREPARE)
     for part in parts:
-        assert part in told, told
+        assert part in message, message
 
 
 def test_the_good_data_file_is_taken(workplace):  # noqa: F811
@@ -170,8 +170,8 @@ def test_results_of_another_version(workplace):  # noqa: F811
     prepared(workplace)
     path = workplace.folder / "results" / "small" / "data" / "sums" / "contamination.json"
     path.write_text(path.read_text().replace(f'"version": {VERSION}', '"version": 99'))
-    told = workplace.refused("evaluate", "-e", "small", "sums-ladder-xs-base")
-    assert "results/small/data/sums/contamination.json: version: found 99, allowed 1" in told
+    message = workplace.refused("evaluate", "-e", "small", "sums-ladder-xs-base")
+    assert "results/small/data/sums/contamination.json: version: found 99, allowed 1" in message
 
 
 def no_room(*_, **__):
@@ -181,8 +181,8 @@ def no_room(*_, **__):
 def test_no_disk_space_is_one_line_and_nothing_is_left(workplace):  # noqa: F811
     workplace.experiment()
     workplace.monkeypatch.setattr("pathlib.Path.write_text", no_room)
-    told = workplace.refused(*PREPARE)
-    assert "out/sums/train.jsonl: no space left on the disk" in told and "bytes free" in told
+    message = workplace.refused(*PREPARE)
+    assert "out/sums/train.jsonl: no space left on the disk" in message and "bytes free" in message
     assert not list((workplace.folder / "out").iterdir())
 
 
@@ -195,8 +195,8 @@ def test_a_disk_that_is_really_full(workplace):  # noqa: F811
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
     try:
-        told = workplace.refused(*PREPARE[:-1], "disk/sums")
-        assert "disk/sums/train.jsonl: no space left on the disk" in told and not list(small.iterdir())
+        message = workplace.refused(*PREPARE[:-1], "disk/sums")
+        assert "disk/sums/train.jsonl: no space left on the disk" in message and not list(small.iterdir())
     finally:
         subprocess.run(["umount", small], check=True)
     shutil.rmtree(small)

@@ -57,8 +57,8 @@ def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, nam
 
 def test_rows_of_each_kind_of_data():
     catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
-    found = [estimate.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
-    assert found == [9_919, 52_002, 50_000, 100]
+    counts = [estimate.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
+    assert counts == [9_919, 52_002, 50_000, 100]
     assert estimate.rows_of(catalog, "ladder-math") > 100
 
 
@@ -163,9 +163,13 @@ def test_public_runs_took_what_is_estimated(kept):
 
 def test_an_hour_s_price(plan, kept, capsys):
     cells = estimate.costs(plan, card(10), {}, kept)
-    found = estimate_text.summary(plan, "card", card(10), cells, price=2.5)
-    assert found["price"] == {"an_hour": 2.5, "expected": 2.5 * found["expected_hours"], "most": 2.5 * found["hours"]}
-    estimate_text.show(plan, found, cells, "Card")
+    totals = estimate_text.summary(plan, "card", card(10), cells, price=2.5)
+    assert totals["price"] == {
+        "an_hour": 2.5,
+        "expected": 2.5 * totals["expected_hours"],
+        "most": 2.5 * totals["hours"],
+    }
+    estimate_text.show(plan, totals, cells, "Card")
     assert "at 2.5 an hour" in capsys.readouterr().out
     assert estimate_text.summary(plan, "card", card(10), cells)["price"] is None
 
@@ -190,17 +194,17 @@ def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     }
     assert peaks[4] > peaks[2] > peaks[1]
     for room, split in ((peaks[4], (4, 2)), (peaks[4] - 1, (2, 4)), (peaks[2] - 1, (1, 8)), (peaks[1] - 1, (0, 0))):
-        found = estimate.cell_cost(plan, cell, setting, card(room / roofline.GIB + roofline.CONTEXT_GIB), {}, kept)
-        assert (found.micro_batch, found.accumulation) == split
-        assert found.trains == (split != (0, 0)) and (found.train_hours is None) == (split == (0, 0))
+        cost = estimate.cell_cost(plan, cell, setting, card(room / roofline.GIB + roofline.CONTEXT_GIB), {}, kept)
+        assert (cost.micro_batch, cost.accumulation) == split
+        assert cost.trains == (split != (0, 0)) and (cost.train_hours is None) == (split == (0, 0))
 
 
 def test_what_does_not_fit_is_said(plan, kept, capsys):
     small = card(roofline.CONTEXT_GIB + 0.001)
     cells = estimate.costs(plan, small, {}, kept)
-    found = estimate_text.summary(plan, "small", small, cells)
-    assert set(found["does_not_fit"]) == {cell.run for cell in cells}
-    estimate_text.show(plan, found, cells, "Card")
+    totals = estimate_text.summary(plan, "small", small, cells)
+    assert set(totals["does_not_fit"]) == {cell.run for cell in cells}
+    estimate_text.show(plan, totals, cells, "Card")
     out = capsys.readouterr().out
     assert "sums-ladder-xs-lora-r4: even one example takes" in out and "scoring a batch takes" in out
     assert "too large" in out
@@ -225,9 +229,9 @@ def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     work = roofline.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
     assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
     assert (nf4.speed, nf4.train_hours, nf4.hours, lora.score_hours) == ("none", None, None, None)
-    found = estimate_text.summary(plan, "cpu", None, [lora, nf4])
-    assert found["cells_without_hours"] == 1 and found["hours"] == lora.hours
-    assert found["basis"]["train"].startswith("1 of 2 cells measured here") and "1 of 2 cells not known" in str(found)
+    totals = estimate_text.summary(plan, "cpu", None, [lora, nf4])
+    assert totals["cells_without_hours"] == 1 and totals["hours"] == lora.hours
+    assert totals["basis"]["train"].startswith("1 of 2 cells measured here") and "1 of 2 cells not known" in str(totals)
 
 
 def test_calibration_measures_every_kind_and_is_kept(plan, kept):
@@ -250,12 +254,12 @@ def test_no_gpu_no_speed_of_a_card(plan, kept):
 def test_the_command(plan, workplace):  # noqa: F811
     status, out, err = workplace.run("plan", "small", "--cost", "--device", "rtx-4090", "--json")
     assert status == 0, err
-    found = json.loads(out)
-    assert found["runs"] == 5 and len(found["cells"]) == 3 and found["does_not_fit"] == []
-    assert "estimate: each operator" in found["basis"]["train"]
+    totals = json.loads(out)
+    assert totals["runs"] == 5 and len(totals["cells"]) == 3 and totals["does_not_fit"] == []
+    assert "estimate: each operator" in totals["basis"]["train"]
     status, out, _ = workplace.run("plan", "small", "--cost", "--device", "rtx-4090", "--only", "method=lora")
     assert status == 0 and "sums-ladder-xs-lora-r4" in out and "qsbora" not in out and "3 runs on" in out
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", LOADED, "plan", "small", "--cost", "--device", "rtx-4090"],
         cwd=workplace.folder,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
@@ -263,7 +267,7 @@ def test_the_command(plan, workplace):  # noqa: F811
         text=True,
         check=True,
     )
-    assert not {"torch", "transformers", "peft", "numpy", "datasets"} & set(json.loads(told.stdout.splitlines()[-1]))
+    assert not {"torch", "transformers", "peft", "numpy", "datasets"} & set(json.loads(done.stdout.splitlines()[-1]))
 
 
 WRONG = {
@@ -276,5 +280,5 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_the_command_refuses(plan, workplace, case):  # noqa: F811
-    arguments, told = WRONG[case]
-    assert told in workplace.refused("plan", "small", *arguments)
+    arguments, message = WRONG[case]
+    assert message in workplace.refused("plan", "small", *arguments)

@@ -211,8 +211,8 @@ def test_memory_grows_with_the_batch_and_sbora_needs_less(catalog):
     protocol = protocol_of(catalog)
 
     def peak(method, rows, optimizer="adamw_torch"):
-        mine = protocol.model_copy(update={"optimizer": optimizer})
-        return footprint.trace(on_meta(catalog, method, mine, rank=64), mine, "cuda", rows, LENGTH).peak()
+        changed = protocol.model_copy(update={"optimizer": optimizer})
+        return footprint.trace(on_meta(catalog, method, changed, rank=64), changed, "cuda", rows, LENGTH).peak()
 
     assert peak("lora", 8)["peak"] > peak("lora", 4)["peak"] > peak("sbora-fa", 4)["peak"]
     assert peak("lora", 4, "adamw_8bit")["optimizer"] < peak("lora", 4, "paged_adamw_32bit")["optimizer"]
@@ -252,8 +252,8 @@ def test_scoring_merges_where_the_protocol_does(catalog):
 @pytest.mark.parametrize("start", [1, 4, 300])
 def test_largest_fits_and_is_near_the_most_that_does(curve, start):
     room = curve(90)
-    found = one_cell.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
-    assert 85 <= found <= 90
+    largest = one_cell.largest(curve, curve(0), start, curve(start), cap=4096, room=room)
+    assert 85 <= largest <= 90
     assert one_cell.largest(curve, curve(0), start, curve(start), cap=4096, room=curve(1) - 1) is None
 
 
@@ -261,12 +261,12 @@ def test_a_verdict(catalog):
     request = one_cell.CellRequest(
         "tiny", "sbora-fa", RANK, "smollm2", micro_batch=2, length=64, device="rtx-4090", sweep="rank"
     )
-    found = one_cell.report(catalog, request)
-    device = found["device"]
+    report = one_cell.report(catalog, request)
+    device = report["device"]
     assert device["fits"] and device["largest_micro_batch"] >= 2 and device["largest_length"] == 256
-    peaks = [row["peak"] for row in found["sweep"]]
+    peaks = [row["peak"] for row in report["sweep"]]
     assert peaks == sorted(peaks) and len(set(peaks)) == len(peaks)
-    assert "fits, to spare" in one_cell.as_text(found) and json.loads(one_cell.as_json(found)) == found
+    assert "fits, to spare" in one_cell.as_text(report) and json.loads(one_cell.as_json(report)) == report
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,8 @@ def test_shipped_rationales_of_the_number_tasks(task, official, strict, count):
     for item in items:
         for rule in right:
             right[rule] += abs(float(item["answer"]) - number(extract(item["output"], RULES[rule]))) <= 0.001
-        found = re.findall(r"-?\d+\.?\d*", item["output"].replace(",", ""))
-        assert extract(item["output"], RULES["last-number"]) == (found[-1] if found else "")
+        numbers = re.findall(r"-?\d+\.?\d*", item["output"].replace(",", ""))
+        assert extract(item["output"], RULES["last-number"]) == (numbers[-1] if numbers else "")
     assert (right["last-number"], right["stated-number"], len(items)) == (official, strict, count)
 
 

@@ -101,10 +101,10 @@ def tasks(tmp_path, monkeypatch):
 
 def prepared(catalog: Catalog, task: str, folder: Path) -> tuple[dict, list[dict]]:
     """(lm-eval's configuration, the items) of a task of the catalog."""
-    told = prepare_items(catalog, task, "plain", [], folder / f"{task}.jsonl", columns=Columns(gold=True))
+    task_data = prepare_items(catalog, task, "plain", [], folder / f"{task}.jsonl", columns=Columns(gold=True))
     config = task_config(task, catalog.tasks[task], Protocol(**toy_runs.PROTOCOL))
     json.dumps(config)  # it is part of a key
-    assert told.n == 4 and told.sha256 == sha256(folder / f"{task}.jsonl")
+    assert task_data.n == 4 and task_data.sha256 == sha256(folder / f"{task}.jsonl")
     return config, read_jsonl(folder / f"{task}.jsonl")
 
 

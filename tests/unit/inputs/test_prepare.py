@@ -177,8 +177,8 @@ def test_nothing_to_score_is_a_mistake_even_when_skipping(house, tmp_path):
 def test_other_bytes_stop_the_run_with_both_ids(house, tmp_path, missing):
     path = house.root / "sums.json"
     path.write_bytes(path.read_bytes()[:-9])
-    found, expected = git_blob_id(path.read_bytes()), house.data["sums"]["blob"]
-    with pytest.raises(UserError, match=f"git blob id {found}, expected {expected}"):
+    actual, expected = git_blob_id(path.read_bytes()), house.data["sums"]["blob"]
+    with pytest.raises(UserError, match=f"git blob id {actual}, expected {expected}"):
         prepare_table(house.plan(missing=missing), "t", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 

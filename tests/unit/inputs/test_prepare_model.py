@@ -134,11 +134,11 @@ def test_an_incomplete_folder_is_told_and_nothing_written(weights, tmp_path, how
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "found"),
+    ("key", "value", "actual"),
     [("num_hidden_layers", 3, "2"), ("rope_parameters", {"rope_theta": 5e5}, "100000.0"), ("bos_token_id", 0, "1")],
 )
-def test_another_architecture_is_told(weights, tmp_path, key, value, found):
-    with pytest.raises(UserError, match=f"config.json: {key}: found .*{found}.*the catalog says"):
+def test_another_architecture_is_told(weights, tmp_path, key, value, actual):
+    with pytest.raises(UserError, match=f"config.json: {key}: found .*{actual}.*the catalog says"):
         prepare_model(catalog(FOLDER, **{key: value}), "toy-1", tmp_path / "out")
 
 
@@ -155,15 +155,15 @@ def test_an_unknown_model_names_the_nearest(tmp_path):
 def test_a_hub_model_stays_in_the_hubs_cache(weights, tmp_path, monkeypatch):
     commit = tmp_path / ("c" * 40)
     weights.rename(commit)
-    asked = {}
+    arguments = {}
     monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda id, **more: asked.update(more, id=id) or str(commit)
+        "huggingface_hub.snapshot_download", lambda id, **more: arguments.update(more, id=id) or str(commit)
     )
     prepare_model(catalog({"kind": "hub", "id": "who/toy", "revision": "refs/pr/3"}), "toy-1", tmp_path / "out")
     record = read_record(tmp_path / "out" / "base.json", BaseRecord)
     assert (record.source["id"], record.source["revision"], record.files) == ("who/toy", "c" * 40, {})
-    assert asked["id"] == "who/toy" and asked["revision"] == "refs/pr/3" and asked["local_files_only"]
-    assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+    assert arguments["id"] == "who/toy" and arguments["revision"] == "refs/pr/3" and arguments["local_files_only"]
+    assert not any("bin" in pattern or pattern == "*" for pattern in arguments["allow_patterns"])
 
 
 def test_a_gated_model_says_what_to_accept_and_no_token(tmp_path, monkeypatch):

@@ -56,8 +56,8 @@ def test_the_flan_stand_in_has_rows_of_every_bucket_and_goes_through_the_sampler
     entry = STAND_INS["rehearsal-flan-v2"]
     sampled = sources.read_examples("rehearsal-flan-v2", entry)
     whole = sources._hub_rows("rehearsal-flan-v2", entry.model_copy(update={"sampler": None}))
-    found = {f"{row['task_source']}_{row['template_type']}" for row in whole}
-    assert found == set(flan.BUCKETS) and 64 < len(sampled) < len(whole) == entry.rows  # long rows are left out
+    buckets = {f"{row['task_source']}_{row['template_type']}" for row in whole}
+    assert buckets == set(flan.BUCKETS) and 64 < len(sampled) < len(whole) == entry.rows  # long rows are left out
 
 
 def test_other_bytes_in_a_stand_ins_place_are_told(tmp_path):

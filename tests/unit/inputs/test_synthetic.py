@@ -33,9 +33,9 @@ def core(instruction: str) -> str:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_items_have_the_format_of_llm_adapters(task):
-    found = synthetic.items(task, 100, 0)
-    assert len(found) == len({synthetic.normalise(e["instruction"]) for e in found}) == 100
-    for e in found:
+    items = synthetic.items(task, 100, 0)
+    assert len(items) == len({synthetic.normalise(e["instruction"]) for e in items}) == 100
+    for e in items:
         assert list(e) == ["instruction", "input", "output", "answer"]
         assert all(isinstance(v, str) for v in e.values()) and e["input"] == ""
         if task in CHOICES:
@@ -61,12 +61,12 @@ def test_choices_are_right_and_only_one_is(task):
             assert e["answer"] == str(value in known[thing]).lower()
             continue
         options = dict(re.findall(r"([A-Z]\w+\d): (\w+)", e["instruction"]))
-        asked = words - set(options.values())
+        question_words = words - set(options.values())
         if task == "openbookqa":
-            (thing,) = asked & set(known)
+            (thing,) = question_words & set(known)
             holds = [label for label, value in options.items() if value in known[thing]]
         else:
-            values = asked & {v for values in world.PROPERTIES.values() for v in values}
+            values = question_words & {v for values in world.PROPERTIES.values() for v in values}
             holds = [label for label, thing in options.items() if values <= known[thing]]
         assert [label.lower() for label in holds] == [e["answer"]]
 
@@ -107,18 +107,18 @@ def test_no_test_question_in_a_training_set(name):
     ]
     texts = "\n".join(learnt)
     for task in synthetic.TRAINING_SETS[name]:
-        asked = {core(e["instruction"]) for s in (0, 1) for e in synthetic.items(task, 100, s)}
-        assert not [q for q in asked if q in texts]
+        questions = {core(e["instruction"]) for s in (0, 1) for e in synthetic.items(task, 100, s)}
+        assert not [q for q in questions if q in texts]
     if name == "ladder-instruct":
-        asked = {synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)}
-        assert asked and not [q for q in asked if q in texts]
+        questions = {synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)}
+        assert questions and not [q for q in questions if q in texts]
 
 
 def test_no_test_question_in_the_corpus():
-    asked = [core(e["instruction"]) for t in TASKS for e in synthetic.items(t, 100, 0)]
-    asked += [synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)]
+    questions = [core(e["instruction"]) for t in TASKS for e in synthetic.items(t, 100, 0)]
+    questions += [synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)]
     by_opening = defaultdict(list)
-    for question in asked:
+    for question in questions:
         by_opening[tuple(question.split()[:4])].append(question)
     for prompt, response in corpus.corpus(0, 20_000, 80_000):
         text = synthetic.normalise(f"{prompt} {response}")

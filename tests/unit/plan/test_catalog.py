@@ -73,10 +73,10 @@ def test_a_mistake_is_one_line_that_names_file_and_key(workplace, case):  # noqa
     sections, parts = SPOILED[case]
     workplace.experiment()
     workplace.catalog(**sections)
-    told = workplace.refused("plan", "small")
-    assert OWN in told, told
+    message = workplace.refused("plan", "small")
+    assert OWN in message, message
     for part in parts:
-        assert part in told, told
+        assert part in message, message
 
 
 # entries that are only looked into by the table that uses them: (sections, edit of the table, parts)
@@ -130,9 +130,9 @@ def test_what_a_table_uses_is_looked_into(workplace, case):  # noqa: F811
     sections, (key, value), parts = USED[case]
     workplace.catalog(**sections)
     workplace.experiment((("tables", "sums", key), value))
-    told = workplace.refused("plan", "small")
+    message = workplace.refused("plan", "small")
     for part in parts:
-        assert part in told, told
+        assert part in message, message
 
 
 HOSTILE = ["..", "../up", "/absolute", "a/b", "a\nb", "--x", "a b", "$(id)", "a;b", "", "x" * 49, "-"]
@@ -146,8 +146,8 @@ def test_no_entry_has_a_name_that_leaves_its_place(workplace, section, name):  #
     entries |= {"data": {"kind": "synthetic", "maker": "items", "name": "SVAMP", "rows": 1, "seed": 0}}
     workplace.experiment()
     workplace.catalog(**{section: {name: entries[section]}})
-    told = workplace.refused("plan", "small")
-    assert f"{OWN}: {section}" in told and "pattern" in told
+    message = workplace.refused("plan", "small")
+    assert f"{OWN}: {section}" in message and "pattern" in message
 
 
 FILE = {"kind": "file", "path": "p", "url": "u", "blob": "0" * 40}
@@ -169,8 +169,8 @@ PLACES = {
 def test_nothing_is_written_outside_by_a_path_or_taken_for_an_option(workplace, place, name):  # noqa: F811
     workplace.experiment()
     workplace.catalog(**PLACES[place](name))
-    told = workplace.refused("plan", "small")
-    assert OWN in told and "pattern" in told
+    message = workplace.refused("plan", "small")
+    assert OWN in message and "pattern" in message
 
 
 def test_names_of_both_kinds():
@@ -192,12 +192,12 @@ def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
     assert (official.learning_rate, official.batch_size, official.epochs) == (3e-4, 8, 3)
     clean = catalog.protocol("clean", "arithmetic", {}, "here")
     assert (clean.learning_rate, clean.loss_on, clean.extraction) == (3e-4, "answer", "strict")
-    mine = catalog.protocol("clean", "arithmetic", {"learning_rate": 1e-3}, "here")
-    assert mine == clean.model_copy(update={"learning_rate": 1e-3})
+    changed = catalog.protocol("clean", "arithmetic", {"learning_rate": 1e-3}, "here")
+    assert changed == clean.model_copy(update={"learning_rate": 1e-3})
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"steps": None}, "either steps or epochs"),
         ({"epochs": 1}, "either steps or epochs"),
@@ -207,9 +207,9 @@ def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
         ({"optimizer": "adam"}, "optimizer: .*adamw_torch.*, found 'adam'"),
     ],
 )
-def test_fields_of_a_protocol_that_do_not_go_together(change, told):
+def test_fields_of_a_protocol_that_do_not_go_together(change, message):
     catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         catalog.protocol("tiny", "arithmetic", change, "here")
 
 
@@ -265,12 +265,12 @@ NOT_YAML = {
 def test_a_file_that_is_no_experiment(workplace, case):  # noqa: F811
     content, part = NOT_YAML[case]
     path = workplace.write(content)
-    told = workplace.refused("validate", path)
-    assert path in told and part in told, told
+    message = workplace.refused("validate", path)
+    assert path in message and part in message, message
     workplace.experiment()
     (workplace.folder / OWN).write_bytes(content)
-    told = workplace.refused("plan", "small")
-    assert OWN in told and part in told, told
+    message = workplace.refused("plan", "small")
+    assert OWN in message and part in message, message
 
 
 def test_names_are_text_as_they_are_written(workplace):  # noqa: F811
@@ -278,8 +278,8 @@ def test_names_are_text_as_they_are_written(workplace):  # noqa: F811
     assert read_yaml(workplace.folder / "a.yaml") == {"on": 1, "007": 2, "1e-3": 3, "2020-01-01": 4, "~": 5}
     for value, expected in (("on", "True"), ("007", "7"), ("2020-01-01", "datetime.date(2020, 1, 1)")):
         workplace.write(f"title: {value}\n")
-        told = workplace.refused("validate", "small")
-        assert f"title: Input should be a valid string, found {expected}; put it in quotes" in told, told
+        message = workplace.refused("validate", "small")
+        assert f"title: Input should be a valid string, found {expected}; put it in quotes" in message, message
 
 
 def test_aliases_and_values_of_every_kind_are_read(tmp_path):

@@ -59,8 +59,8 @@ def test_equal_parameters_are_counted(tmp_path):
     assert method_problems(equal, tmp_path) == [] and len(list(tmp_path.glob("equal-*.json"))) == 2
     a, b = equal.comparisons("sums")[0].cells
     assert (one_layer_parameters(equal, a), one_layer_parameters(equal, b)) == (3072, 3072)
-    told = method_problems(plan_of((GRIDS, BOTH), compare(equal="parameters", models=["ladder-xs"])), tmp_path)
-    assert len(told) == 1 and "comparisons: ladder-xs: sbora-fa-r4 - lora-r4: equal: parameters" in told[0]
+    problems = method_problems(plan_of((GRIDS, BOTH), compare(equal="parameters", models=["ladder-xs"])), tmp_path)
+    assert len(problems) == 1 and "comparisons: ladder-xs: sbora-fa-r4 - lora-r4: equal: parameters" in problems[0]
     assert len(list(tmp_path.glob("equal-*.json"))) == 2
 
 

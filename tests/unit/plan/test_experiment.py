@@ -53,8 +53,10 @@ def test_settings_follow_what_the_run_was_asked_for():
     hashes = [plan.settings_hash(plan.runs[1]) for plan in (first, again, slower)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert first.settings_hash(first.runs[1]) != first.settings_hash(first.runs[2])
-    asked = slower.settings(slower.runs[1])
-    assert asked["protocol"]["learning_rate"] == 1e-4 and asked["seed"] == 0 and asked["train"] == "ladder-math"
+    settings = slower.settings(slower.runs[1])
+    assert (
+        settings["protocol"]["learning_rate"] == 1e-4 and settings["seed"] == 0 and settings["train"] == "ladder-math"
+    )
     assert first.settings(first.runs[0])["method_entry"] is None
 
 
@@ -194,10 +196,10 @@ SPOILED = {
 def test_a_mistake_is_one_line_that_names_file_and_key(workplace, case):  # noqa: F811
     edit, parts = SPOILED[case]
     path = workplace.experiment(edit)
-    told = workplace.refused("plan", "small")
-    assert path in told
+    message = workplace.refused("plan", "small")
+    assert path in message
     for part in parts:
-        assert part in told, told
+        assert part in message, message
 
 
 def test_the_unspoiled_experiment_is_good(workplace):  # noqa: F811
@@ -230,15 +232,15 @@ NAMES = [
 @pytest.mark.parametrize("name", [*NAMES, "a.b", "x" * 49])
 def test_a_table_cannot_have_a_name_that_leaves_its_place(workplace, name):  # noqa: F811
     workplace.experiment((("tables",), {name: EXPERIMENT["tables"]["sums"]}))
-    told = workplace.refused("plan", "small")
-    assert "experiments/small.yaml: tables" in told and "pattern" in told
+    message = workplace.refused("plan", "small")
+    assert "experiments/small.yaml: tables" in message and "pattern" in message
 
 
 @pytest.mark.parametrize("name", [*NAMES, "x" * 300])
 def test_an_experiment_cannot_have_such_a_name(workplace, name):  # noqa: F811
     assert "experiment" in workplace.refused("plan", "--", name)
-    told = workplace.refused("finetune", "--experiment", name, "run")
-    assert "experiment" in told
+    message = workplace.refused("finetune", "--experiment", name, "run")
+    assert "experiment" in message
 
 
 @pytest.mark.parametrize("stem", ["--x", "a b", "$(id)", "a;b", "A", "published", "x" * 60])

@@ -58,9 +58,9 @@ def test_the_order_of_values_does_not_matter(plan):
 
 def test_the_words_of_a_part_ask_for_the_same_part(plan):
     assert words(plan) == []
-    asked = words(plan, "method=dora,lora", "1,0", "05")
-    assert asked == ["--only", "method=lora,dora,seed=0,1", "--limit", "5"]
-    again = narrowed(plan, only=asked[1], limit=asked[3])
+    options = words(plan, "method=dora,lora", "1,0", "05")
+    assert options == ["--only", "method=lora,dora,seed=0,1", "--limit", "5"]
+    again = narrowed(plan, only=options[1], limit=options[3])
     assert again.name == narrowed(plan, "method=dora,lora", "1,0", "05").name
 
 
@@ -108,10 +108,10 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_refused(plan, case):
-    arguments, told = WRONG[case]
+    arguments, parts = WRONG[case]
     with pytest.raises(UserError) as error:
         narrowed(plan, *arguments)
-    assert all(part in str(error.value) for part in told), error.value
+    assert all(part in str(error.value) for part in parts), error.value
 
 
 @pytest.mark.parametrize(

@@ -55,23 +55,23 @@ def test_the_command_writes_between_the_markers_and_nowhere_else(workplace):  # 
 
 
 @pytest.mark.parametrize(
-    ("notes", "told"),
+    ("notes", "message"),
     [
         ({"learning_rat": {"source": "x"}}, "did you mean 'learning_rate'"),
         ({"own": {"sorce": "x"}}, "protocol_notes.own"),
     ],
 )
-def test_a_note_of_no_field_is_told(workplace, notes, told):  # noqa: F811
+def test_a_note_of_no_field_is_told(workplace, notes, message):  # noqa: F811
     workplace.catalog(protocol_notes=notes)
-    assert told in workplace.refused("protocols")
+    assert message in workplace.refused("protocols")
 
 
 @pytest.mark.parametrize(
-    ("note", "told"), [({"source": "x"}, "`clean` is missing"), ({"source": {"mmlu": "x"}}, "source is missing")]
+    ("note", "message"), [({"source": "x"}, "`clean` is missing"), ({"source": {"mmlu": "x"}}, "source is missing")]
 )
-def test_a_field_without_its_note_is_told(catalog, note, told):
+def test_a_field_without_its_note_is_told(catalog, note, message):
     notes = catalog.protocol_notes | {"merge": type(catalog.protocol_notes["merge"]).model_validate(note)}
-    with pytest.raises(UserError, match=f"protocol_notes.merge: {told} for commonsense"):
+    with pytest.raises(UserError, match=f"protocol_notes.merge: {message} for commonsense"):
         protocol_table.drawn(catalog.model_copy(update={"protocol_notes": notes}))
 
 

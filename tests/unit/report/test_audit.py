@@ -116,10 +116,10 @@ def test_altered_cells_are_found(rows, seed):
             altered[n] = replace(altered[n], **{key: f"{moved:.{decimals}f}"})
     expected = inexcusable(altered)
     assert len(expected - inexcusable(rows)) > 8, "most alterations are more than rounding"
-    found = audit.audit(altered, by_formula, None)
+    audited = audit.audit(altered, by_formula, None)
     assert expected == {
         f.about
-        for f in found
+        for f in audited
         if f.verdict in ("disagrees", "halved") and f.about.endswith(("parameters", *audit.AVERAGES))
     }
 
@@ -127,8 +127,8 @@ def test_altered_cells_are_found(rows, seed):
 def test_an_altered_cell_moves_its_average(rows):
     number = next(n for n, row in enumerate(rows) if row.metric == "PIQA")
     altered = [replace(row, value="12.0") if n == number else row for n, row in enumerate(rows)]
-    found = audit.audit(altered, by_formula, None)
-    assert any(f.verdict == "disagrees" and f.about == f"{rows[number].name}: Average" for f in found)
+    audited = audit.audit(altered, by_formula, None)
+    assert any(f.verdict == "disagrees" and f.about == f"{rows[number].name}: Average" for f in audited)
 
 
 def test_our_own_tables(tmp_path):

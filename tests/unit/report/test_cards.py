@@ -37,15 +37,15 @@ def test_the_hubs_parser_reads_scores_as_model_index(made, tmp_path):
     data = card.data
     assert (data.base_model, data.library_name, data.tags) == ("llama-7b", "peft", ["lora"])
     assert data.pipeline_tag == "text-generation" and data.license is None and data.model_name == RUN
-    found = [(r.dataset_name, r.dataset_type, r.task_type, r.metric_type, r.metric_value) for r in data.eval_results]
-    assert found == [
+    shown = [(r.dataset_name, r.dataset_type, r.task_type, r.metric_type, r.metric_value) for r in data.eval_results]
+    assert shown == [
         (title, "items", "text-generation", "acc", scores.tasks[task].value)
         for task, title in (("MultiArith", "MultiArith"), ("gsm8k", "GSM8K"), ("AddSub", "AddSub"))
     ]
     assert data.to_dict()["model-index"][0]["name"] == RUN
     assert "1,234 of 56,789 parameters." in card.text and "| MultiArith | 77.5 | 6.6 | 40 | acc |" in card.text
-    for told in ("| rank | 32 |", "| seed | 1 |", "| learning_rate | 0.001 |", "| target_modules | q_proj |"):
-        assert told in card.text
+    for setting in ("| rank | 32 |", "| seed | 1 |", "| learning_rate | 0.001 |", "| target_modules | q_proj |"):
+        assert setting in card.text
     for command in ("finetune", "evaluate"):
         assert f"sbora-bench {command} --experiment by-hand {RUN}\n" in card.text
     assert str(tmp_path.parent) not in card.text
@@ -70,8 +70,8 @@ def test_the_card_has_the_scores_and_does_not_change_what_scores_depend_on(tmp_p
     card, digest = ModelCard.load(path), sha256(path)
     scores = read_record(path.parents[1] / "scores.json", ScoresRecord).tasks
     known = {plan.catalog.tasks[task].title: score.value for task, score in scores.items() if score.status == "ok"}
-    told = {result.dataset_name: result.metric_value for result in card.data.eval_results}
-    assert told == pytest.approx(known, abs=1e-6)
+    shown = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    assert shown == pytest.approx(known, abs=1e-6)
     monkeypatch.setattr(stage, "score_run", lambda *_: pytest.fail("it was scored before"))
     evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
     path.unlink()

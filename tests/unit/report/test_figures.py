@@ -92,8 +92,8 @@ def test_what_is_drawn_is_the_data(drawn):
     assert axis.get_xlabel() == "Trainable parameters" and axis.get_ylabel() == "Score, %"
     drawn_at = {bars.get_label(): [tuple(point) for point in bars[0].get_xydata()] for bars in axis.containers}
     for method in ("lora", "sbora-fa"):
-        mine = [row for row in rows if row["method"] == method and row["panel"].startswith("LLaMA")]
-        assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in mine]
+        of_method = [row for row in rows if row["method"] == method and row["panel"].startswith("LLaMA")]
+        assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in of_method]
     ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
     assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
 
@@ -161,7 +161,7 @@ def test_methods_differ_in_colour_marker_and_dash(drawn):
     plan = drawn[0]
     looks = [look(plan, method) for method in plan.catalog.methods]
     for key in ("color", "marker", "linestyle", "label"):
-        assert len({str(each[key]) for each in looks}) == len(looks)
+        assert len({str(style[key]) for style in looks}) == len(looks)
 
 
 def test_the_readers_own_style_is_left_alone(drawn):

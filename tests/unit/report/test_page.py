@@ -141,29 +141,29 @@ def test_the_answer_comes_first(page):
     )
     assert sentences[1].startswith("Not planned, so exploratory: of 5 pairs of methods at equal rank or parameters, ")
     assert "on 1 of 3 columns; methods or ranks differ on 1 of the 3 columns" in sentences[2]
-    told = highest_scores(Results(plan, results))
+    highest = highest_scores(Results(plan, results))
     # DoRA's second seed failed, so its mean is of seeds 0 and 2: the same, and shared with SBoRA-FA at rank 64
-    assert told[0] == (
+    assert highest[0] == (
         f"Table {EVIL}: the highest average is 49.2 ± 3.5 (2 of 3 seeds) %, Method {EVIL} at rank 32 on LLaMA-7B"
         " and SBoRA-FA at rank 64 on LLaMA-7B (untuned: 5.0 %)."
     )
-    assert told[1] == "1 of 17 runs have no score: they failed or were not run."
-    assert all(str(escape(sentence)) in text for sentence in sentences + told)
+    assert highest[1] == "1 of 17 runs have no score: they failed or were not run."
+    assert all(str(escape(sentence)) in text for sentence in sentences + highest)
 
 
 def test_a_run_has_scores_curve_settings_provenance_and_samples(page):
     plan, results, _ = page
     run = plan.run("arithmetic-llama-7b-lora-r32-s1")
-    told = section(Results(plan, results), run, 10**6)
-    assert told.scores[0] == ["MultiArith", "77.5", "[62.5, 87.7]", "6.6", "40", "acc"]
-    assert told.loss["label"] == "Loss from 3.100 at update 1 to 0.400 at update 10"
-    points = [float(number) for point in told.loss["lines"]["training"].split() for number in point.split(",")]
+    shown = section(Results(plan, results), run, 10**6)
+    assert shown.scores[0] == ["MultiArith", "77.5", "[62.5, 87.7]", "6.6", "40", "acc"]
+    assert shown.loss["label"] == "Loss from 3.100 at update 1 to 0.400 at update 10"
+    points = [float(number) for point in shown.loss["lines"]["training"].split() for number in point.split(",")]
     due = [34, 8, 34 + 284 * 4 / 9, 96 - 88 * 0.7 / 3.1, 318, 96 - 88 * 0.4 / 3.1]  # x, y of updates 1, 5 and 10
     assert points == pytest.approx(due, abs=0.05)
-    assert ("learning_rate", "0.001") in told.facts["Settings"]
-    assert told.facts["Provenance"] == [("hardware.gpu", "A card"), ("versions.torch", "2")]
-    assert (len(told.samples), told.answered) == (3 * MOST, 3 * 40)
-    assert {sample["mark"] for sample in told.samples} == {"right", "wrong"}
+    assert ("learning_rate", "0.001") in shown.facts["Settings"]
+    assert shown.facts["Provenance"] == [("hardware.gpu", "A card"), ("versions.torch", "2")]
+    assert (len(shown.samples), shown.answered) == (3 * MOST, 3 * 40)
+    assert {sample["mark"] for sample in shown.samples} == {"right", "wrong"}
 
 
 def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(page):
@@ -187,9 +187,9 @@ def test_long_texts_are_cut_and_say_so():
         "answer": "7",
         "correct": False,
     }
-    told = sample_shown("GSM8K", row)
-    assert told["prompt"].startswith("[501 signs left out] p") and told["prompt"].endswith("p?")
-    assert told["response"] == "r" * LONGEST + " [500 signs left out]" and told["extracted"] == "none"
+    shown = sample_shown("GSM8K", row)
+    assert shown["prompt"].startswith("[501 signs left out] p") and shown["prompt"].endswith("p?")
+    assert shown["response"] == "r" * LONGEST + " [500 signs left out]" and shown["extracted"] == "none"
 
 
 def test_no_curve_of_a_single_point(page):

@@ -28,8 +28,8 @@ def made(tmp_path_factory):
 
 
 def test_every_claim_has_its_verdicts(made):
-    plan, results, found = made
-    shown = paper_claims.claim_table(Results(plan, results), found, [])
+    plan, results, tested = made
+    shown = paper_claims.claim_table(Results(plan, results), tested, [])
     lines = {line[0].text: [cell.text for cell in line[2:]] for line in shown.groups[0]}
     assert list(lines) == [claim["text"] for claim in ALL.values()]
     assert {verdict for line in lines.values() for verdict in line[1:2]} <= {
@@ -39,9 +39,9 @@ def test_every_claim_has_its_verdicts(made):
         "never run",
     }
     # SBoRA-FA loses at equal rank, and wins 2.5 points at equal parameters
-    told = lines[GAIN["text"]]
-    assert told[1] == "does not" and "SBoRA-FA r = 32 over LoRA r = 32 -15.0" in told[2]
-    assert "SBoRA-FA r = 64 over LoRA r = 32 +2.5" in told[2]
+    gain_cells = lines[GAIN["text"]]
+    assert gain_cells[1] == "does not" and "SBoRA-FA r = 32 over LoRA r = 32 -15.0" in gain_cells[2]
+    assert "SBoRA-FA r = 64 over LoRA r = 32 +2.5" in gain_cells[2]
     assert lines[ALL["commonsense-gain"]["text"]][1] == "never run"
     assert lines[ALL["mmlu-gain-13b"]["text"]][1] == "never run"
     assert lines[ALL["leads-fa"]["text"]][1] == "does not" and "r = 64" not in lines[ALL["leads-fa"]["text"]][2]

@@ -125,9 +125,9 @@ def write_run(plan, results, run) -> None:
 
 
 def test_three_tables_though_the_file_has_four(drawn):
-    plan, found = drawn
+    plan, views = drawn
     assert list(plan.experiment.tables) == ["commonsense", "arithmetic", "mmlu-alpaca", "mmlu-flanv2"]
-    assert [layout.name for layout in layouts(plan)] == list(found) == list(TABLES)
+    assert [layout.name for layout in layouts(plan)] == list(views) == list(TABLES)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -232,10 +232,10 @@ def test_micro_stands_beside_macro(drawn):
 def test_four_spellings_say_the_same(drawn, name):
     view = drawn[1][name]
     rows = [row for group in view.groups for row in group]
-    told = list(csv.DictReader(io.StringIO(spell_csv(view.csv))))
-    assert len(told) == len(rows)
+    lines = list(csv.DictReader(io.StringIO(spell_csv(view.csv))))
+    assert len(lines) == len(rows)
     texts = {"md": markdown(view), "tex": latex(view), "html": html(view)}
-    for line, row in zip(told, rows, strict=True):
+    for line, row in zip(lines, rows, strict=True):
         for title, cell in zip(view.header[4:], row[4:], strict=True):
             if line["method"] != "base":
                 shown = [float(part) for part in re.findall(r"[\d.]+", cell.text)]
@@ -283,6 +283,6 @@ def test_latex_compiles_with_booktabs(drawn, tmp_path):
     document = rf"\documentclass{{article}}{packages}\begin{{document}}{tables}\end{{document}}"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout[-2000:]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "tables.pdf").stat().st_size > 0

@@ -32,9 +32,9 @@ def view(plan, results, name):
     return next(table for table in printed_tables(Results(plan, results)) if table.name == name)
 
 
-def line(found, *start):
+def line(table, *start):
     return next(
-        row for group in found.groups for row in group if [cell.text for cell in row][: len(start)] == list(start)
+        row for group in table.groups for row in group if [cell.text for cell in row][: len(start)] == list(start)
     )
 
 
@@ -68,23 +68,23 @@ def test_rows_are_model_rank_method_and_mmlu_is_one_table(made):
 
 
 def test_best_of_a_model_and_rank_is_bold_and_a_lone_row_is_not(made):
-    found = view(*made, "arithmetic")
-    bold = {(row[1].text, row[2].text) for group in found.groups for row in group if row[4].bold}
+    table = view(*made, "arithmetic")
+    bold = {(row[1].text, row[2].text) for group in table.groups for row in group if row[4].bold}
     assert bold == {("DoRA", "32")}
-    assert not any(cell.bold for cell in line(found, "LLaMA-7B", "SBoRA-FA", "64"))
+    assert not any(cell.bold for cell in line(table, "LLaMA-7B", "SBoRA-FA", "64"))
 
 
 def test_where_all_score_alike_none_is_bold(made, monkeypatch):
     plan, results = made
     monkeypatch.setattr("tests.made_results.RIGHT", dict.fromkeys(RIGHT, RIGHT["lora", 32]))
     make_results(plan, results)
-    found = view(plan, results, "arithmetic")
-    assert not any(cell.bold for group in found.groups for row in group for cell in row)
+    table = view(plan, results, "arithmetic")
+    assert not any(cell.bold for group in table.groups for row in group for cell in row)
 
 
 def test_reported_numbers_stand_beside_the_papers_cells_alone(made):
-    found = view(*made, "arithmetic")
-    assert [cell.below for cell in line(found, "LLaMA-7B", "LoRA")] == [
+    table = view(*made, "arithmetic")
+    assert [cell.below for cell in line(table, "LLaMA-7B", "LoRA")] == [
         (),
         (),
         (),
@@ -94,10 +94,10 @@ def test_reported_numbers_stand_beside_the_papers_cells_alone(made):
         ("81.8 (−29.3)", "clean 48.6 ± 2.7 (3)"),
         ("59.3 (−12.6)", "clean 45.4 ± 2.6 (3)"),
     ]
-    assert [cell.below for cell in line(found, "LLaMA-7B", "DoRA")][3] == ("57.4Mᵃ",)
-    assert "ᵃ The reported 57.4M is LLaMA3-8B's count; DoRA at rank 32 has 56,975,360 parameters here." in found.notes
-    assert [cell.below for cell in line(found, "LLaMA-7B", "Base, untuned")][5:] == [(), ("clean 5.4",), ("clean 4.3",)]
-    assert [cell.below for cell in line(found, "Small <s>|&_%", "LoRA")][3:6] == [(), (), ()]
+    assert [cell.below for cell in line(table, "LLaMA-7B", "DoRA")][3] == ("57.4Mᵃ",)
+    assert "ᵃ The reported 57.4M is LLaMA3-8B's count; DoRA at rank 32 has 56,975,360 parameters here." in table.notes
+    assert [cell.below for cell in line(table, "LLaMA-7B", "Base, untuned")][5:] == [(), ("clean 5.4",), ("clean 4.3",)]
+    assert [cell.below for cell in line(table, "Small <s>|&_%", "LoRA")][3:6] == [(), (), ()]
     mmlu = view(*made, "mmlu")
     assert [cell.below for cell in line(mmlu, "LLaMA-7B", "QLoRA")][3:] == [
         ("80.0Mᵃ",),
@@ -110,14 +110,14 @@ def test_reported_numbers_stand_beside_the_papers_cells_alone(made):
 
 def test_the_clean_score_is_that_of_the_other_items(made):
     """Three of AddSub's items are in the training set; two columns have none, so nothing stands beside their scores."""
-    found = view(*made, "arithmetic")
-    header, row = found.csv[0], dict(zip(found.csv[0], found.csv[1], strict=True))
+    table = view(*made, "arithmetic")
+    header, row = table.csv[0], dict(zip(table.csv[0], table.csv[1], strict=True))
     assert (row["method"], row["AddSub"], row["AddSub seeds"]) == ("lora", pytest.approx(100 * 21 / 40), 3)
     assert row["AddSub clean"] == pytest.approx(100 * (21 - 3) / 37)
     assert row["Average clean"] == pytest.approx((100 * 31 / 40 + 100 * 4 / 40 + 100 * 18 / 37) / 3)
     assert row["AddSub difference"] == pytest.approx(row["AddSub"] - row["AddSub reported"])
     assert not {"MultiArith clean", "GSM8K clean"} & set(header)
-    assert "clean: the score without the items whose question is in the training set." in found.notes
+    assert "clean: the score without the items whose question is in the training set." in table.notes
 
 
 def test_other_items_are_not_the_papers(tmp_path):
@@ -128,19 +128,19 @@ def test_other_items_are_not_the_papers(tmp_path):
         task["items"]["ladder"] = "items"
     plan = make_plan(tmp_path, written, entries)
     make_results(plan, tmp_path / "results")
-    found = view(plan, tmp_path / "results", "arithmetic")
-    assert not any(line[0].isdigit() for group in found.groups for row in group for cell in row for line in cell.below)
-    assert "reported" not in " ".join(found.csv[0])
+    table = view(plan, tmp_path / "results", "arithmetic")
+    assert not any(line[0].isdigit() for group in table.groups for row in group for cell in row for line in cell.below)
+    assert "reported" not in " ".join(table.csv[0])
 
 
 def test_a_lost_seed_is_said_and_leaves_the_average_of_the_others(made):
     plan, results = made
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s2"), failed="no memory | <b>")
-    found = view(plan, results, "arithmetic")
-    row = line(found, "LLaMA-7B", "LoRA")
+    table = view(plan, results, "arithmetic")
+    row = line(table, "LLaMA-7B", "LoRA")
     assert row[4].text == "76.2 ± 1.8 (2 of 3 seeds)"
     assert row[7].text == "45.4 ± 1.8 (2 of 3 seeds)"
-    assert "Failed: arithmetic-llama-7b-lora-r32-s2 (no memory | <b>)." in found.notes
+    assert "Failed: arithmetic-llama-7b-lora-r32-s2 (no memory | <b>)." in table.notes
     tables(plan, results)
     assert "no memory \\| &lt;b&gt;" in (results / "tables/arithmetic.md").read_text()
     assert "<b>" not in (results / "tables/arithmetic.html").read_text()
@@ -150,22 +150,22 @@ def test_a_cell_that_failed_wholly_says_so(made):
     plan, results = made
     for seed in range(3):
         make_run(plan, results, plan.run(f"arithmetic-llama-7b-dora-r32-s{seed}"), failed="no memory")
-    found = view(plan, results, "arithmetic")
-    row = line(found, "LLaMA-7B", "DoRA")
+    table = view(plan, results, "arithmetic")
+    row = line(table, "LLaMA-7B", "DoRA")
     assert [cell.text for cell in row[4:]] == ["failed", "failed", "failed", "–"]
-    assert found.csv[2][-1] == "MultiArith: failed; GSM8K: failed; AddSub: failed"
-    assert line(found, "LLaMA-7B", "LoRA")[4].bold
+    assert table.csv[2][-1] == "MultiArith: failed; GSM8K: failed; AddSub: failed"
+    assert line(table, "LLaMA-7B", "LoRA")[4].bold
 
 
 def test_a_task_that_nobody_has_is_left_out_of_the_average(made):
     plan, results = made
     for run in plan.runs_of("arithmetic"):
         make_run(plan, results, run, missing=("gsm8k",))
-    found = view(plan, results, "arithmetic")
-    row = line(found, "LLaMA-7B", "LoRA")
+    table = view(plan, results, "arithmetic")
+    row = line(table, "LLaMA-7B", "LoRA")
     assert row[5].text == "not available"
     assert row[7].text == "65.0 ± 2.5 (3)"  # of 77.5 and 52.5
-    assert "The average is over the tasks that could be had, without GSM8K." in found.notes
+    assert "The average is over the tasks that could be had, without GSM8K." in table.notes
 
 
 def test_a_failed_run_leaves_it_out_too(made):
@@ -178,18 +178,18 @@ def test_a_failed_run_leaves_it_out_too(made):
     for run in plan.runs_of("arithmetic"):
         failed = run.method == "lora" and run.seed == 0
         make_run(plan, results, run, missing=("gsm8k",), failed="no memory" if failed else "")
-    found = view(plan, results, "arithmetic")
-    row = line(found, "LLaMA-7B", "LoRA")
+    table = view(plan, results, "arithmetic")
+    row = line(table, "LLaMA-7B", "LoRA")
     assert row[5].text == "not available" and row[7].text == "66.3 ± 1.8 (2 of 3 seeds)"
-    assert "The average is over the tasks that could be had, without GSM8K." in found.notes
+    assert "The average is over the tasks that could be had, without GSM8K." in table.notes
 
 
 def test_one_seed_has_no_spread(tmp_path):
     plan = make_plan(tmp_path, experiment(seeds=(0,)))
     make_results(plan, tmp_path / "results")
-    found = view(plan, tmp_path / "results", "arithmetic")
-    assert line(found, "LLaMA-7B", "LoRA")[4].text == "75.0 (1)"
-    assert found.notes[0].startswith("Score in per cent: one seed, so no spread;")
+    table = view(plan, tmp_path / "results", "arithmetic")
+    assert line(table, "LLaMA-7B", "LoRA")[4].text == "75.0 (1)"
+    assert table.notes[0].startswith("Score in per cent: one seed, so no spread;")
 
 
 def test_tables_before_collect_is_an_error(made):
@@ -235,8 +235,8 @@ def test_reported_averages_are_means_but_for_the_one_noted():
         if average is not None and abs(sum(row.values()) / len(row) - average) > slack:
             wrong.add(name)
     assert wrong == {("commonsense", "LLaMA-7B", "SBoRA-FB", 32)}
-    noted = [each for each in anomalies() if each["metric"] == "Average"]
-    assert [(each["table"], each["model"], each["method"], each["rank"]) for each in noted] == list(wrong)
+    noted = [note for note in anomalies() if note["metric"] == "Average"]
+    assert [(note["table"], note["model"], note["method"], note["rank"]) for note in noted] == list(wrong)
 
 
 def test_anomalies_are_noted_where_they_stand():
@@ -261,10 +261,10 @@ def test_the_papers_footprint(tmp_path):
         "qsbora_mmlu,llama-7b,sbora-fa,64,,,,43.5\n",
     ]
     write_text(tmp_path / "results/paper_footprint.csv", header + "".join(rows))
-    found = paper_footprint_table(Results(plan, tmp_path / "results"))
-    assert [row[-1].text for group in found.groups for row in group] == ["yes", "other", "half", "–"]
-    assert line(found, "arithmetic", "LLaMA-7B", "LoRA")[4].text == "56,098,816"
-    assert line(found, "qsbora_mmlu", "LLaMA-7B", "SBoRA-FA")[4].text == "not available"
+    table = paper_footprint_table(Results(plan, tmp_path / "results"))
+    assert [row[-1].text for group in table.groups for row in group] == ["yes", "other", "half", "–"]
+    assert line(table, "arithmetic", "LLaMA-7B", "LoRA")[4].text == "56,098,816"
+    assert line(table, "qsbora_mmlu", "LLaMA-7B", "SBoRA-FA")[4].text == "not available"
     assert "tables/paper_footprint.md" in table_files(plan)
     with pytest.raises(UserError, match="paper_footprint.csv: no such file"):
         paper_footprint_table(Results(plan, tmp_path))

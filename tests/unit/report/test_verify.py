@@ -28,8 +28,8 @@ def whole(tmp_path_factory):
     make_results(plan, results)
     for run in plan.runs:
         path = results / "runs" / run.name / "scores.json"
-        found, _ = recomputed(path.parent, read_record(path, ScoresRecord))
-        write_json(path, found.model_dump(mode="json"))
+        scores, _ = recomputed(path.parent, read_record(path, ScoresRecord))
+        write_json(path, scores.model_dump(mode="json"))
         with store.making(store.entry(results, run.name, "evaluate", "0" * 64)) as made:
             shutil.copytree(path.parent / "samples", made / "samples")
             for name in ("scores.json", "train.json"):
@@ -177,11 +177,11 @@ SPOILT = {
 @pytest.mark.parametrize("what", SPOILT)
 def test_tampering_is_told_in_lines_and_exit_status_2(made, what):
     plan, results = made
-    spoil, told = SPOILT[what]
+    spoil, parts = SPOILT[what]
     spoil(results)
     ran = run_verify(plan, results)
     assert ran.exit_code == 2 and ran.exception.code == 2, ran.output
-    for part in told:
+    for part in parts:
         assert part in ran.output, ran.output
     assert len(ran.stdout.splitlines()) == int(ran.stderr.split()[-2])  # the count; a line a finding
     assert str(results) not in ran.stdout
@@ -209,32 +209,32 @@ def test_not_a_results_folder(made, tmp_path):
 
 
 def test_macro_averages_are_of_the_subjects(tmp_path):
-    told = TaskScore(metric="acc_macro", value=0.9, n=3)
+    recorded = TaskScore(metric="acc_macro", value=0.9, n=3)
     rows = [
         {"correct": correct, "contaminated": False, "subject": subject}
         for correct, subject in [(True, "a"), (True, "a"), (False, "b"), (True, "b"), (False, "b"), (False, "b")]
     ]
-    found = from_samples(tmp_path, told, rows)
-    assert (found.value, found.n, found.extra) == (0.625, 6, {"micro": 0.5, "macro": 0.625})
-    assert found.stderr == pytest.approx((0.25**2 + 0) ** 0.5 / 2)
+    counted = from_samples(tmp_path, recorded, rows)
+    assert (counted.value, counted.n, counted.extra) == (0.625, 6, {"micro": 0.5, "macro": 0.625})
+    assert counted.stderr == pytest.approx((0.25**2 + 0) ** 0.5 / 2)
     with pytest.raises(UserError, match="subject: missing"):
-        from_samples(tmp_path, told, [{"correct": True, "contaminated": False}])
+        from_samples(tmp_path, recorded, [{"correct": True, "contaminated": False}])
 
 
-def told(results, *arguments):
+def invoked(results, *arguments):
     return CliRunner().invoke(cli, [*arguments, "--results", str(results)])
 
 
 def test_compare_pairs_two_runs(made):
     _, results = made
-    ran = told(results, "compare", LORA, "arithmetic-llama-7b-sbora-fa-r32-s1")
+    ran = invoked(results, "compare", LORA, "arithmetic-llama-7b-sbora-fa-r32-s1")
     assert ran.exit_code == 0, ran.output
     lines = {line.split()[0]: line for line in ran.output.splitlines()}
     assert lines["MultiArith"].split() == ["MultiArith", "77.5", "32.5", "+45.0", "40", "18", "0", "2.3e-05", "better"]
     assert lines["AddSub"].endswith("no difference shown")
     assert lines["average"].split()[:5] == ["average", "46.7", "31.7", "+15.0", "better;"]
     folder = str(results / "runs" / LORA)
-    assert "+0.0" in told(results, "compare", folder, folder).output
+    assert "+0.0" in invoked(results, "compare", folder, folder).output
 
 
 def test_compare_refuses_what_cannot_be_paired(made):
@@ -251,11 +251,11 @@ def test_compare_refuses_what_cannot_be_paired(made):
 
 def test_show_is_one_screen(made):
     plan, results = made
-    text = told(results, "show", LORA).output
+    text = invoked(results, "show", LORA).output
     assert len(text.splitlines()) < 24 and max(map(len, text.splitlines()[:-1])) < 100
     assert "lora on llama-7b, rank 32, seed 1" in text and "loss 3.100 -> 0.400" in text
     assert "52.5 %  [37.5, 67.1]  n 40" in text
     make_run(plan, results, plan.run(LORA), failed="no memory")
-    text = told(results, "show", LORA).output
+    text = invoked(results, "show", LORA).output
     assert f"{LORA}: failed (no memory)" in text and "training: failed no memory" in text
-    assert "trained on" not in told(results, "show", "arithmetic-llama-7b-base").output
+    assert "trained on" not in invoked(results, "show", "arithmetic-llama-7b-base").output

@@ -78,8 +78,8 @@ def test_the_command_ends_with_status_1_where_runs_failed(house, monkeypatch, ca
         return 0
 
     assert status() == 1
-    told = capsys.readouterr().out
-    assert f"{bad}: failed: loss nan at step 3\n1 of {len(plan.runs)} runs failed\n" in told
-    assert "retry_failed=true" in told
+    output = capsys.readouterr().out
+    assert f"{bad}: failed: loss nan at step 3\n1 of {len(plan.runs)} runs failed\n" in output
+    assert "retry_failed=true" in output
     forget(plan, results)
     assert status() == 0

@@ -68,13 +68,13 @@ def test_json_that_is_no_record(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [({"model": 7}, "model: .*found 7"), ({"models": "m"}, "models: unknown key 'models', did you mean 'model'")],
 )
-def test_a_record_with_other_keys(tmp_path, change, told):
+def test_a_record_with_other_keys(tmp_path, change, message):
     path = tmp_path / "base.json"
     path.write_text(json.dumps(BASE.model_dump() | change))
-    with pytest.raises(UserError, match=rf"base\.json: {told}.*run the experiment again"):
+    with pytest.raises(UserError, match=rf"base\.json: {message}.*run the experiment again"):
         read_record(path, BaseRecord)
 
 

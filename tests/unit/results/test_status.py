@@ -54,13 +54,13 @@ def test_each_state_is_told(plan, tmp_path):
 
     log(results / "logs" / "run" / "arithmetic-0.log", training)
     log(tmp_path / "logs" / "llama-s.log", lambda: progress.tell("pretrain", "llama-s", "begin", step=0, steps=40))
-    found = status.status(plan, results, tmp_path)
-    assert list(found["done"]) == [BASE] and found["failed"] == {FIRST: "loss nan at step 3"}
-    assert found["running"].keys() == {"llama-s", SECOND}
-    assert found["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, heard of 0 s ago")
-    assert found["running"]["llama-s"].startswith("pre-training, step 0 of 40, heard of")
-    assert found["waiting"][THIRD] == "to be scored" and len(found["waiting"]) == len(plan.runs) - 3
-    assert "1 done, 2 running, 1 failed, " in status.as_text(found)
+    states = status.status(plan, results, tmp_path)
+    assert list(states["done"]) == [BASE] and states["failed"] == {FIRST: "loss nan at step 3"}
+    assert states["running"].keys() == {"llama-s", SECOND}
+    assert states["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, heard of 0 s ago")
+    assert states["running"]["llama-s"].startswith("pre-training, step 0 of 40, heard of")
+    assert states["waiting"][THIRD] == "to be scored" and len(states["waiting"]) == len(plan.runs) - 3
+    assert "1 done, 2 running, 1 failed, " in status.as_text(states)
 
     later = status.status(plan, results, tmp_path, datetime.now(UTC) + timedelta(hours=3))
     assert later["running"] == {} and later["waiting"][SECOND].startswith("stopped in training, step 4 of 10")
@@ -129,15 +129,15 @@ def test_what_no_table_needs_is_deleted_and_nothing_else(plan, tmp_path, monkeyp
     gone += [half, made, alone]
     kept += [unfinished, unmade, fresh, results / "runs" / FIRST / "train.json"]
 
-    found = disk.needless(plan, results, tmp_path / "resources")
-    assert set(found) == set(gone)
-    before, freed = disk.size(tmp_path), disk.freed(list(found))
+    needless = disk.needless(plan, results, tmp_path / "resources")
+    assert set(needless) == set(gone)
+    before, freed = disk.size(tmp_path), disk.freed(list(needless))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".snakemake").mkdir()
     with open(tmp_path / ".snakemake" / "alive.lock", "a") as alive:
         fcntl.flock(alive, fcntl.LOCK_SH)
         with pytest.raises(UserError, match="under way"):
-            disk.prune(list(found), Path(".snakemake"))
+            disk.prune(list(needless), Path(".snakemake"))
     assert all(path.exists() for path in gone)
     done = CliRunner().invoke(cli, ["status", plan.path, "--prune"], catch_exceptions=False)
     assert "training ended well" in done.output and "deleted" in done.output

@@ -49,9 +49,9 @@ def _alive(llama, kind, dropout=0.0):
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
     with Alive() as alive:
         loss = model.train()(input_ids=IDS, labels=IDS).loss
-        found = alive.counted()
+        counts = alive.counted()
         loss.backward()
-    return found
+    return counts
 
 
 def _bytes(counted):

@@ -13,12 +13,12 @@ VARIANTS = ["fa", "fb"]
 
 def _weights(model):
     """Copies of the base weights, (out_features, in_features), by name."""
-    found = {}
+    weights = {}
     for name in ("lin", "conv"):
         layer = model.base_model.model.get_submodule(name)
         weight = layer.base_layer.weight.detach().clone()
-        found[name] = weight.t() if layer.fan_in_fan_out else weight
-    return found
+        weights[name] = weight.t() if layer.fan_in_fan_out else weight
+    return weights
 
 
 def _equal(a, b):

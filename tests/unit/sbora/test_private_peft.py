@@ -126,11 +126,11 @@ def test_get_encoder_finds_one_only_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "key", "found"),
+    ("pattern", "key", "expected"),
     [("q_proj", "layers.0.q_proj", "q_proj"), ("0.*q", "a.0.q", "0.*q"), ("q", "a.qq", "a.qq")],
 )
-def test_get_pattern_key_matches_ends_and_expressions(pattern, key, found):
-    assert _peft.get_pattern_key([pattern], key) == found
+def test_get_pattern_key_matches_ends_and_expressions(pattern, key, expected):
+    assert _peft.get_pattern_key([pattern], key) == expected
 
 
 def test_base_tuner_layer_finds_the_base_below_another_adapter():

@@ -33,15 +33,15 @@ def test_the_training_is_the_same(toy, adapt, variant):
     other.base_model.train_merged()
     x = torch.randn(2, 3, 5, 20)
     untrained = model(x).detach()
-    for each in (model, other):
-        _steps(each, x)
+    for tuned in (model, other):
+        _steps(tuned, x)
     assert (model(x) - untrained).abs().max() > 0.1
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=1e-4)
     grad = {}
-    for each in (model, other):
+    for tuned in (model, other):
         inputs = x.clone().requires_grad_(True)
-        each(inputs).square().sum().backward()
-        grad[each] = inputs.grad
+        tuned(inputs).square().sum().backward()
+        grad[tuned] = inputs.grad
     torch.testing.assert_close(grad[other], grad[model], rtol=1e-3, atol=1e-4)
 
 

@@ -126,8 +126,8 @@ def test_gradients_in_fp16_are_those_of_fp32(variant):
     model = _adapted(nn.Sequential(nn.Linear(16, 16)).half(), variant, target_modules=["0"])
     exact = copy.deepcopy(model).float()
     x = torch.randn(1500, 16).half()  # more than is summed at once, and not a multiple of it
-    for each in (model, exact):
-        (each(x.to(each.base_model.model[0].base_layer.weight.dtype)).float()).sum().backward()
+    for tuned in (model, exact):
+        (tuned(x.to(tuned.base_model.model[0].base_layer.weight.dtype)).float()).sum().backward()
     got, wanted = (m.base_model.model[0].sbora_weight["default"].grad for m in (model, exact))
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-1)
 

@@ -59,8 +59,8 @@ def test_the_same_samples_and_scores_as_those_of_a_run(place):
         saved(plan, run, adapter)
         evaluate(plan, [run], place.folder / "resources", results)
         output = place.folder / f"scored-{run.method}"
-        asked = ("--model", "ladder-xs", *ASKED, "--train", "ladder-math", "--output", str(output))
-        status, out, err = place.run("score", str(adapter), *asked)
+        options = ("--model", "ladder-xs", *ASKED, "--train", "ladder-math", "--output", str(output))
+        status, out, err = place.run("score", str(adapter), *options)
         assert status == 0 and "MultiArith" in out, err
         ours = read_record(output / "scores.json", ScoresRecord)
         theirs = read_record(results / "runs" / run.name / "scores.json", ScoresRecord)
@@ -75,12 +75,12 @@ def test_the_same_samples_and_scores_as_those_of_a_run(place):
 def test_a_base_in_a_folder_gives_the_same_and_no_training_set_no_marks(place):
     plan = load_plan("small")
     saved(plan, plan.runs[1], place.folder / "adapter")
-    told = {}
+    scored = {}
     for model in ("ladder-xs", "toy"):
         status, _, err = place.run("score", "adapter", "--model", model, *ASKED, "--output", f"scored-{model}")
         assert status == 0, err
-        told[model] = samples(place.folder / f"scored-{model}")
-    assert told["toy"] == told["ladder-xs"] and len(told["toy"]) == 6
+        scored[model] = samples(place.folder / f"scored-{model}")
+    assert scored["toy"] == scored["ladder-xs"] and len(scored["toy"]) == 6
     rows = toy_runs.read_rows(place.folder / "scored-toy" / "samples" / "SVAMP.jsonl")
     assert [row["contaminated"] for row in rows] == [None, None]
     record = read_record(place.folder / "scored-toy" / "scores.json", ScoresRecord)
@@ -125,14 +125,14 @@ SPOILED = {
 
 @pytest.mark.parametrize("case", SPOILED)
 def test_what_is_no_adapter_or_does_not_fit(place, case):
-    spoil, told = SPOILED[case]
+    spoil, message = SPOILED[case]
     plan = load_plan("small")
     saved(plan, plan.runs[1], place.folder / "adapter")
     spoil(place.folder / "adapter")
     before = place.files()
     status, out, err = place.run("score", "adapter", "--model", "ladder-xs", *ASKED, "--output", "scored")
     last = err.splitlines()[-1]  # transformers' bar of loaded weights may stand before
-    assert (status, out) == (2, "") and last.startswith("sbora-bench: ") and told in last, err
+    assert (status, out) == (2, "") and last.startswith("sbora-bench: ") and message in last, err
     assert place.files() == before
 
 
@@ -149,12 +149,12 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_the_command_refuses(workplace, case):  # noqa: F811
-    arguments, told = WRONG[case]
-    assert told in workplace.refused("score", *arguments, "--output", "scored")
+    arguments, message = WRONG[case]
+    assert message in workplace.refused("score", *arguments, "--output", "scored")
 
 
 def test_an_unknown_base(place):
     plan = load_plan("small")
     saved(plan, plan.runs[1], place.folder / "adapter")
-    told = place.refused("score", "adapter", "--model", "ladder-xss", *ASKED, "--output", "scored")
-    assert "unknown model 'ladder-xss', did you mean" in told
+    message = place.refused("score", "adapter", "--model", "ladder-xss", *ASKED, "--output", "scored")
+    assert "unknown model 'ladder-xss', did you mean" in message

@@ -153,8 +153,8 @@ def test_a_crash_is_told_and_does_not_take_the_other_runs_along(tmp_path, capsys
     broken, whole = plan.runs[1:]
     (tmp_path / "results" / "runs" / broken.name / "adapter" / "adapter_model.safetensors").write_bytes(b"no")
     evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
-    told, failed = capsys.readouterr().err, _scores(tmp_path, broken)
-    assert "Traceback" in told and f"{broken.name}: failed: SafetensorError: " in told
+    errors, failed = capsys.readouterr().err, _scores(tmp_path, broken)
+    assert "Traceback" in errors and f"{broken.name}: failed: SafetensorError: " in errors
     assert failed.status == "failed" and failed.reason.startswith("scoring: SafetensorError: ")
     assert {score.status for score in failed.tasks.values()} == {"failed"}
     assert _scores(tmp_path, whole).status == "ok"
@@ -163,9 +163,9 @@ def test_a_crash_is_told_and_does_not_take_the_other_runs_along(tmp_path, capsys
 def test_a_run_whose_training_failed_is_recorded_as_failed(tmp_path):
     plan = toy_runs.write_experiment(tmp_path)
     run = plan.runs[1]
-    told = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
+    names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     record = TrainRecord(
-        **told, experiment="toy", run=run.name, status="failed", reason="loss is nan", asked={}, happened={}, on={}
+        **names, experiment="toy", run=run.name, status="failed", reason="loss is nan", asked={}, happened={}, on={}
     )
     write_record(tmp_path / "results" / "runs" / run.name / "train.json", record)
     evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
@@ -273,9 +273,9 @@ def test_a_base_of_another_source_is_refused_with_the_command_that_makes_it(tmp_
     for stage in (lambda: toy_training.train(plan, tmp_path, run.name), lambda: depends_on(plan, run, *places)):
         with pytest.raises(
             UserError, match="models/tiny: prepared from another source .*; make it again with: "
-        ) as told:
+        ) as raised:
             stage()
-    cli(shlex.split(str(told.value).rpartition("with: ")[2])[1:], standalone_mode=False)
+    cli(shlex.split(str(raised.value).rpartition("with: ")[2])[1:], standalone_mode=False)
     names = depends_on(plan, plan.runs[0], *places)["base"]["files"]
     assert names["tokenizer_config.json"] == sha256(own / "tokenizer_config.json")
     shutil.rmtree(prepared)

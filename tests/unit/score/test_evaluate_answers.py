@@ -45,8 +45,8 @@ def score(task: str, extraction: str, pairs: list[tuple[str, str]], **fields):
         for index, (prompt, (_, answer)) in enumerate(zip(prompts, pairs, strict=True))
     ]
     model = Canned({prompt: response for prompt, (response, _) in zip(prompts, pairs, strict=True)})
-    found, rows = score_task(model, config, items, macro=True)
-    return found, rows, model
+    task_score, rows = score_task(model, config, items, macro=True)
+    return task_score, rows, model
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def score(task: str, extraction: str, pairs: list[tuple[str, str]], **fields):
     ],
 )
 def test_one_response(task, extraction, response, answer, extracted, correct):
-    found, (row,), _ = score(task, extraction, [(response, answer)])
+    task_score, (row,), _ = score(task, extraction, [(response, answer)])
     assert (row["extracted"], row["correct"]) == (extracted, correct)
     assert row["response"] == response
-    assert (found.value, found.stderr, found.n) == (float(correct), None, 1)
+    assert (task_score.value, task_score.stderr, task_score.n) == (float(correct), None, 1)
 
 
 def test_the_prompt_reaches_the_model_byte_for_byte():
@@ -90,12 +90,12 @@ def test_the_prompt_reaches_the_model_byte_for_byte():
         assert (settings["num_beams"], settings["max_gen_toks"], settings["until"]) == (4, 32, [])
 
 
-@pytest.mark.parametrize(("letters", "asked"), [("bare", "ABCD"), ("spaced", [" A", " B", " C", " D"])])
-def test_letters_are_asked_as_the_protocol_says(letters, asked):
-    found, rows, model = score("mmlu", "official", [("B", "B"), ("C", "A"), ("A", "A")], letters=letters)
-    assert [text for _, text in model.requests[:4]] == list(asked)
+@pytest.mark.parametrize(("letters", "choices"), [("bare", "ABCD"), ("spaced", [" A", " B", " C", " D"])])
+def test_letters_are_asked_as_the_protocol_says(letters, choices):
+    task_score, rows, model = score("mmlu", "official", [("B", "B"), ("C", "A"), ("A", "A")], letters=letters)
+    assert [text for _, text in model.requests[:4]] == list(choices)
     assert [row["extracted"] for row in rows] == ["B", "C", "A"]
-    assert (found.metric, found.value) == ("acc", pytest.approx(2 / 3))
+    assert (task_score.metric, task_score.value) == ("acc", pytest.approx(2 / 3))
 
 
 def test_the_task_s_hash_tells_settings_apart_and_knows_no_paths():

@@ -49,10 +49,10 @@ def test_batches_with_cache_give_the_tokens_of_batch_one_without(beams):
     for batch_size in (1, 8, 24):
         ours = scorer(batch_size, model=model)
         rows = [ours.context_ids(prompt) for prompt in prompts]
-        found = []
+        generated = []
         for start in range(0, len(rows), batch_size):
-            found += ours.generate_ids(rows[start : start + batch_size], 12, num_beams=beams)
-        assert found == expected
+            generated += ours.generate_ids(rows[start : start + batch_size], 12, num_beams=beams)
+        assert generated == expected
 
 
 def test_texts_come_back_in_the_order_asked_and_cut_at_stop_strings():
@@ -98,7 +98,7 @@ def test_a_prompt_that_leaves_no_room_keeps_its_end():
 @pytest.mark.parametrize("max_length", [256, 5])
 def test_letters_are_scored_at_the_prompt_s_last_token(max_length):
     ours, prompts = scorer(4, max_length), toy_runs.prompts(10)
-    found = ours.loglikelihood(requests([(prompt, letter) for prompt in prompts for letter in "ABCD"]))
+    likelihoods = ours.loglikelihood(requests([(prompt, letter) for prompt in prompts for letter in "ABCD"]))
     assert {ours.tokens[prompt + letter] for prompt in prompts for letter in "ABCD"} == {1}  # a document may end so too
     for index, prompt in enumerate(prompts):
         ids = ours.tokenizer(prompt, return_tensors="pt")["input_ids"][:, :max_length]
@@ -106,7 +106,7 @@ def test_letters_are_scored_at_the_prompt_s_last_token(max_length):
             expected = ours.model(ids).logits[0, -1].double().log_softmax(-1)
         letters = [ours.tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
         for offset, letter in enumerate(letters):
-            likelihood, likeliest = found[4 * index + offset]
+            likelihood, likeliest = likelihoods[4 * index + offset]
             assert likelihood == pytest.approx(float(expected[letter]), abs=1e-4)
             assert likeliest == (int(expected.argmax()) == letter)
 
@@ -156,8 +156,8 @@ def test_a_tokenizer_that_ends_texts_does_not_end_the_prompt():
 
 def test_an_empty_prompt_is_scored_after_the_beginning_alone():
     """As `acc_mutual_info` has every choice scored, and as a template without a question does."""
-    asked = scorer(2)
-    (_, longer) = asked.loglikelihood(requests([("what is", " a longer answer"), ("", " a longer answer")]))
-    again = Scorer.__mro__[1].loglikelihood(asked, requests([("", " a longer answer")]))
+    ours = scorer(2)
+    (_, longer) = ours.loglikelihood(requests([("what is", " a longer answer"), ("", " a longer answer")]))
+    again = Scorer.__mro__[1].loglikelihood(ours, requests([("", " a longer answer")]))
     assert longer == pytest.approx(again[0])
-    assert len(asked.context_ids("")) == 1
+    assert len(ours.context_ids("")) == 1

@@ -104,8 +104,8 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, fields, extraction
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lists.yaml").write_text("filter_list: [{name: official, filter: []}]\n")
     (tmp_path / "dollar.yaml").write_text("doc_to_text: $anser\n")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         task_config("t", entry(**fields), protocol(extraction=extraction))
-    message = str(told.value)
+    message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

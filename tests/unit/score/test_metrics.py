@@ -44,17 +44,17 @@ def score(metrics: dict[str, Metric], *names: str):
 
 
 def test_a_mean_of_real_values():
-    found, rows = score({"token_f1": VALUES}, "token_f1")
-    assert found.metric == "token_f1" and found.measured == VALUES
-    assert found.value == pytest.approx(sum(F1) / 4) and found.stderr > 0
+    task_score, rows = score({"token_f1": VALUES}, "token_f1")
+    assert task_score.metric == "token_f1" and task_score.measured == VALUES
+    assert task_score.value == pytest.approx(sum(F1) / 4) and task_score.stderr > 0
     assert [row["value"] for row in rows] == pytest.approx(F1) and "correct" not in rows[0]
-    assert found.extra == {"clean": pytest.approx((F1[0] + F1[1] + F1[3]) / 3), "clean_n": 3.0}
+    assert task_score.extra == {"clean": pytest.approx((F1[0] + F1[1] + F1[3]) / 3), "clean_n": 3.0}
 
 
 def test_the_named_metric_is_the_score_and_others_stand_beside():
-    found, rows = score({"own_words": LENGTH, "exact_match": SHARE}, "exact_match", "own_words")
-    assert (found.metric, found.value, found.measured.sign) == ("own_words", 1.5, -1)
-    assert found.extra["exact_match"] == 0.25 and rows[3]["metrics"] == {"exact_match": 1.0}
+    task_score, rows = score({"own_words": LENGTH, "exact_match": SHARE}, "exact_match", "own_words")
+    assert (task_score.metric, task_score.value, task_score.measured.sign) == ("own_words", 1.5, -1)
+    assert task_score.extra["exact_match"] == 0.25 and rows[3]["metrics"] == {"exact_match": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_values_that_the_metric_does_not_allow_are_refused(metrics, message):
 
 
 def test_the_score_is_counted_again_from_the_samples(tmp_path):
-    found, rows = score({"own_words": LENGTH, "exact_match": SHARE}, "own_words", "exact_match")
+    task_score, rows = score({"own_words": LENGTH, "exact_match": SHARE}, "own_words", "exact_match")
     write_jsonl(tmp_path / "samples" / "own.jsonl", rows)
     names = {"experiment": "e", "table": "t", "run": "r", "model": "m", "method": "base", "rank": None, "seed": None}
     names |= {"suite": "s", "train": None, "protocol": "p", "settings_sha256": ""}
-    whole = found.model_copy(update={"samples_sha256": sha256(tmp_path / "samples" / "own.jsonl")})
+    whole = task_score.model_copy(update={"samples_sha256": sha256(tmp_path / "samples" / "own.jsonl")})
     again, findings = recomputed(tmp_path, ScoresRecord(**names, tasks={"own": whole}))
     assert findings == [] and again.tasks["own"] == whole
     edited = ScoresRecord(**names, tasks={"own": whole.model_copy(update={"value": 1.25})})

@@ -64,9 +64,9 @@ def test_official_prompt_is_bos_and_the_file_s_own_text_and_letters_are_bare(kin
         for i, e in enumerate(examples)
     ]
     model = Canned({items[0]["prompt"]: "A", items[1]["prompt"]: "B"})
-    found, _ = score_task(model, config, items, official.macro_average)
+    task_score, _ = score_task(model, config, items, official.macro_average)
     assert model.requests == [(item["prompt"], letter) for item in items for letter in "ABCD"]
-    assert (found.value, found.metric) == (0.5, "acc_macro")
+    assert (task_score.value, task_score.metric) == (0.5, "acc_macro")
 
     tokenizer = TOKENIZERS[kind]()
     tokenizer.pad_token_id = 0
@@ -85,12 +85,12 @@ def test_a_prompt_over_2048_tokens_loses_its_end(monkeypatch):
     """Authors' code cuts on the right, so the question goes and the shots stay."""
     assert protocol("official").score_max_length == 2048
     scorer = Scorer(toy_runs.model(), toy_runs.tokenizer(), 1, 2048)
-    asked = []
+    requests = []
     monkeypatch.setattr(
-        scorer, "_loglikelihood_tokens", lambda rows, *_: asked.extend(rows) or [(0.0, False)] * len(rows)
+        scorer, "_loglikelihood_tokens", lambda rows, *_: requests.extend(rows) or [(0.0, False)] * len(rows)
     )
     scorer.loglikelihood([SimpleNamespace(args=("cat " * 3000 + "dog", "A"))])
-    ((_, context, letter),) = asked
+    ((_, context, letter),) = requests
     cat = scorer.tokenizer.convert_tokens_to_ids("cat")
     assert context == [1] + [cat] * 2047 and len(letter) == 1
 
@@ -152,25 +152,25 @@ def test_clean_asks_what_lm_eval_asks_and_scores_as_it_does(stub, monkeypatch):
         for i, e in enumerate(examples)
     ]
     ours = Canned(says)
-    found, _ = score_task(ours, config, items, clean.macro_average)
+    task_score, _ = score_task(ours, config, items, clean.macro_average)
     assert ours.requests == reference.requests and ours.requests[0][1] == " A"
-    assert found.value == run["results"]["mmlu_anatomy"]["acc,none"] == pytest.approx(3 / 6)
-    assert (found.metric, found.extra) == ("acc", {"micro": found.value, "macro": found.value})
+    assert task_score.value == run["results"]["mmlu_anatomy"]["acc,none"] == pytest.approx(3 / 6)
+    assert (task_score.metric, task_score.extra) == ("acc", {"micro": task_score.value, "macro": task_score.value})
 
 
 def test_the_whole_group_has_57_subjects(monkeypatch):
     """Without their data: each subject's task is built over two made-up rows."""
-    asked = []
+    loaded = []
 
     def load(path, name=None, **_):
-        asked.append((path, name))
+        loaded.append((path, name))
         row = {"question": f"{name}?", "subject": name, "choices": list("wxyz"), "answer": 1}
         return datasets.DatasetDict({split: datasets.Dataset.from_list([row] * 5) for split in ("test", "dev")})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = lm_eval_rows("mmlu-lm-eval", "mmlu", 5, ROOT / "nowhere")
-    assert len({name for _, name in asked}) == len({row["subject"] for row in rows}) == 57
-    assert {path for path, _ in asked} == {str(ROOT / "nowhere")}
+    assert len({name for _, name in loaded}) == len({row["subject"] for row in rows}) == 57
+    assert {path for path, _ in loaded} == {str(ROOT / "nowhere")}
     assert {row["output"] for row in rows} == {"B"} and len(rows) == 57 * 5
 
 

@@ -25,10 +25,10 @@ def change(rows=(), columns=(), shape=(4, 6)) -> np.ndarray:
 def test_a_region_is_what_is_not_exactly_zero():
     tiny = change(columns=[1, 4])
     tiny[0, 1] = 1e-30  # touched all the same
-    found = region("q_proj", tiny)
-    assert found.touched("columns") == {1, 4} and found.touched("rows") == {0, 1, 2, 3}
-    assert (found.rows, found.columns, found.size, found.untouched) == (4, 6, 24, 16)
-    assert found.norm == pytest.approx(4 * 7**0.5, rel=1e-4) and found.column_norms[4] == 8.0
+    q_proj = region("q_proj", tiny)
+    assert q_proj.touched("columns") == {1, 4} and q_proj.touched("rows") == {0, 1, 2, 3}
+    assert (q_proj.rows, q_proj.columns, q_proj.size, q_proj.untouched) == (4, 6, 24, 16)
+    assert q_proj.norm == pytest.approx(4 * 7**0.5, rel=1e-4) and q_proj.column_norms[4] == 8.0
     assert region("q_proj", change(rows=[2])).touched("rows") == {2}
 
 
@@ -55,8 +55,8 @@ def test_what_is_written_is_read_back_and_drawn_as_it_is(tmp_path):
     assert [axis.get_xlabel() for axis in figure.axes[:2]] == ["Column", "Row"]
     image = figure.axes[0].images[0].get_array()
     assert image.mask.sum() == 10 and image.compressed().tolist() == [8.0, 8.0]
-    told = as_text("a-run", regions).splitlines()
-    assert told[-1].startswith("all of these layers: 40 of 48 weights untouched, 83.33 %")
+    lines = as_text("a-run", regions).splitlines()
+    assert lines[-1].startswith("all of these layers: 40 of 48 weights untouched, 83.33 %")
     write_json(tmp_path / "b.json", {"layers": [{"layer": "x"}]})
     with pytest.raises(UserError, match="not the regions of a run"):
         read(tmp_path / "b.json")
@@ -116,9 +116,9 @@ def test_a_runs_region_is_its_adapters(tmp_path, variant, axis):
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     record = TrainRecord(**names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={})
     write_record(folder / "train.json", record)
-    found = regions_of(folder, tmp_path / "resources")
-    assert {each.layer: each.touched(axis) for each in found} == drawn and len(drawn) == 4
-    assert sum(each.size - each.untouched for each in found) == tuned.get_nb_trainable_parameters()[0]
+    regions = regions_of(folder, tmp_path / "resources")
+    assert {layer.layer: layer.touched(axis) for layer in regions} == drawn and len(drawn) == 4
+    assert sum(layer.size - layer.untouched for layer in regions) == tuned.get_nb_trainable_parameters()[0]
     write_record(folder / "train.json", record.model_copy(update={"status": "failed", "reason": "diverged"}))
     with pytest.raises(UserError, match="training failed .diverged."):
         regions_of(folder, tmp_path / "resources")

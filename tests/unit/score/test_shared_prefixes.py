@@ -58,8 +58,8 @@ def test_the_same_likelihoods(kind):
 def test_shared_tokens_are_read_once():
     model = base(KINDS["llama"])
     _, shared = likelihoods(model, LETTERS, batch_size=64, shared_prefixes=True)
-    each = [len(toy_runs.tokenizer()(prompt)["input_ids"]) for prompt in PROMPTS]
-    assert shared.read < 3 * 31 + 15 * 6 + 30 < sum(each) / 2
+    lengths = [len(toy_runs.tokenizer()(prompt)["input_ids"]) for prompt in PROMPTS]
+    assert shared.read < 3 * 31 + 15 * 6 + 30 < sum(lengths) / 2
     _, answers = likelihoods(model, ANSWERS, batch_size=64, shared_prefixes=True)
     assert answers.read < 0.6 * sum(len((question + answer).split()) for question, answer in ANSWERS)
 
@@ -75,9 +75,9 @@ def test_memory_that_does_not_suffice_halves_the_rows(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     model.register_forward_pre_hook(check, with_kwargs=True)
-    found, _ = likelihoods(model, LETTERS + ANSWERS, batch_size=32, shared_prefixes=True)
+    actual, _ = likelihoods(model, LETTERS + ANSWERS, batch_size=32, shared_prefixes=True)
     assert max(sizes) > 2
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-5)
+    assert [value for value, _ in actual] == pytest.approx([value for value, _ in expected], abs=1e-5)
 
 
 def test_one_row_that_does_not_fit_is_an_error():
@@ -90,8 +90,8 @@ def test_one_row_that_does_not_fit_is_an_error():
         list(halving(lambda parts: (_ for _ in ()).throw(ValueError("other")), [1, 2]))
 
 
-def tokens_read(found: list[Group], rows: list[Row]) -> int:
-    return sum(g.shared + sum(len(rows[number].ids) - g.shared for number in g.members) for g in found)
+def tokens_read(grouped: list[Group], rows: list[Row]) -> int:
+    return sum(g.shared + sum(len(rows[number].ids) - g.shared for number in g.members) for g in grouped)
 
 
 def fewest(rows: list[Row]) -> int:
@@ -122,13 +122,13 @@ def test_groups_read_no_more_than_the_best_cut_into_neighbours(seed):
     for _ in range(14):
         own = [draw.randrange(3) for _ in range(draw.randrange(1, 6))]
         rows.append(Row(tuple(draw.choice(stems) + own), len(own)))
-    found = groups(rows)
-    assert sorted(number for group in found for number in group.members) == list(range(14))
-    for group in found:
+    grouped = groups(rows)
+    assert sorted(number for group in grouped for number in group.members) == list(range(14))
+    for group in grouped:
         starts = {rows[number].ids[: group.shared] for number in group.members}
         assert len(starts) == 1 or not group.shared
         assert all(group.shared <= len(rows[n].ids) - rows[n].needed for n in group.members)
-    assert tokens_read(found, rows) <= fewest(rows)
+    assert tokens_read(grouped, rows) <= fewest(rows)
 
 
 def test_a_part_that_shares_more_is_read_by_itself():

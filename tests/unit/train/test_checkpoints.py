@@ -61,8 +61,8 @@ def killed(plan, root, name, step):
 
 def kept(root) -> list:
     """The checkpoints that stand, newest first."""
-    found = (root / "results" / "store").glob("*/*.checkpoints/checkpoint-*")
-    return sorted(found, key=checkpoints.step_of, reverse=True)
+    paths = (root / "results" / "store").glob("*/*.checkpoints/checkpoint-*")
+    return sorted(paths, key=checkpoints.step_of, reverse=True)
 
 
 def record_of(root, name) -> TrainRecord:
@@ -137,13 +137,13 @@ DAMAGE = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed, capsys, case):
-    damage, told = DAMAGE[case]
+    damage, message = DAMAGE[case]
     plan = house(tmp_path, **RESUMED | LONG)
     killed(plan, tmp_path, LORA, 7)
     assert [checkpoint.name for checkpoint in kept(tmp_path)] == ["checkpoint-6", "checkpoint-4", "checkpoint-2"]
     damage(kept(tmp_path)[0])
     train(plan, tmp_path, LORA)
-    assert f"checkpoint-6: {told}" in capsys.readouterr().err
+    assert f"checkpoint-6: {message}" in capsys.readouterr().err
     assert record_of(tmp_path, LORA).happened.resumed_from_step == 4
     assert digests(tmp_path, LORA) == undisturbed
 

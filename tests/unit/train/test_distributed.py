@@ -22,8 +22,8 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
 
 
 def bench(root, *command: str, launch=()) -> None:
-    told = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "ACCELERATE_"))}
-    environment = {**told, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "ACCELERATE_"))}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     places = ("--experiment", "experiments/toy.yaml", "--results", "results")
     done = subprocess.run(
         [sys.executable, *(launch or ["-m"]), "sbora_bench.cli", *command, *places, *RUNS],
@@ -50,8 +50,8 @@ def test_two_processes_give_the_losses_and_the_scores_of_one(tmp_path):
         assert {record["happened"]["examples"] for record in records} == {32}
         assert len({record["happened"]["tokens"] for record in records}) == 1
         curves.append([[row["loss"] for row in record["happened"]["loss_curve"]] for record in records])
-        told = [read_json(root / "results" / "runs" / run / "scores.json")["tasks"] for run in RUNS]
-        scores.append([{task: (entry["value"], entry["n"]) for task, entry in each.items()} for each in told])
+        tasks = [read_json(root / "results" / "runs" / run / "scores.json")["tasks"] for run in RUNS]
+        scores.append([{task: (entry["value"], entry["n"]) for task, entry in of_run.items()} for of_run in tasks])
         assert not list((root / "results").rglob("*.checkpoints")) and not list((root / "results").rglob("*.part"))
     for one, two in zip(*curves, strict=True):
         assert len(one) == 8 and two == pytest.approx(one, abs=1e-5) and max(one) - min(one) > 1e-2

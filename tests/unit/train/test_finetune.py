@@ -85,8 +85,8 @@ def test_a_siblings_crash_is_told_and_leaves_the_other_finished(tmp_path, monkey
 
     monkeypatch.setattr(stage, "train_run", crashing)
     train(plan, tmp_path, "toy-tiny-lora-r4-s0", "toy-tiny-lora-r4-s1")
-    told = capsys.readouterr().err
-    assert "Traceback" in told and "toy-tiny-lora-r4-s0: failed: RuntimeError: went wrong" in told
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors and "toy-tiny-lora-r4-s0: failed: RuntimeError: went wrong" in errors
     record, other = (
         read_record(tmp_path / "results" / "runs" / f"toy-tiny-lora-r4-s{seed}" / "train.json", TrainRecord)
         for seed in (0, 1)
@@ -190,15 +190,15 @@ def wandb_log(path):
 
 def wandb_file(folder) -> dict:
     """Name, group, settings' names and summary of an offline wandb run."""
-    told = {"settings": set(), "summary": {}}
+    entry = {"settings": set(), "summary": {}}
     for record in wandb_log(next(folder.glob("*.wandb"))):
         if record.HasField("run"):
-            told |= {"name": record.run.display_name, "group": record.run.run_group}
+            entry |= {"name": record.run.display_name, "group": record.run.run_group}
         for config in (record.run.config, record.config):
-            told["settings"] |= {item.key for item in config.update}
+            entry["settings"] |= {item.key for item in config.update}
         for update in record.summary.update:
-            told["summary"][update.key or update.nested_key[0]] = json.loads(update.value_json)
-    return told
+            entry["summary"][update.key or update.nested_key[0]] = json.loads(update.value_json)
+    return entry
 
 
 def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for_and_no_token_is_left(tmp_path, monkeypatch, capfd):
@@ -214,9 +214,9 @@ def test_each_run_is_a_wandb_run_of_its_own_where_that_is_asked_for_and_no_token
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(plan, tmp_path, *runs)
-    told = {entry["name"]: entry for entry in map(wandb_file, (tmp_path / "wandb").glob("offline-run-*"))}
-    assert sorted(told) == runs
-    for name, entry in told.items():
+    entries = {entry["name"]: entry for entry in map(wandb_file, (tmp_path / "wandb").glob("offline-run-*"))}
+    assert sorted(entries) == runs
+    for name, entry in entries.items():
         assert entry["group"] == f"toy/{plan.run(name).group}"
         assert {"protocol", "seed", "learning_rate"} <= entry["settings"]
         assert entry["summary"]["steps"] == SETTINGS["steps"] and entry["summary"]["trainable_parameters"] > 0

@@ -82,9 +82,9 @@ def killed(root: Path, step: int, **recipe) -> None:
     assert not (root / "toy").exists()
 
 
-def begun(told: str) -> int:
-    """The step that the last loop in the log `told` went on from."""
-    lines = [line for line in told.splitlines() if '"event": "begin"' in line]
+def begun(text: str) -> int:
+    """The step that the last loop in the log `text` went on from."""
+    lines = [line for line in text.splitlines() if '"event": "begin"' in line]
     return int(lines[-1].partition('"step": ')[2].partition(",")[0])
 
 
@@ -172,13 +172,13 @@ DAMAGE = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed, capsys, case):
-    damage, told = DAMAGE[case]
+    damage, message = DAMAGE[case]
     killed(tmp_path, 9)
     assert [checkpoint.name for checkpoint in kept(tmp_path)] == ["checkpoint-8", "checkpoint-6", "checkpoint-4"]
     damage(kept(tmp_path)[0])
     assert train(tmp_path) == undisturbed[0]
     said = capsys.readouterr().err
-    assert f"checkpoint-8: {told}" in said and begun(said) == 6
+    assert f"checkpoint-8: {message}" in said and begun(said) == 6
 
 
 def test_with_every_checkpoint_damaged_it_starts_anew(tmp_path, undisturbed, capsys):

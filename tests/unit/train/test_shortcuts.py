@@ -168,11 +168,11 @@ def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypa
 
 
 def test_validation_has_the_same_loss(tmp_path):
-    found = {}
+    losses = {}
     for way in ({"logits": "all"}, {"logits": "supervised"}, {"padding_free": True}):
-        _, _, trainer = trained(adapted("llama"), tmp_path / str(len(found)), steps=2, **way)
-        found[len(found)] = trainer.evaluate(rows(6))["eval_loss"]
-    assert found[1] == pytest.approx(found[0], rel=1e-6) and found[2] == pytest.approx(found[0], rel=1e-6)
+        _, _, trainer = trained(adapted("llama"), tmp_path / str(len(losses)), steps=2, **way)
+        losses[len(losses)] = trainer.evaluate(rows(6))["eval_loss"]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,8 @@ def test_a_model_with_a_loss_of_its_own_goes_the_plain_way(tmp_path, capsys):
     for logits in ("all", "supervised"):
         torch.manual_seed(1)
         lora = LoraConfig(r=2, target_modules=["q_proj"])
-        found, _, trainer = trained(get_peft_model(base(config), lora), tmp_path / logits, steps=2, logits=logits)
-        losses.append(found)
+        curve, _, trainer = trained(get_peft_model(base(config), lora), tmp_path / logits, steps=2, logits=logits)
+        losses.append(curve)
     assert trainer.supervised is None and losses[0] == losses[1]
     assert "t-m-lora-r4-s0: logits of all positions, not of supervised ones alone: " in capsys.readouterr().err
 
