@@ -81,6 +81,7 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
             f" batch {protocol.batch_size}, at most {protocol.max_length} tokens"
         )
         console.print(_table(of_table))
+        console.print(f"{name}: {_sum(of_table, 'expected_hours')} hours expected, at most {_sum(of_table, 'hours')}")
     disk = [costs["adapter_bytes"], costs["samples_bytes"], sum(costs["base_bytes"].values())]
     spare = f"; at most {_size(costs['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
     unknown = f" ({costs['cells_without_hours']} cells not known)" if costs["cells_without_hours"] else ""
@@ -129,6 +130,12 @@ def _table(cells: Iterable[CellCost]) -> Any:
             _size(cell.adapter_bytes) if cell.adapter_bytes else "–",
         )
     return table
+
+
+def _sum(cells: list[CellCost], hours: str) -> str:
+    """Hours of the cells that have an estimate."""
+    known = [value for cell in cells if (value := getattr(cell, hours)) is not None]
+    return _hours(sum(known) if known else None)
 
 
 def _unfit(cells: list[CellCost], most: int) -> list[str]:

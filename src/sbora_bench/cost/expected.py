@@ -11,12 +11,13 @@ STEPS = 500  # of the numerical mean over a distribution
 
 def share_of_width(catalog: Catalog, train: str, protocol: Protocol) -> float:
     """Tokens of a micro-batch, padding among them, as a part of one whose rows are all as long as allowed; 1 where the
-    catalog has no lengths of the training set.
+    catalog has no lengths of the training set. Of a published mean: as if all rows were that long, without padding.
     """
     entry = catalog.lengths.get(train)
-    if entry is None or not entry.example:
+    if entry is None or not (entry.example or entry.example_mean):
         return 1.0
-    return width(entry.example, protocol) / protocol.max_length
+    deciles = entry.example or (entry.example_mean or 0,) * 11
+    return width(deciles, protocol) / protocol.max_length
 
 
 def expected_questions(plan: Plan, table: str, bounds: list[tuple[int, int, int]]) -> list[tuple[int, float, float]]:

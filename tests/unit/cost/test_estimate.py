@@ -116,6 +116,19 @@ def test_true_lengths_make_the_expected_hours(plan, kept):
     assert shorter.expected_hours < bound.expected_hours == bound.hours
 
 
+def test_a_published_mean_serves_where_no_lengths_were_measured(plan):
+    """As if all rows were that long; longer ones are cut; a set of both is refused."""
+    protocol = plan.protocol("sums")
+    for mean, tokens in ((32, 32 + 3.5), (10_000, protocol.max_length)):  # padded to a multiple of 8
+        entry = Lengths(example_mean=mean, source="a paper")
+        catalog = plan.catalog.model_copy(update={"lengths": {"ladder-math": entry}})
+        assert expected.share_of_width(catalog, "ladder-math", protocol) == pytest.approx(tokens / protocol.max_length)
+    with pytest.raises(ValueError, match="keep the deciles"):
+        Lengths(example=(1,) * 11, example_mean=1, source="both")
+    alpaca = load_catalog().lengths["alpaca"]
+    assert alpaca.example_mean == 127 and "2306.04751" in alpaca.source
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_the_width_of_a_micro_batch_is_that_of_real_draws(ordered):
     """Against 4,000 batches drawn from the same lengths."""
@@ -170,7 +183,9 @@ def test_an_hour_s_price(plan, kept, capsys):
         "most": 2.5 * totals["hours"],
     }
     estimate_text.show(plan, totals, cells, "Card")
-    assert "at 2.5 an hour" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    hours = f"{totals['expected_hours']:,.2f} hours expected, at most {totals['hours']:,.2f}"
+    assert "at 2.5 an hour" in output and output.count(hours) == 2, "of its only table, and of all"
     assert estimate_text.summary(plan, "card", card(10), cells)["price"] is None
 
 
