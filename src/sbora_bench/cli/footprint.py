@@ -90,16 +90,27 @@ def paper_footprint(output: Path, memory: bool) -> None:
     (paper_cells.paper_memory if memory else paper_cells.paper_footprint)(catalog, output)
 
 
+# The experiments that are dear, with the card that the docs plan each on.
+PLANNED = {
+    "paper": "a100-80gb",
+    "paper-clean": "a100-80gb",
+    "paper-one-gpu": "rtx-4090",
+    "peft-metamath": "l40s",
+}
+
+
 @click.command("publish-traces")
 def publish_traces() -> None:
-    """Trace the paper's cells, or take them from the cache, and keep them in results/published for `make reproduce`.
+    """Trace the paper's cells, or take them from the cache, and keep them in results/published.
 
-    They hold for the code and packages of now; others trace anew.
+    `make reproduce` takes them from there, and `plan --cost` of the paper's experiments. They hold for the code and
+    packages of now; others trace anew.
     """
     import tempfile
 
-    from sbora_bench.cost import paper_cells, roofline
+    from sbora_bench.cost import estimate, paper_cells, roofline
     from sbora_bench.plan.catalog import load_catalog
+    from sbora_bench.plan.experiment import load_plan
     from sbora_bench.report import audit
 
     catalog = load_catalog()
@@ -109,6 +120,9 @@ def publish_traces() -> None:
         paper_cells.paper_memory(catalog, Path(folder) / "memory.csv")
     counts, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
     audit.audit(audit.read_rows(), counts, memory)
+    for experiment, device in PLANNED.items():
+        for _ in ("traced by other processes", "and read by this one"):
+            estimate.costs(load_plan(experiment), catalog.devices[device], {})
     click.echo(f"{roofline.PUBLISHED}: {roofline.publish()} counts and traces")
 
 
