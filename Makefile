@@ -14,14 +14,15 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo yes
 export XDG_CACHE_HOME := $(CURDIR)/resources/cache
 endif
 
-.PHONY: reproduce test test-slow rehearse bench docs publish lint clean
+.PHONY: reproduce test test-slow rehearse bench docs publish lint lint-python lint-types lint-workflow clean
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
 	$(BIN)/snakemake --cores all
 	@echo "Tables: results/ladder/tables/  figures: results/ladder/figures/  report: results/ladder/report.html"
 
-test: .venv/ready lint docs
+test: .venv/ready
+	$(MAKE) --no-print-directory -j 2 docs lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: .venv/ready
@@ -47,11 +48,17 @@ publish: .venv/ready
 docs: .venv/ready
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
-lint: .venv/ready
+lint: lint-types lint-workflow lint-python
+
+lint-python: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+lint-types: .venv/ready
 	$(BIN)/mypy
+
+lint-workflow: .venv/ready
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

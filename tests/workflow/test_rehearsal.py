@@ -104,6 +104,7 @@ def test_the_tables_are_the_papers_and_say_that_they_mean_nothing(plans):
         ]
 
 
+@pytest.mark.slow
 def test_a_slice_runs_each_method_once(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)

@@ -348,6 +348,7 @@ def test_offloaded_experts_are_adapted(tmp_path, variant, where):
     assert torch.equal(model(IDS).logits, expected)
 
 
+@pytest.mark.slow
 @VARIANTS
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 def test_compiled_experts_are_adapted(variant, implementation):
