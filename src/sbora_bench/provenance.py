@@ -18,16 +18,18 @@ PACKAGES = (
     "numpy",
     "tokenizers",
 )
+OPTIONAL = ("liger-kernel",)  # named where they are installed
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that make the numbers."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *OPTIONAL):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+            if package in PACKAGES:
+                versions[package] = "not installed"
     return versions
 
 

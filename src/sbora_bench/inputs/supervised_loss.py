@@ -3,10 +3,12 @@
 A model's own forward pass makes logits of every position, prompts and padding among them. Here a hook on its head hands
 on only the hidden states of positions whose next token has a label, so that whatever the model does to its logits
 (soft caps, scales) is done as before. Where the logits are the output of a frozen linear head, head and loss are one
-function that works through the positions in chunks and keeps no logits for the backward pass.
+function that works through the positions in chunks and keeps no logits for the backward pass: Liger's on a GPU where
+liger-kernel is installed, ours elsewhere.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,9 @@ ADDS_TO_THE_LOSS = {
 }  # PEFT types whose forward pass changes the loss, or takes one of its own
 
 
+Kernel = Literal["torch", "liger"]
+
+
 class Unfit(Exception):
     """Why a model's loss can't be taken from its supervised positions alone."""
 
@@ -33,10 +38,12 @@ class SupervisedLoss:
     """The loss of `model` from logits of supervised positions. Raises Unfit where that isn't the model's own loss.
 
     `row`: token ids that both ways are compared on; not on `meta`, where there are no values. `in_chunks`: False where
-    the head's weight is not whole outside of the forward pass (FSDP).
+    the head's weight is not whole outside of the forward pass (FSDP). `kernel`: of head and loss as one function.
     """
 
-    def __init__(self, model: torch.nn.Module, row: list[int], in_chunks: bool = True) -> None:
+    def __init__(
+        self, model: torch.nn.Module, row: list[int], in_chunks: bool = True, kernel: Kernel = "torch"
+    ) -> None:
         config = getattr(model, "active_peft_config", None)
         if getattr(config, "monteclora_config", None) is not None:
             raise Unfit("MonteCLoRA has a loss of its own")
@@ -48,6 +55,7 @@ class SupervisedLoss:
             raise Unfit(f"{type(model).__name__} names no head")
         self.head: torch.nn.Module = head
         self.in_chunks = False
+        self.head_loss = liger_loss if kernel == "liger" else head_loss
         parameter = next(model.parameters())
         ids = torch.tensor([row[:PROBED]], device=parameter.device)
         training = {module: module.training for module in model.modules()}
@@ -82,7 +90,7 @@ class SupervisedLoss:
             virtual = hidden.shape[1] - labels.shape[1]  # tokens that a prompt method puts before the row
             index = positions + virtual * (1 + positions // labels.shape[1])
             if self.in_chunks:
-                sums.append(HeadLoss.apply(hidden, self.head.weight, self.head.bias, index, targets))
+                sums.append(self.head_loss(hidden, self.head, index, targets))
                 return hidden[:1, :1], *others
             sums.append(hidden.new_zeros(()))
             return hidden.flatten(0, 1).index_select(0, index)[None], *others
@@ -170,6 +178,33 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (of_hidden,) = ctx.saved_tensors
         return of_hidden * gradients[0].to(of_hidden.dtype), None, None, None, None
+
+
+def head_loss(
+    hidden: torch.Tensor, head: torch.nn.Module, positions: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Sum of the cross-entropies of `head` at `positions` of the flattened rows of `hidden` (rows, tokens, width)."""
+    return HeadLoss.apply(hidden, head.weight, head.bias, positions, targets)
+
+
+def liger_loss(
+    hidden: torch.Tensor, head: torch.nn.Module, positions: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """As `head_loss`, by Liger's fused function (Hsu et al. 2024, arXiv 2410.10989)."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    chosen = hidden.flatten(0, 1).index_select(0, positions)
+    return liger_fused_linear_cross_entropy(chosen, head.weight, targets, bias=head.bias, reduction="sum")
+
+
+def kernel_for(wanted: Literal["any", "torch", "liger"], device: torch.device) -> Kernel:
+    """The kernel that a protocol wants. Raises ValueError where Liger's is asked for by name and can't be had."""
+    why_not = "it runs on a GPU alone" if device.type != "cuda" else ""
+    if not why_not and find_spec("liger_kernel") is None:
+        why_not = "liger-kernel is not installed"
+    if wanted == "liger" and why_not:
+        raise ValueError(f"{why_not}; say loss_kernel: any, which takes torch's where there is no other")
+    return "torch" if wanted == "torch" or why_not else "liger"
 
 
 def chunk_of(vocabulary: int) -> int:

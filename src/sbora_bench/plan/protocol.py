@@ -29,6 +29,11 @@ class Protocol(Strict):
         exclude_if=lambda choice: choice == "all",
         description="training's logits: of all positions, or of those alone that have a loss; equal but for rounding",
     )
+    loss_kernel: Literal["any", "torch", "liger"] = Field(
+        default="any",
+        exclude_if=lambda choice: choice == "any",
+        description="of a loss from supervised positions; any: Liger's on a GPU where it is installed, else torch's",
+    )
     sort_by_length: bool = Field(
         default=False,
         exclude_if=lambda choice: not choice,
@@ -126,6 +131,8 @@ class Protocol(Strict):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         if self.keep_best and not (self.validation_rows and self.validation_every):
             raise ValueError("keep_best needs validation_rows and validation_every")
+        if self.loss_kernel == "liger" and self.logits == "all":
+            raise ValueError("loss_kernel: found liger, allowed with logits: supervised")
         if self.length_buckets and (self.validation_rows or self.group_by_length or self.sort_by_length):
             raise ValueError(
                 f"length_buckets: found {self.length_buckets}, allowed without validation_rows, group_by_length and"

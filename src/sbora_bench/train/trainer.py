@@ -177,14 +177,18 @@ def build_trainer(
 
 def supervised_loss(model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str) -> "SupervisedLoss | None":
     """The loss from supervised positions alone where the protocol wants it; None, and a line in the log, where the
-    model doesn't take it.
+    model doesn't take it. Raises UserError where a kernel that is asked for by name can't be had.
     """
     if protocol.logits == "all":
         return None
-    from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
+    from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit, kernel_for
 
     try:
-        return SupervisedLoss(model, row, in_chunks=not processes.sharded())
+        kernel = kernel_for(protocol.loss_kernel, next(model.parameters()).device)
+    except ValueError as error:
+        raise UserError(f"{name}: loss_kernel: liger: {error}") from None
+    try:
+        return SupervisedLoss(model, row, in_chunks=not processes.sharded(), kernel=kernel)
     except Unfit as reason:
         print(f"{name}: logits of all positions, not of supervised ones alone: {reason}", file=sys.stderr, flush=True)
         return None

@@ -204,6 +204,7 @@ def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
         ({"alpha": 16}, "either alpha or alpha_over_rank"),
         ({"micro_batch": 3}, "micro_batch 3 does not divide batch_size 8"),
         ({"keep_best": True}, "keep_best needs validation_rows"),
+        ({"loss_kernel": "liger", "logits": "all"}, "loss_kernel: found liger, allowed with logits: supervised"),
         ({"optimizer": "adam"}, "optimizer: .*adamw_torch.*, found 'adam'"),
     ],
 )

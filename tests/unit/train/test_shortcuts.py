@@ -2,6 +2,8 @@
 model; and that a shortcut that doesn't fit is left, with a line."""
 
 import copy
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,15 @@ from transformers import (
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.padding_free import packed, prepare
-from sbora_bench.inputs.supervised_loss import HeadLoss, SupervisedLoss, Unfit, chunk_of, supervised
+from sbora_bench.inputs.supervised_loss import (
+    SupervisedLoss,
+    Unfit,
+    chunk_of,
+    head_loss,
+    kernel_for,
+    liger_loss,
+    supervised,
+)
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.shortcuts import by_length
@@ -194,8 +204,12 @@ def test_virtual_tokens_and_a_head_that_trains(config, tmp_path):
     same(results[1], results[0])
 
 
-def test_chunks_add_up(monkeypatch):
-    """Loss and gradient in chunks of 3 positions are those of one chunk, and of torch's own loss."""
+@pytest.mark.parametrize("of_head", [head_loss, liger_loss])
+def test_chunks_add_up(of_head, monkeypatch):
+    """Loss and gradient in chunks of 3 positions are those of one chunk, and of torch's own loss; Liger's too."""
+    if of_head is liger_loss:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # its kernels on a CPU
+        pytest.importorskip("liger_kernel")
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 50)
     head.requires_grad_(False)
@@ -209,11 +223,49 @@ def test_chunks_add_up(monkeypatch):
     (expected,) = torch.autograd.grad(plain, hidden)
     monkeypatch.setattr("sbora_bench.inputs.supervised_loss.CHUNK_BYTES", 3 * 4 * 50)
     assert chunk_of(50) == 3
-    loss = HeadLoss.apply(hidden, head.weight, head.bias, places, targets)
+    loss = of_head(hidden, head, places, targets)
     (gradient,) = torch.autograd.grad(2 * loss, hidden)
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     assert torch.allclose(gradient, 2 * expected, rtol=0, atol=1e-5)
     assert float(gradient[:, -1].abs().max()) == 0 and float(gradient[0, :5].abs().max()) == 0
+
+
+def test_a_kernel_is_taken_where_it_can_be_had(tmp_path, monkeypatch):
+    """Liger's on a GPU that has it; asked for by name elsewhere, one line."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    module = "sbora_bench.inputs.supervised_loss.find_spec"
+    monkeypatch.setattr(module, lambda name: None)
+    assert kernel_for("any", cpu) == kernel_for("torch", gpu) == kernel_for("any", gpu) == "torch"
+    with pytest.raises(ValueError, match="liger-kernel is not installed; say loss_kernel: any"):
+        kernel_for("liger", gpu)
+    monkeypatch.setattr(module, lambda name: "installed")
+    assert kernel_for("any", gpu) == kernel_for("liger", gpu) == "liger" and kernel_for("torch", gpu) == "torch"
+    with pytest.raises(UserError, match="t-m-lora-r4-s0: loss_kernel: liger: it runs on a GPU alone"):
+        trained(adapted("llama"), tmp_path, logits="supervised", loss_kernel="liger")
+
+
+def test_liger_s_loss_is_called_as_it_wants(monkeypatch):
+    """A stand-in with its signature, by torch's own loss: the same loss and gradient as ours."""
+
+    def stand_in(input, weight, target, bias=None, reduction="mean"):
+        return torch.nn.functional.cross_entropy(input @ weight.T, target, reduction=reduction)
+
+    functional = SimpleNamespace(liger_fused_linear_cross_entropy=stand_in)
+    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", SimpleNamespace(functional=functional))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
+    outcomes = []
+    for kernel in ("torch", "liger"):
+        model = adapted("llama")
+        loss = SupervisedLoss(model, [1, 5, 6, 7], kernel=kernel)
+        assert loss.in_chunks
+        labels = torch.tensor([[-100, -100, 8, 9], [-100, 7, 7, 5]])
+        value, _ = loss(model, {"input_ids": torch.tensor([[1, 6, 8, 9], [1, 7, 7, 5]]), "labels": labels})
+        value.backward()
+        outcomes.append((value.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (ours, gradients), (theirs, of_theirs) = outcomes
+    assert theirs == pytest.approx(ours, rel=1e-6) and len(gradients) > 0
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(gradients, of_theirs, strict=True))
 
 
 def test_a_model_with_a_loss_of_its_own_goes_the_plain_way(tmp_path, capsys):
