@@ -245,9 +245,12 @@ def join(
 
 def _kept_factors(x: Tensor) -> tuple[Tensor, Tensor] | None:
     """The two tensors that x is the product of, where autograd keeps them both anyway, as those of a gated activation:
-    then x need not be kept beside them. Not where hooks pack what is saved: asking would unpack it."""
+    then x need not be kept beside them. Not where x was written to since, nor where hooks pack what is saved: asking
+    would unpack it."""
     made_by = x.grad_fn
-    if made_by is None or made_by.name() != "MulBackward0" or torch._C._autograd._top_saved_tensors_default_hooks(True):
+    if made_by is None or x._version or made_by.name() != "MulBackward0":
+        return None
+    if torch._C._autograd._top_saved_tensors_default_hooks(True):
         return None
     try:
         factors = made_by._saved_self, made_by._saved_other

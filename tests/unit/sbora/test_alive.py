@@ -96,3 +96,40 @@ def test_an_input_that_is_made_anew_gives_the_same_gradients(llama, how):
     assert len(grads[0]) == 2
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Gated(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = (torch.nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        return self.down(torch.nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+@pytest.mark.parametrize("kind", ["lora", "fa", "fb"])
+def test_a_gated_input_that_is_changed_in_place_gives_the_gradient_of_what_it_became(kind):
+    torch.manual_seed(0)
+    common = {"r": 4, "target_modules": ["down"]}
+    if kind == "lora":
+        model = get_peft_model(Gated(), LoraConfig(init_lora_weights=False, **common))
+    else:
+        model = get_peft_model(Gated(), SboraConfig(variant=kind, init_weights=False, **common))
+    layer, seen = model.base_model.model.down, []
+
+    def clamp(module, args):
+        with torch.no_grad():
+            seen.append(args[0].clamp_(-0.05, 0.05).clone())
+
+    layer.register_forward_pre_hook(clamp)
+    y = model(torch.randn(6, 16, requires_grad=True))
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    of_weight = layer.scaling["default"] * grad.t() @ seen[0]
+    if kind == "lora":
+        got, expected = layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.t() @ of_weight
+    else:
+        index = layer.sbora_index["default"]
+        expected = of_weight[:, index] if kind == "fa" else of_weight[index]
+        got = layer.sbora_weight["default"].grad
+    torch.testing.assert_close(got, expected)
