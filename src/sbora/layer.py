@@ -46,12 +46,12 @@ class SboraLayer(BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
         self.sbora_weight = Weights()
-        self.sbora_dropout: dict[str, float] = {}
+        self.sbora_dropout = {}
         self.variant: dict[str, str] = {}
         self.r: dict[str, int] = {}
         self.sbora_alpha: dict[str, float] = {}
         self.sbora_scaling: dict[str, float] = {}  # as configured
-        self.scaling: dict[str, float] = {}
+        self.scaling = {}
         # what the merged adapters replaced; buffers, so that they follow the layer when it is moved or cast
         self.sbora_replaced = BufferDict(persistent=False)
         self.sbora_replaced_at = BufferDict(persistent=False)
@@ -101,14 +101,39 @@ class SboraLayer(BaseTunerLayer):
     def sbora_index(self) -> IndexSets:
         return IndexSets(self.sbora_weight)
 
+    # the regions hold these two dictionaries, so that others in their place are copied into them
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        return self.__dict__["scaling"]
+
+    @scaling.setter
+    def scaling(self, scaling: dict[str, float]) -> None:
+        self._fill("scaling", scaling)
+
+    @property
+    def sbora_dropout(self) -> dict[str, float]:
+        return self.__dict__["sbora_dropout"]
+
+    @sbora_dropout.setter
+    def sbora_dropout(self, dropout: dict[str, float]) -> None:
+        self._fill("sbora_dropout", dropout)
+
+    def _fill(self, name: str, items: dict[str, float]) -> None:
+        items = dict(items)  # which may be the very dictionary that is emptied
+        own = self.__dict__.setdefault(name, {})
+        own.clear()
+        own.update(items)
+
     def _index_drawn_by(self, drawn_by: tuple, module: str) -> Tensor:
-        # TRL copies an adapter into another of the same configuration, parameter by parameter: an index set that
-        # was loaded must come along
-        for name in self.sbora_weight:
-            region = self.sbora_weight.region(name)
-            if region.drawn_by == drawn_by:
-                return region.index.clone()
         variant, r, seed, part, init = drawn_by
+        # TRL copies an adapter into another of the same configuration, parameter by parameter: an index set that
+        # was loaded must come along, but where there is data to choose by
+        if find_scores(self.get_base_layer(), self.parameter_name, variant, init) is None:
+            for name in self.sbora_weight:
+                region = self.sbora_weight.region(name)
+                if region.drawn_by == drawn_by:
+                    return region.index.clone()
         size = self.in_features if variant == "fa" else self.out_features
         modules = [f"{module}.{e}" for e in range(*self.experts)] if self.experts else [module]
         if init == "random":

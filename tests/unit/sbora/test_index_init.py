@@ -204,3 +204,23 @@ def test_a_second_adapter(toy, adapt, variant, init):
     preprocess_index(toy, alone, run(toy))
     for one, two in zip(_chosen(model, "second"), _chosen(get_peft_model(toy, alone)), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("init", ["activation", "gradient"])
+@VARIANTS
+def test_a_second_adapter_is_chosen_by_its_own_data(toy, variant, init):
+    run = (lambda m, x: lambda: m(x)) if init == "activation" else (lambda m, x: _backward(m, (x,)))
+    fresh = {}
+    for name, x in (("default", X), ("second", X.flip(-1) ** 3)):
+        base, config = copy.deepcopy(toy), _config(variant, index_init=init)
+        preprocess_index(base, config, run(base, x))
+        fresh[name] = _chosen(get_peft_model(base, config))
+    config = _config(variant, index_init=init)
+    preprocess_index(toy, config, run(toy, X))
+    model, config = get_peft_model(toy, config), _config(variant, index_init=init)
+    with model.disable_adapter():
+        preprocess_index(model.base_model.model, config, run(model.base_model.model, X.flip(-1) ** 3))
+    model.add_adapter("second", config)
+    assert not all(torch.equal(one, two) for one, two in zip(fresh["default"], fresh["second"], strict=True))
+    for name, sets in fresh.items():
+        assert all(torch.equal(one, two) for one, two in zip(_chosen(model, name), sets, strict=True))

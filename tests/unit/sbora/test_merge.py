@@ -1,9 +1,11 @@
 """Merging changes the region alone, and unmerging gives back the same bits."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from sbora import SboraConfig
 
@@ -144,6 +146,36 @@ def test_disabling_unmerges_and_scaling_scales(toy, adapt, layers, variant):
     torch.testing.assert_close(layer(x) - base(x), update)
     layer.set_scale("default", 0)
     assert torch.equal(layer(x), base(x))
+
+
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_scalings_that_are_replaced_as_a_whole_are_followed_by_the_pass(toy, adapt, kind):
+    """As `peft.helpers.rescale_adapter_scale` does it."""
+    x = torch.randn(4, 20)
+    if kind == "lora":
+        model = get_peft_model(toy, LoraConfig(r=4, target_modules=["lin"], init_lora_weights=False))
+    else:
+        model = adapt(toy, variant=kind, target_modules=["lin"])
+    for model in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        layer = model.base_model.model.lin
+        before, base, update = layer.scaling.copy(), layer.base_layer(x), layer(x) - layer.base_layer(x)
+        layer.scaling = {name: 3 * scaling for name, scaling in before.items()}
+        torch.testing.assert_close(layer(x) - base, 3 * update, rtol=1e-4, atol=1e-5)
+        layer.merge()
+        torch.testing.assert_close(layer(x) - base, 3 * update, rtol=1e-4, atol=1e-5)
+        layer.unmerge()
+        layer.scaling = before
+        torch.testing.assert_close(layer(x) - base, update)
+
+
+def test_dropouts_that_are_replaced_as_a_whole_are_followed_by_the_pass(toy, adapt):
+    layer = adapt(toy, target_modules=["lin"]).train().base_model.model.lin
+    layer.sbora_dropout = {"default": 0.5}
+    torch.manual_seed(0)
+    one, other = layer(torch.ones(2, 20)), layer(torch.ones(2, 20))
+    assert not torch.equal(one, other)
+    layer.sbora_dropout = layer.sbora_dropout
+    assert layer.sbora_dropout == {"default": 0.5}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
