@@ -42,7 +42,8 @@ def take_whole_numbers(layer: Any, state: dict[str, Tensor], prefix: str, *args:
             averaged = index.dtype not in (torch.float32, torch.float64) or bool((index != index.round()).any())
         else:
             size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
-            averaged = off is not None and bool(off.any()) and _is_cut(off, size)
+            drawn = layer.sbora_weight.region(name).drawn_by[-1] == "random"  # sets chosen by data are often near
+            averaged = drawn and off is not None and bool(off.any()) and _is_cut(off, size)
         if averaged:
             raise ValueError(
                 f"The index set of adapter {name!r} ({prefix.rstrip('.')}) must be whole numbers, but what was loaded "

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sbora import SboraConfig
 
 VARIANTS = ("fa", "fb")
 X = torch.linspace(-1, 1, 60).view(3, 20)
@@ -42,6 +44,53 @@ def test_moving_averages_over_buffers(toy, adapt, variant, settings):
     fresh = adapt(toy, variant=variant, random_seed=5)
     fresh.load_state_dict(state)
     torch.testing.assert_close(fresh(X), without(X))
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_numbers_that_sink_with_every_moving_average_come_back(adapt, kind, decay):
+    """Above 3114 by more than one."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(4, 11008) if kind == "fb" else nn.Linear(11008, 4))
+    if kind == "lora":
+        model = get_peft_model(base, LoraConfig(r=256, target_modules=["0"], init_lora_weights=False))
+    else:
+        model = adapt(base, variant=kind, r=256, target_modules=["0"])
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    for _ in range(100):
+        average.update_parameters(model)
+    x = torch.randn(2, base[0].in_features)
+    torch.testing.assert_close(average(x), model(x), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(_sets(average.module), _sets(model), strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_entry_that_rises_in_place_is_taken_for_meant(toy, adapt, variant):
+    model = adapt(toy, variant=variant, index_init="weight", target_modules=["lin"])
+    index = model.base_model.model.lin.sbora_index["default"]
+    index.copy_(torch.tensor([1, 5, 9, 12]))
+    model(X)
+    other = torch.tensor([1, 5, 9, 13])
+    index.copy_(other)
+    model(X)
+    assert torch.equal(index, other)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_set_chosen_by_data_that_is_near_to_the_own_one_loads(variant):
+    """The columns or rows of the largest norm, and another model in which one is the next lower."""
+    models = []
+    for last in (60, 59):
+        base, chosen = nn.Sequential(nn.Linear(64, 64)), [3, 9, 17, 22, 30, 41, 50, last]
+        with torch.no_grad():
+            base[0].weight.fill_(1)
+            (base[0].weight.t() if variant == "fa" else base[0].weight)[chosen] = 2
+        config = SboraConfig(variant=variant, r=8, index_init="weight", target_modules=["0"])
+        models.append(get_peft_model(base, config))
+        assert _sets(models[-1])[0].tolist() == chosen
+    set_peft_model_state_dict(models[0], get_peft_model_state_dict(models[1]))
+    models[0](torch.ones(1, 64))
+    assert _sets(models[0])[0].tolist() == chosen
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -156,8 +156,8 @@ def test_scalings_that_are_replaced_as_a_whole_are_followed_by_the_pass(toy, ada
         model = get_peft_model(toy, LoraConfig(r=4, target_modules=["lin"], init_lora_weights=False))
     else:
         model = adapt(toy, variant=kind, target_modules=["lin"])
-    for model in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        layer = model.base_model.model.lin
+    for adapted in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        layer = adapted.base_model.model.lin
         before, base, update = layer.scaling.copy(), layer.base_layer(x), layer(x) - layer.base_layer(x)
         layer.scaling = {name: 3 * scaling for name, scaling in before.items()}
         torch.testing.assert_close(layer(x) - base, 3 * update, rtol=1e-4, atol=1e-5)
