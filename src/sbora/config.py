@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal, cast
 
 from peft.config import PeftConfig
@@ -82,7 +82,8 @@ class SboraConfig(PeftConfig):
             Alphas of modules (names or regular expressions) that differ from `sbora_alpha`.
 
         index_checksum (`str`, *optional*):
-            Written when an adapter is saved, and compared with its index sets when it is loaded.
+            Written when an adapter is saved, and compared with its index sets when it is loaded. An argument
+            alone: a copy of a configuration does not have it, for its index sets may be others.
 
     Raises:
         ValueError: a value is out of its range (the message says which, and what is allowed).
@@ -143,12 +144,11 @@ class SboraConfig(PeftConfig):
         default_factory=dict,
         metadata={"help": "Alphas of modules that differ from sbora_alpha, by name or pattern."},
     )
-    index_checksum: str | None = field(
-        default=None, metadata={"help": "Written when an adapter is saved: a checksum of its index sets."}
-    )
+    index_checksum: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, index_checksum: str | None) -> None:
         super().__post_init__()
+        self._loaded_checksum = self._saved_checksum = index_checksum  # of the file read, of the adapter saved last
         self.peft_type = peft_type("SBORA")
         if isinstance(self.target_modules, list):
             self.target_modules = cast("list[str]", set(self.target_modules))  # as PEFT's own configurations do
@@ -198,7 +198,8 @@ class SboraConfig(PeftConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, sets as sorted lists: the same bytes on every save."""
-        return {k: sorted(v) if isinstance(v, set) else v for k, v in super().to_dict().items()}
+        values = super().to_dict() | {"index_checksum": self._saved_checksum}
+        return {k: sorted(v) if isinstance(v, set) else v for k, v in values.items()}
 
 
 def _is_int(value: object) -> bool:

@@ -88,7 +88,7 @@ class SboraModel(BaseTuner):
         """An adapter's tensors, when it is saved; the checksum of its index sets goes into its configuration."""
         tensors = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         saved = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in tensors.items()}
-        config.index_checksum = _checksum(saved)
+        config._saved_checksum = _checksum(saved)
         for region in _regions(model, adapter_name):
             region.is_new = False
         return tensors
@@ -103,7 +103,7 @@ class SboraModel(BaseTuner):
             ValueError: the index sets are not those that the configuration was saved with.
         """
         new = any(region.is_new for region in _regions(model, adapter_name))
-        if new and config.index_checksum not in (None, _checksum(state_dict)):
+        if new and config._loaded_checksum not in (None, _checksum(state_dict)):
             raise ValueError(
                 f"The index sets of adapter {adapter_name!r} are not those that it was saved with (index_checksum in "
                 "adapter_config.json): the file was changed, or averaged with others, or belongs to another adapter."

@@ -1,10 +1,12 @@
 """An index set survives averages of buffers and states, or a change of it is seen."""
 
 import copy
+import dataclasses
+import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -127,6 +129,29 @@ def test_a_changed_file_is_refused(tmp_path, toy, adapt, variant):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="not those that it was saved with"):
         PeftModel.from_pretrained(copy.deepcopy(toy), tmp_path)
+
+
+@pytest.mark.parametrize("how", ["replaced", "another model"])
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_a_configuration_that_was_saved_does_not_bind_other_models(tmp_path, toy, kind, how):
+    if kind == "lora":
+        config, changes = LoraConfig(r=4, target_modules=["lin"]), {}
+    else:
+        config, changes = SboraConfig(variant=kind, r=4, target_modules=["lin"]), {"random_seed": 1}
+    get_peft_model(copy.deepcopy(toy), config).save_pretrained(tmp_path)
+    if kind != "lora":
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["index_checksum"]
+        saved = PeftConfig.from_pretrained(tmp_path)
+        assert saved.to_dict()["index_checksum"] == config.to_dict()["index_checksum"]
+        assert dataclasses.replace(saved).to_dict()["index_checksum"] is None
+    if how == "replaced":
+        trained, new = (get_peft_model(copy.deepcopy(toy), dataclasses.replace(config, **changes)) for _ in range(2))
+    else:
+        trained = get_peft_model(copy.deepcopy(toy), dataclasses.replace(config, **changes))
+        new = get_peft_model(copy.deepcopy(toy), config)
+    state = {name: t.clone() for name, t in get_peft_model_state_dict(trained).items()}
+    set_peft_model_state_dict(new, state)
+    assert torch.equal(new(X), trained(X))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
