@@ -78,7 +78,7 @@ class _GatherAt(Function):
             return grad_x, None
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).scatter_add(-1, index, grad_z), None
-        alone = not torch.is_grad_enabled() and counts(grad_x) in of_gradients()
+        alone = not torch.is_grad_enabled() and bool(held := counts(grad_x)) and held in of_gradients()
         add = grad_x.scatter_add_ if alone else grad_x.scatter_add
         return add(-1, index, grad_z.to(grad_x.dtype)), None
 

@@ -25,9 +25,10 @@ UNKNOWN: Counts = ()
 def counts(tensor: Tensor) -> Counts:
     """References to the Python object, to the tensor, and to its storage; of a view, to what it is a view of, too.
 
-    Call it where the tensor is a variable of the caller's, or an argument, and nothing else there.
+    Call it where the tensor is a variable of the caller's, or an argument, and nothing else there. Compare it only
+    where it is known: what it is compared with is measured then, which a transform would not allow.
     """
-    if type(tensor) is not Tensor or not tensor.is_contiguous():
+    if type(tensor) is not Tensor or torch._C._are_functorch_transforms_active() or not tensor.is_contiguous():
         return UNKNOWN
     try:
         storage = tensor.untyped_storage()

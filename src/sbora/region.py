@@ -137,7 +137,7 @@ class Region(nn.Module):
         early, late = (1.0, scaling) if self.variant == "fa" else (scaling, 1.0)
         x, z = functional.branch(self.variant, x, self.weight, self.index, dropout, early)
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
-        alone = not torch.compiler.is_compiling() and counts(y) == of_a_result()
+        alone = not torch.compiler.is_compiling() and bool(held := counts(y)) and held == of_a_result()
         return functional.join(self.variant, y, z, self.weight, self.index, late, alone)
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from sbora import SboraConfig
+from sbora import SboraConfig, ownership
 
 VARIANTS = ("fa", "fb")
 KINDS = ("lora", *VARIANTS)
@@ -76,6 +76,15 @@ def test_jacobians_and_hessians(adapted):
     second = hessian(lambda x: model(x).square().sum())(x)
     expected = torch.autograd.functional.hessian(lambda x: model(x).square().sum(), inputs)
     torch.testing.assert_close(second, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_first_backward_of_a_process_may_be_vectorised(adapted):
+    model, _, _ = adapted
+    ownership.of_gradients.cache_clear(), ownership.of_a_result.cache_clear()
+    inputs = X[0].clone().requires_grad_()
+    at_once = torch.autograd.functional.jacobian(model, inputs, vectorize=True)
+    torch.testing.assert_close(at_once, torch.autograd.functional.jacobian(model, inputs))
+    assert ownership.of_a_result() and all(ownership.of_gradients())
 
 
 def test_traced_by_torch_jit(adapted):
