@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils._pytree import tree_map_only
 
 from . import functional
 from .ownership import counts, of_gradients
@@ -189,8 +190,8 @@ class Operand:
             result = product(*args, **kwargs)
             if result is not None:
                 return result
-        args = tuple(a.dense() if isinstance(a, Operand) else a for a in args)
-        return func(*args, **{k: v.dense() if isinstance(v, Operand) else v for k, v in kwargs.items()})
+        args, kwargs = tree_map_only(Operand, Operand.dense, (args, kwargs))
+        return func(*args, **kwargs)
 
     def _natural(self) -> bool:
         """Whether a product of rows with the operand from the left is over W's inputs."""
@@ -236,7 +237,10 @@ def _as_dense(name: str) -> Callable:
     return lambda operand, *args: getattr(operand.dense(), name)(*args)
 
 
-for _operator in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "abs", "pow", "lt", "le", "gt", "ge"):
+_OPERATORS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow neg abs lt le gt ge eq ne"
+)
+for _operator in _OPERATORS.split():
     setattr(Operand, f"__{_operator}__", _as_dense(f"__{_operator}__"))  # Python looks them up in the class alone
 
 

@@ -395,3 +395,27 @@ def test_a_name_that_nothing_has_is_warned_of(kind):
         get_peft_model(_base(kind), SboraConfig(r=4, target_modules=["q_proj", "k_proj"], exclude_modules=["k_proj"]))
         if kind == "mixtral":
             get_peft_model(_base(kind), SboraConfig(r=4))  # PEFT's choice for the architecture
+
+
+@pytest.mark.parametrize("variant", ["lora", "fa", "fb"])
+def test_parameters_that_are_handed_on_in_lists(variant):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(16, 16)
+
+        def forward(self, x):
+            return self.rnn(x)[0]
+
+    torch.manual_seed(1)
+    common = {"r": 4, "target_modules": [], "target_parameters": ["rnn.weight_ih_l0"]}
+    if variant == "lora":
+        model = get_peft_model(Recurrent(), LoraConfig(init_lora_weights=False, **common))
+    else:
+        model = get_peft_model(Recurrent(), SboraConfig(variant=variant, init_weights=False, **common))
+    x = torch.randn(3, 16)
+    y = model(x)
+    y.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), y)

@@ -163,6 +163,10 @@ def test_whatever_else_is_done_gets_the_sum(variant, in_dim):
         lambda w: w.transpose(0, 1),
         lambda w: _natural(w[1], in_dim).mul(3),
         lambda w: torch.addmm(torch.ones(OUT, dtype=x.dtype), x, _natural(w[1], in_dim)),
+        lambda w: torch.cat([w, w[:1]]),
+        lambda w: torch.stack(tensors=[w[0], w[1]]),
+        lambda w: torch.linalg.multi_dot([x, _natural(w[1], in_dim), _natural(w[1], in_dim).t()]),
+        lambda w: torch.where(w != 0, 2**w, 0) + (w == w) + 1 / w + 7 // w + 7 % w + w // 2 + w % 2,
     ):
         torch.testing.assert_close(use(operand), use(total))
     grads = [torch.autograd.grad(w.square().sum(), matrices) for w in (operand, total)]
