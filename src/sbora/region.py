@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +140,15 @@ class Region(nn.Module):
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
         alone = not torch.compiler.is_compiling() and bool(held := counts(y)) and held == of_a_result()
         return functional.join(self.variant, y, z, self.weight, self.index, late, alone)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Torch's own, but that the index set stays whole numbers where a module is cast to a type of floats."""
+
+        def apply(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if tensor.is_floating_point() or result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(apply, recurse)
 
     def extra_repr(self) -> str:
         return f"{self.variant}, weight={tuple(self.weight.shape)}"

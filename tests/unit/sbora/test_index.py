@@ -134,3 +134,15 @@ def test_trainable_parameters_are_counted_exactly(toy, adapt):
 
 def _indices(layers):
     return [layer.sbora_index["default"] for layer in layers.values()]
+
+
+@pytest.mark.parametrize("variant", ["fa", "fb"])
+def test_a_cast_to_a_type_leaves_the_index_alone(adapt, variant):
+    """`type`, unlike `to`, casts integers too; bfloat16 would round those above 256."""
+    model = adapt(torch.nn.Sequential(torch.nn.Linear(600, 600)), variant=variant, r=64, target_modules=["0"])
+    region = model.base_model.model[0].sbora_weight.region("default")
+    before = region.index.clone()
+    model.type(torch.bfloat16)
+    assert region.weight.dtype == torch.bfloat16
+    assert region.index.dtype == torch.int64 and torch.equal(region.index, before)
+    assert model(torch.ones(2, 600, dtype=torch.bfloat16)).dtype == torch.bfloat16
