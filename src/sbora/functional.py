@@ -94,7 +94,7 @@ class _Project(Function):
         ctx: Any, x: Tensor, weight: Tensor, scaling: float, factors: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weight, *(factors or (x,)))
+        ctx.save_for_backward(weight, *((factors or (x,)) if ctx.needs_input_grad[1] else ()))
         ctx.scaling = scaling
         return x, F.linear(x, (weight * scaling).to(x.dtype))
 
@@ -124,7 +124,7 @@ class _AddProduct(Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, scaling: float, in_place: bool) -> Tensor:
-        ctx.save_for_backward(z, weight)
+        ctx.save_for_backward(z if ctx.needs_input_grad[2] else None, weight)
         ctx.scaling = scaling
         if in_place:
             ctx.mark_dirty(y)

@@ -39,13 +39,15 @@ class Alive(TorchDispatchMode):
         return Counter((made_by, size) for storage, size, made_by in self.storages.values() if storage() is not None)
 
 
-def _alive(llama, kind, dropout=0.0):
+def _alive(llama, kind, dropout=0.0, frozen=False):
     model = copy.deepcopy(llama).requires_grad_(False)
     common = {"r": R, "target_modules": TARGETS}
     if kind == "lora":
         model = get_peft_model(model, LoraConfig(lora_dropout=dropout, **common))
     elif kind != "frozen":
         model = get_peft_model(model, SboraConfig(variant=kind, sbora_dropout=dropout, **common))
+    if frozen:
+        model.requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
     with Alive() as alive:
         loss = model.train()(input_ids=IDS, labels=IDS).loss
@@ -96,6 +98,12 @@ def test_an_input_that_is_made_anew_gives_the_same_gradients(llama, how):
     assert len(grads[0]) == 2
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_frozen_adapters_keep_no_inputs(llama):
+    """As LoRA's that are loaded for inference, with an input that learns."""
+    for kind in ("lora", "fa", "fb"):
+        assert _bytes(_alive(llama, kind, frozen=True)) == _bytes(_alive(llama, "frozen"))
 
 
 class Gated(torch.nn.Module):
