@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from ._peft import (
@@ -118,27 +119,50 @@ def _check_rank(key: str, in_features: int, out_features: int, config: SboraConf
 
 
 def _warn_of_unmatched(model: nn.Module, config: SboraConfig) -> None:
-    """Warn of names that no module, or no parameter, of the model ends in."""
+    """Warn of names that no module, or no parameter, of the model ends in, and of experts that a pattern or
+    "all-linear" leaves out, for they are no modules."""
 
     def unmatched(names: set[str] | list[str] | str | None, keys: set[str]) -> list[str]:
         names = [] if isinstance(names, str) else names or []
         return sorted(n for n in names if n not in keys and not any(key.endswith(f".{n}") for key in keys))
 
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    usual = set(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, ()))
-    chosen = None if config.target_modules == usual else config.target_modules  # by the user, not by PEFT
-    bare = {n.replace(".base_layer", ""): p for n, p in model.named_parameters() if ".sbora_" not in n}
+    usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, ())
+    by_peft = config.target_modules in (usual, set(usual))
+    chosen = None if by_peft else config.target_modules
+    bare = {n.replace(".base_layer", "") for n, _ in model.named_parameters() if ".sbora_" not in n}
     modules = {name.replace(".base_layer", "") for name, _ in model.named_modules()}
+    experts = _experts(model)
+    hint = f" Its experts are parameters, to be named in target_parameters: {_named(experts)}." * bool(experts)
     lacking = {
         "target_modules": unmatched(chosen, modules),
-        "target_parameters": unmatched(config.target_parameters, set(bare)),
+        "target_parameters": unmatched(config.target_parameters, bare),
     }
     for option, names in lacking.items():
         if names:
-            others = sorted({".".join(name.split(".")[-2:]) for name, p in bare.items() if p.dim() == 3})
-            hint = f" Its experts are parameters, to be named in target_parameters: {', '.join(others)}."
             warnings.warn(
-                f"{option}: nothing in the model is named {', '.join(names)}, so nothing of it is adapted."
-                + hint * bool(others),
+                f"{option}: nothing in the model is named {', '.join(names)}, so nothing of it is adapted." + hint,
                 stacklevel=2,
             )
+    left = experts - {key for key, _, _ in targeted_parameters(model, config)}
+    if isinstance(chosen, str) and left and not config.inference_mode:
+        warnings.warn(
+            f"target_modules: {chosen!r} adapts modules alone. The model's experts are parameters, and stay as they "
+            f"are unless they are named in target_parameters: {_named(left)}.",
+            stacklevel=2,
+        )
+
+
+def _experts(model: nn.Module) -> set[str]:
+    """Parameters that are several matrices; of a vision model, tokens and positions have one in front."""
+    return {
+        f"{path}.{name}".replace(".base_layer", "")
+        for path, module in model.named_modules()
+        if ".sbora_" not in path and not isinstance(module, _ConvNd)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and len(parameter) > 1
+    }
+
+
+def _named(parameters: set[str]) -> str:
+    return ", ".join(sorted({".".join(name.split(".")[-2:]) for name in parameters}))

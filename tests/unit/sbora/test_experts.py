@@ -397,6 +397,22 @@ def test_a_name_that_nothing_has_is_warned_of(kind):
             get_peft_model(_base(kind), SboraConfig(r=4))  # PEFT's choice for the architecture
 
 
+@pytest.mark.parametrize("targets", ["all-linear", r".*(q_proj|gate_proj|w1)"])
+@pytest.mark.parametrize("kind", ["qwen3", "mixtral"])
+def test_experts_that_a_pattern_leaves_out_are_warned_of(kind, targets):
+    """PEFT's LoRA adapts them unasked."""
+    with pytest.warns(UserWarning, match=r"experts are parameters, .*: experts.down_proj, experts.gate_up_proj\."):
+        get_peft_model(_base(kind), SboraConfig(target_modules=targets, r=4))
+    with pytest.warns(UserWarning, match=r"target_parameters: experts.down_proj\."):
+        get_peft_model(_base(kind), SboraConfig(target_modules=targets, r=4, target_parameters=PARAMETERS[:1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        get_peft_model(_base(kind), SboraConfig(target_modules=targets, r=4, target_parameters=PARAMETERS))
+        others = nn.Sequential(nn.Conv1d(4, 4, 2), nn.Linear(4, 4))
+        others.position = nn.Parameter(torch.zeros(1, 3, 4))
+        get_peft_model(others, SboraConfig(target_modules=targets.replace("q_proj", "1"), r=2))
+
+
 @pytest.mark.parametrize("variant", ["lora", "fa", "fb"])
 def test_parameters_that_are_handed_on_in_lists(variant):
     class Recurrent(nn.Module):
