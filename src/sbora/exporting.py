@@ -44,7 +44,8 @@ def to_lora(model: PeftModel, config: SboraConfig, tensors: dict[str, Tensor]) -
     scalings = {
         module: config.scaling(ranks[module], config.rank_and_alpha(_key(model, module))[1]) for module in modules
     }
-    rank, scaling = max(ranks.values()), Counter(scalings.values()).most_common(1)[0][0]
+    counts = Counter(s for s in scalings.values() if s) or Counter([0.0])  # none can be made of a zero
+    rank, scaling = max(ranks.values()), counts.most_common(1)[0][0]
     converted = {
         name: t for name, t in tensors.items() if name.rpartition(".")[2] not in ("sbora_weight", "sbora_index")
     }
@@ -65,7 +66,7 @@ def to_lora(model: PeftModel, config: SboraConfig, tensors: dict[str, Tensor]) -
     alpha = scaling * rank
     lora = LoraConfig(
         r=rank,
-        lora_alpha=round(alpha) if abs(alpha - round(alpha)) < 1e-9 * abs(alpha) else alpha,
+        lora_alpha=round(alpha) if abs(alpha - round(alpha)) <= 1e-9 * abs(alpha) else alpha,
         lora_dropout=config.sbora_dropout,
         bias=config.bias.replace("sbora", "lora"),
         target_modules=config.target_modules,

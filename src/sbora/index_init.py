@@ -43,7 +43,8 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
             the same choice every time it must do the same every time.
 
     Raises:
-        ValueError: nothing needs data, the model did not run, or a target cannot be scored.
+        ValueError: nothing needs data, the model did not run, or a target cannot be scored, or has scores that are
+            not finite.
     """
     if config.index_init not in ("activation", "gradient"):
         raise ValueError(
@@ -68,6 +69,9 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
             f"index_init is {config.index_init!r}, but run_model() left no {config.index_init} for "
             f"{', '.join(unseen) or 'any module: nothing is targeted'}."
         )
+    broken = [key for key, total in totals.items() if not total.isfinite().all()]
+    if broken:
+        raise ValueError(f"run_model() left {config.index_init}s that are not finite for {', '.join(broken)}.")
     for key, module, name in targets:
         module.__dict__.setdefault("_sbora_scores", {})[name, config.variant, config.index_init] = totals[key]
 
@@ -90,15 +94,16 @@ def _add(totals: dict[str, Tensor], key: str, squares: Tensor) -> None:
 def _watch_activations(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
     counts: dict[str, int] = {}
 
-    def record(key: str, _module: nn.Module, args: tuple, output: Tensor) -> None:
-        values = (args[0] if variant == "fa" else output).detach().float().flatten(0, -2)
+    def record(key: str, _module: nn.Module, args: tuple, kwargs: dict[str, Tensor], output: Tensor) -> None:
+        values = output if variant == "fb" else args[0] if args else next(iter(kwargs.values()))
+        values = values.detach().float().reshape(-1, values.shape[-1])
         _add(totals, key, values.square().sum(0))
         counts[key] = counts.get(key, 0) + len(values)
 
     for key, module, name in targets:
         if name != "weight" or not hasattr(module, "forward"):
             raise ValueError(f"index_init = 'activation' cannot see what {key!r} is multiplied with: take 'gradient'.")
-    handles = [module.register_forward_hook(partial(record, key)) for key, module, _ in targets]
+    handles = [module.register_forward_hook(partial(record, key), with_kwargs=True) for key, module, _ in targets]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -201,8 +201,8 @@ class SboraModel(BaseTuner):
     def add_weighted_adapter(
         self,
         adapters: list[str],
-        adapter_name: str,
-        weights: list[float] | None = None,
+        adapter_name: str | list[float],
+        weights: list[float] | str | None = None,
         combination_type: str = "sum",
         density: float | None = None,
         majority_sign_method: Literal["total", "frequency"] = "total",
@@ -216,7 +216,8 @@ class SboraModel(BaseTuner):
         Args:
             adapters: names of adapters, of one variant.
             adapter_name: the name of the new one.
-            weights: what to multiply each update with; 1 by default.
+            weights: what to multiply each update with; 1 by default. PEFT's LoRA has it before the name, and so
+                may these be.
             combination_type: `"sum"`; or `"ties"` (arXiv 2306.01708), `"dare_linear"`, `"dare_ties"` (arXiv
                 2311.03099) or `"magnitude_prune"`, which PEFT applies to LoRA's factors and SBoRA to the
                 updates themselves. DARE draws from the first adapter's `random_seed`. LoRA's `"linear"` and
@@ -229,7 +230,9 @@ class SboraModel(BaseTuner):
                 the type is none of these, or lacks its density.
         """
         how = Combination(combination_type, density, majority_sign_method)
-        add_union(self, adapters, adapter_name, weights, how)
+        if isinstance(weights, str):
+            adapter_name, weights = weights, adapter_name
+        add_union(self, adapters, cast("str", adapter_name), cast("list[float] | None", weights), how)
 
     def train_merged(self, enabled: bool = True) -> None:
         """Train with the adapter merged into the base weight, the fastest way, or go back to the usual one.

@@ -279,6 +279,17 @@ def test_the_most_common_scaling_keeps_its_bits(tmp_path, save):
 
 
 @VARIANTS
+@pytest.mark.parametrize("patterns", [{"v_proj": 4}, {}])
+def test_an_alpha_of_zero_exports(tmp_path, save, variant, patterns):
+    settings = {"sbora_alpha": 0, "alpha_pattern": patterns, "task_type": "CAUSAL_LM"}
+    targets = ["q_proj", "k_proj", "v_proj"]
+    model = save(_llama(), AutoModelForCausalLM.from_pretrained, variant, target_modules=targets, **settings)
+    lora = export(tmp_path / "adapter", "lora", tmp_path / "lora")
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), lora).eval()
+    torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+@VARIANTS
 def test_a_union_of_adapters_of_different_layers(tmp_path, save, variant):
     """Its ranks and scalings differ from layer to layer."""
     settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"], "region": (0, 2)}

@@ -224,3 +224,29 @@ def test_a_second_adapter_is_chosen_by_its_own_data(toy, variant, init):
     assert not all(torch.equal(one, two) for one, two in zip(fresh["default"], fresh["second"], strict=True))
     for name, sets in fresh.items():
         assert all(torch.equal(one, two) for one, two in zip(_chosen(model, name), sets, strict=True))
+
+
+@pytest.mark.parametrize("how", ["keyword", "one dimension"])
+@VARIANTS
+def test_activations_of_inputs_by_keyword_and_of_one_dimension(toy, variant, how):
+    chosen = {}
+    for name in ("usual", how):
+        base, config = copy.deepcopy(toy), _config(variant, index_init="activation", target_modules=["lin"])
+        run = {
+            "usual": lambda base=base: base.lin(X[:1]),
+            "keyword": lambda base=base: base.lin(input=X[:1]),
+            "one dimension": lambda base=base: base.lin(X[0]),
+        }
+        preprocess_index(base, config, run[name])
+        chosen[name] = get_peft_model(base, config).base_model.model.lin.sbora_index["default"]
+    assert torch.equal(chosen["usual"], chosen[how])
+
+
+@pytest.mark.parametrize("init", ["activation", "gradient"])
+@VARIANTS
+def test_scores_that_are_not_finite_are_refused(toy, variant, init):
+    broken = X.clone()
+    broken[0, 0] = float("nan")
+    run = (lambda: toy(broken)) if init == "activation" else _backward(toy, (broken,))
+    with pytest.raises(ValueError, match=f"left {init}s that are not finite for .*lin"):
+        preprocess_index(toy, _config(variant, index_init=init), run)

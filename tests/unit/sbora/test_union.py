@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from sbora import SboraConfig
 
@@ -112,3 +112,19 @@ def test_what_cannot_be_joined(toy, adapt, adapters, name, weights, message):
     with pytest.raises(ValueError, match=message):
         model.add_weighted_adapter(adapters, name, weights)
     assert list(model.peft_config) == ["default", "other", "rows", "whole"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "fa", "fb"])
+def test_weights_may_stand_before_the_name_as_peft_has_them(toy, adapt, layers, kind):
+    if kind == "lora":
+        common = {"r": 4, "target_modules": ["lin"], "init_lora_weights": False}
+        model = get_peft_model(toy, LoraConfig(**common))
+        model.add_adapter("other", LoraConfig(**common))
+    else:
+        model = _with_adapters(toy, adapt, kind, other={"random_seed": 1})
+        model.add_weighted_adapter(["default", "other"], "named", weights=[1.0, 0.5])
+    model.add_weighted_adapter(["default", "other"], [1.0, 0.5], "both")
+    assert "both" in model.peft_config
+    if kind != "lora":
+        both, named = (_deltas(model, layers, name) for name in ("both", "named"))
+        assert all(torch.equal(a, b) for a, b in zip(both, named, strict=True))
