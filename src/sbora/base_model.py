@@ -169,7 +169,7 @@ def _fit(base: Base, adapter: Path, tensors: dict[str, Tensor]) -> None:
 
         tokens = len(AutoTokenizer.from_pretrained(str(adapter)))
         base.vocabulary = tokens if tokens > size else None
-    changed = {_plain(name).rpartition(".")[0] for name in tensors}
+    changed = {_plain(name).rpartition(".")[0] for name in tensors if ".token_adapter." not in name}
     tied = len(embeddings) == 2 and bool(getattr(skeleton.config, "tie_word_embeddings", False))
     base.untied = tied and not base.config.ensure_weight_tying and bool(changed & embeddings)
 
@@ -189,7 +189,8 @@ def _fit(base: Base, adapter: Path, tensors: dict[str, Tensor]) -> None:
 
 def _plain(name: str) -> str:
     """A saved tensor's name in the base model, without what PEFT wraps around a module."""
-    return re.sub(r"\.(base_layer|original_module|modules_to_save)(?=\.)", "", name.removeprefix(PREFIX))
+    wrapped = r"\.(token_adapter\.base_layer|base_layer|original_module|modules_to_save)(?=\.)"
+    return re.sub(wrapped, "", name.removeprefix(PREFIX))
 
 
 def _embeddings(model: nn.Module) -> set[str]:
@@ -207,7 +208,9 @@ def _embeddings(model: nn.Module) -> set[str]:
 
 def _misfits(base: Base, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple | None, tuple | None]]:
     """Names whose shapes differ, with the shape in the file and in the model, None where there is none."""
-    plain = {name: tuple(tensor.shape) for name, tensor in base.skeleton().state_dict().items()}
+    skeleton = base.skeleton()
+    plain = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    tied = _embeddings(skeleton) if getattr(skeleton.config, "tie_word_embeddings", False) else set()
     model = base.adapted()
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     own = {name: tuple(tensor.shape) for name, tensor in own.items()}
@@ -215,6 +218,8 @@ def _misfits(base: Base, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple | 
     misfits |= {name: (None, shape) for name, shape in own.items() if name not in tensors}
     for name, tensor in tensors.items():
         shape = own.get(name, plain.get(_plain(name)))
+        if shape is None and name.removeprefix(PREFIX).partition(".token_adapter.")[0] in tied:
+            continue  # the head's tokens are the embedding's, and saved again where the vocabulary was enlarged
         if shape != tuple(tensor.shape):
             misfits[name] = (tuple(tensor.shape), shape)
     for name, index in tensors.items():

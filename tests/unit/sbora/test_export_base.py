@@ -158,6 +158,15 @@ def test_a_tokenizer_beside_the_adapter_enlarges_the_vocabulary(tmp_path, save):
 
 
 @VARIANTS
+@pytest.mark.parametrize("tied", [False, True])
+def test_tokens_that_were_added_and_trained_alone(tmp_path, save, variant, tied):
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "trainable_token_indices": [64, 66]}
+    base = _llama(tie_word_embeddings=tied)
+    model = save(base, _resized(70), variant, tokenizer=_tokenizer(70), **settings)
+    _check(tmp_path, model, AutoModelForCausalLM, resize=70, input_ids=torch.arange(52, 70).view(2, 9))
+
+
+@VARIANTS
 @pytest.mark.parametrize("trained", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_tied_embeddings_that_training_parted_stay_apart(tmp_path, save, variant, trained):
