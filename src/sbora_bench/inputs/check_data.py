@@ -17,7 +17,7 @@ from sbora_bench.files import hash_of, read_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import refuse_without_template
-from sbora_bench.inputs.data.examples import Example
+from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
@@ -158,6 +158,8 @@ class _Check:
             )
         prompt = prompt_of(self.plan.catalog, protocol.train_prompt)
         try:
+            if entry.learning_rates:  # some rows are scored
+                check_subjects(rows, f"data {entry.train}")
             made = [training_row(row, prompt) for row in rows]
         except UserError as error:
             yield f"{where}.train: {error}"
@@ -190,7 +192,9 @@ class _Check:
         own = entry.own_template() is not None
         prompt = prompt_of_items(plan.catalog, name, protocol.score_prompt)
         try:
-            rows = [task_row(index, item, prompt, None, Columns(own)) for index, item in enumerate(items)]
+            check_subjects(items, f"data {name}")
+            columns = Columns(own, plan.gold(table))
+            rows = [task_row(index, item, prompt, None, columns) for index, item in enumerate(items)]
         except UserError as error:
             yield f"{where}: {error}"
             return

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.data.chat import ARGUMENTS, MESSAGES
 from sbora_bench.inputs.data.contamination import contaminated
-from sbora_bench.inputs.data.examples import FIELDS, Example
+from sbora_bench.inputs.data.examples import FIELDS, Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.held_out import held_out
@@ -177,6 +178,7 @@ def prepare_items(
     seeds: Sequence[int | None] = fresh_seeds or [None]
     for fresh in seeds:
         source, items = read_reachable(catalog, name, fresh)
+        check_subjects(items, f"data {source}")
         known = [] if training is None else contaminated(items, training)
         of_seed = {} if fresh is None else {"seed": fresh}
         for index in choose(len(items), known, policy, limit, seed):
@@ -227,16 +229,20 @@ def training_row(example: Example, prompt: Prompt) -> dict[str, Any]:
 def task_row(
     index: int, example: Example, prompt: Prompt, known: bool | None, columns: Columns = PLAIN
 ) -> dict[str, Any]:
-    """A row of a task: what every template reads, and the other columns of the source."""
-    row = {key: value for key, value in example.items() if columns.whole or key not in FIELDS}
+    """A row of a task: what every template reads, and the other columns of the source.
+
+    Raises UserError where a template of one's own would read one of these and find the harness's own of that name.
+    """
+    made = {"id": index, **prompt.columns(example), "answer": example["answer"], "contaminated": known}
     if columns.gold:
-        row |= {"gold": example["output"]} | labels_of(example)
-    return row | {
-        "id": index,
-        **prompt.columns(example),
-        "answer": example["answer"],
-        "contaminated": known,
-    }
+        made |= {"gold": example["output"]} | labels_of(example)
+    ours = {ARGUMENTS} | ({"gold", "labels"} if columns.gold else set()) | ({MESSAGES} & made.keys())
+    if columns.whole and (taken := sorted(ours & example.keys())):
+        raise UserError(
+            f"item {index}: column {taken[0]}: the harness writes its own of that name, which a template can't tell"
+            " from it; rename it"
+        )
+    return {key: example[key] for key in example if key not in ours and (columns.whole or key not in FIELDS)} | made
 
 
 def labels_of(example: Example) -> dict[str, list[str]]:

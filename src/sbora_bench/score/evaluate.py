@@ -178,7 +178,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     for part in scored_parts(plan, run):
         to_ask = own if part == VALIDATION else configs
         task_data = read_record(data / part / "contamination.json", ContaminationRecord).tasks
-        of_seed = None if part else run.seed
+        of_seed = run.seed if table.fresh_items and not part else None
         scores = score_tasks(
             to_ask,
             metrics,
@@ -189,7 +189,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             run.name,
             made / part,
             failure,
-            {task: plan.answer_by(run.table, task) for task in to_ask},
+            {task: plan.answer_by(run.table, task) for task in to_ask} if plan.gold(run.table) else None,
             of_seed,
         )
         record = ScoresRecord(
@@ -227,8 +227,7 @@ def score_tasks(
     `configs`: of lm-eval; `metrics`: of a task by name, the first the score; `task_data`: what `data` holds of each;
     `load` gives the model (a Scorer) once a task needs it; `failure`: why there is none, every score says so but those
     of tasks without items.
-    `answered`: of a task, as its template has it where it says nothing; `seed`: items made for other seeds are not
-    scored.
+    `answered`: of a task whose items have a gold answer; `seed`: items made for other seeds are not scored.
     """
     scorer, answered, macro = None, answered or {}, protocol.macro_average
     scores: dict[str, TaskScore] = {}
@@ -247,7 +246,7 @@ def score_tasks(
             scorer.label = f"{label} {task}"
             items = written_out(scorer.tokenizer, items)
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
-                score, rows = score_items(scorer, config, items, macro, metrics[task], answered.get(task, "template"))
+                score, rows = score_items(scorer, config, items, macro, metrics[task], answered.get(task))
         samples = made / "samples" / f"{task}.jsonl"
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
@@ -310,12 +309,17 @@ def room_of(model: "torch.nn.Module") -> int:
 
 
 def score_items(
-    scorer: "Scorer", config: dict, items: list[dict], macro: bool, metrics: dict[str, Metric], answered: Answering
+    scorer: "Scorer",
+    config: dict,
+    items: list[dict],
+    macro: bool,
+    metrics: dict[str, Metric],
+    answered: Answering | None,
 ) -> tuple[TaskScore, list[dict]]:
-    """What `score_task` gives, and beside it the likelihood of the gold answer where items have one; or that alone,
-    where the task is not answered as its template has it.
+    """What `score_task` gives, and beside it the likelihood of the gold answer where there is one; or that alone,
+    where the task is not answered as its template has it. `answered` is None where the gold answer isn't asked.
     """
-    if "gold" not in items[0]:
+    if answered is None:
         return score_task(scorer, config, items, macro, metrics)
     from sbora_bench.score.likelihood import by_likelihood, gold_answers
 

@@ -7,8 +7,8 @@ import pytest
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, write_jsonl
 from sbora_bench.inputs.data.chat import written_out
-from sbora_bench.inputs.data.prompts import prompt_of
-from sbora_bench.inputs.prepare import task_row, training_row
+from sbora_bench.inputs.data.prompts import Prompt, prompt_of
+from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import PromptEntry
 from sbora_bench.plan.experiment import load_plan
@@ -60,6 +60,18 @@ def test_training_begins_with_the_very_tokens_of_the_scoring_prompt_and_the_loss
         answer = tokenizer()(source["output"] + " </s>", add_special_tokens=False)["input_ids"]
         assert row["input_ids"][len(prompt_ids) :] == answer
         assert row["labels"] == [IGNORED] * len(prompt_ids) + answer
+
+
+def test_messages_of_a_row_s_own_are_not_the_prompt_s():
+    own = [{"role": "assistant", "content": "red"}]
+    rows = [row | {"messages": own, "chat_arguments": {}} for row in ROWS]
+    plain = Prompt(lambda row: row["instruction"])
+    kept = written_out(tokenizer(), [task_row(n, row, plain, None) for n, row in enumerate(rows)])
+    assert [(row["prompt"], row["messages"]) for row in kept] == [("cat is", own), ("dog is", own)]
+    ours = written_out(tokenizer(), [task_row(n, row, prompt(), None) for n, row in enumerate(rows)])
+    assert [row["prompt"] for row in ours] == WRITTEN
+    with pytest.raises(UserError, match="item 3: column messages: the harness writes its own"):
+        task_row(3, ROWS[0] | {"messages": own}, prompt(), None, Columns(whole=True))
 
 
 def test_what_is_generated_for_is_what_the_sample_shows(tmp_path):

@@ -105,6 +105,22 @@ def test_labels_that_no_question_names(place):
     assert "tables.sums: task own: data items: row 1: its question doesn't name the labels" in line, line
 
 
+def test_a_subject_in_some_items_alone_is_refused_by_item(place):
+    write("items.jsonl", [ROWS[0] | {"subject": "sums"}, *ROWS[1:]])
+    (line,) = problems(place)
+    assert "tables.sums: task own: data items: item 1: no subject, and others have one" in line, line
+
+
+@pytest.mark.parametrize("column", ["gold", "labels", "chat_arguments"])
+def test_a_column_named_as_one_that_the_harness_writes_is_refused_where_a_template_would_find_the_other(place, column):
+    write("items.jsonl", [row | {column: ["a"]} for row in ROWS])
+    experiment(place, ([*TABLE, "metric"], "gold_loss"))
+    assert place.run("validate", "small")[0] == 0  # a template of the harness's doesn't read it
+    catalog(place, TEMPLATE)
+    (line,) = problems(place)
+    assert f"task own: item 0: column {column}: the harness writes its own of that name" in line and "rename it" in line
+
+
 def test_a_row_that_cannot_be_read_is_named_by_its_line(place):
     Path("own.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"text": 1}\n')
     (line,) = problems(place)

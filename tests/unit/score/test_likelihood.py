@@ -157,5 +157,5 @@ def test_a_choice_without_labels_is_told():
 
 def test_without_a_gold_answer_nothing_is_added():
     bare = [{key: item[key] for key in ("id", "prompt", "answer", "contaminated")} for item in items()]
-    score, rows = score_items(scorer(), GENERATED, bare, True, {}, "template")
+    score, rows = score_items(scorer(), GENERATED, bare, True, {}, None)
     assert "gold_loss" not in score.extra and "gold_loss" not in rows[0]

@@ -41,12 +41,12 @@ def written_out(tokenizer: "PreTrainedTokenizerBase", rows: list[dict[str, Any]]
 
     Raises UserError where the tokenizer has no template, or it doesn't take the messages.
     """
-    if not any(MESSAGES in row for row in rows):
+    if not any(ARGUMENTS in row for row in rows):  # messages alone may be a column of the source
         return rows
     refuse_without_template(bool(tokenizer.chat_template), str(tokenizer.name_or_path or "tokenizer"))
     bos = tokenizer.bos_token or ""
     added = bool(bos) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    return [row | {"prompt": _text(tokenizer, row, bos if added else "")} if MESSAGES in row else row for row in rows]
+    return [row | {"prompt": _text(tokenizer, row, bos if added else "")} if ARGUMENTS in row else row for row in rows]
 
 
 def refuse_without_template(has_one: bool, of: str) -> None:
@@ -61,7 +61,7 @@ def refuse_without_template(has_one: bool, of: str) -> None:
 def _text(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], bos: str) -> str:
     try:
         text = tokenizer.apply_chat_template(
-            row[MESSAGES], tokenize=False, add_generation_prompt=True, **row.get(ARGUMENTS, {})
+            row[MESSAGES], tokenize=False, add_generation_prompt=True, **row[ARGUMENTS]
         )
     except Exception as error:  # whatever a template raises: roles that it doesn't know, say
         raise UserError(

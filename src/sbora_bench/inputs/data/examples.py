@@ -57,6 +57,13 @@ def check_ids(rows: Rows, where: str) -> None:
                 )
 
 
+def check_subjects(items: list[Example], where: str) -> None:
+    """Raise UserError where only some items have a `subject`, by which their scores are averaged."""
+    bare = [index for index, item in enumerate(items) if "subject" not in item]
+    if 0 < len(bare) < len(items):
+        raise UserError(f"{where}: item {bare[0]}: no subject, and others have one; give every item one, or none")
+
+
 def _example(row: Any) -> Example:
     keys = next((keys for keys in SCHEMAS if isinstance(row, dict) and row.keys() >= set(keys) - {""}), None)
     if keys is None:
