@@ -46,7 +46,11 @@ def test_what_works_passes():
 @pytest.mark.parametrize(
     ("spoilt", "expected"),
     [
-        ({"choices": []}, r"doc_to_choice: item \d: found \[\], allowed a list of texts"),
+        *(
+            ({"choices": choices}, r"doc_to_choice: item \d: found .*, allowed a list of texts, none of them empty")
+            for choices in ([], [3, 4], ["1", ""], "12")
+        ),
+        ({"choices": None}, r"doc_to_choice: item \d has no 'choices'"),
         (
             {"label": 2},
             r"doc_to_target: item \d: found 2, allowed one of its choices, '1', '2', or its place from 0 to 1",
@@ -62,8 +66,53 @@ def test_every_item_has_choices_and_a_right_one(spoilt, expected, place):
 
 def test_every_item_has_what_the_prompt_names():
     items = [item | ({} if item["id"] == 7 else {"hint": "x"}) for item in ITEMS]
-    with pytest.raises(UserError, match="item 7 can't be put as a question: TypeError"):
+    with pytest.raises(UserError, match="doc_to_text: item 7 has no 'hint', which it names"):
         tried(WRITTEN, "exact_match", items=items, doc_to_text="{{'a' + hint}}")
+
+
+def test_a_column_that_some_items_lack_is_never_written_as_the_word_none():
+    for spoilt in ({}, {"hint": None}):
+        for place in (0, 7):
+            items = [item | (spoilt if item["id"] == place else {"hint": "x"}) for item in ITEMS]
+            for key, text in (
+                ("doc_to_text", "{{prompt}} {{hint}}"),
+                ("doc_to_target", "hint"),
+                ("gen_prefix", "hint"),
+            ):
+                with pytest.raises(UserError, match=f"{key}: item {place} has no 'hint'"):
+                    tried(WRITTEN, "exact_match", items=items, **{key: text})
+            for text in ("{% if hint %}{{hint}}{% endif %}", "{{hint or ''}}", "{{hint if hint}}"):
+                tried(WRITTEN, "exact_match", items=items, doc_to_text="{{prompt}}" + text)
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "expected"),
+    [
+        (WRITTEN, {"doc_to_text": "promt"}, "doc_to_text: unknown column 'promt', did you mean 'prompt'"),
+        (WRITTEN, {"doc_to_target": "anwser"}, "doc_to_target: unknown column 'anwser', did you mean 'answer'"),
+        (CHOSEN, {"doc_to_choice": "choises"}, "doc_to_choice: unknown column 'choises', did you mean 'choices'"),
+        (CHOSEN, {"doc_to_target": "lable"}, "found 'lable', allowed one of its choices.*did you mean 'label'"),
+        (WRITTEN, {"doc_to_text": None}, "doc_to_text: missing; name the column"),
+        (CHOSEN, {"doc_to_choice": None}, "doc_to_choice: missing; name the column"),
+        (CHOSEN, {"doc_to_choice": [3, 4]}, r"doc_to_choice: found \[3, 4\], allowed a list of texts"),
+    ],
+)
+def test_a_text_that_is_no_column_and_no_expression_is_not_asked_as_it_stands(config, keys, expected, capsys):
+    with pytest.raises(UserError, match=expected):
+        tried(config, **keys)
+    assert capsys.readouterr().out == ""
+
+
+def test_texts_that_are_meant_as_they_stand():
+    tried(CHOSEN, "acc", doc_to_text="", doc_to_choice="['1', '2']", doc_to_target="1")
+    tried(CHOSEN, "acc", doc_to_target="1", doc_to_choice=["1", "2"])
+    tried(WRITTEN, "exact_match", doc_to_target="1", gen_prefix="So:")
+
+
+def test_solved_examples_have_what_the_template_names():
+    samples = {"samples": [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "1 + 2"}]}
+    with pytest.raises(UserError, match="doc_to_target: fewshot_config.samples: sample 2 has no 'answer'"):
+        tried(WRITTEN, "exact_match", num_fewshot=2, fewshot_config=samples)
 
 
 @pytest.mark.parametrize(

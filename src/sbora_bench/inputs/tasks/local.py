@@ -29,7 +29,8 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
             with quietly():
                 super().build_all_requests(**arguments)
 
-    dataset = {"test": Dataset.from_list(items)}
+    columns: dict[str, Any] = dict.fromkeys(column for item in items for column in item)  # from_list asks the first
+    dataset = {"test": Dataset.from_list([columns | item for item in items])}
     try:
         task = LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
     except Exception as error:  # whatever a template's settings, expressions and names make lm-eval raise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.inputs.tasks.local import local_task
+from sbora_bench.inputs.tasks.named_columns import check_choices, check_columns, is_constant
 from sbora_bench.plan.metric import SHARE, Metric
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if not named:  # lm-eval's own are as they are
         _check_names(config, where)
+        check_columns(config, items, where)
         _check_questions(local_task(config, items), where)
     task = local_task(config, items[: shots + ITEMS])
     try:
@@ -86,13 +88,15 @@ def _check_questions(task: "ConfigurableTask", where: str) -> None:
             raise UserError(f"{where}: item {doc['id']} can't be put as a question: {in_a_line(error)}") from None
         if choices is None:
             continue
-        if not isinstance(choices, list) or not choices:
-            raise UserError(f"{where}: doc_to_choice: item {doc['id']}: found {choices!r}, allowed a list of texts")
+        check_choices(choices, f"{where}: doc_to_choice: item {doc['id']}")
         for answer in target if isinstance(target, list) else [target]:
             if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
+                text = task.config.doc_to_target
+                typo = isinstance(text, str) and is_constant(text, set(doc))
+                column = f"; or a column: {one_of(text, doc, 'column')}" if typo else ""
                 raise UserError(
                     f"{where}: doc_to_target: item {doc['id']}: found {answer!r}, allowed one of its choices,"
-                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}"
+                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}{column}"
                 )
 
 

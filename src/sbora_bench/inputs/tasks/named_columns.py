@@ -1,0 +1,84 @@
+"""What an own template names, held against the items' columns: a mistake of one letter is a constant text to lm-eval,
+and a null the word None.
+"""
+
+import re
+from typing import Any
+
+from sbora_bench.errors import UserError, one_of
+
+TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix")
+CHOSEN = "multiple_choice"
+NUMBER, LIST = re.compile(r"-?\d+"), re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+
+
+def check_columns(config: dict[str, Any], items: list[dict[str, Any]], where: str) -> None:
+    """Raise UserError for a key without which nothing can be asked, a text that is neither column nor expression, a
+    column that an item or a solved example lacks, and choices that are no texts.
+    """
+    chosen = config["output_type"] == CHOSEN
+    for key, meant in (("doc_to_text", "prompt"), ("doc_to_target", "answer"), ("doc_to_choice", "choices")):
+        if config.get(key) is None and (chosen or key != "doc_to_choice"):
+            raise UserError(f"{where}: {key}: missing; name the column or write a Jinja text, as {key}: {meant}")
+    columns = {column for item in items for column in item}
+    shown = [(f"item {item.get('id', place)}", item) for place, item in enumerate(items)]
+    samples = (config.get("fewshot_config") or {}).get("samples") or []
+    shown += [(f"fewshot_config.samples: sample {place}", sample) for place, sample in enumerate(samples, 1)]
+    for key in TEXTS:
+        text = config.get(key)
+        if not isinstance(text, str):
+            continue
+        if is_constant(text, columns) and not _meant(key, text, chosen):
+            raise UserError(f"{where}: {key}: {one_of(text, columns, 'column')}; or write a Jinja text, {{{{...}}}}")
+        for column in sorted(_named(text, columns)):
+            for place, row in shown:
+                if not isinstance(row, dict) or row.get(column) is None:
+                    raise UserError(
+                        f"{where}: {key}: {place} has no {column!r}, which it names; give it one, or say"
+                        f" {{% if {column} %}}...{{% endif %}}"
+                    )
+    choices = config.get("doc_to_choice")
+    if chosen and isinstance(choices, list):
+        check_choices(choices, f"{where}: doc_to_choice")
+    for place, row in shown if chosen and isinstance(choices, str) and choices in columns else ():
+        check_choices(row[choices], f"{where}: doc_to_choice: {place}")
+
+
+def check_choices(choices: Any, where: str) -> None:
+    """Raise UserError where choices are not a list of texts."""
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+        raise UserError(f"{where}: found {choices!r}, allowed a list of texts, none of them empty; correct it")
+
+
+def is_constant(text: str, columns: set[str]) -> bool:
+    """Whether a template's text is neither a column's name nor an expression."""
+    return text not in columns and "{{" not in text and "{%" not in text
+
+
+def _meant(key: str, text: str, chosen: bool) -> bool:
+    """Whether a constant can be what is meant."""
+    if key == "doc_to_text":
+        return not text and chosen
+    if key == "doc_to_target":
+        return chosen or bool(NUMBER.fullmatch(text))  # whether it is a choice is looked at item by item
+    return key == "gen_prefix" or bool(LIST.fullmatch(text))
+
+
+def _named(text: str, columns: set[str]) -> set[str]:
+    """The columns that a template's text writes, whatever an item has of them: not those that it asks for first."""
+    import jinja2
+    from jinja2 import meta, nodes
+    from lm_eval.utils import env
+
+    if text in columns:
+        return {text}
+    try:
+        tree = env.parse(text)
+        written = meta.find_undeclared_variables(tree) & columns
+    except jinja2.TemplateError:
+        return set()  # lm-eval says what is wrong
+    asked = [node.test for node in tree.find_all((nodes.If, nodes.CondExpr))]
+    asked += [node.left for node in tree.find_all(nodes.Or)]
+    asked += [node.node for node in tree.find_all(nodes.Filter) if node.name in ("default", "d") and len(node.args) > 1]
+    first = {one.name for node in asked for one in (node, *node.find_all(nodes.Name)) if isinstance(one, nodes.Name)}
+    return written - first
