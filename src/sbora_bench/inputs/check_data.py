@@ -5,6 +5,7 @@ sets, and tokenizers of models that are prepared or lie in a folder. lm-eval is 
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
+from sbora_bench.inputs.tasks.extraction import extract, number
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData
 from sbora_bench.plan.experiment import Plan
@@ -202,8 +204,11 @@ class _Check:
         if bare and plan.answer_by(table, task) == "label":
             yield f"{where}: data {name}: row {bare[0]}: {NO_LABELS}"
             return
+        generates = plan.answer_by(table, task) == "template"
         if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
             yield f"{where}: {problem}"
+        elif generates and not own and (problem := never_right(config, items)):
+            yield f"{where}: data {name}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
             return  # what is asked is not the prompt alone
         room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
@@ -288,3 +293,32 @@ def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             if row["answer"] not in LETTERS:
                 return f"item {row['id']}: answer: found {row['answer']!r}, allowed A, B, C or D"
     return ""
+
+
+def never_right(config: dict[str, Any], items: list[Example]) -> str:
+    """Which item's answer no response to one of our own templates can be marked as right for; empty where none is."""
+    metrics = [entry["metric"] for entry in config.get("metric_list", [])]
+    steps = [step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]]
+    for index, item in enumerate(items):
+        answer, found = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
+        if "within_tolerance" in metrics and not math.isfinite(number(answer)):
+            return f"{found} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
+        for step in steps if "exact_match" in metrics else ():
+            texts = (answer, item["output"])
+            if "rule" in step and answer not in (extract(text, step["rule"]) for text in texts):
+                return f"{found} what the task's extraction rule can read, as one letter; correct it"
+            if "regex_pattern" in step and answer not in _read(step["regex_pattern"], texts, items):
+                return f"{found} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
+    return ""
+
+
+def _read(expression: str, texts: tuple[str, str], items: list[Example]) -> list[str]:
+    """What a task's expression reads out of an item's answer and output, as lm-eval's filter does; the answer itself
+    where the expression asks for words around it, which none of the items has.
+    """
+    pattern = re.compile(expression)
+    around = pattern.groups or "(?<" in expression
+    if around and not any(pattern.search(item[field]) for item in items for field in ("answer", "output")):
+        return [texts[0]]
+    found = [next(iter(pattern.findall(text)), "") for text in texts]
+    return [(one if isinstance(one, str) else next(filter(None, one), "")).strip() for one in found]

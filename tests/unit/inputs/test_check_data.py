@@ -269,6 +269,40 @@ def test_an_answer_s_expression_is_compiled_and_letters_are_letters(place):
     assert "task own: item 0: answer: found '1', allowed A, B, C or D" in line
 
 
+@pytest.mark.parametrize(
+    ("template", "rule", "answer", "expected"),
+    [
+        ("number", "last-number", "three", "answer: found 'three', allowed a number"),
+        ("number", "last-number", "", "answer: found '', allowed a number"),
+        ("number", "last-number", "1/0", "allowed a number"),
+        ("number", "last-number", None, "found 'It is 3', allowed a number as 12, -3.5 or 3/4, alone; give it in a"),
+        ("choice", "true|false", "maybe", "found 'maybe', allowed what `answer: true|false` reads"),
+        ("choice", "true|false", "true.", "found 'true.', allowed what"),
+        ("option", "first-capital", "F", "found 'F', allowed what the task's extraction rule"),
+    ],
+)
+def test_an_answer_that_no_response_can_be_right_for_is_refused_by_item(place, template, rule, answer, expected):
+    good = {"number": "3/4", "choice": "true", "option": "B"}[template]
+    rows = [row | {"answer": good} for row in ROWS]
+    catalog(place, answer={"official": rule})
+    path = Path("experiments/catalog/own.yaml")
+    path.write_text(path.read_text().replace("template: number", f"template: {template}"))
+    write("items.jsonl", rows)
+    assert place.run("validate", "small")[0] == 0
+    rows[2] = {key: value for key, value in ROWS[2].items() if key != "answer"}
+    write("items.jsonl", [*rows[:2], rows[2] | ({} if answer is None else {"answer": answer}), *rows[3:]])
+    (line,) = problems(place)
+    assert "task own: data items: item 2: answer: " in line and expected in line, line
+
+
+def test_an_expression_that_asks_for_words_around_the_answer_is_taken_as_it_is(place):
+    catalog(place, answer={"official": "answer: (yes|no)"})
+    path = Path("experiments/catalog/own.yaml")
+    path.write_text(path.read_text().replace("template: number", "template: choice"))
+    write("items.jsonl", [row | {"answer": "yes"} for row in ROWS])
+    assert place.run("validate", "small")[0] == 0
+
+
 def test_nothing_heavy_is_imported_for_the_shipped_experiments():
     code = (
         "import sys; from sbora_bench.inputs.check import checked_plan; checked_plan('tiny');"

@@ -94,5 +94,5 @@ def number(text: str) -> float:
     """The number that `text` spells, as `12`, `-3.5` or `3/4`; infinity if it spells none (authors' code)."""
     try:
         return float(Fraction(text) if "/" in text else text)
-    except ValueError:
+    except (ValueError, ArithmeticError):  # 1/0 is none either
         return float("inf")
