@@ -20,14 +20,14 @@ from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import refuse_without_template
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
-from sbora_bench.inputs.data.sources import DOWNLOADS, read_examples
+from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
 from sbora_bench.inputs.tasks.extraction import extract, number
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData
+from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData, OwnData
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
@@ -157,6 +157,13 @@ class _Check:
             yield (
                 f"{where}.validation_items: found {entry.validation_items:,}, and data {entry.train} has {len(rows):,}"
                 " rows, of which some must be left to train on; lower it"
+            )
+        data = self.plan.catalog.data[entry.train]
+        empty = next((index for index, row in enumerate(rows) if not row["output"].strip()), None)
+        if isinstance(data, OwnData) and protocol.loss_on == "answer" and empty is not None:
+            yield (
+                f"{where}.train: {place_of(entry.train, data, empty)}: output: found {rows[empty]['output']!r}, allowed"
+                " a text, which is what is learned; give the row an answer, or leave it out"
             )
         prompt = prompt_of(self.plan.catalog, protocol.train_prompt)
         try:
@@ -299,26 +306,28 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
     """Which item's answer no response to one of our own templates can be marked as right for; empty where none is."""
     metrics = [entry["metric"] for entry in config.get("metric_list", [])]
     steps = [step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]]
+    steps = [step for step in steps if not _asks_for_more(step.get("regex_pattern", ""), items)]
     for index, item in enumerate(items):
         answer, found = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
         if "within_tolerance" in metrics and not math.isfinite(number(answer)):
             return f"{found} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
         for step in steps if "exact_match" in metrics else ():
             texts = (answer, item["output"])
-            if "rule" in step and answer not in (extract(text, step["rule"]) for text in texts):
+            if "rule" in step and answer not in [extract(text, step["rule"]) for text in texts]:
                 return f"{found} what the task's extraction rule can read, as one letter; correct it"
-            if "regex_pattern" in step and answer not in _read(step["regex_pattern"], texts, items):
+            if "regex_pattern" in step and answer not in [_read(step["regex_pattern"], text) for text in texts]:
                 return f"{found} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
     return ""
 
 
-def _read(expression: str, texts: tuple[str, str], items: list[Example]) -> list[str]:
-    """What a task's expression reads out of an item's answer and output, as lm-eval's filter does; the answer itself
-    where the expression asks for words around it, which none of the items has.
-    """
+def _asks_for_more(expression: str, items: list[Example]) -> bool:
+    """Whether a task's expression asks for words around the answer, which none of the items has."""
     pattern = re.compile(expression)
-    around = pattern.groups or "(?<" in expression
-    if around and not any(pattern.search(item[field]) for item in items for field in ("answer", "output")):
-        return [texts[0]]
-    found = [next(iter(pattern.findall(text)), "") for text in texts]
-    return [(one if isinstance(one, str) else next(filter(None, one), "")).strip() for one in found]
+    texts = (item[field] for item in items for field in ("answer", "output"))
+    return bool(pattern.groups or "(?<" in expression) and not any(map(pattern.search, texts))
+
+
+def _read(expression: str, text: str) -> str:
+    """What a task's expression reads out of a text, as lm-eval's filter does."""
+    found = next(iter(re.findall(expression, text)), "")
+    return (found if isinstance(found, str) else next(filter(None, found), "")).strip()

@@ -121,6 +121,15 @@ def test_a_column_named_as_one_that_the_harness_writes_is_refused_where_a_templa
     assert f"task own: item 0: column {column}: the harness writes its own of that name" in line and "rename it" in line
 
 
+@pytest.mark.parametrize("nothing", ["", " \n"])
+def test_a_training_row_without_an_answer_is_refused_by_line(place, nothing):
+    write("own.jsonl", [*ROWS[:3], ROWS[3] | {"output": nothing}, *ROWS[4:]])
+    (line,) = problems(place)
+    assert f"tables.sums.train: own.jsonl: line 4: output: found {nothing!r}, allowed a text" in line, line
+    experiment(place, loss_on="all")  # the text may stand in the instruction
+    assert place.run("validate", "small")[0] == 0
+
+
 def test_a_row_that_cannot_be_read_is_named_by_its_line(place):
     Path("own.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"text": 1}\n')
     (line,) = problems(place)

@@ -62,6 +62,12 @@ def own_path(name: str, entry: OwnData) -> Path:
         raise UserError(f"data {name}: {error}") from None
 
 
+def place_of(name: str, entry: OwnData, index: int) -> str:
+    """Where the row of that index stands, as messages say it."""
+    path = own_path(name, entry)
+    return f"{path}: {read_rows(path, entry.split).place(index)}"
+
+
 def fetch(name: str, entry: FileData) -> Path:
     """The file of an entry with the bytes that the catalog names, downloaded (a stand-in: made) if need be.
 
