@@ -122,6 +122,15 @@ SPOILT = {
     "another thing": (f"{LINE}\n3\n", ["line 2: found int"]),
     "a missing field": (f'{LINE}\n\n{{"instruction": "a"}}', ["line 3: found instruction; allowed are the keys"]),
     "an empty answer": (LINE.replace('"2"', "null"), ["line 1: answer: found NoneType"]),
+    "half a sign in another column": (
+        LINE + "\n" + json.dumps(ROW | {"x": ["a\ud83d"]}),
+        ["line 2: x: half of a surrogate pair"],
+    ),
+    "a number of too many digits": (
+        f'{LINE}\n{{"instruction": "a", "output": {"7" * 5000}}}',
+        ["line 2: not JSON (a whole number of 5,000 digits; write it as text)"],
+    ),
+    "such a number in a list": (f'[{LINE},\n{{"x": {"7" * 5000}}}]', ["line 2: not JSON (a whole number of 5,000"]),
     "half a sign": ('{"instruction": "\\ud800", "output": "b"}', ["line 1: instruction", "surrogate"]),
     "an id twice": (
         "\n".join(json.dumps(ROW | {"id": i}) for i in (1, 2, 1)),

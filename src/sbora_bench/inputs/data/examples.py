@@ -4,6 +4,7 @@ An example has `instruction`, `input`, `output` and `answer`, all text, `subject
 column as it stands, which a task's template may read.
 """
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,12 @@ def _mapped(row: Any, mapped: dict[str, Callable[[dict], Any]]) -> Example:
 
 
 def _others(row: dict) -> Example:
-    return {key: value for key, value in row.items() if key not in (*FIELDS, "subject")}
+    others = {key: value for key, value in row.items() if key not in (*FIELDS, "subject")}
+    for key, value in others.items():
+        _refuse_half(str(key), ascii(key))
+        if isinstance(value, str | list | dict):
+            _refuse_half(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), key)
+    return others
 
 
 def _text(value: Any, key: str) -> str:
@@ -105,12 +111,17 @@ def _text(value: Any, key: str) -> str:
             f" `columns`: {{{key}: '{{{{ ... }}}}'}}"
         )
     text = str(value)
+    _refuse_half(text, key)
+    return text
+
+
+def _refuse_half(text: str, key: str) -> None:
+    """Raise UserError for a text that no file can hold."""
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(f"{key}: half of a surrogate pair, which is no character; correct it") from None
-    return text
 
 
 def _source(column: str, where: str) -> Callable[[dict], Any]:

@@ -8,6 +8,8 @@ import codecs
 import csv
 import io
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,8 +123,10 @@ def _json(path: Path) -> Rows:
     try:
         return counted(_parsed(text))
     except (ValueError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path}{line}: not JSON ({_reason(error)}); correct it there") from None
+        at = error.pos if isinstance(error, json.JSONDecodeError) else _huge(text)[0]
+        number = text.count("\n", 0, at or 0) + 1
+        line = "" if at is None else f", line {number}"
+        raise UserError(f"{path}{line}: not JSON ({_reason(error, text)}); correct it there") from None
 
 
 def _json_lines(path: Path, text: str) -> Rows:
@@ -134,14 +138,24 @@ def _json_lines(path: Path, text: str) -> Rows:
             values.append(_parsed(line))
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}, line {number}: not JSON ({_reason(error)}), found {_short(line)}; {_cure(line, text)}"
+                f"{path}, line {number}: not JSON ({_reason(error, line)}), found {_short(line)}; {_cure(line, text)}"
             ) from None
         numbers.append(number)
     return Rows(values, "line", numbers)
 
 
-def _reason(error: Exception) -> str:
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+def _reason(error: Exception, text: str) -> str:
+    place, digits = _huge(text)
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return str(error) if place is None else f"a whole number of {digits:,} digits; write it as text"
+
+
+def _huge(text: str) -> tuple[int | None, int]:
+    """Where a whole number stands that Python doesn't read, and how many digits it has."""
+    most = sys.get_int_max_str_digits()
+    found = re.search(rf"[0-9]{{{most + 1},}}", text) if most else None
+    return (found.start(), len(found[0])) if found else (None, 0)
 
 
 def _cure(line: str, text: str) -> str:

@@ -37,11 +37,12 @@ def check_columns(config: dict[str, Any], items: list[dict[str, Any]], where: st
                         f"{where}: {key}: {place} has no {column!r}, which it names; give it one, or say"
                         f" {{% if {column} %}}...{{% endif %}}"
                     )
-    choices = config.get("doc_to_choice")
-    if chosen and isinstance(choices, list):
+    choices = config.get("doc_to_choice") if chosen else None
+    if isinstance(choices, list):
         check_choices(choices, f"{where}: doc_to_choice")
-    for place, row in shown if chosen and isinstance(choices, str) and choices in columns else ():
-        check_choices(row[choices], f"{where}: doc_to_choice: {place}")
+    elif isinstance(choices, str) and choices in columns:
+        for place, row in shown:
+            check_choices(row[choices], f"{where}: doc_to_choice: {place}")
 
 
 def check_choices(choices: Any, where: str) -> None:
