@@ -26,6 +26,7 @@ from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
 from sbora_bench.inputs.tasks.extraction import extract, number
+from sbora_bench.inputs.tasks.named_columns import check_held
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData, OwnData
 from sbora_bench.plan.experiment import Plan
@@ -211,6 +212,12 @@ class _Check:
         if bare and plan.answer_by(table, task) == "label":
             yield f"{where}: data {name}: row {bare[0]}: {NO_LABELS}"
             return
+        if not entry.lm_eval:
+            try:
+                check_held(config, rows)
+            except UserError as error:
+                yield f"{where}: data {name}: {error}"
+                return
         generates = plan.answer_by(table, task) == "template"
         if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
             yield f"{where}: {problem}"

@@ -130,6 +130,18 @@ def test_a_training_row_without_an_answer_is_refused_by_line(place, nothing):
     assert place.run("validate", "small")[0] == 0
 
 
+@pytest.mark.parametrize("values", [(1, "a"), (2**70, 1), ({"a": 1}, [1]), ("a", {"b": 2}), ([1], ["a"])])
+def test_a_column_that_no_table_holds_is_refused_by_item_where_a_template_reads_it(place, values):
+    write("items.jsonl", [row | {"x": values[i == 3]} for i, row in enumerate(ROWS)])
+    assert place.run("validate", "small")[0] == 0
+    catalog(place, TEMPLATE)
+    assert place.run("validate", "small")[0] == 0
+    catalog(place, TEMPLATE | {"doc_to_text": "{{prompt}} {{x}}"})
+    (line,) = problems(place)
+    item = 0 if values[0] == 2**70 else 3
+    assert f"task own: data items: item {item}: column x: found {values[item == 3]!r}, which" in line, line
+
+
 def test_a_row_that_cannot_be_read_is_named_by_its_line(place):
     Path("own.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"text": 1}\n')
     (line,) = problems(place)

@@ -17,8 +17,11 @@ def test_own_messages_seed_and_gold_change_neither_what_is_asked_nor_how_many_no
     plan = toy_runs.write_experiment(tmp_path, tasks={"count": toy_runs.TASKS["count"]}, seeds=(0,))
     monkeypatch.setattr(toy_runs, "tokenizer", plain)
     data = tmp_path / "results" / "data" / "toy"
-    rows = [row | {"messages": LEAK, "seed": 99, "labels": ["a"]} for row in read_jsonl(data / "count.jsonl")]
-    rows[0]["gold"] = "x"
+    rows = [
+        row | {"messages": LEAK, "seed": 99, "labels": ["a"], "x": row["id"][-1:] * 2}
+        for row in read_jsonl(data / "count.jsonl")
+    ]
+    rows[0]["gold"], rows[1]["x"] = "x", 2**70  # and what no table of one type a column holds
     write_jsonl(data / "count.jsonl", rows)
     record = read_record(data / "contamination.json", ContaminationRecord)
     tasks = {"count": TaskData(sha256=sha256(data / "count.jsonl"), n=10)}

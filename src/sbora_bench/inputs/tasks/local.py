@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.data.lm_eval_tasks import SHOTS_SEED
 from sbora_bench.inputs.tasks.named import named_task, quietly
+from sbora_bench.inputs.tasks.named_columns import read_by
 from sbora_bench.plan.data_entries import LmEvalTask
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
             with quietly():
                 super().build_all_requests(**arguments)
 
-    columns: dict[str, Any] = dict.fromkeys(column for item in items for column in item)  # from_list asks the first
-    dataset = {"test": Dataset.from_list([columns | item for item in items])}
+    dataset = {"test": Dataset.from_list(read_by(config, items))}
     try:
         task = LocalTask(config={**copy.deepcopy(config), "custom_dataset": lambda **_: dataset})
     except Exception as error:  # whatever a template's settings, expressions and names make lm-eval raise

@@ -2,13 +2,17 @@
 and a null the word None.
 """
 
+import json
 import re
+from bisect import bisect_left
 from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 
 TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix")
 CHOSEN = "multiple_choice"
+READ_HERE = ("id", "prompt", "answer")  # whatever a template says
+WORD = re.compile(r"\w+")
 NUMBER, LIST = re.compile(r"-?\d+"), re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 
 
@@ -43,6 +47,43 @@ def check_columns(config: dict[str, Any], items: list[dict[str, Any]], where: st
     elif isinstance(choices, str) and choices in columns:
         for place, row in shown:
             check_choices(row[choices], f"{where}: doc_to_choice: {place}")
+
+
+def read_by(config: dict[str, Any], items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items with the columns alone that the template may read: those that it spells anywhere, each in every item.
+
+    What no column of a table can hold doesn't matter where nothing reads it.
+    """
+    spelled = json.dumps(config, ensure_ascii=False, default=str)
+    words = {*re.findall(r"\w+", spelled), *READ_HERE}
+    columns = dict.fromkeys(column for item in items for column in item)
+    kept = [column for column in columns if column in words or (not WORD.fullmatch(column) and column in spelled)]
+    return [{column: item.get(column) for column in kept} for item in items]
+
+
+def check_held(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
+    """Raise UserError, naming column and item, for a column whose values are of types that one table can't hold."""
+    rows = read_by(config, items)
+    for column in rows[0]:
+        values = [row[column] for row in rows]
+        if all(value is None or isinstance(value, str) for value in values):
+            continue
+        place = bisect_left(range(1, len(values)), True, key=lambda count: not _held(values[:count])) + 1
+        if not _held(values[:place]):
+            raise UserError(
+                f"item {items[place - 1].get('id', place - 1)}: column {column}: found {values[place - 1]!r:.80}, which"
+                " doesn't go with the items before or is too large; give the column one type in all items, as text"
+            )
+
+
+def _held(values: list[Any]) -> bool:
+    import pyarrow
+
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+        return False
+    return True
 
 
 def check_choices(choices: Any, where: str) -> None:

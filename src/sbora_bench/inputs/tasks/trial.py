@@ -38,7 +38,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
     if not named:  # lm-eval's own are as they are
         _check_names(config, where)
         check_columns(config, items, where)
-        _check_questions(local_task(config, items), where)
+        _check_questions(local_task(config, items), {column for item in items for column in item}, where)
     task = local_task(config, items[: shots + ITEMS])
     try:
         task.build_all_requests()
@@ -77,7 +77,7 @@ def _check_names(config: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: generation_kwargs: {one_of(key, known, 'key')}")
 
 
-def _check_questions(task: "ConfigurableTask", where: str) -> None:
+def _check_questions(task: "ConfigurableTask", columns: set[str], where: str) -> None:
     """Raise UserError, naming the item, where its prompt, its choices or its answer can't be made."""
     for doc in task.test_docs():
         try:
@@ -92,8 +92,8 @@ def _check_questions(task: "ConfigurableTask", where: str) -> None:
         for answer in target if isinstance(target, list) else [target]:
             if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
                 text = task.config.doc_to_target
-                typo = isinstance(text, str) and is_constant(text, set(doc))
-                column = f"; or a column: {one_of(text, doc, 'column')}" if typo else ""
+                typo = isinstance(text, str) and is_constant(text, columns)
+                column = f"; or a column: {one_of(text, columns, 'column')}" if typo else ""
                 raise UserError(
                     f"{where}: doc_to_target: item {doc['id']}: found {answer!r}, allowed one of its choices,"
                     f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}{column}"
