@@ -218,10 +218,10 @@ class _Check:
             except UserError as error:
                 yield f"{where}: data {name}: {error}"
                 return
-        generates = plan.answer_by(table, task) == "template"
+        read = not own and not entry.lm_eval and plan.answer_by(table, task) == "template"
         if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
             yield f"{where}: {problem}"
-        elif generates and not own and (problem := never_right(config, items)):
+        elif read and (problem := never_right(config, items)):
             yield f"{where}: data {name}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
             return  # what is asked is not the prompt alone
