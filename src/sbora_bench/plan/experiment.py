@@ -18,9 +18,10 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.comparison import Planned, common_metric, planned
-from sbora_bench.plan.data_entries import CATALOG, Answering, LmEvalData, OwnData, SyntheticData
+from sbora_bench.plan.data_entries import CATALOG, Answering, HubData, LmEvalData, OwnData, SyntheticData
 from sbora_bench.plan.entry import NAME
 from sbora_bench.plan.explain import explain
+from sbora_bench.plan.hub_copies import below_root
 from sbora_bench.plan.layer_widths import narrowest
 from sbora_bench.plan.method_entry import RANKED
 from sbora_bench.plan.metric import GOLD_LOSS, Metric
@@ -247,14 +248,19 @@ class Plan:
         }
 
     def own_data(self, table: str) -> dict[str, str]:
-        """Name -> SHA-256 of the data of one's own that a table is trained and scored on. Raises UserError where there
-        is no such file.
+        """Name -> SHA-256 of the data of one's own that a table is trained and scored on, copies of sets of the hub
+        among them. Raises UserError where there is no such file.
         """
         names = [self.experiment.tables[table].train, *self.items(table).values()]
         data = {name: self.catalog.data[name] for name in names}
         own = {name: entry for name, entry in data.items() if isinstance(entry, OwnData | LmEvalData)}
         files = {name: entry.file() for name, entry in own.items() if isinstance(entry, OwnData) or entry.include_path}
-        return {name: content_sha256(file) for name, file in files.items()}
+        found = {name: [content_sha256(file)] for name, file in files.items()}
+        instead = {entry.otherwise for entry in data.values() if isinstance(entry, HubData) and entry.otherwise}
+        for name, entry in (data | {name: self.catalog.data[name] for name in sorted(instead)}).items():
+            if folder := below_root(entry):
+                found.setdefault(name, []).append(content_sha256(folder))
+        return {name: hashes[0] if len(hashes) == 1 else hash_of(hashes) for name, hashes in found.items()}
 
     def command(self, stage: str, *arguments: str) -> str:
         """The command line of a stage for this experiment, or for the part of it that this is."""

@@ -47,6 +47,30 @@ def test_a_union_of_grids_has_one_base_a_model():
         plan.run("sums-ladder-xs-dora-r9-s1")
 
 
+@pytest.mark.parametrize(
+    ("folder", "task"), [("me/set", {}), ("openai/gsm8k", {"suite": "own"}), ("Rowan/hellaswag", {"suite": "own"})]
+)
+def test_a_copy_of_a_hub_s_set_below_the_data_root_is_noticed_where_there_is_one(workplace, folder, task):  # noqa: F811
+    tasks = [{"lm_eval": "gsm8k"}, {"lm_eval": "hellaswag"}]
+    workplace.catalog(
+        data={"set": {"kind": "hub", "id": "me/set", "revision": "main"}},
+        suites={"own": {"title": "Own", "tasks": tasks}},
+    )
+    name = workplace.experiment(((*TABLE, "train"), "set"), *(((*TABLE, key), value) for key, value in task.items()))
+    load_catalog.cache_clear()
+    plan = load_plan(name)
+    without = plan.data_settings("sums")
+    workplace.monkeypatch.setenv("SBORA_DATA_ROOT", str(workplace.folder / "root"))
+    assert plan.data_settings("sums") == without and "own_data" not in without
+    path = workplace.folder / "root" / folder / "train.jsonl"
+    path.parent.mkdir(parents=True)
+    seen = []
+    for text in ("a", "b", "a"):
+        path.write_text(text)
+        seen.append(plan.data_settings("sums"))
+    assert seen[0] == seen[2] != seen[1] and len(seen[0]["own_data"]) == 1
+
+
 def test_settings_follow_what_the_run_was_asked_for():
     first, again = plan_of(), plan_of()
     slower = plan_of(((*TABLE, "overrides"), {"learning_rate": 1e-4}))

@@ -1,83 +1,28 @@
-"""lm-eval's own tasks: the YAML of one by its name, and its items with the prompts that lm-eval makes of them.
-
-lm-eval's own registry reads some 14,000 files in ten seconds; here the one file is looked for by its text.
-"""
+"""lm-eval's own tasks: the keys of one by its name, and its items with the prompts that lm-eval makes of them."""
 
 import contextlib
 import io
 import json
 import logging
 import os
-import re
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.errors import UserError, in_a_line, one_of
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.hub import Unreachable, answers, offline
 from sbora_bench.plan.data_entries import LmEvalSource
+from sbora_bench.plan.lm_eval_yaml import LOCAL, shipped, yaml_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 SHOTS_SEED = 1234  # lm-eval's own
-LOCAL = ("arrow", "csv", "json", "parquet", "text")  # values of dataset_path that read data_files
 NOT_TAKEN = {  # keys of a task that can't be scored here, and why
     "class": "is written in Python beside YAML",
     "unsafe_code": "runs the code that a model writes",
     "doc_to_image": "shows images",
     "doc_to_audio": "plays sounds",
 }
-
-
-def shipped() -> Path:
-    """The folder of the tasks that come with lm-eval."""
-    spec = find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("lm_eval: the package is not installed; install it with: pip install lm-eval")
-    return Path(spec.submodule_search_locations[0]) / "tasks"
-
-
-def yaml_of(source: LmEvalSource) -> Path:
-    """The file of a task. Raises UserError where no task has that name, a group does, or its folder names code."""
-    own = source.folder()
-    if own is not None:
-        _refuse_code(own)
-    return _yaml_named(source.lm_eval, own or shipped())
-
-
-@cache
-def _yaml_named(name: str, folder: Path) -> Path:
-    pattern = re.compile(rf"""^(task|group|tag):\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
-    listed = re.compile(rf"""^\s*-\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
-    near = sorted((folder / name.split("_")[0]).rglob("*.yaml"))  # where nearly all are
-    others = (path for path in sorted(folder.rglob("*.y*ml")) if path not in set(near))
-    kinds = set()
-    for path in [*near, *others]:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        kinds |= (of_file := {match[1] for match in pattern.finditer(text)})
-        if "task" in of_file and path.suffix in (".yaml", ".yml"):
-            return path
-        kinds |= {"tag"} if "tag:" in text and listed.search(text) else set()
-    where = f"lm_eval {name}"
-    if kinds:
-        raise UserError(f"{where}: names several tasks ({min(kinds)}); name each task, as {{lm_eval: arc_easy}}")
-    known = [path.stem for path in folder.rglob("*.y*ml") if not path.stem.startswith("_")]
-    raise UserError(f"{where}: {one_of(name, known[:20_000], 'task')} (looked for in {folder})")
-
-
-def _refuse_code(folder: Path) -> None:
-    """Raise UserError where YAML of a user's own names code, or includes files of other folders."""
-    for path in sorted(folder.rglob("*.y*ml")):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            stated = line.partition(" #")[0]
-            if "!function" in stated:
-                raise UserError(
-                    f"{path}, line {number}: names code to run, which a task of one's own may not; say it in Jinja"
-                )
-            if re.match(r"\s*include:.*(\.\.|:\s*[\"']?[/~])", stated):
-                raise UserError(f"{path}, line {number}: includes a file of another folder; put that into {folder}")
 
 
 def task_keys(source: LmEvalSource, functions: bool = False) -> dict[str, Any]:
