@@ -4,6 +4,7 @@ In a method's `arguments`, `$rank $alpha $dropout $target_modules $seed $steps` 
 `$rank*1.5` and `$steps*0.1` are a whole number near that part of a number, `$rank/100` and `1-$rank/100` a share.
 """
 
+import copy
 import inspect
 import re
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ UNKNOWN_STEPS = 10_000  # updates, where a config is built that nothing is train
 def adapter_arguments(
     method: MethodEntry, rank: int, seed: int, protocol: Protocol, steps: int | None = None
 ) -> dict[str, Any]:
-    """The arguments of the method's config class; `steps`: updates of the run.
+    """The arguments of the method's config class, a copy that PEFT may change; `steps`: updates of the run.
 
     Raises UserError for an unknown `$name`.
     """
@@ -55,7 +56,7 @@ def adapter_arguments(
         part = values[name] * float(factor) if sign == "*" else values[name] / float(factor)
         return 1 - part if rest else round(part) if sign == "*" else part
 
-    return {key: fill(value) for key, value in method.arguments.items()}
+    return copy.deepcopy({key: fill(value) for key, value in method.arguments.items()})
 
 
 def merged(method: MethodEntry, protocol: Protocol) -> bool:

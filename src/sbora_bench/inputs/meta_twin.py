@@ -143,6 +143,9 @@ def attach(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: Prot
     model = as_trained(base, method, config, protocol, low_cpu_mem_usage=True)
     if start in INITIALISERS:
         config.init_lora_weights = start
+    for name in getattr(config, "modules_to_tie", None) or ():  # PEFT ties them, and on `meta` the tie is lost
+        saved = model.get_input_embeddings().modules_to_save["default"]
+        model.get_base_model().get_submodule(name).modules_to_save["default"].weight = saved.weight
     for part in model.modules():
         samplers = getattr(part, "lora_monteclora_sampler", {"": None})
         if not len(samplers):  # PEFT makes them at the first pass where it finds `meta`
