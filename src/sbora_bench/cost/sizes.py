@@ -12,7 +12,7 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import read_experiment
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.plan.sizes import Grid, settings_of, sizes_file
+from sbora_bench.plan.sizes import Grid, own_config, settings_of, sizes_file, stands
 
 LARGEST = 2**17  # ranks beyond are not tried
 NEIGHBOURS = 8  # ranks without a count that are passed before an interval is given up
@@ -32,10 +32,12 @@ def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
         protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{path}: tables.{name}.protocol")
         for about, method in _requested(table.grids, catalog, protocol, f"{path}: tables.{name}.grids"):
             key = tuple(about[key] for key in KEYS)
-            if key not in rows and key in before:
+            if key not in rows and key in before and stands(before[key], catalog, protocol):
                 rows[key] = before[key]
             elif key not in rows:
-                rows[key] = about | closest(catalog, about, method, protocol)
+                config = own_config(catalog.models[about["model"]])
+                counted = closest(catalog, about, method, protocol)
+                rows[key] = about | ({"config": config} if config else {}) | counted
                 write_json(target, list((before | rows).values()))  # a stopped command goes on from there
     write_json(target, list(rows.values()))
     return target, list(rows.values())

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import hash_of, read_json
+from sbora_bench.files import content_sha256, hash_of, read_json
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.model_entry import FolderSource, GgufSource, ModelEntry
 from sbora_bench.plan.protocol import Protocol
 
 Rank = Annotated[int, Field(ge=1, strict=True)]
@@ -68,6 +69,22 @@ def settings_of(catalog: Catalog, model: str, method: str, protocol: Protocol) -
     return hash_of([shape, arguments, protocol.model_dump(mode="json", include=COUNTED)])
 
 
+def own_config(entry: ModelEntry) -> str:
+    """Hash of the file that says the shape of a model of one's own; empty where it isn't at hand."""
+    if not isinstance(entry.source, FolderSource | GgufSource):
+        return ""
+    path = Path(entry.source.path)
+    file = path / "config.json" if path.is_dir() else path
+    return content_sha256(file) if file.is_file() else ""
+
+
+def stands(row: dict[str, Any], catalog: Catalog, protocol: Protocol) -> bool:
+    """Whether a chosen rank was counted from these entries, and from this file of the model where that is at hand."""
+    config = own_config(catalog.models[row["model"]])
+    same = row["settings"] == settings_of(catalog, row["model"], row["method"], protocol)
+    return same and (not config or row.get("config", "") == config)
+
+
 def sized(grids: list[Grid], catalog: Catalog, protocol: Protocol, experiment: Path, where: str) -> list[Grid]:
     """The grids, those of a size as one a model and method at its chosen rank; each cell once.
 
@@ -85,7 +102,7 @@ def sized(grids: list[Grid], catalog: Catalog, protocol: Protocol, experiment: P
             continue
         for model, method in _known(catalog, grid, f"{where}.grids.{index}"):
             row = chosen.get((model, method, *grid.at.wanted))
-            if row is None or row["settings"] != settings_of(catalog, model, method, protocol):
+            if row is None or not stands(row, catalog, protocol):
                 raise UserError(
                     f"{where}.grids.{index}.at: no rank of {method} on {model} is chosen for this size"
                     f"{' with these entries' if row else ''}; run: sbora-bench sizes {experiment}"

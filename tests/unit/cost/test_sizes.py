@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbora_bench.cost.sizes import LARGEST, nearest
+from sbora_bench.plan.experiment import load_plan
+from tests import toy_runs
 from tests.workplace import workplace  # noqa: F401
 
 GRIDS = ("tables", "sums", "grids")
@@ -52,6 +54,23 @@ def test_ranks_are_chosen_once_and_anew_where_an_entry_changes(workplace):  # no
     assert workplace.run("validate", file)[0] == 0
     workplace.experiment((GRIDS, [grid]), (("tables", "sums", "overrides"), {"target_modules": ["q_proj"]}))
     assert "with these entries; run: sbora-bench sizes" in workplace.refused("plan", file)
+
+
+def test_a_rank_is_chosen_anew_where_the_folder_of_a_model_holds_another_config(workplace):  # noqa: F811
+    config = workplace.folder / "mine" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"model_type": "llama", **toy_runs.ARCHITECTURE, "vocab_size": 64}))
+    workplace.catalog(models={"mine": {"title": "Mine", "source": {"kind": "folder", "path": "mine"}}})
+    file = workplace.experiment((GRIDS, [{"models": ["mine"], "methods": ["lora"], "at": {"parameters": 2500}}]))
+    sizes = workplace.folder / "experiments" / "sizes" / "small.json"
+    assert workplace.run("sizes", file)[0] == 0
+    before = json.loads(sizes.read_text())
+    load_plan(file)
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
+    assert "with these entries; run: sbora-bench sizes" in workplace.refused("plan", file)
+    assert workplace.run("sizes", file)[0] == 0 and json.loads(sizes.read_text())[0]["rank"] < before[0]["rank"]
+    config.unlink()
+    load_plan(file)  # a report is made where the model is gone
 
 
 @pytest.mark.parametrize("at", [{}, {"parameters": 5, "bytes": 5}, {"parameters": 0}])
