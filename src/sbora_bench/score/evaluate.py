@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     from sbora_bench.score.lm_eval_model import Scorer
 
 
+class WrongValue(UserError):
+    """What an item's metric gave is none that its entry allows; another run's items may all be within."""
+
+
 def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
     """Score `runs`, one after the other; a finished one is taken from the store.
 
@@ -78,11 +82,13 @@ def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
     try:
         with store.making(folder) as made:
             score_run(plan, run, resources, results, made)
-    except UserError:
-        raise
     except Exception as error:
-        traceback.print_exc()
-        reason = in_a_line(error)
+        known = isinstance(error, WrongValue)
+        if isinstance(error, UserError) and not known:
+            raise
+        if not known:
+            traceback.print_exc()
+        reason = str(error) if known else in_a_line(error)
         print(f"{run.name}: failed: {reason}", file=sys.stderr, flush=True)
         with store.making(folder) as made:
             score_run(plan, run, resources, results, made, f"scoring: {reason}")
@@ -340,7 +346,7 @@ def score_task(
     `items` have id, prompt, answer, contaminated and, for a macro average, subject. The value is lm-eval's mean of the
     first of `metrics`, where there are none of the template's first; where items have subjects and `macro` is set, the
     mean of the subjects' means. Means of the other metrics stand in `extra`. Raises UserError where lm-eval doesn't
-    take the template, and for items whose values the metric doesn't allow.
+    take the template, WrongValue for an item's value that the metric doesn't allow.
     """
     from lm_eval.evaluator import evaluate as run_lm_eval
 
@@ -396,16 +402,16 @@ def score_task(
 
 
 def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
-    """The items' values of a metric. Raises UserError where there are none, or some that it doesn't allow."""
+    """The items' values of a metric. Raises WrongValue where there are none, or some that it doesn't allow."""
     where = f"catalog: tasks.{task}.metrics.{name}: an item"
     for example in examples:
         value = example.get(name)
         if not isinstance(value, numbers.Real):
-            raise UserError(f"{where}: found {value!r}, allowed a number: a score is the mean of its items")
+            raise WrongValue(f"{where}: found {value!r}, allowed a number: a score is the mean of its items")
         if metric.right_or_wrong and value not in (0, 1):
-            raise UserError(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
+            raise WrongValue(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
         if not (math.isfinite(value) and metric.contains(float(value))):
-            raise UserError(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
+            raise WrongValue(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
     return [float(example[name]) for example in examples]
 
 

@@ -13,6 +13,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import sha256, write_json
 from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
+from sbora_bench.score import evaluate as stage
 from sbora_bench.score.evaluate import adapter_folder, depends_on, evaluate
 from tests import toy_runs, toy_training
 
@@ -158,6 +159,22 @@ def test_a_crash_is_told_and_does_not_take_the_other_runs_along(tmp_path, capsys
     assert failed.status == "failed" and failed.reason.startswith("scoring: SafetensorError: ")
     assert {score.status for score in failed.tasks.values()} == {"failed"}
     assert _scores(tmp_path, whole).status == "ok"
+
+
+def test_a_value_that_a_metric_does_not_allow_fails_its_run_alone(tmp_path, monkeypatch, capsys):
+    plan = _tuned(tmp_path, tasks={"choose": toy_runs.TASKS["choose"]})
+    broken, whole = plan.runs[1:]
+    values = iter([0.5])
+
+    def values_of(task, name, metric, examples):
+        return real(task, name, metric, [example | {name: next(values, example[name])} for example in examples])
+
+    real = stage.values_of
+    monkeypatch.setattr(stage, "values_of", values_of)
+    evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
+    reason = _scores(tmp_path, broken).reason
+    assert reason.startswith("scoring: catalog: tasks.choose.metrics.") and "found 0.5, allowed 0 or 1" in reason
+    assert "Traceback" not in capsys.readouterr().err and _scores(tmp_path, whole).status == "ok"
 
 
 def test_a_run_whose_training_failed_is_recorded_as_failed(tmp_path):

@@ -1,7 +1,9 @@
 """A task tried on a few items before anything is trained: built by lm-eval, answered as if right, scored, averaged."""
 
 import logging
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line, one_of
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 ITEMS = 4  # of which a task is tried on, beyond its solved examples
+HALF = " perhaps"  # behind a right answer, which is half right then
 SHOWN = 6  # choices in a message
 OWN_KEYS = ("until", "max_gen_toks", "skip_special_tokens")  # of generation_kwargs, beside transformers' own
 VALUES = " (values from 0 to 1: metrics: {token_f1: {items: values}})"
@@ -54,9 +57,19 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
     for metric in task.aggregation():
         if metric not in values:
             raise UserError(f"{where}: metric_list: {metric} is not computed for {task.OUTPUT_TYPE}; take it out")
-    for metric, measured in (metrics or {next(iter(task.aggregation())): SHARE}).items():
+    scores = metrics or {next(iter(task.aggregation())): SHARE}
+    for metric, measured in scores.items():
         _check_metric(task, metric, measured, values[metric][0], where)
     _average(task, values, where)
+    if task.OUTPUT_TYPE == "generate_until":
+        half = local_task(config, items[: shots + ITEMS])
+        half.build_all_requests()
+        _answer(half, HALF)
+        half.apply_filters()
+        with suppress(Exception):  # a metric may take right answers alone
+            values = {name: values[name] + of for name, of in _scored(half).items()}
+    for metric, measured in scores.items():
+        _check_values(task, metric, measured, values[metric])
 
 
 def _check_names(config: dict[str, Any], where: str) -> None:
@@ -123,8 +136,22 @@ def _check_metric(task: "ConfigurableTask", name: str, measured: Metric, value: 
         )
 
 
-def _answer(task: "ConfigurableTask") -> None:
-    """Give each request the response that is right."""
+def _check_values(task: "ConfigurableTask", name: str, measured: Metric, values: list[Any]) -> None:
+    """Raise UserError for an item's value that its metric doesn't allow, as scoring would after the training."""
+    where = f"catalog: tasks.{task.config.task}.metrics.{name}: an item"
+    for value in map(float, values):
+        if measured.right_or_wrong and value not in (0, 1):
+            raise UserError(
+                f"{where}: found {value:.2g}, allowed 0 or 1; for other values give the entry metrics:"
+                f" {{{name}: {{items: values}}}}"
+            )
+        written = task.OUTPUT_TYPE == "generate_until"  # of the others the likelihoods are made up
+        if written and math.isfinite(value) and not measured.contains(value):
+            raise UserError(f"{where}: found {value:g}, allowed from {measured.low} to {measured.high}; correct these")
+
+
+def _answer(task: "ConfigurableTask", more: str = "") -> None:
+    """Give each request the response that is right, with `more` behind one that is written."""
     for request in task.instances:
         if task.OUTPUT_TYPE == "generate_until":
             target = task.doc_to_target(request.doc)
@@ -133,7 +160,7 @@ def _answer(task: "ConfigurableTask") -> None:
                 target = target[0]
             elif choices and isinstance(target, int):
                 target = choices[target]
-            request.resps.append(str(target))
+            request.resps.append(f"{target}{more}")
         else:
             request.resps.append((-1.0 - request.idx, request.idx == 0))
 
