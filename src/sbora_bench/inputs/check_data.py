@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ class Tokenizer:
             return None
         return next((config[key] for key in POSITIONS if isinstance(config.get(key), int)), None)
 
-    def lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text."""
-        return [len(encoded.ids) for encoded in self._read.encode_batch(texts)]
+    def lengths(self, texts: list[str], special: bool = True) -> list[int]:
+        """Tokens of each text, those that the tokenizer puts around it among them where `special`."""
+        return [len(encoded.ids) for encoded in self._read.encode_batch(texts, add_special_tokens=special)]
 
 
 def tokenizer_of(model: str, entry: ModelEntry) -> Tokenizer | None:
@@ -179,10 +179,11 @@ class _Check:
             if tokenizer is None:
                 continue
             yield from self.without_template(prompt, protocol.train_prompt, model, f"{where}.protocol: train_prompt")
-            if shortest := too_long(made, tokenizer, protocol):
+            if problem := too_long(made, tokenizer, protocol):
+                tokens, cure = problem
                 yield (
-                    f"{where}.train: no row of data {entry.train} fits: the shortest prompt has {shortest:,} tokens of"
-                    f" {model} and max_length is {protocol.max_length:,}; raise max_length under `overrides`"
+                    f"{where}.train: {'a row' if protocol.too_long == 'fail' else 'no row'} of data {entry.train}"
+                    f" {tokens} tokens of {model} and max_length is {protocol.max_length:,}; {cure}"
                 )
             texts = [row["prompt"] + row["response"] for row in made]
             longest = min(longest_of(texts, tokenizer), protocol.max_length)
@@ -278,16 +279,43 @@ def at_hand(entry: Any) -> bool:
     return (Path(root) / entry.path if root and not entry.stand_in else DOWNLOADS / entry.path).is_file()
 
 
-def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> int:
-    """Tokens of the shortest prompt where no row keeps a token of its answer under `max_length`; else 0."""
-    if protocol.loss_on == "all" or protocol.source_length:
+def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> tuple[str, str] | None:
+    """(how many tokens, what to do) where training will refuse the rows as too long for `max_length`; else None."""
+    if protocol.source_length or "messages" in rows[0]:
+        return None
+    cure = "raise max_length under `overrides`"
+    if protocol.too_long == "fail":
+        by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
+        longest = max(row_lengths(by_length[-TOKENISED:], tokenizer, protocol))
+        if longest > protocol.max_length:
+            return f"is too long, and too_long is fail: it has {longest:,}", f"{cure}, or set too_long: drop or cut"
+    elif protocol.too_long == "drop":
+        if shortest := beyond(rows, lambda some: row_lengths(some, tokenizer, protocol), protocol.max_length + 1):
+            return f"fits, and too_long is drop: the shortest has {shortest:,}", f"{cure}, or set too_long: cut"
+    elif protocol.loss_on != "all":
+        count = lambda some: tokenizer.lengths([row["prompt"] for row in some])  # noqa: E731
+        if shortest := beyond([{**row, "response": ""} for row in rows], count, protocol.max_length):
+            return f"fits: the shortest prompt has {shortest:,}", cure
+    return None
+
+
+def beyond(rows: list[dict[str, str]], count: Callable[[list[dict[str, str]]], list[int]], least: int) -> int:
+    """The fewest tokens of a row where each has `least` or more, else 0."""
+    by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
+    if min(count(by_length[:TOKENISED])) < least:
         return 0
-    prompts = sorted((row["prompt"] for row in rows), key=len)
-    shortest = min(tokenizer.lengths(prompts[:TOKENISED]))
-    if shortest < protocol.max_length:
-        return 0
-    shortest = min(tokenizer.lengths(prompts))
-    return shortest if shortest >= protocol.max_length else 0
+    shortest = min(count(by_length))
+    return shortest if shortest >= least else 0
+
+
+def row_lengths(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> list[int]:
+    """Tokens of each row as training encodes it, before any is cut."""
+    if protocol.loss_on == "all":
+        return tokenizer.lengths([row["prompt"] + row["response"] for row in rows])
+    whole, plain = (tokenizer.lengths([row["prompt"] for row in rows], special) for special in (True, False))
+    responses = tokenizer.lengths([row["response"] for row in rows], False)
+    counts = zip(whole, plain, responses, strict=True)
+    return [min(one, bare + 1) + response + 1 for one, bare, response in counts]  # a BOS and one EOS at most
 
 
 def longest_of(texts: list[str], tokenizer: Tokenizer) -> int:

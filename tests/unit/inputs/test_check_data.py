@@ -175,6 +175,26 @@ def test_rows_that_all_are_too_long_for_max_length(place):
     assert place.run("validate", "small")[0] == 0
 
 
+@pytest.mark.parametrize("loss_on", ["answer", "all"])
+def test_rows_that_a_protocol_refuses_or_leaves_out_as_too_long(place, loss_on):
+    """Rows have 6 + 3 words and an end; with loss on all the text is one, in which two words touch, without it."""
+    tokens = 10 if loss_on == "answer" else 8
+    write("own.jsonl", [*ROWS, ROWS[0] | {"output": "It is " * 9}])
+    experiment(place, loss_on=loss_on, too_long="fail", max_length=20)
+    (line,) = problems(place)
+    assert f"train: a row of data own is too long, and too_long is fail: it has {tokens + 15} tokens of words" in line
+    assert "max_length is 20; raise max_length under `overrides`, or set too_long: drop or cut" in line
+    experiment(place, loss_on=loss_on, too_long="drop", max_length=tokens)
+    assert place.run("validate", "small")[0] == 0
+    write("own.jsonl", ROWS)
+    experiment(place, loss_on=loss_on, too_long="fail", max_length=tokens)
+    assert place.run("validate", "small")[0] == 0
+    if tokens > 8:  # the least max_length
+        experiment(place, loss_on=loss_on, too_long="drop", max_length=tokens - 1)
+        (line,) = problems(place)
+        assert f"no row of data own fits, and too_long is drop: the shortest has {tokens} tokens of words" in line
+
+
 def test_prompts_beyond_the_model_s_positions(place):
     write("items.jsonl", [*ROWS, ROWS[0] | {"instruction": "What " * 25}])
     (line,) = problems(place)

@@ -13,7 +13,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import sha256, write_json
 from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
-from sbora_bench.score import evaluate as stage
+from sbora_bench.score import evaluate as scoring
 from sbora_bench.score.evaluate import adapter_folder, depends_on, evaluate
 from tests import toy_runs, toy_training
 
@@ -169,8 +169,8 @@ def test_a_value_that_a_metric_does_not_allow_fails_its_run_alone(tmp_path, monk
     def values_of(task, name, metric, examples):
         return real(task, name, metric, [example | {name: next(values, example[name])} for example in examples])
 
-    real = stage.values_of
-    monkeypatch.setattr(stage, "values_of", values_of)
+    real = scoring.values_of
+    monkeypatch.setattr(scoring, "values_of", values_of)
     evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
     reason = _scores(tmp_path, broken).reason
     assert reason.startswith("scoring: catalog: tasks.choose.metrics.") and "found 0.5, allowed 0 or 1" in reason
