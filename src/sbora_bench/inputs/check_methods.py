@@ -20,7 +20,7 @@ from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.files import hash_of, write_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
-from sbora_bench.inputs.models.config import config_from, cut
+from sbora_bench.inputs.models.config import added_rows, config_from, cut
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
@@ -40,12 +40,17 @@ KEYS = {
     "dropout",
     "max_length",
     "merge",
+    "pad",
     "padding_free",
     "steps",
     "target_modules",
     "weights_dtype",
 }
 LAYERED = ("layer", "pattern")  # parts of the arguments' names that tell a model's layers apart
+# PEFT types that read or multiply a layer's weight itself (C3A: add to its output in place), and starts that do
+WHOLE = {"ADAMSS", "C3A", "DEFT", "DELORA", "FROD", "HRA", "LOHA", "LOKR", "PEANUT", "SUPERTUNING", "TINYLORA"}
+WHOLE_STARTS = {"corda", "lora_ga"}
+TOKENS = {"token_indices", "trainable_token_indices"}
 VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks values, which says nothing of the method
 
 
@@ -124,6 +129,11 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         base = build_base(shortest(config_from(values, f"model {cell.model}"), method), protocol, method)
         if problem := unmatched(base, method, protocol):
             return problem
+        if TOKENS & method.arguments.keys():
+            rows = base.get_input_embeddings().num_embeddings
+            new = added_rows(source_of(cell.model, plan.catalog.models[cell.model]), protocol, rows)
+            if problem := beyond_vocabulary(base, method.arguments, new):
+                return problem
         model = attach(base, method, cell.rank or 0, protocol)
     except UserError as error:
         return str(error)
@@ -131,12 +141,38 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         return "" if valueless(error) else in_a_line(error)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return "it trains no parameter of this model"
+    if problem := packed_layers(model, method):
+        return problem
     if protocol.padding_free:
         from sbora_bench.inputs.padding_free import prepare
 
         if reason := prepare(model, []):
             return f"padding_free: {reason}; say padding_free: false"
     return unmerged(model) if merged(method, protocol) else ""
+
+
+def packed_layers(model: "PeftModel", method: MethodEntry) -> str:
+    """Why a method doesn't work on layers of 4 bits, where it changes some, or nothing."""
+    start = method.arguments.get("init_lora_weights")
+    packed = any(type(getattr(part, "base_layer", None)).__name__ == "Linear4bit" for part in model.modules())
+    if not packed or not (method.peft_type in WHOLE or start in WHOLE_STARTS):
+        return ""
+    name = f"{method.peft_type} with init_lora_weights: {start}" if start in WHOLE_STARTS else method.peft_type
+    return f"quantization: found nf4, and {name} needs weights that are not packed; take `quantization` out"
+
+
+def beyond_vocabulary(base: "torch.nn.Module", given: dict[str, Any], more: int) -> str:
+    """The first token among a method's arguments that is no row of the embeddings, which have `more` rows at last."""
+    for key in sorted(TOKENS):
+        chosen = given.get(key) or ()
+        for name, tokens in (chosen if isinstance(chosen, dict) else {"": chosen}).items():
+            named = [part for end, part in base.named_modules() if name and f".{end}".endswith(f".{name}")]
+            part = named[0] if named else base.get_input_embeddings()
+            rows = getattr(part, "num_embeddings", None) or getattr(part, "out_features", 0)
+            for token in tokens:
+                if isinstance(token, int) and rows and not 0 <= token < rows + more:
+                    return f"{key}: found {token}, allowed 0 to {rows + more - 1}: the model's embeddings have no more"
+    return ""
 
 
 def unequal(plan: Plan, comparison: Planned) -> str:

@@ -53,6 +53,26 @@ WRONG = {
         ["rank"],
     ),
     "a size that does not divide": (method("ROAD", group_size=48, target_modules=["q_proj"]), {}, ["divisible"]),
+    "tokens beyond the vocabulary": (
+        method("TRAINABLE_TOKENS", token_indices=[0, 9999]),
+        {},
+        ["own on ladder-xs", "token_indices: found 9999, allowed 0 to"],
+    ),
+    "tokens of a module beyond its rows": (
+        method("LORA", trainable_token_indices={"embed_tokens": [-1]}, **LORA),
+        {},
+        ["trainable_token_indices: found -1, allowed 0 to"],
+    ),
+    "4 bits under C3A": (
+        method("C3A", block_size=8, target_modules=["q_proj"]) | {"quantization": "nf4"},
+        {},
+        ["own on ladder-xs", "quantization: found nf4, and C3A needs weights that are not packed; take"],
+    ),
+    "4 bits under LoRA-GA": (
+        method("LORA", init_lora_weights="lora_ga", **LORA) | {"quantization": "nf4"},
+        {},
+        ["quantization: found nf4, and LORA with init_lora_weights: lora_ga needs weights"],
+    ),
     "merging a prompt": (method("PROMPT_TUNING", num_virtual_tokens="$rank"), {}, None),
     "no padding before virtual tokens": (
         method("PROMPT_TUNING", num_virtual_tokens="$rank"),
@@ -83,6 +103,18 @@ def test_a_method_that_cannot_work_is_a_line(workplace, case):  # noqa: F811
         return
     message = workplace.refused("validate", file)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("peft_type", ["DELORA", "HRA", "LOHA", "LOKR", "PEANUT", "SUPERTUNING"])
+def test_a_method_that_reads_weights_is_refused_on_those_of_4_bits_alone(workplace, peft_type):  # noqa: F811
+    grid = [{"models": ["ladder-xs"], "methods": ["own"], "ranks": [4]}]
+    entry = method(peft_type, r="$rank", target_modules=["q_proj"])
+    workplace.catalog(methods={"own": entry | {"quantization": "nf4"}})
+    assert f"quantization: found nf4, and {peft_type} needs" in workplace.refused(
+        "validate", workplace.experiment((GRID, grid))
+    )
+    workplace.catalog(methods={"own": entry})
+    assert workplace.run("validate", workplace.experiment((GRID, grid)))[0] == 0
 
 
 def test_each_wrong_method_has_its_line(workplace):  # noqa: F811
