@@ -251,6 +251,18 @@ def audit(
         click.echo(stage.as_json(findings) if as_json else stage.as_text(findings))
 
 
+def _refuse_nothing(plan: "Plan", results: Path) -> None:
+    """Raise UserError where no run of the plan has left anything that could be read."""
+    from sbora_bench.results.folders import SCORES, TRAINING, footprint_of, run_folder
+
+    for run in plan.all_runs:
+        folder = run_folder(results, run)
+        if any(path.is_file() for path in (folder / SCORES, folder / TRAINING, footprint_of(plan, results, run))):
+            return
+    command = f"snakemake --cores all --config experiment={plan.path if plan.path.endswith('.yaml') else plan.name}"
+    raise UserError(f"{results}: no run of {plan.name} has results yet; make them with: {command}")
+
+
 def _reading(stage: str, module: str, does: str) -> click.Command:
     """The command of a stage that only reads what runs left; the module's function has the command's name."""
 
@@ -260,6 +272,7 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
     @results_option
     def command(experiment: str, results: Path | None, **part: str) -> None:
         (loaded, folder), made = load_so_far(experiment, results, **part), import_module(f"sbora_bench.{module}")
+        _refuse_nothing(loaded, folder)
         gc.freeze()  # what is imported stays: a tenth of the time would go into searching it for garbage
         getattr(made, stage)(loaded, folder)
 

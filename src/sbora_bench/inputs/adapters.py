@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 CHECKPOINTING = {"use_reentrant": False}  # how activations are checkpointed: as transformers' Trainer does
+NUMBERS = {"int": "a whole number", int: "a whole number", "float": "a number", float: "a number"}  # by annotation
 PART = re.compile(r"(1-)?\$(\w+)(?:([*/])(\d+(?:\.\d+)?))?")  # how `arguments` name a number, or a part of it
 UNKNOWN_STEPS = 10_000  # updates, where a config is built that nothing is trained by
 
@@ -86,6 +87,15 @@ def adapter_config(
     known = inspect.signature(config_class).parameters
     for key in arguments.keys() - known.keys():
         raise UserError(f"{where}: arguments: {one_of(key, known, f'argument of {config_class.__name__}')}")
+    if "task_type" in arguments:
+        raise UserError(
+            f"{where}: arguments: task_type: found {arguments['task_type']!r}, allowed is CAUSAL_LM, which every method"
+            " is given; take it out"
+        )
+    for key, value in arguments.items():
+        number = NUMBERS.get(known[key].annotation)
+        if number and isinstance(value, str):
+            raise UserError(f"{where}: arguments: {key}: found {value!r}, allowed is {number}, or $rank and the like")
     try:
         return config_class(task_type="CAUSAL_LM", **arguments)
     except (TypeError, ValueError) as error:

@@ -232,13 +232,16 @@ class _Check:
             tokenizer = self.tokenizers[model]
             if tokenizer is None or not tokenizer.positions:
                 continue
-            longest = min(longest_of([row["prompt"] for row in rows], tokenizer), protocol.score_max_length - room)
+            prompts = [row["prompt"] for row in rows]
+            longest = min(longest_of(prompts, tokenizer), protocol.score_max_length - room)
             if longest + room > tokenizer.positions:
                 new = f" and up to {room:,} new ones follow" if room else ""
+                cure = f"set score_max_length: {tokenizer.positions} under `overrides` (longer prompts are cut)"
+                if room and shortest_of(prompts, tokenizer) + room > tokenizer.positions:  # each would be cut
+                    cure = "lower max_new_tokens under `overrides`"
                 yield (
                     f"{where}: data {name} has prompts of {longest:,} tokens{new}, and model {model} has"
-                    f" {tokenizer.positions:,} positions; set score_max_length: {tokenizer.positions} under `overrides`"
-                    " (longer prompts are cut), or shorten them"
+                    f" {tokenizer.positions:,} positions; {cure}, or shorten them"
                 )
 
     def without_template(self, prompt: Prompt, name: str, model: str, where: str) -> Iterator[str]:
@@ -321,6 +324,11 @@ def row_lengths(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Prot
 def longest_of(texts: list[str], tokenizer: Tokenizer) -> int:
     """Tokens of the longest text, looked for among those of most characters."""
     return max(tokenizer.lengths(sorted(texts, key=len)[-TOKENISED:]))
+
+
+def shortest_of(texts: list[str], tokenizer: Tokenizer) -> int:
+    """Tokens of the shortest text, looked for among those of fewest characters."""
+    return min(tokenizer.lengths(sorted(texts, key=len)[:TOKENISED]))
 
 
 def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Why a YAML entry is refused, as one line: key, what was found, what is allowed."""
 
-from typing import Any, get_args
+import re
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -9,8 +10,11 @@ from sbora_bench.errors import one_of
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """The first of pydantic's complaints as one line: key, found, allowed; and how many more there are."""
-    first, *more = error.errors()
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    errors = error.errors()
+    # a key that is missing because another is misspelt: that one says more
+    misspelt = [one for one in errors if one["type"] == "extra_forbidden" and one["loc"][:-1] == errors[0]["loc"][:-1]]
+    first = misspelt[0] if misspelt and errors[0]["type"] == "missing" else errors[0]
+    key = ".".join(_written(model, first["loc"])) or "(top level)"
     suffix = "" if first["type"] == "missing" else f", found {short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], dict):
@@ -19,8 +23,28 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
         suffix += "; put it in quotes"  # YAML reads on, 007 and 2020-01-01 as other things than text
     if first["type"] == "extra_forbidden":
         message, suffix = one_of(str(first["loc"][-1]), _keys_at(model, first["loc"][:-1]), "key"), ""
-    rest = f" (and {len(more)} more)" if more else ""
+    if first["loc"][-1:] == ("[key]",) and first["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        message, suffix = one_of(str(first["input"]), known, "key"), ""
+    rest = f" (and {len(errors) - 1} more)" if errors[1:] else ""
     return f"{key}: {message}{suffix}{rest}"
+
+
+def _written(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> list[str]:
+    """The parts of a place that stand in the file: without pydantic's own, the kind of an entry and `[key]`."""
+    written, models, named = [], [] if model is None else [model], False
+    for part in place:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if not named and not fields and (part == "[key]" or _of_kind(models, part)):
+            continue
+        written.append(str(part))
+        named = not named and any(get_origin(field.annotation) is dict for field in fields)  # the next one is a name
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+    return written
+
+
+def _of_kind(models: list[type[BaseModel]], kind: str | int) -> list[type[BaseModel]]:
+    return [m for m in models if "kind" in m.model_fields and kind in get_args(m.model_fields["kind"].annotation)]
 
 
 def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set[str]:
@@ -28,8 +52,9 @@ def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set
     models = [] if model is None else [model]
     for part in place:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        kinds = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        models = [inner for field in fields for inner in _models_in(field.annotation)] or kinds or models
+        models = (
+            [inner for field in fields for inner in _models_in(field.annotation)] or _of_kind(models, part) or models
+        )
     return {field.alias or key for m in models for key, field in m.model_fields.items()}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_text
 from sbora_bench.report.render import PrintedTable, Text, write_table
 from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
@@ -318,4 +319,7 @@ def write(findings: list[Finding], folder: Path) -> None:
 
 def read_findings(path: Path) -> list[Finding]:
     """The findings of an `audit.json`. Raises UserError if it's missing or damaged."""
+    if not path.exists():
+        command = f"sbora-bench audit --own --tables {path.parent / 'tables'} --output {path.parent}"
+        raise UserError(f"{path}: no such file; make it with: {command}")
     return [Finding(**finding) for finding in read_json(path)]

@@ -203,6 +203,18 @@ def test_prompts_beyond_the_model_s_positions(place):
     assert place.run("validate", "small")[0] == 0
 
 
+def test_room_for_an_answer_that_leaves_none_for_a_prompt(place):
+    experiment(place, max_new_tokens=30)
+    (line,) = problems(place)
+    assert "32 positions; lower max_new_tokens under `overrides`" in line and "score_max_length" not in line
+
+
+def test_a_misspelt_field_of_columns_is_named_as_it_is_written(place):
+    place.catalog(data={"own": {"path": "own.jsonl", "columns": {"instrution": "output"}}})
+    line = place.refused("validate", "small")
+    assert "own.yaml: data.own.columns.instrution: unknown key 'instrution', did you mean 'instruction'" in line
+
+
 def test_training_rows_beyond_the_model_s_positions(place):
     write("own.jsonl", [*ROWS, ROWS[0] | {"output": "What " * 30}])
     experiment(place, max_length=64)

@@ -26,6 +26,12 @@ def method(peft_type, **arguments):
 WRONG = {
     "a type": (method("LORAA", r="$rank"), {}, ["own.yaml: methods.own", "unknown PEFT method 'LORAA'", "'LORA'"]),
     "an argument": (method("LORA", lora_alhpa=4, **LORA), {}, ["methods.own", "'lora_alhpa'", "mean 'lora_alpha'"]),
+    "a task": (method("LORA", task_type="SEQ_CLS", **LORA), {}, ["task_type: found 'SEQ_CLS', allowed is CAUSAL_LM"]),
+    "a word for a number": (
+        method("LORA", **LORA | {"r": "four"}),
+        {},
+        ["arguments: r: found 'four', allowed is a whole number"],
+    ),
     "a target": (
         method("LORA", r="$rank", target_modules=["q_proj", "v_prj"]),
         {},

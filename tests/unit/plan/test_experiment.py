@@ -303,6 +303,18 @@ def test_a_folder_in_the_place_of_the_file(workplace):  # noqa: F811
     assert "experiments/x.yaml: can't be read" in workplace.refused("validate", "experiments/x.yaml")
 
 
+def test_a_misspelt_key_of_seeds_is_named_before_the_one_that_is_missing(workplace):  # noqa: F811
+    file = workplace.experiment((("tables", "sums", "seeds"), {"look": [4]}))
+    assert "tables.sums.seeds: look: unknown key 'look', did you mean 'looks'" in workplace.refused("plan", file)
+
+
+@pytest.mark.parametrize("command", ["collect", "tables", "figures", "cards", "report"])
+def test_what_reads_results_says_where_there_are_none(workplace, command):  # noqa: F811
+    workplace.experiment()
+    line = workplace.refused(command, "-e", "small")
+    assert "results/small: no run of small has results yet; make them with: snakemake --cores all --config" in line
+
+
 def test_every_command_refuses_the_same_way(workplace):  # noqa: F811
     workplace.experiment(((*GRID, "ranks"), [0]))
     for command in (
