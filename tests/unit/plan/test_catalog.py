@@ -25,13 +25,13 @@ SPOILED = {
     "unknown key": ({"methods": {"m": {**METHOD, "peft": 1}}}, ["methods.m.peft", "did you mean 'peft_type'"]),
     "unknown key of a source": (
         {"models": {"m": {"title": "M", "source": {"kind": "hub", "ids": "x"}}}},
-        ["models.m.source.hub.id", "required"],
+        ["models.m.source.ids", "did you mean 'id'"],
     ),
     "unknown kind": ({"models": {"m": {"title": "M", "source": {"kind": "ftp"}}}}, ["models.m.source", "ftp", "'hub'"]),
     "missing kind": ({"data": {"d": {"name": "x"}}}, ["data.d", "kind"]),
     "a blob id that isn't": (
         {"data": {"d": {"kind": "file", "path": "x", "url": "u", "blob": "12"}}},
-        ["data.d.file.blob", "pattern", "'12'"],
+        ["data.d.blob", "pattern", "'12'"],
     ),
     "size as text": ({"models": {"m": {**MODEL, "architecture": {"hidden_size": "64"}}}}, ["hidden_size", "'64'"]),
     "no heads": ({"models": {"m": {**MODEL, "architecture": {"num_attention_heads": 0}}}}, ["num_attention_heads"]),
