@@ -372,5 +372,5 @@ def _asks_for_more(expression: str, items: list[Example]) -> bool:
 
 def _read(expression: str, text: str) -> str:
     """What a task's expression reads out of a text, as lm-eval's filter does."""
-    found = next(iter(re.findall(expression, text)), "")
-    return (found if isinstance(found, str) else next(filter(None, found), "")).strip()
+    match = next(iter(re.findall(expression, text)), "")
+    return (match if isinstance(match, str) else next(filter(None, match), "")).strip()

@@ -255,12 +255,12 @@ class Plan:
         data = {name: self.catalog.data[name] for name in names}
         own = {name: entry for name, entry in data.items() if isinstance(entry, OwnData | LmEvalData)}
         files = {name: entry.file() for name, entry in own.items() if isinstance(entry, OwnData) or entry.include_path}
-        found = {name: [content_sha256(file)] for name, file in files.items()}
+        hashes = {name: [content_sha256(file)] for name, file in files.items()}
         instead = {entry.otherwise for entry in data.values() if isinstance(entry, HubData) and entry.otherwise}
         for name, entry in (data | {name: self.catalog.data[name] for name in sorted(instead)}).items():
             if folder := below_root(entry):
-                found.setdefault(name, []).append(content_sha256(folder))
-        return {name: hashes[0] if len(hashes) == 1 else hash_of(hashes) for name, hashes in found.items()}
+                hashes.setdefault(name, []).append(content_sha256(folder))
+        return {name: both[0] if len(both) == 1 else hash_of(both) for name, both in hashes.items()}
 
     def command(self, stage: str, *arguments: str) -> str:
         """The command line of a stage for this experiment, or for the part of it that this is."""

@@ -154,8 +154,8 @@ def _reason(error: Exception, text: str) -> str:
 def _huge(text: str) -> tuple[int | None, int]:
     """Where a whole number stands that Python doesn't read, and how many digits it has."""
     most = sys.get_int_max_str_digits()
-    found = re.search(rf"[0-9]{{{most + 1},}}", text) if most else None
-    return (found.start(), len(found[0])) if found else (None, 0)
+    digits = re.search(rf"[0-9]{{{most + 1},}}", text) if most else None
+    return (digits.start(), len(digits[0])) if digits else (None, 0)
 
 
 def _cure(line: str, text: str) -> str:

@@ -62,8 +62,8 @@ def extract(text: str, rule: Rule) -> str:
     if rule["drop"]:
         text = re.sub(rule["drop"], "", text)
     for pattern, which in rule["patterns"]:
-        if found := re.findall(pattern, text):
-            return found[0 if which == "first" else -1]
+        if matches := re.findall(pattern, text):
+            return matches[0 if which == "first" else -1]
     return ""
 
 

@@ -119,8 +119,10 @@ def _named(text: str, columns: set[str]) -> set[str]:
         written = meta.find_undeclared_variables(tree) & columns
     except jinja2.TemplateError:
         return set()  # lm-eval says what is wrong
-    asked = [node.test for node in tree.find_all((nodes.If, nodes.CondExpr))]
-    asked += [node.left for node in tree.find_all(nodes.Or)]
-    asked += [node.node for node in tree.find_all(nodes.Filter) if node.name in ("default", "d") and len(node.args) > 1]
-    first = {one.name for node in asked for one in (node, *node.find_all(nodes.Name)) if isinstance(one, nodes.Name)}
-    return written - first
+    conditions = [node.test for node in tree.find_all((nodes.If, nodes.CondExpr))]
+    conditions += [node.left for node in tree.find_all(nodes.Or)]
+    defaulted = ("default", "d")
+    filters = tree.find_all(nodes.Filter)
+    conditions += [node.node for node in filters if node.name in defaulted and len(node.args) > 1]
+    names = (name for node in conditions for name in (node, *node.find_all(nodes.Name)))
+    return written - {name.name for name in names if isinstance(name, nodes.Name)}
