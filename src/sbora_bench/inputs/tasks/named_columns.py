@@ -66,7 +66,7 @@ def check_held(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
     rows = read_by(config, items)
     for column in rows[0]:
         values = [row[column] for row in rows]
-        if all(value is None or isinstance(value, str) for value in values):
+        if _plain(values):  # no need of a heavy import
             continue
         place = bisect_left(range(1, len(values)), True, key=lambda count: not _held(values[:count])) + 1
         if not _held(values[:place]):
@@ -74,6 +74,13 @@ def check_held(config: dict[str, Any], items: list[dict[str, Any]]) -> None:
                 f"item {items[place - 1].get('id', place - 1)}: column {column}: found {values[place - 1]!r:.80}, which"
                 " doesn't go with the items before or is too large; give the column one type in all items, as text"
             )
+
+
+def _plain(values: list[Any]) -> bool:
+    """Whether values are of one type of which a table holds all."""
+    kinds = {type(value) for value in values if value is not None}
+    numbers = kinds == {int} and all(value is None or abs(value) < 2**63 for value in values)
+    return numbers or (len(kinds) <= 1 and kinds <= {str, bool, float})
 
 
 def _held(values: list[Any]) -> bool:
