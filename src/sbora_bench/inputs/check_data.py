@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -287,24 +287,24 @@ def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protoco
     if protocol.source_length or "messages" in rows[0]:
         return None
     cure = "raise max_length under `overrides`"
+    by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
+    count = partial(row_lengths, tokenizer=tokenizer, protocol=protocol)
     if protocol.too_long == "fail":
-        by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
-        longest = max(row_lengths(by_length[-TOKENISED:], tokenizer, protocol))
+        longest = max(count(by_length[-TOKENISED:]))
         if longest > protocol.max_length:
             return f"is too long, and too_long is fail: it has {longest:,}", f"{cure}, or set too_long: drop or cut"
     elif protocol.too_long == "drop":
-        if shortest := beyond(rows, lambda some: row_lengths(some, tokenizer, protocol), protocol.max_length + 1):
+        if shortest := beyond(by_length, count, protocol.max_length + 1):
             return f"fits, and too_long is drop: the shortest has {shortest:,}", f"{cure}, or set too_long: cut"
     elif protocol.loss_on != "all":
-        count = lambda some: tokenizer.lengths([row["prompt"] for row in some])  # noqa: E731
-        if shortest := beyond([{**row, "response": ""} for row in rows], count, protocol.max_length):
+        prompts = sorted((row["prompt"] for row in rows), key=len)
+        if shortest := beyond(prompts, tokenizer.lengths, protocol.max_length):
             return f"fits: the shortest prompt has {shortest:,}", cure
     return None
 
 
-def beyond(rows: list[dict[str, str]], count: Callable[[list[dict[str, str]]], list[int]], least: int) -> int:
-    """The fewest tokens of a row where each has `least` or more, else 0."""
-    by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
+def beyond(by_length: list[Any], count: Callable[[list[Any]], list[int]], least: int) -> int:
+    """The fewest tokens of a row or text where each has `least` or more, else 0; those of fewest characters first."""
     if min(count(by_length[:TOKENISED])) < least:
         return 0
     shortest = min(count(by_length))
