@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .ownership import counts, of_gradients
+from .ownership import are_a_gradients, counts
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class _Gather(Function):
         (index,) = ctx.saved_tensors
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).index_add(-1, index, grad_z), None
-        if not torch.is_grad_enabled() and (held := counts(grad_x)) and held in of_gradients():
+        if not torch.is_grad_enabled() and are_a_gradients(counts(grad_x)):
             return _add_at(grad_x, index, grad_z), None
         return grad_x.index_add(-1, index, grad_z.to(grad_x.dtype)), None
 
@@ -112,7 +112,7 @@ class _Project(Function):
         weight = (weight * ctx.scaling).to(grad_z.dtype)
         if grad_x is None:
             return grad_z @ weight, grad_weight, None, None
-        if not torch.is_grad_enabled() and (held := counts(grad_x)) and held in of_gradients():
+        if not torch.is_grad_enabled() and are_a_gradients(counts(grad_x)):
             rows = _rows(grad_x)
             rows.addmm_(_rows(grad_z).to(rows.dtype), weight.to(rows.dtype))
             return grad_x, grad_weight, None, None

@@ -24,7 +24,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_map_only
 
 from . import functional
-from .ownership import counts, of_gradients
+from .ownership import are_a_gradients, counts
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class _GatherAt(Function):
             return grad_x, None
         if grad_x is None:
             return grad_z.new_zeros(ctx.shape).scatter_add(-1, index, grad_z), None
-        alone = not torch.is_grad_enabled() and bool(held := counts(grad_x)) and held in of_gradients()
+        alone = not torch.is_grad_enabled() and are_a_gradients(counts(grad_x))
         add = grad_x.scatter_add_ if alone else grad_x.scatter_add
         return add(-1, index, grad_z.to(grad_x.dtype)), None
 

@@ -25,8 +25,7 @@ UNKNOWN: Counts = ()
 def counts(tensor: Tensor) -> Counts:
     """References to the Python object, to the tensor, and to its storage; of a view, to what it is a view of, too.
 
-    Call it where the tensor is a variable of the caller's, or an argument, and nothing else there. Compare it only
-    where it is known: what it is compared with is measured then, which a transform would not allow.
+    Call it where the tensor is a variable of the caller's, or an argument, and nothing else there.
     """
     if type(tensor) is not Tensor or torch._C._are_functorch_transforms_active() or not tensor.is_contiguous():
         return UNKNOWN
@@ -67,6 +66,17 @@ def of_gradients() -> tuple[Counts, Counts]:
             product = torch.mm(first.view(2, 3) if len(shape) == 3 else first, torch.ones(3, 4, device="cpu"))
             (product.sum() + second.sum()).backward()
     return measured[0], measured[1]
+
+
+def are_a_results(held: Counts) -> bool:
+    """Whether counts are those of a result that nobody else holds. Nothing is measured, which a transform would not
+    allow, where they are unknown; so below."""
+    return held != UNKNOWN and held == of_a_result()
+
+
+def are_a_gradients(held: Counts) -> bool:
+    """Whether counts are those of a gradient that nobody else holds."""
+    return held != UNKNOWN and held in of_gradients()
 
 
 class _Measure(Function):

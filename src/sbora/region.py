@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from .ownership import counts, of_a_result
+from .ownership import are_a_results, counts
 
 UNDECIDED = -1  # what an index set that waits for data holds
 
@@ -138,7 +138,7 @@ class Region(nn.Module):
         early, late = (1.0, scaling) if self.variant == "fa" else (scaling, 1.0)
         x, z = functional.branch(self.variant, x, self.weight, self.index, dropout, early)
         y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
-        alone = not torch.compiler.is_compiling() and bool(held := counts(y)) and held == of_a_result()
+        alone = not torch.compiler.is_compiling() and are_a_results(counts(y))
         return functional.join(self.variant, y, z, self.weight, self.index, late, alone)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
