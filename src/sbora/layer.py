@@ -27,6 +27,21 @@ from .quantized import dequantize, keep_quantized, quantization_backend, requant
 from .region import UNDECIDED, IndexSets, Region, Weights, draw_index, in_order
 
 
+def _filled(name: str) -> property:
+    """A dictionary that the regions hold too: what is put in its place is copied into it."""
+
+    def read(layer: SboraLayer) -> dict[str, float]:
+        return layer.__dict__[name]
+
+    def fill(layer: SboraLayer, items: dict[str, float]) -> None:
+        items = dict(items)  # which may be the very dictionary that is emptied
+        own = layer.__dict__.setdefault(name, {})
+        own.clear()
+        own.update(items)
+
+    return property(read, fill)
+
+
 class SboraLayer(BaseTunerLayer):
     """What SBoRA keeps beside a linear layer, by name of adapter.
 
@@ -101,29 +116,7 @@ class SboraLayer(BaseTunerLayer):
     def sbora_index(self) -> IndexSets:
         return IndexSets(self.sbora_weight)
 
-    # the regions hold these two dictionaries, so that others in their place are copied into them
-
-    @property
-    def scaling(self) -> dict[str, float]:
-        return self.__dict__["scaling"]
-
-    @scaling.setter
-    def scaling(self, scaling: dict[str, float]) -> None:
-        self._fill("scaling", scaling)
-
-    @property
-    def sbora_dropout(self) -> dict[str, float]:
-        return self.__dict__["sbora_dropout"]
-
-    @sbora_dropout.setter
-    def sbora_dropout(self, dropout: dict[str, float]) -> None:
-        self._fill("sbora_dropout", dropout)
-
-    def _fill(self, name: str, items: dict[str, float]) -> None:
-        items = dict(items)  # which may be the very dictionary that is emptied
-        own = self.__dict__.setdefault(name, {})
-        own.clear()
-        own.update(items)
+    scaling, sbora_dropout = _filled("scaling"), _filled("sbora_dropout")
 
     def _index_drawn_by(self, drawn_by: tuple, module: str) -> Tensor:
         variant, r, seed, part, init = drawn_by

@@ -9,11 +9,16 @@ from sbora_bench.plan.lm_eval_yaml import data_set_of
 
 def below_root(entry: DataEntry) -> Path | None:
     """The folder that an entry's set is read from; None where it has none there."""
-    root = os.environ.get("SBORA_DATA_ROOT")
-    if not root:
-        return None
+    if not os.environ.get("SBORA_DATA_ROOT"):
+        return None  # a task's YAML is looked for only where there can be one
     if isinstance(entry, HubData):
         name = "" if entry.stand_in else entry.id
     else:
         name = data_set_of(entry) if isinstance(entry, LmEvalData) else ""
-    return Path(root) / name if name and (Path(root) / name).is_dir() else None
+    return copy_of(name) if name else None
+
+
+def copy_of(name: str) -> Path | None:
+    """The folder below SBORA_DATA_ROOT of the set of that name on the hub; None where there is none."""
+    root = os.environ.get("SBORA_DATA_ROOT")
+    return Path(root) / name if root and (Path(root) / name).is_dir() else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.hub import Unreachable, answers, offline
 from sbora_bench.plan.data_entries import LmEvalSource
+from sbora_bench.plan.hub_copies import copy_of
 from sbora_bench.plan.lm_eval_yaml import LOCAL, shipped, yaml_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,13 @@ def with_data(source: LmEvalSource, keys: dict[str, Any]) -> dict[str, Any]:
         if own is not None and files:
             arguments["data_files"] = _inside(files, own, source.lm_eval)
         return keys | {"dataset_kwargs": arguments}
-    root = os.environ.get("SBORA_DATA_ROOT")
-    if root and (Path(root) / name).is_dir():
-        return keys | {"dataset_path": str(Path(root) / name), "dataset_kwargs": arguments}
+    if copy := copy_of(name):
+        return keys | {"dataset_path": str(copy), "dataset_kwargs": arguments}
     reason = (
         "" if cached(name) else "HF_HUB_OFFLINE is set" if offline() else "" if answers() else "the hub doesn't answer"
     )
     if reason:
-        instead = f"put a copy at {Path(root or '$SBORA_DATA_ROOT') / name}"
+        instead = f"put a copy at {Path(os.environ.get('SBORA_DATA_ROOT') or '$SBORA_DATA_ROOT') / name}"
         raise Unreachable(
             f"lm_eval {source.lm_eval}: its data set {name} can't be fetched here ({reason}); {instead}",
             f"https://huggingface.co/datasets/{name}",
