@@ -99,6 +99,39 @@ def looks_at_fixed_items(draws: int) -> list[dict]:
     return rows
 
 
+def shares_handed_on(draws: int, seeds: int = 8, margin: float = 1.0) -> list[dict]:
+    """How often any verdict of a table is wrong, by what becomes of a decided comparison's share of 5 %.
+
+    All but one of the true differences are the margin itself, seen clearly against 0; the last is none. Holm's step
+    hands a share on; it is sound where both of a comparison's claims, equal and beyond the margin, are refuted.
+    """
+    rows = []
+    for comparisons in (4, 12):
+        true, spread = np.array([margin] * (comparisons - 1) + [0.0]), np.array([0.3] * (comparisons - 1) + [3.0])
+        values = np.random.default_rng(4).normal(true[:, None], spread[:, None], (draws, comparisons, seeds))
+        row: dict[str, float] = {"comparisons": comparisons}
+        for way in ("kept", "handed on"):
+            equivalent, different = _verdicts(values, margin, steps=comparisons if way == "handed on" else 1)
+            row[way] = rate((equivalent & (true == margin) | different & (true == 0)).any(axis=1))
+        rows.append(row)
+    return rows
+
+
+def _verdicts(values: np.ndarray, margin: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of draws x comparisons x seeds, draws x comparisons each: is it equivalent, is it better or worse?"""
+    seeds = values.shape[-1]
+    mean, error = values.mean(axis=-1), values.std(axis=-1, ddof=1) / np.sqrt(seeds)
+    equivalent = different = np.zeros(mean.shape, dtype=bool)
+    for _ in range(steps):
+        open_ones = ~(equivalent | different)
+        level = 0.05 / np.maximum(open_ones.sum(axis=1, keepdims=True), 1)
+        half = -special.stdtrit(seeds - 1, level / 2) * error
+        within = (mean - half > -margin) & (mean + half < margin)
+        equivalent = equivalent | open_ones & within
+        different = different | open_ones & ~within & (np.abs(mean) > half)
+    return equivalent, different
+
+
 def intervals(draws: int) -> list[dict]:
     """Coverage of the log-odds interval of a score over four seeds."""
     rng, rows = np.random.default_rng(3), []
@@ -126,6 +159,7 @@ def main() -> None:
         "looks": looks(given.draws),
         "looks at fixed items": looks_at_fixed_items(given.draws // 2),
         "intervals": intervals(given.draws),
+        "shares of a table's 5 %": shares_handed_on(given.draws),
     }
     for title, rows in measured.items():
         print(f"\n{title}\n| {' | '.join(rows[0])} |\n|{' --- |' * len(rows[0])}")
