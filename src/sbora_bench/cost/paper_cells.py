@@ -1,4 +1,7 @@
-"""The paper's cells at true scale, on `meta`: counts beside the reported millions, and memory of a training step."""
+"""The paper's cells at true scale, on `meta`: counts beside the reported millions, and memory of a training step.
+
+Imports nothing heavy where all of them are kept, as those that are published are.
+"""
 
 import csv
 import io
@@ -7,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.cost import roofline
-from sbora_bench.cost.footprint import trace
-from sbora_bench.cost.tracer import KINDS
 from sbora_bench.files import hash_of, write_text
-from sbora_bench.inputs.meta_twin import build
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
+from sbora_bench.results.records import MEMORY_KINDS
 
 COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
-MEMORY_COLUMNS = ["table", "model", "method", "rank", "micro_batch", "length", *KINDS, "peak"]
+MEMORY_COLUMNS = ["table", "model", "method", "rank", "micro_batch", "length", *MEMORY_KINDS, "peak"]
 # All of a protocol that the counts depend on.
 COUNTED = {"target_modules", "weights_dtype", "pad", "double_quantization"}
 
@@ -49,6 +50,9 @@ def memory_of(catalog: Catalog, model: str, method: str, rank: int, protocol: Pr
     """Bytes by kind at the peak of a training step on a GPU; kept as all traces are."""
 
     def make() -> dict:
+        from sbora_bench.cost.footprint import trace
+        from sbora_bench.inputs.meta_twin import build
+
         return trace(build(catalog, model, catalog.methods[method], rank, protocol), protocol, "cuda").peak()
 
     about = roofline.described(catalog, model, method, rank, protocol, roofline.TRACED)

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from sbora_bench.results.records import MEMORY_KINDS
+
 aten = torch.ops.aten
 # PyTorch's formulas, and the operators that they hold for besides.
 FLOPS = dict(flop_registry) | {
@@ -33,7 +35,6 @@ FLOPS = dict(flop_registry) | {
 COMPOSITE = {aten.linear.default, aten.matmul.default}
 # Operators of operands of two dtypes, which a CPU copies into the common one first (CUDA casts as it reads).
 PROMOTING = {aten.add, aten.add_, aten.sub, aten.sub_, aten.mul, aten.mul_, aten.div, aten.div_}
-KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
 
 
 @dataclass
@@ -231,7 +232,7 @@ class Tracer(TorchDispatchMode):
             total += change
             if total > most:
                 most, when = total, moment
-        at_peak = dict.fromkeys(KINDS, 0)
+        at_peak = dict.fromkeys(MEMORY_KINDS, 0)
         for life in self.storages:
             if life.born <= when and (life.died is None or life.died >= when):
                 at_peak[life.kind or "temporaries"] += life.nbytes

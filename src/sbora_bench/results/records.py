@@ -18,6 +18,8 @@ from sbora_bench.plan.metric import SHARE, Metric
 VERSION: Final = 1
 MACRO = "_macro"  # ends the metric's name in files where the score is a mean over subjects
 SEAL = "record_sha256"  # a record's own checksum, of all its other keys
+# what is alive at the peak of a training step, by what it is for
+MEMORY_KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
 
 
 class Record(Strict):

@@ -3,6 +3,8 @@
 import csv
 import itertools
 import json
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -13,14 +15,15 @@ from transformers import GenerationConfig
 
 from sbora_bench.cost import counting, footprint, one_cell, paper_cells, real_step, traced_step
 from sbora_bench.cost.storages import storage_bytes, weight_tensors
-from sbora_bench.cost.tracer import KINDS, aten, flop_registry
+from sbora_bench.cost.tracer import aten, flop_registry
 from sbora_bench.errors import UserError
 from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.catalog import CATALOG, load_catalog
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Optimizer
+from sbora_bench.results.records import MEMORY_KINDS
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -171,7 +174,30 @@ def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
     rows = list(csv.DictReader((tmp_path / "memory.csv").open()))
     assert len(rows) == 20 and len({(row["table"], row["model"], row["method"]) for row in rows}) == 20
     for row in rows:
-        assert sum(int(row[kind]) for kind in KINDS) == int(row["peak"]) > 0
+        assert sum(int(row[kind]) for kind in MEMORY_KINDS) == int(row["peak"]) > 0
+
+
+def test_what_is_kept_of_the_papers_cells_needs_nothing_heavy(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from sbora_bench.cost import paper_cells, roofline
+from sbora_bench.plan.catalog import CATALOG, load_catalog
+from sbora_bench.results.records import MEMORY_KINDS
+counts = dict.fromkeys(("trainable_parameters", "total_parameters", "adapter_bytes"), 7)
+roofline.remembered = lambda *_: counts if _[1] == "counts" else dict.fromkeys([*MEMORY_KINDS, "peak"], 7)
+catalog = load_catalog({str(CATALOG.absolute())!r})
+paper_cells.paper_footprint(catalog, Path("counts.csv"))
+paper_cells.paper_memory(catalog, Path("memory.csv"))
+assert paper_cells.true_counts(catalog)("commonsense", "LLaMA-7B", "LoRA", 32) == 7
+print(*sorted({{"torch", "transformers", "peft", "bitsandbytes", "pandas"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stdout + done.stderr
+    assert len((tmp_path / "counts.csv").read_text().splitlines()) > 44
+    assert len((tmp_path / "memory.csv").read_text().splitlines()) == 21
 
 
 def test_flops_are_those_of_pytorchs_counter(catalog, tmp_path):
