@@ -22,7 +22,7 @@ from tests import forked
 ROOT = Path(__file__).parents[2]
 CANARY = "hf_canary0123456789abcdef0123456789abcdef"  # a token that no file may hold
 PATIENCE = 900  # seconds for a reproduction that is interfered with
-COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles"]
+COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles", "results/published/traces.json"]
 
 
 def environment() -> dict[str, str]:
@@ -45,7 +45,7 @@ class Root:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, folder / name)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         return cls(folder)
 
