@@ -14,7 +14,7 @@ from sbora_bench.report import audit
 from sbora_bench.report.figures import figures
 from sbora_bench.report.page import report
 from sbora_bench.report.tables import tables
-from tests.made_results import catalog, experiment, make_plan, make_results
+from tests.factories.made_results import catalog, experiment, make_plan, make_results
 
 SCRIPT = "<script>document.title = 'broken into'; alert(1)</script>"
 IMAGE = '"><img src=x onerror="document.title = \'broken into\'">'

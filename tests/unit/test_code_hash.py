@@ -7,7 +7,7 @@ import pytest
 
 from sbora_bench import code_hash as hashing
 from tests import forked
-from tests.made_results import make_plan, make_results
+from tests.factories.made_results import make_plan, make_results
 
 STAGES = ["inputs.prepare", "inputs.models.fetch", "train.pretrain", "train.finetune", "score.evaluate"]
 STAGES += ["cost.footprint", "analysis.collect", "report.cards", "report.tables", "report.figures", "report.audit"]
@@ -99,7 +99,7 @@ def test_all_that_reading_stages_call_is_counted(made):
 
 @pytest.mark.slow
 def test_all_that_training_and_scoring_call_is_counted(tmp_path):
-    from tests.toy_training import house
+    from tests.factories.toy_training import house
 
     house(tmp_path)
     for stage, late in (("train.finetune", "wandb_log.py"), ("score.evaluate", "lm_eval_model.py")):

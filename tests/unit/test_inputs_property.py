@@ -27,8 +27,8 @@ from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_
 from sbora_bench.results.table_data import table_data
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 
 FAST = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))

@@ -46,7 +46,7 @@ def test_deterministic_algorithms_are_taken_and_told(torch_as_it_was, monkeypatc
 def test_training_asks_for_them_on_a_gpu_before_anything_is_loaded(torch_as_it_was, monkeypatch, tmp_path, gpu):
     """The GPU is a stub: what is loaded first ends the run."""
     from sbora_bench.train import finetune
-    from tests import toy_runs
+    from tests.factories import toy_runs
 
     def loads(*_):
         raise InterruptedError(provenance.algorithms())

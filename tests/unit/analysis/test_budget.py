@@ -9,7 +9,7 @@ from sbora_bench.files import read_json, write_json
 from sbora_bench.report.views.budget_table import BUDGET
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import SEAL, TrainRecord, read_record
-from tests.made_results import make_plan, make_results, make_run
+from tests.factories.made_results import make_plan, make_results, make_run
 
 LORA = "arithmetic-llama-7b-lora-r32-s{}"
 

@@ -7,7 +7,7 @@ from sbora_bench.analysis.csv_files import FOOTPRINT, SCORES, by_place, lines, r
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.results.records import SEAL
-from tests.made_results import GOLDEN, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import GOLDEN, experiment, make_plan, make_results, make_run
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from sbora_bench.report.views.other_suites_table import other_suites_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
-from tests import toy_runs
-from tests.made_results import RIGHT, catalog, experiment, make_plan, make_results, score_again
+from tests.factories import toy_runs
+from tests.factories.made_results import RIGHT, catalog, experiment, make_plan, make_results, score_again
 
 # --- suites beside a table's own ------------------------------------------------------------------------------------
 

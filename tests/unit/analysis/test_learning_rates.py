@@ -23,8 +23,8 @@ from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
-from tests import toy_runs
-from tests.made_results import experiment, make_plan, make_results
+from tests.factories import toy_runs
+from tests.factories.made_results import experiment, make_plan, make_results
 
 RATES = [0.001, 0.0003, 0.01]
 HELD = 20

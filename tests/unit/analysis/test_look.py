@@ -19,7 +19,7 @@ from sbora_bench.results.folders import look_file, rates_file, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.results.stages import look_at, picked_rates, settled, so_far, with_rates
-from tests import made_results
+from tests.factories import made_results
 
 TABLE = "arithmetic"
 ITEMS = 40

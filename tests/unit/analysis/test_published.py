@@ -8,8 +8,8 @@ from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results.read import Results
-from tests import made_results
-from tests.workplace import ROOT
+from tests.factories import made_results
+from tests.factories.workplace import ROOT
 
 LORA = {"model": "llama-7b", "method": "lora", "rank": 32, "suite": "arithmetic", "task": "gsm8k", "wider": 0.5}
 LORA |= {"source": "someone", "loss_on": "answer", "values": [10.0], "because": "a reason"}

@@ -12,7 +12,7 @@ from sbora_bench.analysis.separation import Separation, most_frequent_answer, se
 from sbora_bench.errors import UserError
 from sbora_bench.report.counts import count_columns, differences_shown, references_shown
 from sbora_bench.results.read import Results
-from tests.made_results import RIGHT, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import RIGHT, experiment, make_plan, make_results, make_run
 
 
 def test_over_seeds():

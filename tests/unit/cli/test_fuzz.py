@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.workplace import EXPERIMENT, workplace  # noqa: F401
+from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
 
 MANY = settings(
     max_examples=20,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sbora_bench.files import git_blob_id
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
-from tests import toy_runs
+from tests.factories import toy_runs
+from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
 from tests.unit.cli.test_fuzz import JUNK
 from tests.unit.cli.test_fuzz import MANY as MANYMORE
 from tests.unit.score.test_any_adapter import ASKED, saved
-from tests.workplace import EXPERIMENT, workplace  # noqa: F401
 
 MANY = settings(MANYMORE, max_examples=20)
 SECONDS = 5  # of this process's own time, at most

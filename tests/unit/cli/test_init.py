@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.workplace import workplace  # noqa: F401
+from tests.factories.workplace import workplace  # noqa: F401
 
 
 def rows(folder, name, *lines):

@@ -18,7 +18,7 @@ from sbora_bench.cli.plan import results_folder
 from sbora_bench.files import git_blob_id
 from sbora_bench.results.records import VERSION
 from tests import forked
-from tests.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
+from tests.factories.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
 
 HEAVY = {"torch", "transformers", "pandas", "lm_eval", "peft", "datasets", "matplotlib", "scipy", "numpy", "snakemake"}
 LOADED = """

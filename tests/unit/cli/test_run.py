@@ -13,7 +13,7 @@ from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 from sbora_bench.score import evaluate
 from sbora_bench.train import finetune
 from tests import forked
-from tests.toy_training import house
+from tests.factories.toy_training import house
 
 BASE, LORA, SBORA = "toy-tiny-base", "toy-tiny-lora-r4-s0", "toy-tiny-sbora-fa-r4-s1"
 

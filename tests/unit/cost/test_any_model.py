@@ -13,7 +13,7 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.workplace import ROOT
+from tests.factories.workplace import ROOT
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 COMMON |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1}

@@ -15,7 +15,7 @@ from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.lengths import Lengths
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.workplace import ROOT, workplace  # noqa: F401
+from tests.factories.workplace import ROOT, workplace  # noqa: F401
 
 GRIDS = [{"models": ["ladder-xs"], "methods": ["lora", "qsbora-fa"], "ranks": [4]}]
 LOADED = """

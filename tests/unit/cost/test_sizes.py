@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sbora_bench.cost.sizes import LARGEST, nearest
 from sbora_bench.plan.experiment import load_plan
-from tests import toy_runs
-from tests.workplace import workplace  # noqa: F401
+from tests.factories import toy_runs
+from tests.factories.workplace import workplace  # noqa: F401
 
 GRIDS = ("tables", "sums", "grids")
 

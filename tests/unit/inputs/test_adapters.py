@@ -6,7 +6,7 @@ from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.meta_twin import attach, build_base
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
-from tests import toy_runs
+from tests.factories import toy_runs
 
 TIED = Qwen2Config(
     vocab_size=32,

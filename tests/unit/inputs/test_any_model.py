@@ -24,7 +24,7 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train.encoding import encode
-from tests import toy_runs
+from tests.factories import toy_runs
 from tests.unit.inputs.test_prepare_model import gguf_file, toy
 
 TEXTS = ["the cat is red", "two dogs, 12 houses", "naïve – ok?"]

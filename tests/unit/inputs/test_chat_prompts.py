@@ -17,8 +17,8 @@ from sbora_bench.results.records import TaskData
 from sbora_bench.score.evaluate import score_tasks
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import IGNORED, encode_rows
-from tests import toy_runs
-from tests.workplace import workplace  # noqa: F401
+from tests.factories import toy_runs
+from tests.factories.workplace import workplace  # noqa: F401
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

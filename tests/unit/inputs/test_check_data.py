@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.workplace import workplace  # noqa: F401
+from tests.factories.workplace import workplace  # noqa: F401
 
 ROWS = [
     {"instruction": f"What is {i} + 1 ?", "input": "", "output": f"It is {i + 1}", "answer": f"{i + 1}"}

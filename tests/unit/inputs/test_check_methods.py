@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.workplace import ROOT, workplace  # noqa: F401
+from tests.factories.workplace import ROOT, workplace  # noqa: F401
 
 GRID = ("tables", "sums", "grids")
 LORA = {"r": "$rank", "target_modules": "$target_modules"}

@@ -9,7 +9,7 @@ import pytest
 
 from sbora_bench.inputs.tasks.extraction import RULES, extract, number, response
 from sbora_bench.plan.catalog import load_catalog
-from tests.workplace import ROOT
+from tests.factories.workplace import ROOT
 
 
 @pytest.mark.parametrize(

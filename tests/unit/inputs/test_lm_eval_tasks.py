@@ -22,8 +22,8 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
-from tests.workplace import workplace  # noqa: F401
+from tests.factories import toy_runs
+from tests.factories.workplace import workplace  # noqa: F401
 
 SUMS = {
     "task": "toy_sums",

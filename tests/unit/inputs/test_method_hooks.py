@@ -8,8 +8,8 @@ from sbora_bench.inputs.adapters import adapter_arguments, adapter_config, as_tr
 from sbora_bench.inputs.method_hooks import adapted, after_update, changes_base, optimizer_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.method_entry import MethodEntry
-from tests import toy_runs
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 
 LORA = {"r": "$rank", "lora_alpha": "$alpha", "target_modules": "$target_modules"}
 PRUNED = {"target_r": "$rank", "init_r": "$rank*1.5", "tinit": 1, "tfinal": 2, "deltaT": 1, "total_step": "$steps"}

@@ -11,7 +11,7 @@ from sbora_bench.inputs.data.prompts import prompt_of, render
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.experiment import load_plan
-from tests.workplace import workplace  # noqa: F401
+from tests.factories.workplace import workplace  # noqa: F401
 
 JINJA = "Q ({{topic}}): {{instruction}}{% if input %}\n{{input}}{% endif %}\nA:\n"
 ROWS = [

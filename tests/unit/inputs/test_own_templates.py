@@ -16,8 +16,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.protocol import Protocol
-from tests import toy_runs
-from tests.workplace import EXPERIMENT, ROOT, edited
+from tests.factories import toy_runs
+from tests.factories.workplace import EXPERIMENT, ROOT, edited
 
 TEMPLATE = {
     "output_type": "generate_until",

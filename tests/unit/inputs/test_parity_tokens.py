@@ -15,8 +15,8 @@ from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import encode
 from sbora_bench.train.finetune import build_trainer
-from tests import toy_runs
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 
 QUESTION = "Please answer the following question with true or false, question: is there a vase?"
 ANSWER = "the correct answer is true"

@@ -12,7 +12,7 @@ from sbora_bench.inputs.models.fetch import fetch_model
 from sbora_bench.inputs.models.weights import check_weights
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.workplace import ROOT
+from tests.factories.workplace import ROOT
 
 CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
 STAND_INS = {name: entry for name, entry in CATALOG.data.items() if getattr(entry, "stand_in", None)}

@@ -9,7 +9,7 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.entry import FILE_NAME, NAME
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.strict_yaml import read_yaml
-from tests.workplace import ROOT, workplace  # noqa: F401
+from tests.factories.workplace import ROOT, workplace  # noqa: F401
 
 MODEL = {"title": "M", "source": {"kind": "folder", "path": "m"}}
 METHOD = {"title": "M", "peft_type": "LORA", "arguments": {"r": "$rank"}}

@@ -8,14 +8,14 @@ from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.layer_widths import layer_widths, narrowest
 from sbora_bench.plan.protocol import SCORING, Protocol
 from sbora_bench.plan.table import Experiment
-from tests.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
+from tests.factories.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
 
 TABLE = ("tables", "sums")
 GRID = (*TABLE, "grids", 0)
 
 
 def plan_of(*edits) -> Plan:
-    from tests.workplace import ROOT
+    from tests.factories.workplace import ROOT
 
     catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
     return Plan("small", Experiment.model_validate(edited(EXPERIMENT, *edits)), catalog, "experiments/small.yaml")

@@ -15,8 +15,8 @@ from sbora_bench.plan.experiment import Cell, Run, load_plan
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train import finetune
-from tests import toy_runs
-from tests.workplace import ROOT, workplace  # noqa: F401
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT, workplace  # noqa: F401
 
 SUITES = ("commonsense", "arithmetic", "mmlu")
 

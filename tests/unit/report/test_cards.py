@@ -8,8 +8,8 @@ from sbora_bench.report.cards import cards, model_card
 from sbora_bench.results.records import ScoresRecord, Training, TrainRecord, read_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.evaluate import evaluate
-from tests import toy_runs
-from tests.made_results import make_plan, make_results, make_run
+from tests.factories import toy_runs
+from tests.factories.made_results import make_plan, make_results, make_run
 
 RUN = "arithmetic-llama-7b-lora-r32-s1"
 

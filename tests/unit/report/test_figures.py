@@ -18,7 +18,7 @@ from sbora_bench.report.views.footprint_figure import footprint_data
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
 from sbora_bench.results.read import Results
-from tests.made_results import TRAINABLE, experiment, make_plan, make_results
+from tests.factories.made_results import TRAINABLE, experiment, make_plan, make_results
 
 
 @pytest.fixture(scope="module")

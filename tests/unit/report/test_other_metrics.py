@@ -23,7 +23,7 @@ from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.aggregate import clean_mean, mean_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
-from tests.made_results import catalog, experiment, make_plan, make_results, samples, score_again
+from tests.factories.made_results import catalog, experiment, make_plan, make_results, samples, score_again
 
 METRICS = {
     "MultiArith": {"token_f1": {"items": "values"}},

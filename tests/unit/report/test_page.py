@@ -22,7 +22,7 @@ from sbora_bench.report.views.footprint_table import footprint_table
 from sbora_bench.report.views.run_table import run_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import FootprintRecord, Training, read_record, write_record
-from tests.made_results import catalog, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import catalog, experiment, make_plan, make_results, make_run
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -13,7 +13,7 @@ from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Finding
 from sbora_bench.results.paper.reported import HERE
 from sbora_bench.results.read import Results
-from tests.made_results import make_plan, make_results
+from tests.factories.made_results import make_plan, make_results
 
 ALL = {claim["id"]: claim for claim in yaml.safe_load((HERE / "claims.yaml").read_text())}
 GAIN = ALL["arithmetic-gain"]

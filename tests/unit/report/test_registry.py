@@ -16,7 +16,7 @@ from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.tables import TABLES, printed_tables, tables
 from sbora_bench.report.view import TableView, of_tables
 from sbora_bench.results.read import Results
-from tests.made_results import catalog, experiment, make_plan, make_results
+from tests.factories.made_results import catalog, experiment, make_plan, make_results
 
 
 def run_count_table(results, table):

@@ -16,7 +16,16 @@ from sbora_bench.report.views.paper_footprint_table import agreement, paper_foot
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, TooLong, TrainRecord, read_record, write_record
-from tests.made_results import GOLDEN, GOLDEN_FILES, RIGHT, catalog, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import (
+    GOLDEN,
+    GOLDEN_FILES,
+    RIGHT,
+    catalog,
+    experiment,
+    make_plan,
+    make_results,
+    make_run,
+)
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def test_best_of_a_model_and_rank_is_bold_and_a_lone_row_is_not(made):
 
 def test_where_all_score_alike_none_is_bold(made, monkeypatch):
     plan, results = made
-    monkeypatch.setattr("tests.made_results.RIGHT", dict.fromkeys(RIGHT, RIGHT["lora", 32]))
+    monkeypatch.setattr("tests.factories.made_results.RIGHT", dict.fromkeys(RIGHT, RIGHT["lora", 32]))
     make_results(plan, results)
     table = view(plan, results, "arithmetic")
     assert not any(cell.bold for group in table.groups for row in group for cell in row)

@@ -21,8 +21,8 @@ from sbora_bench.report.views.leaderboard import leaderboard
 from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
 from sbora_bench.results.read import Results
-from tests import made_results
-from tests.made_results import make_plan, make_results, make_run
+from tests.factories import made_results
+from tests.factories.made_results import make_plan, make_results, make_run
 
 TABLE, ITEMS = "arithmetic", 40
 RIGHT = {"lora": 20, "dora": 20, "sbora-fa": 32}  # of 40; DoRA's are LoRA's

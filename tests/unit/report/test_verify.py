@@ -15,7 +15,7 @@ from sbora_bench.report.tables import tables
 from sbora_bench.report.verify import from_samples, recomputed, verify
 from sbora_bench.results import store
 from sbora_bench.results.records import SEAL, ScoresRecord, TaskScore, read_record
-from tests.made_results import experiment, make_plan, make_results, make_run
+from tests.factories.made_results import experiment, make_plan, make_results, make_run
 
 LORA = "arithmetic-llama-7b-lora-r32-s1"
 

@@ -6,7 +6,7 @@ import pytest
 
 from sbora_bench.results import store
 from sbora_bench.results.failures import LAST, Failure, failed_runs, forget, told_failures
-from tests.made_results import make_plan, make_results, make_run
+from tests.factories.made_results import make_plan, make_results, make_run
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sbora_bench.report.tables import printed_tables
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TrainRecord, read_record, write_record
-from tests.made_results import make_plan, make_results
+from tests.factories.made_results import make_plan, make_results
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sbora_bench import progress
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.results import disk, status, store
-from tests import made_results
+from tests.factories import made_results
 
 CELLS = ("base", "lora-r32-s0", "lora-r32-s1", "dora-r32-s0")
 BASE, FIRST, SECOND, THIRD = (f"arithmetic-llama-7b-{cell}" for cell in CELLS)

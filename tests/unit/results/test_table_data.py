@@ -13,7 +13,7 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.narrowing import narrowed
 from sbora_bench.report.verify import other_inputs
 from sbora_bench.results.table_data import table_data
-from tests.workplace import workplace  # noqa: F401
+from tests.factories.workplace import workplace  # noqa: F401
 
 RESULTS = Path("results/small")
 ROWS = [{"instruction": f"What is {i} + 1?", "input": "", "output": f"{i + 1}", "answer": f"{i + 1}"} for i in range(9)]

@@ -12,8 +12,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
-from tests import toy_runs
-from tests.workplace import workplace  # noqa: F401
+from tests.factories import toy_runs
+from tests.factories.workplace import workplace  # noqa: F401
 
 ASKED = ("--suite", "arithmetic", "--protocol", "tiny", "--items", "ladder", "--limit", "2")
 

@@ -9,7 +9,7 @@ from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
-from tests import toy_runs
+from tests.factories import toy_runs
 
 CATALOG = Path(__file__).parents[3] / "experiments" / "catalog"
 AGAIN = " 1 \n\n ### Instruction:\n x\n\n ### Response:\n "

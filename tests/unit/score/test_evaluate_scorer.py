@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
+from tests.factories import toy_runs
 
 
 def scorer(batch_size: int, max_length: int = 256, model=None) -> Scorer:

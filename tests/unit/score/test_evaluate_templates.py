@@ -10,7 +10,7 @@ from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.protocol import Protocol
-from tests import toy_runs
+from tests.factories import toy_runs
 
 ROOT = Path(__file__).parents[3]
 CATALOG = ROOT / "experiments" / "catalog"

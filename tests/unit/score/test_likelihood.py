@@ -11,7 +11,7 @@ from sbora_bench.results.records import ScoresRecord
 from sbora_bench.score.evaluate import score_items
 from sbora_bench.score.likelihood import gold_answers
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
+from tests.factories import toy_runs
 
 LABELS = ["red", "blue", "cat"]
 

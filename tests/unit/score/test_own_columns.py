@@ -3,7 +3,7 @@
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskData, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
-from tests import toy_runs
+from tests.factories import toy_runs
 
 LEAK = [{"role": "user", "content": "cat"}, {"role": "assistant", "content": "the answer is 1"}]
 

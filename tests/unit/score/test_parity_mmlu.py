@@ -21,9 +21,9 @@ from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 from tests.unit.score.test_evaluate_answers import Canned
-from tests.workplace import ROOT
 
 CATALOG = ROOT / "experiments" / "catalog"
 FIVE_SHOTS = re.compile(

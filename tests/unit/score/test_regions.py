@@ -12,7 +12,7 @@ from sbora_bench.files import write_json
 from sbora_bench.report.region_figure import heat_figure
 from sbora_bench.results.records import TrainRecord, write_record
 from sbora_bench.score.regions import as_text, heat_data, overlap, overlap_text, read, region, regions_of, write
-from tests import toy_runs
+from tests.factories import toy_runs
 
 
 def change(rows=(), columns=(), shape=(4, 6)) -> np.ndarray:

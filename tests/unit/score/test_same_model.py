@@ -16,8 +16,8 @@ from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import BaseRecord, ScoresRecord, read_record, write_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.lm_eval_model import Scorer
-from tests import toy_runs
-from tests.toy_training import house, train
+from tests.factories import toy_runs
+from tests.factories.toy_training import house, train
 
 LORA = {"r": "$rank", "lora_alpha": "$alpha", "target_modules": "$target_modules"}
 METHODS = {

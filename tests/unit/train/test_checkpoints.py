@@ -16,7 +16,7 @@ from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import checkpoints
 from sbora_bench.train import finetune as stage
 from tests import forked
-from tests.toy_training import FILES, digests, house, train
+from tests.factories.toy_training import FILES, digests, house, train
 
 RESUMED = {"schedule": "linear", "warmup_steps": 2, "dropout": 0.2, "checkpoint_every": 2}
 VALIDATED = {"validation_rows": 6, "validation_every": 3, "keep_best": True, "checkpoint_every": None}

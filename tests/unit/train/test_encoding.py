@@ -8,7 +8,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import write_jsonl
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.encoding import IGNORED, encode, encode_rows
-from tests import toy_runs
+from tests.factories import toy_runs
 
 PROMPT, RESPONSE = "Question cat is red the answer is", "red blue"
 

@@ -12,8 +12,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import finetune as stage
-from tests.toy_training import FILES, SETTINGS, digests, house, train
-from tests.workplace import ROOT
+from tests.factories.toy_training import FILES, SETTINGS, digests, house, train
+from tests.factories.workplace import ROOT
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 

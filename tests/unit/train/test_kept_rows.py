@@ -6,7 +6,7 @@ from sbora_bench.files import write_jsonl
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import kept_rows
 from sbora_bench.train.kept_rows import ENCODED_BY, training_rows
-from tests import toy_runs
+from tests.factories import toy_runs
 
 ROWS = [{"prompt": f"house {word} is", "response": word} for word in ("red", "blue", "red")]
 

@@ -12,7 +12,7 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.score import evaluate
 from sbora_bench.train import finetune as stage
-from tests.toy_training import digests, house, train
+from tests.factories.toy_training import digests, house, train
 
 RUN = "toy-tiny-lora-r4-s0"
 LORA = {"r": "$rank", "lora_alpha": "$alpha", "target_modules": "$target_modules"}

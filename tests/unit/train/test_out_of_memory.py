@@ -6,7 +6,7 @@ import torch
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import finetune as stage
 from sbora_bench.train.out_of_memory import fitting
-from tests.toy_training import digests, house, train
+from tests.factories.toy_training import digests, house, train
 
 LORA = "toy-tiny-lora-r4-s1"
 SETTINGS = {"steps": None, "epochs": 3, "batch_size": 8, "micro_batch": 8, "dropout": 0.0, "checkpoint_every": 2}

@@ -20,8 +20,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.train.encoding import encode, in_buckets
 from sbora_bench.train.finetune import build_trainer, split
-from tests import toy_runs
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 
 CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
 RUN = Run(Cell("t", "m", "lora", 4), 0)

@@ -16,8 +16,8 @@ from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.finetune import build_trainer, loss_curve, split
-from tests import toy_runs
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.workplace import ROOT
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
 # What a CPU can't do; none of it is part of what is tested here.

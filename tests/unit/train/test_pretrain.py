@@ -19,7 +19,8 @@ from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train import pretrain as stage
 from sbora_bench.train.checkpoints import step_of
-from tests import forked, toy_runs
+from tests import forked
+from tests.factories import toy_runs
 from tests.unit.train.test_checkpoints import Killed, flip
 
 RECIPE = {"steps": 9, "choices_first": 2, "batch": 4, "warmup": 3, "held_out": 4, "checkpoint_every": 2}

@@ -36,7 +36,7 @@ from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.shortcuts import by_length
 from sbora_bench.train.trainer import build_trainer
-from tests import toy_runs
+from tests.factories import toy_runs
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
 WORDS = len(toy_runs.tokenizer())

@@ -11,9 +11,9 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.score import evaluate
-from tests import toy_runs
-from tests.toy_training import house, train
-from tests.workplace import ROOT
+from tests.factories import toy_runs
+from tests.factories.toy_training import house, train
+from tests.factories.workplace import ROOT
 
 CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
 FILES = ("/methods.yaml", "/whole-field.yaml")

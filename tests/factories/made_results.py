@@ -230,7 +230,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         write_record(folder / "train.json", record)
 
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_FILES = ["scores.csv", "footprint.csv", "budget.csv"] + [
     f"tables/arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")
 ]
@@ -246,7 +246,7 @@ GOLDEN_FILES += [
 
 
 def write_golden() -> None:
-    """Draw the golden files anew, to be read before they are committed: `python tests/unit/made_results.py`."""
+    """Draw the golden files anew, to be read before they are committed: `python -m tests.factories.made_results`."""
     import shutil
     import tempfile
 

@@ -6,7 +6,7 @@ from sbora_bench.files import read_json, sha256, write_jsonl
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.train import finetune as stage
-from tests import toy_runs
+from tests.factories import toy_runs
 
 FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 SETTINGS = {"steps": 3, "batch_size": 4, "micro_batch": 2, "dropout": 0.1, "checkpoint_every": 2, "warmup_steps": 1}

@@ -10,7 +10,7 @@ import yaml
 from sbora_bench.cli import main as cli
 from sbora_bench.plan.catalog import load_catalog
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXPERIMENT = {
     "title": "Small",
     "items": "ladder",
