@@ -14,7 +14,7 @@ from sbora_bench.report import audit
 from sbora_bench.report.figures import figures
 from sbora_bench.report.page import report
 from sbora_bench.report.tables import tables
-from tests.factories.made_results import catalog, experiment, make_plan, make_results
+from tests.factories.made_results import catalog, experiment, make_experiment
 
 SCRIPT = "<script>document.title = 'broken into'; alert(1)</script>"
 IMAGE = '"><img src=x onerror="document.title = \'broken into\'">'
@@ -33,8 +33,7 @@ def made(tmp_path_factory):
     entries["models"]["llama-s"]["title"] = f"Small {IMAGE}"
     entries["methods"]["dora"]["title"] = f"DoRA {SCRIPT}"
     entries["methods"]["sbora-fa"]["peft_type"] = "SBORA"
-    plan, results = make_plan(folder, written, entries), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder, written, entries)
     for run in plan.runs:
         _spoil(plan, results, run)
     collect(plan, results)

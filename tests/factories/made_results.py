@@ -1,6 +1,8 @@
 """A small experiment whose records are made by hand: two tables, five tuned cells a model, right answers by rule."""
 
 import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -126,6 +128,13 @@ def make_results(plan: Plan, results: Path) -> None:
         make_run(plan, results, run)
 
 
+def make_experiment(folder: Path, written: dict | None = None, entries: dict | None = None) -> tuple[Plan, Path]:
+    """A plan below `folder` and its results there, every record of every run."""
+    plan, results = make_plan(folder, written, entries), folder / "results"
+    make_results(plan, results)
+    return plan, results
+
+
 def make_contamination(plan: Plan, results: Path, table: str) -> None:
     entry = plan.experiment.tables[table]
     tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.scored(table)}
@@ -160,6 +169,19 @@ def samples(run: Run, task: str) -> list[dict]:
         }
         for item, answer in zip(range(ITEMS), answers, strict=False)
     ]
+
+
+def own_items(right: dict[str, int], around: list[int]) -> Callable[[Run, str], list[dict]]:
+    """In the place of `samples`: items of the run's own seed, of which so many as its method has in `right` are right,
+    and by chance some more or less.
+    """
+    shared = {"prompt": "", "response": "", "extracted": "", "answer": "1", "contaminated": False}
+
+    def items_of(run: Run, task: str) -> list[dict]:
+        count = right.get(run.method, 5) + random.Random(f"{run.method} {run.seed} {task}").choice(around)
+        return [{"id": 1000 * (run.seed or 0) + item, "correct": item < count, **shared} for item in range(ITEMS)]
+
+    return items_of
 
 
 def extra(task: str, rows: list[dict], value: float) -> dict[str, float]:

@@ -8,8 +8,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sbora_bench.files import sha256, write_json, write_jsonl
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, ContaminationRecord, TaskData, write_record
+from tests.factories import made_results
 
 LABELS = ["true", "false", "answer1", "answer2", "answer3", "A", "B", "C", "D", "E", "(", ")", ".", "###", "Response:"]
 WORDS = [*LABELS, "Question", "the", "answer", "is", "red", "blue", "cat", "dog", "house", *map(str, range(10))]
@@ -21,28 +24,22 @@ ARCHITECTURE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
-PROTOCOL = {
+PROTOCOL = made_results.PROTOCOL | {
     "title": "toy",
-    "train_prompt": "plain",
-    "score_prompt": "plain",
-    "loss_on": "answer",
-    "max_length": 64,
-    "padding_side": "right",
-    "pad": "own",
-    "alpha_over_rank": 2,
-    "dropout": 0.0,
     "target_modules": ["q_proj", "v_proj"],
-    "learning_rate": 1e-3,
     "schedule": "constant",
-    "optimizer": "adamw_torch",
-    "batch_size": 4,
-    "micro_batch": 4,
     "steps": 1,
-    "weights_dtype": "float32",
     "max_new_tokens": 6,
     "num_beams": 2,
     "score_batch": 4,
     "extraction": "official",
+}
+TEMPLATE = {  # of lm-eval, for tasks of one's own
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "prompt",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
 METHODS = {
     "lora": {
@@ -79,13 +76,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def protocol(**changes) -> Protocol:
+    return Protocol.model_validate(PROTOCOL | changes)
+
+
+def method_entry(peft_type: str = "LORA", hooks: dict | None = None, **arguments) -> MethodEntry:
+    return MethodEntry(title="M", peft_type=peft_type, arguments=arguments, hooks=hooks)
+
+
+def llama(**settings) -> LlamaForCausalLM:
+    """A toy of ARCHITECTURE, changed so, with random weights of torch's seed as it is."""
+    return LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(WORDS) + 4} | ARCHITECTURE | settings))
+
+
 def model(seed: int = 0, spread: float = 0.3) -> LlamaForCausalLM:
     """Random weights, wide enough that the next words differ clearly."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(WORDS) + 4, bos_token_id=1, eos_token_id=2, initializer_range=spread, **ARCHITECTURE
-    )
-    return LlamaForCausalLM(config).eval()
+    return llama(bos_token_id=1, eos_token_id=2, initializer_range=spread).eval()
 
 
 def prompts(count: int) -> list[str]:
@@ -167,21 +174,26 @@ def write_items(folder: Path, tasks: list[str]) -> None:
     write_record(folder / "contamination.json", record)
 
 
-def write_adapter(plan: Plan, root: Path, run) -> Path:
-    """A random LoRA adapter that changes what the model says."""
+def save_adapter(plan: Plan, run: Run, folder: Path, seed: int = 1) -> None:
+    """A random adapter of the run's method, which changes what the model says, saved as PEFT saves it."""
     from peft import get_peft_model
 
     from sbora_bench.inputs.adapters import adapter_config
 
     config = adapter_config(plan.catalog.methods[run.method], run.rank, run.seed, plan.protocol(run.table))
     tuned = get_peft_model(model(), config)
-    torch.manual_seed(100 + run.seed)
+    torch.manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
-            if "lora_" in name:
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
                 parameter.normal_(std=0.5)
-    folder = root / "results" / "runs" / run.name / "adapter"
     tuned.save_pretrained(str(folder))
+
+
+def write_adapter(plan: Plan, root: Path, run: Run) -> Path:
+    """A random adapter where training would leave it."""
+    folder = root / "results" / "runs" / run.name / "adapter"
+    save_adapter(plan, run, folder, 100 + run.seed)
     return folder
 
 

@@ -9,8 +9,11 @@ import yaml
 
 from sbora_bench.cli import main as cli
 from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.table import Experiment
+from tests.factories import shipped
+from tests.factories.shipped import CATALOG
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = {
     "title": "Small",
     "items": "ladder",
@@ -25,6 +28,20 @@ EXPERIMENT = {
     },
 }
 REMOVED = object()
+# a program: `sbora-bench` with its arguments, and last on stdout the packages that were loaded, as JSON
+LOADED = """
+import json, sys
+from sbora_bench.cli import main as cli
+sys.argv = ["sbora-bench", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+TABLE = ("tables", "sums")
+GRID = (*TABLE, "grids", 0)
+TRIAL = ("--suite", "arithmetic", "--protocol", "tiny", "--items", "ladder", "--limit", "2")  # a quick `score`
 
 
 class Workplace:
@@ -32,7 +49,7 @@ class Workplace:
 
     def __init__(self, folder: Path, monkeypatch, capsys) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
-        shutil.copytree(ROOT / "experiments" / "catalog", folder / "experiments" / "catalog")
+        shutil.copytree(CATALOG, folder / "experiments" / "catalog")
         monkeypatch.chdir(folder)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.delenv("SBORA_DATA_ROOT", raising=False)
@@ -91,6 +108,21 @@ def edited(value: dict, *edits) -> dict:
         else:
             place[path[-1]] = new
     return made
+
+
+def plan_of(*edits) -> Plan:
+    """EXPERIMENT with edits as a plan, without a file."""
+    experiment = Experiment.model_validate(edited(EXPERIMENT, *edits))
+    return Plan("small", experiment, shipped.catalog(), "experiments/small.yaml")
+
+
+COMPARISON = {"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}
+
+
+def compare(**changes) -> tuple:
+    """An edit that plans COMPARISON, changed so."""
+    made = {key: value for key, value in (COMPARISON | changes).items() if value is not REMOVED}
+    return (*TABLE, "comparisons"), [made]
 
 
 @pytest.fixture

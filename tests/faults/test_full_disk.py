@@ -13,11 +13,11 @@ from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
 from sbora_bench.plan.data_entries import FileData
 from sbora_bench.results import store
 from sbora_bench.train import checkpoints
+from tests.factories import toy_pretraining as pretraining
+from tests.factories.interruptions import LORA, RESUMED, at_step, kept, record_of
+from tests.factories.servers import served
 from tests.factories.toy_training import digests, house, train
 from tests.faults.conftest import TINY, finished, outcome
-from tests.unit.inputs.test_prepare_sources import served
-from tests.unit.train import test_pretrain as pretraining
-from tests.unit.train.test_checkpoints import LORA, RESUMED, at_step, kept, record_of
 
 SETTINGS = RESUMED | {"steps": 5, "checkpoint_every": 2}
 COMMAND = "from sbora_bench.cli.main import main; main()"

@@ -11,7 +11,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sbora_bench import workflow
 from sbora_bench.errors import UserError
@@ -20,18 +19,16 @@ from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.experiment import Plan, load_plan
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import TRAINING
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
-from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
+from tests.factories import shipped, toy_runs
 
 FAST = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
+CATALOG = shipped.catalog()
 TUNED = ["lora", "dora", "sbora-fa", "sbora-fb", "rslora", "pissa", "ia3", "loha", "lokr", "vera", "oft", "miss"]
 
 
@@ -45,11 +42,10 @@ TUNED = ["lora", "dora", "sbora-fa", "sbora-fb", "rslora", "pissa", "ia3", "loha
     training=st.booleans(),
 )
 def test_scoring_leaves_the_model_as_it_was(method, rank, tied, task, batch, training):
-    protocol = Protocol(**toy_runs.PROTOCOL)
+    protocol = toy_runs.protocol()
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(toy_runs.WORDS) + 4, tie_word_embeddings=tied, **toy_runs.ARCHITECTURE)
     made = adapter_config(CATALOG.methods[method], rank, 0, protocol)
-    model = get_peft_model(LlamaForCausalLM(config), made).train(training)
+    model = get_peft_model(toy_runs.llama(tie_word_embeddings=tied), made).train(training)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.factories.workplace import ROOT
+from tests.factories.shipped import ROOT
 
 SHOW = "show: ; @echo $(XDG_CACHE_HOME)"
 

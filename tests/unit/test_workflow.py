@@ -13,7 +13,7 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.folders import look_file
 from sbora_bench.results.records import write_record
 from sbora_bench.results.stages import LookRecord, looks_hash
-from tests.factories.workplace import EXPERIMENT, ROOT, workplace  # noqa: F401
+from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from sbora_bench.files import sha256
 from tests import forked
+from tests.factories.shipped import ROOT
 
-ROOT = Path(__file__).parents[2]
 CANARY = "hf_canary0123456789abcdef0123456789abcdef"  # a token that no file may hold
 PATIENCE = 900  # seconds for a reproduction that is interfered with
 COPIED = ["Snakefile", "environment.yml", "workflow", "experiments", "profiles", "results/published/traces.json"]

@@ -5,19 +5,9 @@ import json
 import pytest
 import yaml
 
-GOOD = {
-    "title": "Small",
-    "items": "ladder",
-    "tables": {
-        "sums": {
-            "suite": "arithmetic",
-            "train": "ladder-math",
-            "protocol": "tiny",
-            "seeds": [0],
-            "grids": [{"models": ["ladder-xs"], "methods": ["lora"], "ranks": [4]}],
-        }
-    },
-}
+from tests.factories.workplace import EXPERIMENT, edited
+
+GOOD = edited(EXPERIMENT, (("tables", "sums", "seeds"), [0]), (("tables", "sums", "grids", 0, "methods"), ["lora"]))
 TABLE = GOOD["tables"]["sums"]
 GRID = TABLE["grids"][0]
 

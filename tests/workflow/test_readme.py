@@ -4,11 +4,11 @@ import csv
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.factories.shipped import ROOT
+
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 

@@ -1,7 +1,6 @@
 """The rehearsal is the paper under one overlay, and a slice of it runs: each of the eight methods once."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,8 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.score import evaluate
 from sbora_bench.train import finetune
+from tests.factories.shipped import ROOT
 
-ROOT = Path(__file__).parents[2]
 MARK = "rehearsal-"
 # All that the overlay may change. Names differ by MARK alone.
 ENTRY = {"train", "protocol", "seeds", "grids"}

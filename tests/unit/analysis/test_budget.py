@@ -9,16 +9,14 @@ from sbora_bench.files import read_json, write_json
 from sbora_bench.report.views.budget_table import BUDGET
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import SEAL, TrainRecord, read_record
-from tests.factories.made_results import make_plan, make_results, make_run
+from tests.factories.made_results import make_experiment, make_run
 
 LORA = "arithmetic-llama-7b-lora-r32-s{}"
 
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    make_results(plan, tmp_path / "results")
-    return plan, tmp_path / "results"
+    return make_experiment(tmp_path)
 
 
 def edit(path, part, **changes):

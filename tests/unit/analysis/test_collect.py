@@ -7,15 +7,12 @@ from sbora_bench.analysis.csv_files import FOOTPRINT, SCORES, by_place, lines, r
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.results.records import SEAL
-from tests.factories.made_results import GOLDEN, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import GOLDEN, experiment, make_experiment, make_plan, make_run
 
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    results = tmp_path / "results"
-    make_results(plan, results)
-    return plan, results
+    return make_experiment(tmp_path)
 
 
 def edit(path, **changes):

@@ -27,7 +27,15 @@ from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs
-from tests.factories.made_results import RIGHT, catalog, experiment, make_plan, make_results, score_again
+from tests.factories.made_results import (
+    RIGHT,
+    catalog,
+    experiment,
+    make_experiment,
+    make_plan,
+    make_results,
+    score_again,
+)
 
 # --- suites beside a table's own ------------------------------------------------------------------------------------
 
@@ -44,8 +52,7 @@ LOSSES = {"lora": 2.0, "dora": 2.0, "sbora-fa": 1.5, "base": 1.0}
 def made(tmp_path_factory):
     """MMLU beside arithmetic, with a loss: SBoRA's is half a nat below LoRA's on every item and seed, near enough."""
     folder = tmp_path_factory.mktemp("also")
-    plan, results = make_plan(folder, written()), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder, written())
     for run in plan.runs:
         path = results / "runs" / run.name / "samples" / "mmlu.jsonl"
         loss = LOSSES[run.method] + 0.01 * (run.seed or 0)
@@ -115,8 +122,7 @@ def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path
     """MMLU as numbers answered by likelihood: the score is a loss, SBoRA's half a nat below LoRA's."""
     entries, by_likelihood = catalog(), written()
     by_likelihood["tables"]["arithmetic"] |= {"answer_by": "likelihood"}
-    plan, results = make_plan(tmp_path, by_likelihood, entries), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, by_likelihood, entries)
     for run in plan.runs:
         path = results / "runs" / run.name / "samples" / "mmlu.jsonl"
         loss = LOSSES[run.method] + 0.01 * (run.seed or 0)

@@ -24,7 +24,7 @@ from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs
-from tests.factories.made_results import experiment, make_plan, make_results
+from tests.factories.made_results import experiment, make_experiment, make_plan
 
 RATES = [0.001, 0.0003, 0.01]
 HELD = 20
@@ -40,8 +40,7 @@ def written(rates=None) -> dict:
 @pytest.fixture
 def made(tmp_path):
     """LoRA is best at 3e-4 on the held-out rows, DoRA at the protocol's 1e-3, SBoRA alike at all."""
-    plan, results = make_plan(tmp_path, written(RATES)), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, written(RATES))
     for run in plan.runs:
         best = {"lora": 0.0003, "dora": 0.001}.get(run.method)
         hold(plan, results, run, 15 if run.learning_rate == best and best else 8)

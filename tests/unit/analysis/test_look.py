@@ -1,6 +1,5 @@
 """Seeds in looks and picked rates: which runs are asked for, and that stopping on the way changes no verdict."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -31,16 +30,9 @@ PLANNED = [
 PICKED = {"pick": [0.001, 0.002, 0.004], "seeds": [100, 101]}
 
 
-def items_of(run: Run, task: str) -> list[dict]:
-    """Items of the run's own seed; how many are right varies with the run."""
-    right = RIGHT.get(run.method, 5) + random.Random(f"{run.method} {run.seed} {task}").choice([-3, -1, 0, 1, 3])
-    shared = {"prompt": "", "response": "", "extracted": "", "answer": "1", "contaminated": False}
-    return [{"id": 1000 * (run.seed or 0) + item, "correct": item < right, **shared} for item in range(ITEMS)]
-
-
 @pytest.fixture
 def written(monkeypatch):
-    monkeypatch.setattr(made_results, "samples", items_of)
+    monkeypatch.setattr(made_results, "samples", made_results.own_items(RIGHT, [-3, -1, 0, 1, 3]))
     made = made_results.experiment()
     grids = [{"models": ["llama-7b"], "methods": ["lora", "dora", "sbora-fa"], "ranks": [32]}]
     table = made["tables"][TABLE] | {"grids": grids, "seeds": {"looks": [4, 6, 8], "from": 0}, "comparisons": PLANNED}

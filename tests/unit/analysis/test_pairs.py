@@ -17,7 +17,7 @@ from sbora_bench.report.tables import tables
 from sbora_bench.report.verdicts import verdict_on_methods, verdict_text
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.results.read import Results
-from tests.factories.made_results import RIGHT, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import RIGHT, experiment, make_experiment, make_plan, make_results, make_run
 
 LORA, FA, FA_TWICE = Cell("t", "m", "lora", 32), Cell("t", "m", "sbora-fa", 32), Cell("t", "m", "sbora-fa", 64)
 COUNTS = {LORA: 100, FA: 45, FA_TWICE: 90}
@@ -25,9 +25,7 @@ COUNTS = {LORA: 100, FA: 45, FA_TWICE: 90}
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    make_results(plan, tmp_path / "results")
-    return plan, tmp_path / "results"
+    return make_experiment(tmp_path)
 
 
 def test_equal_rank_equal_parameters_or_ranks_of_one_method():

@@ -6,10 +6,8 @@ from click.testing import CliRunner
 from sbora_bench.analysis.published import BANDS, ELSEWHERE, NOT_RUN, PublishedRun, beside_published, read_bands
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results.read import Results
-from tests.factories import made_results
-from tests.factories.workplace import ROOT
+from tests.factories import made_results, shipped
 
 LORA = {"model": "llama-7b", "method": "lora", "rank": 32, "suite": "arithmetic", "task": "gsm8k", "wider": 0.5}
 LORA |= {"source": "someone", "loss_on": "answer", "values": [10.0], "because": "a reason"}
@@ -23,9 +21,7 @@ def published(**changes):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("published")
-    plan = made_results.make_plan(root)
-    made_results.make_results(plan, root / "results")
-    return Results(plan, root / "results")
+    return Results(*made_results.make_experiment(root))
 
 
 def one(results, **changes):
@@ -67,7 +63,7 @@ def test_an_experiment_without_results_was_not_run(results, tmp_path):
 
 
 def test_the_shipped_bands_name_entries_of_the_catalog_and_hold_their_own_numbers():
-    catalog, runs = load_catalog(str(ROOT / "experiments" / "catalog")), read_bands()
+    catalog, runs = shipped.catalog(), read_bands()
     for run in runs:
         assert run.model in catalog.models and run.method in catalog.methods
         assert run.task in [*catalog.suites[run.suite].tasks, "average"]

@@ -12,7 +12,7 @@ from sbora_bench.analysis.separation import Separation, most_frequent_answer, se
 from sbora_bench.errors import UserError
 from sbora_bench.report.counts import count_columns, differences_shown, references_shown
 from sbora_bench.results.read import Results
-from tests.factories.made_results import RIGHT, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import RIGHT, experiment, make_experiment, make_plan, make_run
 
 
 def test_over_seeds():
@@ -115,9 +115,7 @@ def test_most_frequent_answer_takes_numbers_as_numbers():
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    make_results(plan, tmp_path / "results")
-    return plan, tmp_path / "results"
+    return make_experiment(tmp_path)
 
 
 def test_claims_of_made_samples(made):

@@ -4,24 +4,12 @@ import copy
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
+from tests.factories.junk import JUNK, MANY
+from tests.factories.workplace import EXPERIMENT, GRID, TABLE, workplace  # noqa: F401
 
-MANY = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-TABLE = ("tables", "sums")
-GRID = (*TABLE, "grids", 0)
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=4,
-)
 PLACES = [(), ("title",), ("items",), ("tables",), TABLE, GRID]
 PLACES += [(*TABLE, key) for key in ("suite", "train", "protocol", "seeds", "grids", "limit", "overrides")]
 PLACES += [(*GRID, key) for key in ("models", "methods", "ranks")]

@@ -12,10 +12,9 @@ from sbora_bench.files import git_blob_id
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from tests.factories import toy_runs
-from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
-from tests.unit.cli.test_fuzz import JUNK
-from tests.unit.cli.test_fuzz import MANY as MANYMORE
-from tests.unit.score.test_any_adapter import ASKED, saved
+from tests.factories.junk import JUNK
+from tests.factories.junk import MANY as MANYMORE
+from tests.factories.workplace import EXPERIMENT, TRIAL, workplace  # noqa: F401
 
 MANY = settings(MANYMORE, max_examples=20)
 SECONDS = 5  # of this process's own time, at most
@@ -110,7 +109,7 @@ def adapter(workplace):  # noqa: F811
     workplace.experiment()
     plan = load_plan("small")
     folder = workplace.folder / "adapter"
-    saved(plan, plan.runs[1], folder)
+    toy_runs.save_adapter(plan, plan.runs[1], folder)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def refused(name: str, content: bytes) -> str:
@@ -118,7 +117,7 @@ def adapter(workplace):  # noqa: F811
             (folder / file).write_bytes(first)
         (folder / name).write_bytes(content)
         before, began = workplace.files(), time.process_time()
-        status, out, err = workplace.run("score", "adapter", "--model", "ladder-xs", *ASKED, "--output", "scored")
+        status, out, err = workplace.run("score", "adapter", "--model", "ladder-xs", *TRIAL, "--output", "scored")
         last = err.splitlines()[-1] if err else ""  # transformers' bar of loaded weights may stand before
         assert (status, out) == (2, "") and last.startswith("sbora-bench: ") and "Traceback" not in err, err
         assert time.process_time() - began < SECONDS and "adapter" in last and workplace.files() == before

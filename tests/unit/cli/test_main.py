@@ -18,19 +18,10 @@ from sbora_bench.cli.plan import results_folder
 from sbora_bench.files import git_blob_id
 from sbora_bench.results.records import VERSION
 from tests import forked
-from tests.factories.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import EXPERIMENT, LOADED, edited, workplace  # noqa: F401
 
 HEAVY = {"torch", "transformers", "pandas", "lm_eval", "peft", "datasets", "matplotlib", "scipy", "numpy", "snakemake"}
-LOADED = """
-import json, sys
-from sbora_bench.cli import main as cli
-sys.argv = ["sbora-bench", *sys.argv[1:]]
-try:
-    cli.main()
-except SystemExit as ended:
-    assert not ended.code, ended.code
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
-"""
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from sbora_bench.cost import one_cell, real_step
 from sbora_bench.cost.counting import counts_of_cell
 from sbora_bench.cost.footprint import cell_footprint
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell
-from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.factories.workplace import ROOT
+from tests.factories import shipped
+from tests.factories.toy_runs import method_entry
 
 COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 COMMON |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1}
@@ -37,7 +36,7 @@ UNTRACED = {"opt", "bloom"}  # they make positions of a mask of two dimensions; 
 
 @pytest.fixture(scope="module")
 def catalog():
-    return load_catalog(str(ROOT / "experiments" / "catalog"))
+    return shipped.catalog()
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -95,18 +94,14 @@ def test_a_folder_counts_by_its_own_config_whatever_the_entry_says(catalog, tmp_
         assert AutoModelForCausalLM.from_config(config).model.layers[0].self_attn.q_proj.out_features == 64
 
 
-def entry(peft_type, **arguments):
-    return MethodEntry(title="M", peft_type=peft_type, arguments=arguments)
-
-
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 VALUES = {
-    "shira": entry("SHIRA", r="$rank", **TARGETS),
-    "adamss": entry("ADAMSS", r="$rank", num_subspaces=2, subspace_rank=1, **TARGETS),
-    "frod": entry("FROD", **TARGETS),
-    "prompt": entry("PROMPT_TUNING", num_virtual_tokens="$rank"),
-    "prefix": entry("PREFIX_TUNING", num_virtual_tokens="$rank"),
-    "p-tuning": entry("P_TUNING", num_virtual_tokens="$rank"),
+    "shira": method_entry("SHIRA", r="$rank", **TARGETS),
+    "adamss": method_entry("ADAMSS", r="$rank", num_subspaces=2, subspace_rank=1, **TARGETS),
+    "frod": method_entry("FROD", **TARGETS),
+    "prompt": method_entry("PROMPT_TUNING", num_virtual_tokens="$rank"),
+    "prefix": method_entry("PREFIX_TUNING", num_virtual_tokens="$rank"),
+    "p-tuning": method_entry("P_TUNING", num_virtual_tokens="$rank"),
 }
 
 

@@ -15,16 +15,11 @@ from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.lengths import Lengths
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.factories.workplace import ROOT, workplace  # noqa: F401
+from tests.factories import shipped
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import LOADED, workplace  # noqa: F401
 
 GRIDS = [{"models": ["ladder-xs"], "methods": ["lora", "qsbora-fa"], "ranks": [4]}]
-LOADED = """
-import json, sys
-from sbora_bench.cli import main as cli
-sys.argv = ["sbora-bench", *sys.argv[1:]]
-cli.main()
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
-"""
 
 
 def card(memory_gib: float) -> DeviceEntry:
@@ -56,7 +51,7 @@ def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, nam
 
 
 def test_rows_of_each_kind_of_data():
-    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    catalog = shipped.catalog()
     counts = [estimate.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
     assert counts == [9_919, 52_002, 50_000, 100]
     assert estimate.rows_of(catalog, "ladder-math") > 100

@@ -19,11 +19,11 @@ from sbora_bench.cost.tracer import aten, flop_registry
 from sbora_bench.errors import UserError
 from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.catalog import CATALOG, load_catalog
+from sbora_bench.plan.catalog import CATALOG
 from sbora_bench.plan.experiment import Cell
-from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Optimizer
 from sbora_bench.results.records import MEMORY_KINDS
+from tests.factories import paper, shipped
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -33,9 +33,7 @@ METHODS = ["lora", "dora", "sbora-fa", "sbora-fb"]
 
 @pytest.fixture(scope="module")
 def catalog():
-    known = load_catalog()
-    entry = ModelEntry(title="Tiny", source={"kind": "folder", "path": "."}, architecture=TINY)
-    return known.model_copy(update={"models": known.models | {"tiny": entry}})
+    return shipped.with_model(TINY)
 
 
 def protocol_of(catalog, **overrides):
@@ -51,24 +49,10 @@ def real(catalog, method, protocol):
     return real_step.random_model(read_config(catalog, "tiny"), catalog.methods[method], RANK, protocol)
 
 
-SIZES = {  # hidden, intermediate, key-value width, layers, vocabulary
-    "llama-7b": (4096, 11008, 4096, 32, 32000),
-    "llama-13b": (5120, 13824, 5120, 40, 32000),
-    "llama3-8b": (4096, 14336, 1024, 32, 128256),
-}
-
-
 def by_formula(table, model, method, rank):
     """(trained, all) parameters by closed formulas (protocol section 8)."""
-    h, i, kv, layers, words = SIZES[model]
-    quantised = table == "qsbora_mmlu"
-    outputs, inputs = (3 * h + 2 * kv + 2 * i, 6 * h + i) if quantised else (2 * h + 2 * kv + i, 4 * h + i)
-    fa, fb = rank * outputs * layers, rank * inputs * layers
-    trained = {"sbora-fa": fa, "sbora-fb": fb, "lora": fa + fb, "dora": fa + fb + outputs * layers}
-    words += quantised  # the new [PAD]
-    base = 2 * words * h + h + layers * (2 * h * h + 2 * h * kv + 3 * h * i + 2 * h)
-    count = trained[method.removeprefix("q")]
-    return count, base + count
+    count = paper.trained_parameters(table, model, method, rank)
+    return count, paper.base_parameters(table, model) + count
 
 
 def test_the_papers_44_cells(catalog, tmp_path):
@@ -182,7 +166,7 @@ def test_what_is_kept_of_the_papers_cells_needs_nothing_heavy(tmp_path):
 import sys
 from pathlib import Path
 from sbora_bench.cost import paper_cells, roofline
-from sbora_bench.plan.catalog import CATALOG, load_catalog
+from sbora_bench.plan.catalog import CATALOG
 from sbora_bench.results.records import MEMORY_KINDS
 counts = dict.fromkeys(("trainable_parameters", "total_parameters", "adapter_bytes"), 7)
 roofline.remembered = lambda *_: counts if _[1] == "counts" else dict.fromkeys([*MEMORY_KINDS, "peak"], 7)

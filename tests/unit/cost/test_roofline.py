@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sbora_bench.cost import roofline
-from sbora_bench.plan.catalog import DeviceEntry, load_catalog
-from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.catalog import DeviceEntry
+from tests.factories import shipped
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -16,9 +16,7 @@ CARD = DeviceEntry(title="C", memory_gib=1, bandwidth_gb_s=100, tflops={"float32
 
 @pytest.fixture(scope="module")
 def catalog():
-    known = load_catalog()
-    entry = ModelEntry(title="Tiny", source={"kind": "folder", "path": "."}, architecture=TINY)
-    return known.model_copy(update={"models": known.models | {"tiny": entry}})
+    return shipped.with_model(TINY)
 
 
 @pytest.fixture

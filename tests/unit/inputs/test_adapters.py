@@ -5,7 +5,6 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.meta_twin import attach, build_base
 from sbora_bench.plan.method_entry import MethodEntry
-from sbora_bench.plan.protocol import Protocol
 from tests.factories import toy_runs
 
 TIED = Qwen2Config(
@@ -31,7 +30,7 @@ def method() -> MethodEntry:
 
 def test_an_adapter_on_tied_embeddings_leaves_catalog_and_protocol_as_they_were():
     """PEFT adds names to the lists that its config is given."""
-    entry, protocol = method(), Protocol(**toy_runs.PROTOCOL)
+    entry, protocol = method(), toy_runs.protocol()
     before = entry.model_dump(), protocol.model_dump()
     config = adapter_config(entry, 4, 0, protocol)
     as_trained(AutoModelForCausalLM.from_config(TIED), entry, config, protocol)
@@ -41,7 +40,7 @@ def test_an_adapter_on_tied_embeddings_leaves_catalog_and_protocol_as_they_were(
 
 
 def test_a_tied_matrix_that_is_saved_counts_once_as_it_is_trained():
-    entry, protocol = method(), Protocol(**toy_runs.PROTOCOL)
+    entry, protocol = method(), toy_runs.protocol()
     real = as_trained(AutoModelForCausalLM.from_config(TIED), entry, adapter_config(entry, 4, 0, protocol), protocol)
     twin = attach(build_base(TIED, protocol), entry, 4, protocol)
     counts = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (twin, real)]

@@ -21,11 +21,10 @@ from sbora_bench.inputs.models.sources import named_source, source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train.encoding import encode
 from tests.factories import toy_runs
-from tests.unit.inputs.test_prepare_model import gguf_file, toy
+from tests.factories.toy_files import gguf_file, toy
 
 TEXTS = ["the cat is red", "two dogs, 12 houses", "naïve – ok?"]
 
@@ -56,7 +55,7 @@ def test_a_tokenizer_of_vocabulary_and_merges_trains_and_counts():
     write_gpt2(Path("gpt2"))
     catalog = catalog_of({"kind": "folder", "path": "gpt2"})
     prepare_model(catalog, "own", Path("resources/models/own"))
-    protocol = Protocol(**toy_runs.PROTOCOL)
+    protocol = toy_runs.protocol()
     loaded = load_tokenizer(Path("resources"), "own", protocol)
     expected = GPT2Tokenizer(vocab="gpt2/vocab.json", merges="gpt2/merges.txt")
     counted = tokenizer_of("own", catalog.models["own"])
@@ -115,7 +114,7 @@ def test_a_gguf_file_by_its_name(monkeypatch, by):
     if by == "variable":
         monkeypatch.setenv("SBORA_MODEL_OWN", "toy.gguf")
     prepare_model(catalog, "own", Path("resources/models/own"))
-    loaded = load_base(Path("resources"), "own", Protocol(**toy_runs.PROTOCOL), None)
+    loaded = load_base(Path("resources"), "own", toy_runs.protocol(), None)
     for name, tensor in toy().state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     record = read_record(Path("resources/models/own/base.json"), BaseRecord)

@@ -12,7 +12,6 @@ from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import PromptEntry
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import TaskData
 from sbora_bench.score.evaluate import score_tasks
 from sbora_bench.score.lm_eval_model import Scorer
@@ -49,7 +48,7 @@ def prompt(**keys):
 
 def test_training_begins_with_the_very_tokens_of_the_scoring_prompt_and_the_loss_is_on_the_answer(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [training_row(row, prompt()) for row in ROWS])
-    protocol = Protocol(**toy_runs.PROTOCOL)
+    protocol = toy_runs.protocol()
     encoded, _ = encode_rows(tokenizer(), tmp_path / "train.jsonl", protocol)
     scorer = Scorer(toy_runs.model(), tokenizer(), 2, 64)
     items = written_out(scorer.tokenizer, [task_row(n, row, prompt(), None) for n, row in enumerate(ROWS)])
@@ -90,7 +89,7 @@ def test_what_is_generated_for_is_what_the_sample_shows(tmp_path):
         {"count": {}},
         {"count": TaskData(n=2)},
         tmp_path,
-        Protocol(**toy_runs.PROTOCOL),
+        toy_runs.protocol(),
         lambda: Scorer(toy_runs.model(), tokenizer(), 2, 64),
         "run",
         tmp_path / "made",

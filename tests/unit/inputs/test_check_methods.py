@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.factories.workplace import ROOT, workplace  # noqa: F401
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import workplace  # noqa: F401
 
 GRID = ("tables", "sums", "grids")
 LORA = {"r": "$rank", "target_modules": "$target_modules"}

@@ -1,17 +1,13 @@
 """Which test questions stand in a training set."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sbora_bench.inputs.data.contamination import contaminated, last_question, normalise, questions
-
-# The public files, where they are at hand: LLM-Adapters' layout (SBORA_DATA_ROOT, or beside the checkout).
-DATA = Path(os.environ.get("SBORA_DATA_ROOT") or Path(__file__).parents[4] / "shared" / "data")
+from tests.factories.shipped import DATA
 
 SHOTS = (
     "The following are multiple choice questions (with answers) about  birds.\n\n"

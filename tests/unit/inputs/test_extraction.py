@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbora_bench.inputs.tasks.extraction import RULES, extract, number, response
-from sbora_bench.plan.catalog import load_catalog
-from tests.factories.workplace import ROOT
+from tests.factories.shipped import catalog
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def shipped(task: str) -> list[dict]:
 @pytest.mark.parametrize(("task", "count"), [("boolq", 3270), ("ARC-Easy", 2376), ("winogrande", 1267)])
 def test_every_shipped_answer_is_read_off_its_sentence(task, count, extraction):
     """The targets that the models are trained on: `the correct answer is <label>`."""
-    expression = load_catalog(str(ROOT / "experiments" / "catalog")).tasks[task].answer[extraction]
+    expression = catalog().tasks[task].answer[extraction]
     items = shipped(task)
     assert len(items) == count
     assert [re.findall(expression, item["output"]) for item in items] == [[item["answer"]] for item in items]

@@ -19,7 +19,6 @@ from sbora_bench.inputs.tasks.trial import try_task
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.data_entries import LmEvalData, LmEvalTask
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
 from tests.factories import toy_runs
@@ -102,7 +101,7 @@ def tasks(tmp_path, monkeypatch):
 def prepared(catalog: Catalog, task: str, folder: Path) -> tuple[dict, list[dict]]:
     """(lm-eval's configuration, the items) of a task of the catalog."""
     task_data = prepare_items(catalog, task, "plain", [], folder / f"{task}.jsonl", columns=Columns(gold=True))
-    config = task_config(task, catalog.tasks[task], Protocol(**toy_runs.PROTOCOL))
+    config = task_config(task, catalog.tasks[task], toy_runs.protocol())
     json.dumps(config)  # it is part of a key
     assert task_data.n == 4 and task_data.sha256 == sha256(folder / f"{task}.jsonl")
     return config, read_jsonl(folder / f"{task}.jsonl")
@@ -165,7 +164,7 @@ def test_what_cannot_be_scored_is_refused(tasks, edit, expected):
     catalog = catalog_of(tasks, edit)
     (task,) = catalog.tasks
     with pytest.raises(UserError, match=expected):
-        task_config(task, catalog.tasks[task], Protocol(**toy_runs.PROTOCOL))
+        task_config(task, catalog.tasks[task], toy_runs.protocol())
 
 
 @pytest.mark.parametrize(

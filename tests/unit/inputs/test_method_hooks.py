@@ -6,24 +6,16 @@ import torch
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_arguments, adapter_config, as_trained
 from sbora_bench.inputs.method_hooks import adapted, after_update, changes_base, optimizer_of
-from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.method_entry import MethodEntry
-from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
+from tests.factories import shipped, toy_runs
+from tests.factories.toy_runs import method_entry
 
 LORA = {"r": "$rank", "lora_alpha": "$alpha", "target_modules": "$target_modules"}
 PRUNED = {"target_r": "$rank", "init_r": "$rank*1.5", "tinit": 1, "tfinal": 2, "deltaT": 1, "total_step": "$steps"}
 
 
-def entry(peft_type="LORA", hooks=None, **arguments) -> MethodEntry:
-    return MethodEntry(title="M", peft_type=peft_type, arguments=arguments, hooks=hooks)
-
-
 @pytest.fixture
 def protocol():
-    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(
-        "tiny", "arithmetic", {"target_modules": ["q_proj", "v_proj"], "weights_dtype": "float32"}, "test"
-    )
+    return shipped.protocol("tiny", "arithmetic", target_modules=["q_proj", "v_proj"], weights_dtype="float32")
 
 
 def batches():
@@ -38,7 +30,7 @@ def made(method, protocol, rank=4):
 
 
 def test_a_method_that_needs_nothing_is_made_as_ever(protocol):
-    method = entry(**LORA)
+    method = method_entry(**LORA)
     model = made(method, protocol)
     torch.manual_seed(0)
     plain = as_trained(toy_runs.model(), method, adapter_config(method, 4, 0, protocol), protocol)
@@ -50,15 +42,17 @@ def test_a_method_that_needs_nothing_is_made_as_ever(protocol):
 def test_first_values_come_from_the_data(start, protocol):
     """Other data, other values; and none of them are plain LoRA's."""
     values = []
-    for method in (entry(**LORA), entry(**LORA, init_lora_weights=start)):
+    for method in (method_entry(**LORA), method_entry(**LORA, init_lora_weights=start)):
         state = made(method, protocol).state_dict()
         values.append(torch.cat([state[name].flatten() for name in sorted(state) if "lora_A" in name]))
     assert values[0].shape == values[1].shape and not torch.allclose(values[0], values[1])
-    assert changes_base(adapter_config(entry(**LORA, init_lora_weights=start), 4, 0, protocol)) == (start != "eva")
+    assert changes_base(adapter_config(method_entry(**LORA, init_lora_weights=start), 4, 0, protocol)) == (
+        start != "eva"
+    )
 
 
 def test_adalora_prunes_to_its_target(protocol):
-    method = entry("ADALORA", lora_alpha="$alpha", target_modules="$target_modules", **PRUNED)
+    method = method_entry("ADALORA", lora_alpha="$alpha", target_modules="$target_modules", **PRUNED)
     model = made(method, protocol)
     step_end, optimizer = after_update(model), torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step, batch in zip(range(protocol.steps), batches(), strict=False):
@@ -71,27 +65,29 @@ def test_adalora_prunes_to_its_target(protocol):
 
 
 def test_parts_of_a_number_are_filled_in(protocol):
-    arguments = adapter_arguments(entry(a="$rank*1.5", b="$steps*0.2", c={"d": "$alpha"}), 4, 0, protocol, steps=30)
+    arguments = adapter_arguments(
+        method_entry(a="$rank*1.5", b="$steps*0.2", c={"d": "$alpha"}), 4, 0, protocol, steps=30
+    )
     assert (arguments["a"], arguments["b"], arguments["c"]["d"]) == (
         6,
         6,
-        adapter_arguments(entry(a="$alpha"), 4, 0, protocol)["a"],
+        adapter_arguments(method_entry(a="$alpha"), 4, 0, protocol)["a"],
     )
     with pytest.raises(UserError, match="rank\\*much"):
-        adapter_arguments(entry(a="$rank*much"), 4, 0, protocol)
+        adapter_arguments(method_entry(a="$rank*much"), 4, 0, protocol)
 
 
 def test_an_optimizer_of_its_own(protocol):
-    method = entry(hooks={"optimizer": "lora-plus", "optimizer_arguments": {"loraplus_lr_ratio": 8}}, **LORA)
+    method = method_entry(hooks={"optimizer": "lora-plus", "optimizer_arguments": {"loraplus_lr_ratio": 8}}, **LORA)
     groups = optimizer_of(made(method, protocol), method, protocol).param_groups
     rates = sorted({group["lr"] for group in groups if group["params"]})
     assert rates == pytest.approx([protocol.learning_rate, 8 * protocol.learning_rate])
-    fixed = entry(hooks={"optimizer": "lora-fa"}, **LORA)
+    fixed = method_entry(hooks={"optimizer": "lora-fa"}, **LORA)
     model = made(fixed, protocol)
     optimizer_of(model, fixed, protocol)
     assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad} == {"lora_B"}
 
 
 def test_an_entry_without_hooks_is_the_same_settings_as_before():
-    assert "hooks" not in entry(**LORA).model_dump(mode="json")
-    assert entry(hooks={"init_batches": 2}, **LORA).model_dump(mode="json")["hooks"]["init_batches"] == 2
+    assert "hooks" not in method_entry(**LORA).model_dump(mode="json")
+    assert method_entry(hooks={"init_batches": 2}, **LORA).model_dump(mode="json")["hooks"]["init_batches"] == 2

@@ -15,17 +15,11 @@ from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.protocol import Protocol
 from tests.factories import toy_runs
-from tests.factories.workplace import EXPERIMENT, ROOT, edited
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import EXPERIMENT, edited
 
-TEMPLATE = {
-    "output_type": "generate_until",
-    "test_split": "test",
-    "doc_to_text": "Q: {{prompt}}\nA:",
-    "doc_to_target": "answer",
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-}
+TEMPLATE = toy_runs.TEMPLATE | {"doc_to_text": "Q: {{prompt}}\nA:"}
 ITEMS = [{"prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(6)]
 
 
@@ -38,7 +32,7 @@ def config(**keys):
     """The configuration of a template with other keys, under the toy protocol."""
     Path("own.yaml").write_text(yaml.safe_dump(TEMPLATE | keys))
     entry = TaskEntry(title="T", template="own.yaml", answer={}, items={})
-    return task_config("own", entry, Protocol(**toy_runs.PROTOCOL))
+    return task_config("own", entry, toy_runs.protocol())
 
 
 def prompts(config, items=ITEMS) -> list[str]:
@@ -105,13 +99,13 @@ def test_no_code_is_run_from_a_template():
     Path("own.yaml").write_text("output_type: generate_until\ndoc_to_text: !function utils.text\n")
     entry = TaskEntry(title="T", template="own.yaml", answer={}, items={})
     with pytest.raises(UserError, match="own.yaml, line 2: .*the tag !function is not read: no code is run from YAML"):
-        task_config("own", entry, Protocol(**toy_runs.PROTOCOL))
+        task_config("own", entry, toy_runs.protocol())
 
 
 def test_a_template_without_an_output_type_generates():
     Path("own.yaml").write_text(yaml.safe_dump({key: TEMPLATE[key] for key in ("doc_to_text", "doc_to_target")}))
     entry = TaskEntry(title="T", template="own.yaml", answer={}, items={})
-    made = task_config("own", entry, Protocol(**toy_runs.PROTOCOL))
+    made = task_config("own", entry, toy_runs.protocol())
     assert made["output_type"] == "generate_until" and made["generation_kwargs"]["max_gen_toks"] > 0
 
 

@@ -8,7 +8,6 @@ from sbora_bench.files import sha256
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.models.load import load_tokenizer
 from sbora_bench.inputs.models.untrained import TOKENIZERS
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, write_record
@@ -16,14 +15,10 @@ from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import encode
 from sbora_bench.train.finetune import build_trainer
 from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
+from tests.factories.shipped import protocol
 
 QUESTION = "Please answer the following question with true or false, question: is there a vase?"
 ANSWER = "the correct answer is true"
-
-
-def protocol(name: str, suite: str) -> Protocol:
-    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(name, suite, {}, "here")
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)

@@ -6,12 +6,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
@@ -20,31 +18,12 @@ from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
-from sbora_bench.plan.catalog import Catalog, load_catalog
+from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results.records import BaseRecord, read_record
+from tests.factories import shipped
+from tests.factories.toy_files import SIZES, WORDS, gguf_file, toy
 
-ROOT = Path(__file__).parents[3]
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-WORDS = (
-    [f"<{i}>" for i in range(3)]
-    + sorted(pre_tokenizers.ByteLevel.alphabet())
-    + ["ĠĠ"]
-    + [f"<extra{i}>" for i in range(40)]
-)
 FOLDER = {"kind": "folder", "path": "weights"}
 WHEEL = {"kind": "wheel", "package": "toy-model", "version": "0.1", "sha256": "0" * 64, "member": "toy_model/toy.gguf"}
 
@@ -61,11 +40,6 @@ def catalog(source: dict, **architecture) -> Catalog:
     return Catalog.model_validate({"models": {"toy-1": entry}})
 
 
-def toy() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES))
-
-
 @pytest.fixture
 def weights(tmp_path):
     """A local folder with a model and its tokenizer."""
@@ -78,9 +52,7 @@ def weights(tmp_path):
 
 def protocol():
     own = {"steps": 1, "epochs": None, "batch_size": 1, "micro_batch": 1, "validation_every": 1}
-    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(
-        "official", "arithmetic", own | {"weights_dtype": "float32", "pad": "own"}, "test"
-    )
+    return shipped.protocol("official", "arithmetic", **own, weights_dtype="float32", pad="own")
 
 
 def test_a_folder_is_linked_hashed_and_loads(weights, tmp_path):
@@ -187,45 +159,6 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
     with pytest.raises(Unreachable, match="huggingface.co/nobody/nothing/tree/aa.* SBORA_MODEL_TOY_1"):
         prepare_model(catalog(nowhere), "toy-1", tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
-
-
-def gguf_file(path) -> None:
-    """The toy model as llama.cpp stores it: rotary halves interleaved in q and k, a byte-level tokenizer."""
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(SIZES["num_hidden_layers"])
-    writer.add_context_length(SIZES["max_position_embeddings"])
-    writer.add_embedding_length(SIZES["hidden_size"])
-    writer.add_feed_forward_length(SIZES["intermediate_size"])
-    writer.add_head_count(SIZES["num_attention_heads"])
-    writer.add_head_count_kv(SIZES["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(SIZES["rms_norm_eps"])
-    writer.add_rope_freq_base(SIZES["rope_parameters"]["rope_theta"])
-    writer.add_rope_dimension_count(8)
-    writer.add_vocab_size(SIZES["vocab_size"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(WORDS)
-    writer.add_token_types([3] * 3 + [1] * 297)
-    writer.add_token_merges(["Ġ Ġ"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SIZES["num_hidden_layers"])
-    heads = {"q_proj": SIZES["num_attention_heads"], "k_proj": SIZES["num_key_value_heads"]}
-    for name, tensor in toy().state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        array = tensor.numpy()
-        for projection, count in heads.items():
-            if projection in name:
-                array = array.reshape(count, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        stem, suffix = name.rsplit(".", 1)
-        writer.add_tensor(f"{names.get_name(stem)}.{suffix}", np.ascontiguousarray(array))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture

@@ -3,10 +3,7 @@
 import json
 import re
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import datasets
 import pytest
@@ -16,9 +13,10 @@ from sbora_bench.files import git_blob_id
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.flan import BUCKETS, sample
 from sbora_bench.inputs.data.sources import DOWNLOADS, fetch, read_examples
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import FileData, HubData
-from tests.unit.inputs.test_contamination import DATA
+from tests.factories import shipped
+from tests.factories.servers import served
+from tests.factories.shipped import DATA
 
 CONTENT = json.dumps([{"instruction": "é" * 3000, "input": "", "output": "o", "answer": "a"}]).encode()
 
@@ -29,45 +27,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SBORA_DATA_ROOT", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-
-
-@contextmanager
-def served(content: bytes, ranges: bool = True):
-    """A server of one file at /file.json; yields its address and the byte at which each answer began."""
-    begun: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path != "/file.json":
-                return self.send_error(404)
-            wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if ranges else None
-            start = int(wanted[1]) if wanted else 0
-            if start >= len(content):
-                return self.send_error(416)
-            begun.append(start)
-            self.send_response(206 if wanted else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            self.wfile.write(content[start:])
-            return None
-
-        def do_HEAD(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", begun
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def entry(address: str, content: bytes = CONTENT, **more) -> FileData:
@@ -240,11 +199,7 @@ def test_flan_keeps_short_rows_of_known_buckets():
 
 
 def test_every_file_of_the_catalog_is_pinned_by_commit():
-    files = {
-        name: data
-        for name, data in load_catalog(str(Path(__file__).parents[3] / "experiments/catalog")).data.items()
-        if data.kind == "file" and not data.stand_in
-    }
+    files = {name: data for name, data in shipped.catalog().data.items() if data.kind == "file" and not data.stand_in}
     assert len(files) >= 19
     for name, data in files.items():
         assert re.search(r"/[0-9a-f]{40}/", data.url) and data.url.endswith(Path(data.path).name), name
@@ -264,7 +219,7 @@ def test_other_columns_than_the_catalogs_are_told(monkeypatch, tmp_path):
 
 
 def real(name: str) -> list[dict[str, str]]:
-    data = load_catalog(str(Path(__file__).parents[3] / "experiments" / "catalog")).data[name]
+    data = shipped.catalog().data[name]
     if not (DATA / data.path).is_file():
         pytest.skip(f"{data.path} is not at hand; set SBORA_DATA_ROOT")
     with pytest.MonkeyPatch.context() as patch:

@@ -10,11 +10,10 @@ from sbora_bench.inputs.data import flan, sources
 from sbora_bench.inputs.data.own_files import read_rows
 from sbora_bench.inputs.models.fetch import fetch_model
 from sbora_bench.inputs.models.weights import check_weights
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.model_entry import ModelEntry
-from tests.factories.workplace import ROOT
+from tests.factories import shipped
 
-CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
+CATALOG = shipped.catalog()
 STAND_INS = {name: entry for name, entry in CATALOG.data.items() if getattr(entry, "stand_in", None)}
 RANDOM = [name for name, entry in CATALOG.models.items() if entry.source.kind == "random"]
 

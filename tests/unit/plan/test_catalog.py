@@ -9,7 +9,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.entry import FILE_NAME, NAME
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.strict_yaml import read_yaml
-from tests.factories.workplace import ROOT, workplace  # noqa: F401
+from tests.factories import shipped
+from tests.factories.workplace import workplace  # noqa: F401
 
 MODEL = {"title": "M", "source": {"kind": "folder", "path": "m"}}
 METHOD = {"title": "M", "peft_type": "LORA", "arguments": {"r": "$rank"}}
@@ -187,7 +188,7 @@ def test_no_catalog(tmp_path):
 
 
 def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
-    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    catalog = shipped.catalog()
     official = catalog.protocol("official", "arithmetic", {}, "here")
     assert (official.learning_rate, official.batch_size, official.epochs) == (3e-4, 8, 3)
     clean = catalog.protocol("clean", "arithmetic", {}, "here")
@@ -209,14 +210,14 @@ def test_a_protocol_is_its_chain_then_the_suite_then_the_table():
     ],
 )
 def test_fields_of_a_protocol_that_do_not_go_together(change, message):
-    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    catalog = shipped.catalog()
     with pytest.raises(UserError, match=message):
         catalog.protocol("tiny", "arithmetic", change, "here")
 
 
-@pytest.mark.parametrize("name", sorted(load_catalog(str(ROOT / "experiments" / "catalog")).protocols))
+@pytest.mark.parametrize("name", sorted(shipped.catalog().protocols))
 def test_every_shipped_protocol_holds_for_every_suite(name):
-    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
+    catalog = shipped.catalog()
     for suite in catalog.suites:
         if name == "smollm2" and suite != "arithmetic":
             continue  # written for one suite

@@ -6,8 +6,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.check_methods import method_problems, one_layer_parameters
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.metric import LOSS, SHARE
-from tests.factories.workplace import workplace  # noqa: F401
-from tests.unit.plan.test_experiment import COMPARISON, TABLE, compare, plan_of
+from tests.factories.workplace import COMPARISON, TABLE, compare, plan_of, workplace  # noqa: F401
 
 GRIDS = (*TABLE, "grids")
 BOTH = [{"models": ["ladder-xs", "ladder-s"], "methods": ["lora", "sbora-fa"], "ranks": [4, 8]}]

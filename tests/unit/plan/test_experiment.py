@@ -4,21 +4,10 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.layer_widths import layer_widths, narrowest
 from sbora_bench.plan.protocol import SCORING, Protocol
-from sbora_bench.plan.table import Experiment
-from tests.factories.workplace import EXPERIMENT, REMOVED, edited, workplace  # noqa: F401
-
-TABLE = ("tables", "sums")
-GRID = (*TABLE, "grids", 0)
-
-
-def plan_of(*edits) -> Plan:
-    from tests.factories.workplace import ROOT
-
-    catalog = load_catalog(str(ROOT / "experiments" / "catalog"))
-    return Plan("small", Experiment.model_validate(edited(EXPERIMENT, *edits)), catalog, "experiments/small.yaml")
+from tests.factories.workplace import COMPARISON, EXPERIMENT, GRID, REMOVED, TABLE, compare, edited, plan_of, workplace  # noqa: F401
 
 
 def test_runs_are_bases_first_then_cells_by_seed():
@@ -113,15 +102,6 @@ def test_a_rank_is_held_against_the_layers_that_are_tuned():
     assert narrowest(architecture, ["q_proj", "up_proj"]) == ("q_proj", 64)
     assert narrowest(architecture, ["q_proj", "self_attn.v_proj"]) == ("v_proj", 16)
     assert narrowest(architecture, ["c_attn"]) == narrowest(architecture, "all-linear") == ("", 0)
-
-
-COMPARISON = {"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}
-
-
-def compare(**changes) -> tuple:
-    """An edit that plans COMPARISON, changed so."""
-    made = {key: value for key, value in (COMPARISON | changes).items() if value is not REMOVED}
-    return (*TABLE, "comparisons"), [made]
 
 
 def look_at(looks: list[int]) -> tuple:

@@ -7,7 +7,8 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.narrowing import narrowed, words
 from sbora_bench.plan.table import Experiment
-from tests.factories.workplace import EXPERIMENT, ROOT, edited, workplace  # noqa: F401
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import EXPERIMENT, edited, workplace  # noqa: F401
 
 GRIDS = [
     {"models": ["ladder-xs"], "methods": ["lora", "sbora-fa"], "ranks": [4, 8]},

@@ -16,7 +16,8 @@ from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train import finetune
 from tests.factories import toy_runs
-from tests.factories.workplace import ROOT, workplace  # noqa: F401
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import workplace  # noqa: F401
 
 SUITES = ("commonsense", "arithmetic", "mmlu")
 
@@ -93,7 +94,7 @@ def test_the_clean_paper_is_the_paper_but_for_its_protocol_and_the_mmlu_split(mo
 
 
 def toy_protocol(**changes) -> Protocol:
-    return Protocol.model_validate(toy_runs.PROTOCOL | {"num_beams": 1} | changes)
+    return toy_runs.protocol(**{"num_beams": 1} | changes)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from sbora_bench.inputs.check import checked_plan
 from sbora_bench.plan.experiment import json_schema
 from sbora_bench.strict_yaml import read_yaml
-from tests.factories.workplace import EXPERIMENT, ROOT, edited
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import EXPERIMENT, edited
 
 SCHEMA = ROOT / "workflow" / "schemas" / "experiment.schema.json"
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))

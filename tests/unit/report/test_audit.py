@@ -10,21 +10,11 @@ import pytest
 from sbora_bench.report import audit
 from sbora_bench.report.render import markdown
 from sbora_bench.results.paper.reported import SUITE_OF
-
-SIZES = {  # hidden, intermediate, key-value width, layers
-    "LLaMA-7B": (4096, 11008, 4096, 32),
-    "LLaMA-13B": (5120, 13824, 5120, 40),
-    "LLaMA3-8B": (4096, 14336, 1024, 32),
-}
+from tests.factories import paper
 
 
 def by_formula(table, model, method, rank):
-    """Trained parameters by the closed formula: rank x sum of the widths of the adapted layers."""
-    h, i, kv, layers = SIZES[model]
-    outputs, inputs = (3 * h + 2 * kv + 2 * i, 6 * h + i) if table == "qsbora_mmlu" else (2 * h + 2 * kv + i, 4 * h + i)
-    fa, fb = rank * outputs * layers, rank * inputs * layers
-    methods = {"SBoRA-FA": fa, "SBoRA-FB": fb, "LoRA": fa + fb, "DoRA": fa + fb + outputs * layers}
-    return methods[method.removeprefix("Q")]
+    return paper.trained_parameters(table, model.lower(), method.lower(), rank)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sbora_bench.results.records import ScoresRecord, Training, TrainRecord, rea
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs
-from tests.factories.made_results import make_plan, make_results, make_run
+from tests.factories.made_results import make_experiment, make_run
 
 RUN = "arithmetic-llama-7b-lora-r32-s1"
 
@@ -17,9 +17,7 @@ RUN = "arithmetic-llama-7b-lora-r32-s1"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cards")
-    plan = make_plan(folder)
-    make_results(plan, folder / "results")
-    return plan, folder / "results"
+    return make_experiment(folder)
 
 
 def records(results):

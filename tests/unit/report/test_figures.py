@@ -18,7 +18,7 @@ from sbora_bench.report.views.footprint_figure import footprint_data
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
 from sbora_bench.results.read import Results
-from tests.factories.made_results import TRAINABLE, experiment, make_plan, make_results
+from tests.factories.made_results import TRAINABLE, experiment, make_experiment, make_plan
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def drawn(tmp_path_factory):
     written["tables"] = {"arithmetic": written["tables"]["arithmetic"]}
     for name in ("one", "two"):
         folder = tmp_path_factory.mktemp(name)
-        plan, results = make_plan(folder, written), folder / "results"
-        make_results(plan, results)
+        plan, results = make_experiment(folder, written)
         header = "table,model,method,rank,trainable_parameters,total_parameters,adapter_bytes,reported_millions\n"
         row = "arithmetic,llama-7b,lora,32,56098816,6794514432,112197632,56.1\n"
         write_text(results / "paper_footprint.csv", header + row)

@@ -23,7 +23,13 @@ from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.aggregate import clean_mean, mean_of
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
-from tests.factories.made_results import catalog, experiment, make_plan, make_results, samples, score_again
+from tests.factories.made_results import (
+    catalog,
+    experiment,
+    make_experiment,
+    samples,
+    score_again,
+)
 
 METRICS = {
     "MultiArith": {"token_f1": {"items": "values"}},
@@ -45,8 +51,7 @@ def made(tmp_path_factory):
     for task, metrics in METRICS.items():
         entries["tasks"][task] |= {"metrics": metrics}
     written = experiment() | {"tables": {"arithmetic": experiment()["tables"]["arithmetic"]}}
-    plan, results = make_plan(folder, written, entries), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder, written, entries)
     for run in plan.runs:
         for task, metrics in METRICS.items():
             rows = [
@@ -146,8 +151,7 @@ def test_runs_are_shown_compared_and_verified(made):
 def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
     """Tasks that would generate a number have their loss as the score: no share, and less is better."""
     table = experiment()["tables"]["arithmetic"] | {"answer_by": "likelihood"}
-    plan, results = make_plan(tmp_path, experiment() | {"tables": {"arithmetic": table}}), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, experiment() | {"tables": {"arithmetic": table}})
     for run in plan.runs:
         for task in plan.scored(run.table):
             rows = [

@@ -22,7 +22,7 @@ from sbora_bench.report.views.footprint_table import footprint_table
 from sbora_bench.report.views.run_table import run_table
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import FootprintRecord, Training, read_record, write_record
-from tests.factories.made_results import catalog, experiment, make_plan, make_results, make_run
+from tests.factories.made_results import catalog, experiment, make_experiment, make_plan, make_run
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -56,8 +56,7 @@ def page(tmp_path_factory):
     entries["methods"]["dora"]["title"] = f"Method {EVIL}"
     entries["tasks"]["AddSub"]["title"] = f"Task {EVIL}"
     entries["methods"]["sbora-fa"]["peft_type"] = "SBORA"
-    plan, results = make_plan(folder, written, entries), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder, written, entries)
     make_run(plan, results, plan.run("arithmetic-llama-7b-dora-r32-s1"), failed=f"Reason {EVIL}")
     (results / "logs" / "run").mkdir(parents=True)
     (results / "logs" / "run" / "arithmetic-0.log").write_text(
@@ -233,8 +232,7 @@ def test_nothing_run_says_so(tmp_path):
 
 
 def test_a_cell_that_could_not_be_traced_says_so_with_its_reason(tmp_path):
-    plan, results = make_plan(tmp_path, experiment(seeds=(0,))), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, experiment(seeds=(0,)))
     path = results / "runs" / "arithmetic-llama-7b-dora-r32-s0" / "footprint.json"
     record = read_record(path, FootprintRecord)
     write_record(path, record.model_copy(update={"status": "not traced", "reason": "an operation without a shape"}))

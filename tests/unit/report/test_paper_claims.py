@@ -13,7 +13,7 @@ from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Finding
 from sbora_bench.results.paper.reported import HERE
 from sbora_bench.results.read import Results
-from tests.factories.made_results import make_plan, make_results
+from tests.factories.made_results import make_experiment
 
 ALL = {claim["id"]: claim for claim in yaml.safe_load((HERE / "claims.yaml").read_text())}
 GAIN = ALL["arithmetic-gain"]
@@ -22,8 +22,7 @@ GAIN = ALL["arithmetic-gain"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims")
-    plan, results = make_plan(folder), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder)
     return plan, results, separation(Results(plan, results))
 
 

@@ -26,7 +26,7 @@ from sbora_bench.results.records import (
     TaskScore,
     write_record,
 )
-from tests.factories.workplace import ROOT
+from tests.factories.shipped import ROOT
 
 TABLES = {"commonsense": "commonsense", "arithmetic": "arithmetic", "mmlu": "qsbora_mmlu"}
 LEAKS = {"AddSub": 327, "MultiArith": 452, "SingleEq": 416}  # of 395, 600 and 508, protocol section 6

@@ -16,7 +16,7 @@ from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.tables import TABLES, printed_tables, tables
 from sbora_bench.report.view import TableView, of_tables
 from sbora_bench.results.read import Results
-from tests.factories.made_results import catalog, experiment, make_plan, make_results
+from tests.factories.made_results import catalog, experiment, make_experiment, make_plan
 
 
 def run_count_table(results, table):
@@ -39,8 +39,7 @@ def test_the_names_that_no_table_may_have_are_those_of_the_views_beside(tmp_path
 def test_a_table_is_added_as_one_object(tmp_path):
     written = experiment(seeds=(0,))
     written["tables"] = {"arithmetic": written["tables"]["arithmetic"]}
-    plan, results = make_plan(tmp_path, written), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, written)
     TABLES.append(RUN_COUNTS)
     try:
         files = [f"tables/runs-arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")]
@@ -87,8 +86,7 @@ def test_entries_of_one_title_differ_by_their_ids(tmp_path):
     entries = catalog()
     entries["models"]["llama-s"]["title"] = entries["models"]["llama-7b"]["title"]
     entries["methods"]["dora"]["title"] = entries["methods"]["lora"]["title"]
-    plan, results = make_plan(tmp_path, experiment(seeds=(0,)), entries), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path, experiment(seeds=(0,)), entries)
     collect(plan, results)
     table = printed_tables(Results(plan, results))[0]
     rows = [tuple(cell.text for cell in row[:3]) for group in table.groups for row in group]

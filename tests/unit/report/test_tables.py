@@ -22,6 +22,7 @@ from tests.factories.made_results import (
     RIGHT,
     catalog,
     experiment,
+    make_experiment,
     make_plan,
     make_results,
     make_run,
@@ -30,10 +31,7 @@ from tests.factories.made_results import (
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    results = tmp_path / "results"
-    make_results(plan, results)
-    return plan, results
+    return make_experiment(tmp_path)
 
 
 def view(plan, results, name):
@@ -285,8 +283,7 @@ def test_agreement_is_rounding_either_way():
 
 
 def test_rows_that_were_too_long_to_train_on_are_a_note(tmp_path):
-    plan, results = make_plan(tmp_path), tmp_path / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(tmp_path)
     path = results / "runs" / "arithmetic-llama-7b-lora-r32-s0" / "train.json"
     record = read_record(path, TrainRecord)
     too_long = TooLong(rows=1200, cut=1000, dropped=200)

@@ -1,7 +1,6 @@
 """Planned comparisons from samples to `verdicts.csv`, the sentences and the forest plot."""
 
 import csv
-import random
 import re
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
 from sbora_bench.results.read import Results
 from tests.factories import made_results
-from tests.factories.made_results import make_plan, make_results, make_run
+from tests.factories.made_results import make_experiment, make_plan, make_results, make_run, own_items
 
 TABLE, ITEMS = "arithmetic", 40
 RIGHT = {"lora": 20, "dora": 20, "sbora-fa": 32}  # of 40; DoRA's are LoRA's
@@ -31,13 +30,6 @@ PLANNED = [
     {"a": "lora-r32", "b": "sbora-fa-r32", "equal": "neither", "margin": 0.5, "metric": ""},
     {"a": "dora-r32", "b": "lora-r32", "equal": "rank", "margin": 0.001},
 ]
-
-
-def items_of(run, task):
-    """Items of the run's own seed; how many are right varies with the run."""
-    right = RIGHT.get(run.method, 5) + random.Random(f"{run.method} {run.seed} {task}").choice([-2, -1, 0, 1, 2])
-    shared = {"prompt": "", "response": "", "extracted": "", "answer": "1", "contaminated": False}
-    return [{"id": 1000 * (run.seed or 0) + item, "correct": item < right, **shared} for item in range(ITEMS)]
 
 
 def written(seeds, comparisons):
@@ -50,11 +42,8 @@ def written(seeds, comparisons):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    monkeypatch.setattr(made_results, "samples", items_of)
-    plan = make_plan(tmp_path, written([0, 1, 2, 3, 4], [PLANNED[0], PLANNED[2]]))
-    results = tmp_path / "results"
-    make_results(plan, results)
-    return plan, results
+    monkeypatch.setattr(made_results, "samples", own_items(RIGHT, [-2, -1, 0, 1, 2]))
+    return make_experiment(tmp_path, written([0, 1, 2, 3, 4], [PLANNED[0], PLANNED[2]]))
 
 
 def drawn(plan, results):
@@ -100,7 +89,7 @@ def test_sentences_say_what_was_found(made):
 
 
 def test_a_margin_that_holds_the_interval_is_equivalent(tmp_path, monkeypatch):
-    monkeypatch.setattr(made_results, "samples", items_of)
+    monkeypatch.setattr(made_results, "samples", own_items(RIGHT, [-2, -1, 0, 1, 2]))
     plan = make_plan(tmp_path, written([0, 1, 2, 3], [PLANNED[2] | {"margin": 0.2}]))
     make_results(plan, tmp_path / "results")
     ((verdict, sentence),) = verdict_sentences(Results(plan, tmp_path / "results"))

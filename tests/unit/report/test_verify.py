@@ -15,7 +15,7 @@ from sbora_bench.report.tables import tables
 from sbora_bench.report.verify import from_samples, recomputed, verify
 from sbora_bench.results import store
 from sbora_bench.results.records import SEAL, ScoresRecord, TaskScore, read_record
-from tests.factories.made_results import experiment, make_plan, make_results, make_run
+from tests.factories.made_results import experiment, make_experiment, make_run
 
 LORA = "arithmetic-llama-7b-lora-r32-s1"
 
@@ -24,8 +24,7 @@ LORA = "arithmetic-llama-7b-lora-r32-s1"
 def whole(tmp_path_factory):
     """One seed less than others have it: quick. Scores by lm-eval's own standard error, all runs in the store."""
     folder = tmp_path_factory.mktemp("whole")
-    plan, results = make_plan(folder, experiment(seeds=(0, 1))), folder / "results"
-    make_results(plan, results)
+    plan, results = make_experiment(folder, experiment(seeds=(0, 1)))
     for run in plan.runs:
         path = results / "runs" / run.name / "scores.json"
         scores, _ = recomputed(path.parent, read_record(path, ScoresRecord))

@@ -12,14 +12,12 @@ from sbora_bench.report.tables import printed_tables
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TrainRecord, read_record, write_record
-from tests.factories.made_results import make_plan, make_results
+from tests.factories.made_results import make_experiment
 
 
 @pytest.fixture
 def made(tmp_path):
-    plan = make_plan(tmp_path)
-    make_results(plan, tmp_path / "results")
-    return Results(plan, tmp_path / "results")
+    return Results(*make_experiment(tmp_path))
 
 
 def test_no_file_is_read_twice(made, monkeypatch):

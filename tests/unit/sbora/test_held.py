@@ -1,27 +1,18 @@
 """What others hold is never written to: gradients, outputs of the base layer, activations, caches. As with LoRA."""
 
-import copy
-
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch import nn
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from sbora import SboraConfig, ownership
 from sbora import functional as sbora_functional
+from tests.factories.adapted import adapted as _adapted
 
 KINDS = ("lora", "fa", "fb")
 X = torch.linspace(-1, 1, 60).view(3, 20)
-
-
-def _adapted(model, kind, **settings):
-    torch.manual_seed(1)
-    settings = {"r": 4, "target_modules": ["lin", "conv"]} | settings
-    if kind == "lora":
-        return get_peft_model(copy.deepcopy(model), LoraConfig(init_lora_weights=False, **settings))
-    return get_peft_model(copy.deepcopy(model), SboraConfig(variant=kind, init_weights=False, **settings))
 
 
 class Held:

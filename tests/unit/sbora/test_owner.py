@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.utils.other import fsdp_auto_wrap_policy
 from safetensors.torch import load_file
 from torch import distributed, nn
@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.func import functional_call, grad, vmap
 
 from sbora import SboraConfig
+from tests.factories.adapted import adapted
 
 VARIANTS = ("fa", "fb")
 KINDS = ("lora", *VARIANTS)
@@ -20,11 +21,7 @@ IDS = torch.arange(3, 21).view(2, 9)
 
 
 def _adapted(model, kind, **settings):
-    torch.manual_seed(1)
-    settings = {"r": 4, "target_modules": ["q_proj", "down_proj"]} | settings
-    if kind == "lora":
-        return get_peft_model(copy.deepcopy(model), LoraConfig(init_lora_weights=False, **settings))
-    return get_peft_model(copy.deepcopy(model), SboraConfig(variant=kind, init_weights=False, **settings))
+    return adapted(model, kind, **{"target_modules": ["q_proj", "down_proj"]} | settings)
 
 
 def _owners(model):

@@ -4,24 +4,16 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from sbora import SboraConfig, ownership
+from sbora import ownership
+from tests.factories.adapted import adapted as _adapted
 
 VARIANTS = ("fa", "fb")
 KINDS = ("lora", *VARIANTS)
 X = torch.linspace(-1, 1, 60).view(3, 20)
-
-
-def _adapted(model, kind, **settings):
-    torch.manual_seed(1)
-    settings = {"r": 4, "target_modules": ["lin", "conv"]} | settings
-    if kind == "lora":
-        return get_peft_model(copy.deepcopy(model), LoraConfig(init_lora_weights=False, **settings))
-    return get_peft_model(copy.deepcopy(model), SboraConfig(variant=kind, init_weights=False, **settings))
 
 
 def _loss(model, trained, x):

@@ -4,32 +4,14 @@ import json
 import shutil
 
 import pytest
-import torch
 
-from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs
-from tests.factories.workplace import workplace  # noqa: F401
-
-ASKED = ("--suite", "arithmetic", "--protocol", "tiny", "--items", "ladder", "--limit", "2")
-
-
-def saved(plan, run, folder) -> None:
-    """A random adapter of the run's method, saved as PEFT saves it."""
-    from peft import get_peft_model
-
-    config = adapter_config(plan.catalog.methods[run.method], run.rank, run.seed, plan.protocol(run.table))
-    tuned = get_peft_model(toy_runs.model(), config)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.5)
-    tuned.save_pretrained(str(folder))
+from tests.factories.workplace import TRIAL, workplace  # noqa: F401
 
 
 @pytest.fixture
@@ -56,10 +38,10 @@ def test_the_same_samples_and_scores_as_those_of_a_run(place):
     prepare_table(plan, "sums", results / "data" / "sums")
     for run in (plan.runs[1], plan.runs[3]):  # LoRA, SBoRA-FA
         adapter = results / "runs" / run.name / "adapter"
-        saved(plan, run, adapter)
+        toy_runs.save_adapter(plan, run, adapter)
         evaluate(plan, [run], place.folder / "resources", results)
         output = place.folder / f"scored-{run.method}"
-        options = ("--model", "ladder-xs", *ASKED, "--train", "ladder-math", "--output", str(output))
+        options = ("--model", "ladder-xs", *TRIAL, "--train", "ladder-math", "--output", str(output))
         status, out, err = place.run("score", str(adapter), *options)
         assert status == 0 and "MultiArith" in out, err
         ours = read_record(output / "scores.json", ScoresRecord)
@@ -74,10 +56,10 @@ def test_the_same_samples_and_scores_as_those_of_a_run(place):
 
 def test_a_base_in_a_folder_gives_the_same_and_no_training_set_no_marks(place):
     plan = load_plan("small")
-    saved(plan, plan.runs[1], place.folder / "adapter")
+    toy_runs.save_adapter(plan, plan.runs[1], place.folder / "adapter")
     scored = {}
     for model in ("ladder-xs", "toy"):
-        status, _, err = place.run("score", "adapter", "--model", model, *ASKED, "--output", f"scored-{model}")
+        status, _, err = place.run("score", "adapter", "--model", model, *TRIAL, "--output", f"scored-{model}")
         assert status == 0, err
         scored[model] = samples(place.folder / f"scored-{model}")
     assert scored["toy"] == scored["ladder-xs"] and len(scored["toy"]) == 6
@@ -86,7 +68,7 @@ def test_a_base_in_a_folder_gives_the_same_and_no_training_set_no_marks(place):
     record = read_record(place.folder / "scored-toy" / "scores.json", ScoresRecord)
     assert (record.model, record.train, record.run) == ("toy", None, "adapter")
     assert "scored-toy: is there already" in place.refused(
-        "score", "adapter", "--model", "toy", *ASKED, "--output", "scored-toy"
+        "score", "adapter", "--model", "toy", *TRIAL, "--output", "scored-toy"
     )
 
 
@@ -127,23 +109,23 @@ SPOILED = {
 def test_what_is_no_adapter_or_does_not_fit(place, case):
     spoil, message = SPOILED[case]
     plan = load_plan("small")
-    saved(plan, plan.runs[1], place.folder / "adapter")
+    toy_runs.save_adapter(plan, plan.runs[1], place.folder / "adapter")
     spoil(place.folder / "adapter")
     before = place.files()
-    status, out, err = place.run("score", "adapter", "--model", "ladder-xs", *ASKED, "--output", "scored")
+    status, out, err = place.run("score", "adapter", "--model", "ladder-xs", *TRIAL, "--output", "scored")
     last = err.splitlines()[-1]  # transformers' bar of loaded weights may stand before
     assert (status, out) == (2, "") and last.startswith("sbora-bench: ") and message in last, err
     assert place.files() == before
 
 
 WRONG = {
-    "no such folder": (["nowhere", "--model", "ladder-xs", *ASKED], "no such folder; give the folder of an adapter"),
-    "a hub id, offline": (["some/adapter", "--model", "ladder-xs", *ASKED], "HF_HUB_OFFLINE"),
+    "no such folder": (["nowhere", "--model", "ladder-xs", *TRIAL], "no such folder; give the folder of an adapter"),
+    "a hub id, offline": (["some/adapter", "--model", "ladder-xs", *TRIAL], "HF_HUB_OFFLINE"),
     "an unknown suite": (["a", "--model", "ladder-xs", "--suite", "arithmetics"], "did you mean 'arithmetic'"),
-    "an unknown protocol": (["a", "--model", "m", *ASKED, "--protocol", "oficial"], "did you mean 'official'"),
-    "unknown items": (["a", "--model", "m", *ASKED, "--items", "papers"], "did you mean 'paper'"),
-    "an unknown training set": (["a", "--model", "m", *ASKED, "--train", "maths"], "unknown data 'maths'"),
-    "a limit of nothing": (["a", "--model", "m", *ASKED, "--limit", "0"], "--limit: found 0"),
+    "an unknown protocol": (["a", "--model", "m", *TRIAL, "--protocol", "oficial"], "did you mean 'official'"),
+    "unknown items": (["a", "--model", "m", *TRIAL, "--items", "papers"], "did you mean 'paper'"),
+    "an unknown training set": (["a", "--model", "m", *TRIAL, "--train", "maths"], "unknown data 'maths'"),
+    "a limit of nothing": (["a", "--model", "m", *TRIAL, "--limit", "0"], "--limit: found 0"),
 }
 
 
@@ -155,6 +137,6 @@ def test_what_the_command_refuses(workplace, case):  # noqa: F811
 
 def test_an_unknown_base(place):
     plan = load_plan("small")
-    saved(plan, plan.runs[1], place.folder / "adapter")
-    message = place.refused("score", "adapter", "--model", "ladder-xss", *ASKED, "--output", "scored")
+    toy_runs.save_adapter(plan, plan.runs[1], place.folder / "adapter")
+    message = place.refused("score", "adapter", "--model", "ladder-xss", *TRIAL, "--output", "scored")
     assert "unknown model 'ladder-xss', did you mean" in message

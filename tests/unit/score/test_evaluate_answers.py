@@ -1,44 +1,19 @@
 """From given responses to scores, through lm-eval and the catalog's own tasks; no model is needed."""
 
-from pathlib import Path
-
 import pytest
-from lm_eval.api.model import LM
 
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.score.evaluate import score_task
-from tests.factories import toy_runs
+from tests.factories import shipped, toy_runs
+from tests.factories.scorers import Canned
 
-CATALOG = Path(__file__).parents[3] / "experiments" / "catalog"
 AGAIN = " 1 \n\n ### Instruction:\n x\n\n ### Response:\n "
-
-
-class Canned(LM):
-    """Answers each prompt with what was given for it, and keeps the requests."""
-
-    def __init__(self, responses: dict[str, str]) -> None:
-        super().__init__()
-        self.responses, self.tokens, self.requests = responses, dict.fromkeys(responses, 0), []
-
-    def generate_until(self, requests, disable_tqdm=False):
-        self.tokens = {request.args[0]: 3 for request in requests}
-        self.requests += [request.args for request in requests]
-        return [self.responses[request.args[0]] for request in requests]
-
-    def loglikelihood(self, requests, disable_tqdm=False):
-        self.requests += [request.args for request in requests]
-        return [(float(self.responses[context] == text.strip()), False) for context, text in (r.args for r in requests)]
-
-    def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        raise AssertionError("nothing here asks for it")
 
 
 def score(task: str, extraction: str, pairs: list[tuple[str, str]], **fields):
     """Score (response, answer) pairs on a task of the catalog."""
-    protocol = Protocol(**(toy_runs.PROTOCOL | {"extraction": extraction} | fields))
-    config = task_config(task, load_catalog(str(CATALOG)).tasks[task], protocol)
+    protocol = toy_runs.protocol(**{"extraction": extraction} | fields)
+    config = task_config(task, shipped.catalog().tasks[task], protocol)
     prompts = [f"  prompt {index} \n  " for index in range(len(pairs))]
     items = [
         {"id": index, "prompt": prompt, "answer": answer, "contaminated": False}

@@ -1,7 +1,5 @@
 """Decoding: batches with cache give the tokens of batch 1 without, and letters are read off the right logits."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -10,14 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from sbora_bench.errors import UserError
 from sbora_bench.score.lm_eval_model import Scorer
 from tests.factories import toy_runs
-
-
-def scorer(batch_size: int, max_length: int = 256, model=None) -> Scorer:
-    return Scorer(model or toy_runs.model(), toy_runs.tokenizer(), batch_size, max_length)
-
-
-def requests(pairs) -> list:
-    return [SimpleNamespace(args=pair) for pair in pairs]
+from tests.factories.scorers import requests, scorer
 
 
 def ending_model(bias: float):

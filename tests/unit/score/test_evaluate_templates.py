@@ -1,23 +1,12 @@
 """From the catalog to lm-eval task configurations."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
-from sbora_bench.plan.protocol import Protocol
-from tests.factories import toy_runs
-
-ROOT = Path(__file__).parents[3]
-CATALOG = ROOT / "experiments" / "catalog"
-
-
-def protocol(**fields) -> Protocol:
-    return Protocol(**(toy_runs.PROTOCOL | fields))
+from tests.factories import shipped, toy_runs
 
 
 def entry(**fields) -> TaskEntry:
@@ -25,7 +14,7 @@ def entry(**fields) -> TaskEntry:
 
 
 def test_the_suites_are_the_paper_s():
-    catalog = load_catalog(str(CATALOG))
+    catalog = shipped.catalog()
     titles = {name: [catalog.tasks[task].title for task in suite.tasks] for name, suite in catalog.suites.items()}
     assert titles["commonsense"] == ["BoolQ", "PIQA", "SIQA", "HellaSwag", "WinoGrande", "ARC-e", "ARC-c", "OBQA"]
     assert titles["arithmetic"] == ["MultiArith", "GSM8K", "AddSub", "AQuA", "SingleEq", "SVAMP"]
@@ -33,10 +22,10 @@ def test_the_suites_are_the_paper_s():
 
 
 @pytest.mark.parametrize("extraction", ["official", "strict"])
-@pytest.mark.parametrize("task", sorted(load_catalog(str(CATALOG)).tasks))
+@pytest.mark.parametrize("task", sorted(shipped.catalog().tasks))
 def test_every_task_of_the_catalog_is_filled_in(task, extraction):
-    catalog = load_catalog(str(CATALOG))
-    config = task_config(task, catalog.tasks[task], protocol(extraction=extraction))
+    catalog = shipped.catalog()
+    config = task_config(task, catalog.tasks[task], toy_runs.protocol(extraction=extraction))
     assert "$" not in yaml.safe_dump({key: value for key, value in config.items() if key != "filter_list"})
     assert config["task"] == task
     if config["output_type"] == "generate_until":
@@ -48,7 +37,7 @@ def test_every_task_of_the_catalog_is_filled_in(task, extraction):
 
 
 def test_official_labels_are_the_authors_expressions():
-    tasks = load_catalog(str(CATALOG)).tasks
+    tasks = shipped.catalog().tasks
     assert tasks["boolq"].answer["official"] == "true|false"
     assert tasks["piqa"].answer["official"] == "solution1|solution2"
     assert tasks["hellaswag"].answer["official"] == "ending1|ending2|ending3|ending4"
@@ -58,7 +47,7 @@ def test_official_labels_are_the_authors_expressions():
 
 
 def test_decoding_comes_from_the_protocol_and_the_task():
-    config = task_config("t", entry(), protocol(num_beams=4, max_new_tokens=32))
+    config = task_config("t", entry(), toy_runs.protocol(num_beams=4, max_new_tokens=32))
     assert config["generation_kwargs"] == {
         "do_sample": False,
         "until": [],
@@ -68,23 +57,23 @@ def test_decoding_comes_from_the_protocol_and_the_task():
     }
     for extraction, skip in (("official", False), ("strict", True)):
         number = entry(template="number", answer={extraction: "last-number"})
-        config = task_config("t", number, protocol(extraction=extraction))
+        config = task_config("t", number, toy_runs.protocol(extraction=extraction))
         assert config["generation_kwargs"]["skip_special_tokens"] is skip
-    longer = task_config("t", entry(max_new_tokens=256), protocol(max_new_tokens=32))
+    longer = task_config("t", entry(max_new_tokens=256), toy_runs.protocol(max_new_tokens=32))
     assert longer["generation_kwargs"]["max_gen_toks"] == 256
 
 
 def test_the_letter_s_space_comes_from_the_protocol():
     letters = entry(template="letter", answer={})
-    assert task_config("t", letters, protocol())["target_delimiter"] == ""
-    assert task_config("t", letters, protocol(letters="spaced"))["target_delimiter"] == " "
+    assert task_config("t", letters, toy_runs.protocol())["target_delimiter"] == ""
+    assert task_config("t", letters, toy_runs.protocol(letters="spaced"))["target_delimiter"] == " "
 
 
 def test_a_template_of_one_s_own_is_named_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("output_type: generate_until\ndoc_to_text: prompt\nmetadata: {version: 7}\n")
-    absolute = task_config("t", entry(template=str(tmp_path / "mine.yaml")), protocol())
-    config = task_config("t", entry(template="mine.yaml"), protocol())
+    absolute = task_config("t", entry(template=str(tmp_path / "mine.yaml")), toy_runs.protocol())
+    config = task_config("t", entry(template="mine.yaml"), toy_runs.protocol())
     assert config["metadata"] == {"version": 7} and config == absolute
     assert config["generation_kwargs"]["max_gen_toks"] == 6
 
@@ -105,7 +94,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, fields, extraction
     (tmp_path / "lists.yaml").write_text("filter_list: [{name: official, filter: []}]\n")
     (tmp_path / "dollar.yaml").write_text("doc_to_text: $anser\n")
     with pytest.raises(UserError) as raised:
-        task_config("t", entry(**fields), protocol(extraction=extraction))
+        task_config("t", entry(**fields), toy_runs.protocol(extraction=extraction))
     message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

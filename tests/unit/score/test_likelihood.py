@@ -10,14 +10,10 @@ from sbora_bench.report.verify import recomputed
 from sbora_bench.results.records import ScoresRecord
 from sbora_bench.score.evaluate import score_items
 from sbora_bench.score.likelihood import gold_answers
-from sbora_bench.score.lm_eval_model import Scorer
 from tests.factories import toy_runs
+from tests.factories.scorers import scorer
 
 LABELS = ["red", "blue", "cat"]
-
-
-def scorer(batch_size: int = 4, max_length: int = 256, shared: bool = False) -> Scorer:
-    return Scorer(toy_runs.model(), toy_runs.tokenizer(), batch_size, max_length, shared)
 
 
 def items(labels: list[str] | None = None, gold: str = "the answer {} house") -> list[dict]:
@@ -107,15 +103,7 @@ def test_a_gold_answer_that_does_not_name_its_label_is_told():
         gold_answers(scorer(), items(LABELS, "the"))
 
 
-GENERATED = {
-    "task": "own",
-    "output_type": "generate_until",
-    "test_split": "test",
-    "doc_to_text": "prompt",
-    "doc_to_target": "answer",
-    "generation_kwargs": {"until": [], "max_gen_toks": 4},
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-}
+GENERATED = toy_runs.TEMPLATE | {"task": "own", "generation_kwargs": {"until": [], "max_gen_toks": 4}}
 
 
 @pytest.mark.parametrize(

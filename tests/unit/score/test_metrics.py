@@ -10,7 +10,7 @@ from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.report.verify import recomputed
 from sbora_bench.results.records import ScoresRecord, TaskScore
 from sbora_bench.score.evaluate import score_task
-from tests.unit.score.test_evaluate_answers import Canned
+from tests.factories.scorers import Canned
 
 VALUES = Metric(items="values")
 LENGTH = Metric(items="values", higher_is_better=False, high=None, unit="words")

@@ -16,16 +16,14 @@ from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.prepare import read_reachable
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
-from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
-from tests.unit.score.test_evaluate_answers import Canned
+from tests.factories import shipped, toy_runs
+from tests.factories.scorers import Canned
+from tests.factories.shipped import ROOT
 
-CATALOG = ROOT / "experiments" / "catalog"
 FIVE_SHOTS = re.compile(
     r"The following are multiple choice questions \(with answers\) about {1,2}[a-z ]+\.\n\n"
     r"(.+\nA\. .+\nB\. .+\nC\. .+\nD\. .+\nAnswer: [A-D]\n\n){5}"
@@ -44,7 +42,7 @@ def five_shot(number: int) -> str:
 
 
 def protocol(name: str):
-    return load_catalog(str(CATALOG)).protocol(name, "mmlu", {}, "here")
+    return shipped.protocol(name, "mmlu")
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -58,7 +56,7 @@ def test_official_prompt_is_bos_and_the_file_s_own_text_and_letters_are_bare(kin
         examples = read_examples("mmlu", entry)
     assert FIVE_SHOTS.fullmatch(examples[0]["input"])
     official = protocol("official")
-    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], official)
+    config = task_config("mmlu", shipped.catalog().tasks["mmlu"], official)
     items = [
         {"id": i, "prompt": e["input"], "answer": e["answer"], "subject": e["subject"], "contaminated": False}
         for i, e in enumerate(examples)
@@ -146,7 +144,7 @@ def test_clean_asks_what_lm_eval_asks_and_scores_as_it_does(stub, monkeypatch):
     run = evaluate(reference, {"tasks": {"mmlu_anatomy": theirs}, "groups": {}})
 
     clean = protocol("clean")
-    config = task_config("mmlu", load_catalog(str(CATALOG)).tasks["mmlu"], clean)
+    config = task_config("mmlu", shipped.catalog().tasks["mmlu"], clean)
     items = [
         {"id": i, "prompt": e["input"], "answer": e["answer"], "subject": e["subject"], "contaminated": False}
         for i, e in enumerate(examples)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sbora_bench.files import read_json, sha256
 from sbora_bench.inputs.models import load
@@ -17,6 +17,7 @@ from sbora_bench.results.records import BaseRecord, ScoresRecord, read_record, w
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.lm_eval_model import Scorer
 from tests.factories import toy_runs
+from tests.factories.scorers import requests
 from tests.factories.toy_training import house, train
 
 LORA = {"r": "$rank", "lora_alpha": "$alpha", "target_modules": "$target_modules"}
@@ -50,9 +51,8 @@ def made(root, method, tied=True, model=None, entry=None, **protocol):
     catalog.write_text(json.dumps(entries))
     folder = root / "resources" / "models" / "tiny"
     torch.manual_seed(0)
-    sizes = toy_runs.ARCHITECTURE | ({"hidden_size": 64, "intermediate_size": 128} if quantization else {})
-    config = LlamaConfig(vocab_size=len(toy_runs.WORDS) + 4, tie_word_embeddings=tied, initializer_range=0.3, **sizes)
-    (model or LlamaForCausalLM(config)).save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 128} if quantization else {}
+    (model or toy_runs.llama(tie_word_embeddings=tied, initializer_range=0.3, **sizes)).save_pretrained(folder)
     files = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
     write_record(folder / "base.json", BaseRecord(model="tiny", source={"kind": "folder"}, files=files))
     load_catalog.cache_clear()
@@ -98,9 +98,8 @@ def test_gpt2_whose_head_is_its_embeddings(tmp_path):
 def test_scoring_leaves_the_model_as_it_was(tied):
     from peft import LoraConfig, get_peft_model
 
-    config = LlamaConfig(vocab_size=len(toy_runs.WORDS) + 4, tie_word_embeddings=tied, **toy_runs.ARCHITECTURE)
     saved = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
-    model = get_peft_model(LlamaForCausalLM(config), saved)
+    model = get_peft_model(toy_runs.llama(tie_word_embeddings=tied), saved)
     with torch.no_grad():
         model.base_model.model.model.embed_tokens.modules_to_save["default"].weight += 1
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -164,8 +163,6 @@ def test_prompts_beyond_the_positions_are_cut_not_an_index_error(tmp_path):
     scorer = Scorer(model.eval(), toy_runs.tokenizer(), 4, min(2048, stage.room_of(model)))
     prompt = " ".join(["cat"] * 30)
     settings = {"until": [], "max_gen_toks": 20, "num_beams": 1}
-    from tests.unit.score.test_evaluate_scorer import requests
-
     assert len(scorer.generate_until(requests([(prompt, settings)]))) == 1
     pairs = [(prompt, " A"), (prompt, " blue red")]
     assert len(scorer.loglikelihood(requests(pairs))) == 2

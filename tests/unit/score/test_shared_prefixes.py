@@ -10,7 +10,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.shared_prefixes import WORTH, Group, Row, groups, halving
 from tests.factories import toy_runs
-from tests.unit.train.test_shortcuts import KINDS, base
+from tests.factories.architectures import KINDS, base
 
 DRAW = random.Random(3)
 WORDS = toy_runs.WORDS

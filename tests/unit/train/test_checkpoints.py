@@ -12,13 +12,12 @@ from transformers import TrainerState
 
 from sbora_bench.errors import Terminated
 from sbora_bench.results import store
-from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import checkpoints
 from sbora_bench.train import finetune as stage
 from tests import forked
+from tests.factories.interruptions import FA, LORA, RESUMED, at_step, flip, kept, killed, record_of
 from tests.factories.toy_training import FILES, digests, house, train
 
-RESUMED = {"schedule": "linear", "warmup_steps": 2, "dropout": 0.2, "checkpoint_every": 2}
 VALIDATED = {"validation_rows": 6, "validation_every": 3, "keep_best": True, "checkpoint_every": None}
 CASES = {
     "one epoch": {"steps": 5},
@@ -27,46 +26,6 @@ CASES = {
     "grouped by length": {"steps": None, "epochs": 2, "batch_size": 8, "group_by_length": "tokens"},
     "validation, the best kept": {"steps": None, "epochs": 3, "batch_size": 6, "learning_rate": 0.05, **VALIDATED},
 }
-LORA, FA = "toy-tiny-lora-r4-s1", "toy-tiny-sbora-fa-r4-s0"
-
-
-class Killed(BaseException):
-    """Nothing catches it, as nothing catches kill -9."""
-
-
-@contextlib.contextmanager
-def at_step(step: int, act):
-    """Do `act` at the end of the update `step`, before its checkpoint."""
-    real = checkpoints.Watching.on_step_end
-
-    def on_step_end(self, args, state, control, **rest):
-        if state.global_step == step:
-            act(self)
-        real(self, args, state, control, **rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Watching, "on_step_end", on_step_end)
-        yield
-
-
-def kill(_):
-    raise Killed
-
-
-def killed(plan, root, name, step):
-    with pytest.raises(Killed), at_step(step, kill):
-        train(plan, root, name)
-    assert not (root / "results" / "runs" / name).exists()
-
-
-def kept(root) -> list:
-    """The checkpoints that stand, newest first."""
-    paths = (root / "results" / "store").glob("*/*.checkpoints/checkpoint-*")
-    return sorted(paths, key=checkpoints.step_of, reverse=True)
-
-
-def record_of(root, name) -> TrainRecord:
-    return read_record(root / "results" / "runs" / name / "train.json", TrainRecord)
 
 
 @pytest.mark.parametrize("name", [LORA, FA])
@@ -110,12 +69,6 @@ def undisturbed(tmp_path_factory):
     root = tmp_path_factory.mktemp("undisturbed")
     train(house(root, **RESUMED | LONG), root, LORA)
     return digests(root, LORA)
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def not_finite(checkpoint: Path) -> None:

@@ -13,8 +13,9 @@ from sbora_bench.files import read_json
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import distributed as processes
+from tests.factories import toy_runs
+from tests.factories.shipped import ROOT
 from tests.factories.toy_training import house
-from tests.factories.workplace import ROOT
 
 RUNS = ("toy-tiny-lora-r4-s0", "toy-tiny-sbora-fa-r4-s0")
 LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
@@ -59,10 +60,7 @@ def test_two_processes_give_the_losses_and_the_scores_of_one(tmp_path):
 
 
 def protocol(**changed) -> Protocol:
-    house_settings = {"batch_size": 8, "micro_batch": 2, "steps": 3}
-    from tests.factories import toy_runs
-
-    return Protocol.model_validate(toy_runs.PROTOCOL | house_settings | changed)
+    return toy_runs.protocol(**{"batch_size": 8, "micro_batch": 2, "steps": 3} | changed)
 
 
 @pytest.fixture

@@ -6,15 +6,10 @@ from transformers import PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_jsonl
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.encoding import IGNORED, encode, encode_rows
 from tests.factories import toy_runs
 
 PROMPT, RESPONSE = "Question cat is red the answer is", "red blue"
-
-
-def protocol(**changes) -> Protocol:
-    return Protocol.model_validate(toy_runs.PROTOCOL | changes)
 
 
 def llama_like() -> PreTrainedTokenizerFast:
@@ -36,7 +31,7 @@ def words(tokenizer, ids) -> list[str]:
 
 def test_loss_on_the_answer_masks_the_prompt_and_ends_with_eos():
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, PROMPT, RESPONSE, protocol())
+    row = encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol())
     assert words(tokenizer, row["input_ids"]) == ["<s>", *PROMPT.split(), "red", "blue", "</s>"]
     assert row["labels"][:8] == [IGNORED] * 8
     assert words(tokenizer, row["labels"][8:]) == ["red", "blue", "</s>"]
@@ -44,7 +39,7 @@ def test_loss_on_the_answer_masks_the_prompt_and_ends_with_eos():
 
 def test_loss_on_all_masks_nothing():
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, PROMPT + " ", RESPONSE, protocol(loss_on="all"))
+    row = encode(tokenizer, PROMPT + " ", RESPONSE, toy_runs.protocol(loss_on="all"))
     assert words(tokenizer, row["input_ids"]) == ["<s>", *PROMPT.split(), "red", "blue", "</s>"]
     assert row["labels"] == row["input_ids"] and row["labels"] is not row["input_ids"]
 
@@ -52,14 +47,14 @@ def test_loss_on_all_masks_nothing():
 @pytest.mark.parametrize("tokens", [8, 9, 10])
 def test_loss_on_all_leaves_eos_out_where_there_is_no_room(tokens):
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, PROMPT + " ", RESPONSE, protocol(loss_on="all", max_length=tokens))
+    row = encode(tokenizer, PROMPT + " ", RESPONSE, toy_runs.protocol(loss_on="all", max_length=tokens))
     assert words(tokenizer, row["input_ids"]) == ["<s>", *PROMPT.split(), "red", "blue"][:tokens]
 
 
 @pytest.mark.parametrize(("tokens", "left"), [(11, 3), (10, 2), (9, 1), (8, 0)])
 def test_loss_on_the_answer_is_cut_on_the_right(tokens, left):
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, PROMPT, RESPONSE, protocol(max_length=tokens))
+    row = encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol(max_length=tokens))
     assert len(row["input_ids"]) == len(row["labels"]) == tokens
     assert sum(label != IGNORED for label in row["labels"]) == left
     assert words(tokenizer, row["labels"][8:]) == ["red", "blue", "</s>"][:left]
@@ -67,39 +62,39 @@ def test_loss_on_the_answer_is_cut_on_the_right(tokens, left):
 
 def test_prompt_and_answer_are_cut_apart():
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, PROMPT, RESPONSE, protocol(source_length=3, target_length=2))
+    row = encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol(source_length=3, target_length=2))
     assert words(tokenizer, row["input_ids"]) == ["<s>", "Question", "cat", "red", "blue"]
     assert row["labels"][:3] == [IGNORED] * 3 and words(tokenizer, row["labels"][3:]) == ["red", "blue"]
-    longer = encode(tokenizer, PROMPT, RESPONSE, protocol(source_length=30, target_length=30))
-    assert longer == encode(tokenizer, PROMPT, RESPONSE, protocol())
-    both = encode(tokenizer, PROMPT, RESPONSE, protocol(source_length=3, target_length=3, loss_on="all"))
+    longer = encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol(source_length=30, target_length=30))
+    assert longer == encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol())
+    both = encode(tokenizer, PROMPT, RESPONSE, toy_runs.protocol(source_length=3, target_length=3, loss_on="all"))
     assert both["labels"] == both["input_ids"]
 
 
 def test_a_llama_like_tokenizer_adds_nothing_twice():
     tokenizer = llama_like()
     assert words(tokenizer, tokenizer("abc")["input_ids"]) == ["<s>", "▁abc", "</s>"]
-    answer = encode(tokenizer, "ab", "abc", protocol())
+    answer = encode(tokenizer, "ab", "abc", toy_runs.protocol())
     assert words(tokenizer, answer["input_ids"]) == ["<s>", "▁ab", "▁abc", "</s>"]
     assert answer["labels"][:2] == [IGNORED] * 2
-    both = encode(tokenizer, "ab", " abc", protocol(loss_on="all"))
+    both = encode(tokenizer, "ab", " abc", toy_runs.protocol(loss_on="all"))
     assert words(tokenizer, both["input_ids"]) == ["<s>", "▁ab", "▁abc", "</s>"]
-    apart = encode(tokenizer, "ab", "abc", protocol(source_length=9, target_length=9))
+    apart = encode(tokenizer, "ab", "abc", toy_runs.protocol(source_length=9, target_length=9))
     assert words(tokenizer, apart["input_ids"])[-2:] == ["▁abc", "</s>"]
     assert words(tokenizer, apart["input_ids"])[0] == "<s>"
 
 
 def test_on_the_answer_the_prompt_has_the_tokens_of_scoring():
     tokenizer = llama_like()
-    joined = encode(tokenizer, "ab", "c", protocol(loss_on="all"))
+    joined = encode(tokenizer, "ab", "c", toy_runs.protocol(loss_on="all"))
     assert words(tokenizer, joined["input_ids"]) == ["<s>", "▁abc", "</s>"]  # prompt and response grow together
-    apart = encode(tokenizer, "ab", "c", protocol())
+    apart = encode(tokenizer, "ab", "c", toy_runs.protocol())
     assert apart["input_ids"][:2] == tokenizer("ab")["input_ids"][:-1]
 
 
 def test_an_empty_response_is_eos_alone():
     tokenizer = toy_runs.tokenizer()
-    row = encode(tokenizer, "cat", "", protocol())
+    row = encode(tokenizer, "cat", "", toy_runs.protocol())
     assert words(tokenizer, row["input_ids"]) == ["<s>", "cat", "</s>"] and row["labels"][:2] == [IGNORED] * 2
 
 
@@ -115,28 +110,28 @@ def training_set(tmp_path):
 
 @pytest.mark.parametrize(("too_long", "rows", "cut", "dropped"), [("cut", 3, 1, 0), ("drop", 2, 0, 1)])
 def test_rows_that_are_too_long_are_counted(training_set, too_long, rows, cut, dropped):
-    kept, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=9, too_long=too_long))
+    kept, count = encode_rows(toy_runs.tokenizer(), training_set, toy_runs.protocol(max_length=9, too_long=too_long))
     assert (len(kept), count.rows, count.cut, count.dropped) == (rows, 1, cut, dropped)
     assert max(len(row["input_ids"]) for row in kept) <= 9
 
 
 def test_a_row_cut_before_its_answer_is_left_out_and_counted(training_set):
-    kept, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=8))
+    kept, count = encode_rows(toy_runs.tokenizer(), training_set, toy_runs.protocol(max_length=8))
     assert (len(kept), count.rows, count.cut, count.dropped) == (2, 1, 0, 1)
 
 
 def test_rows_that_fit_are_no_cause_for_a_count(training_set):
-    _, count = encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=10, too_long="fail"))
+    _, count = encode_rows(toy_runs.tokenizer(), training_set, toy_runs.protocol(max_length=10, too_long="fail"))
     assert count.rows == 0
 
 
 def test_a_protocol_may_refuse_rows_that_are_too_long(training_set):
     with pytest.raises(UserError, match="1 of 3 training rows have more tokens than max_length 9"):
-        encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=9, too_long="fail"))
+        encode_rows(toy_runs.tokenizer(), training_set, toy_runs.protocol(max_length=9, too_long="fail"))
 
 
 @pytest.mark.parametrize("rows", [[], [{"prompt": PROMPT, "response": "red"}]])
 def test_a_training_set_without_a_row_to_train_on_is_refused(training_set, rows):
     write_jsonl(training_set, rows)
     with pytest.raises(UserError, match=f"no row to train on: {len(rows)} rows"):
-        encode_rows(toy_runs.tokenizer(), training_set, protocol(max_length=8))
+        encode_rows(toy_runs.tokenizer(), training_set, toy_runs.protocol(max_length=8))

@@ -8,12 +8,11 @@ import torch
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_jsonl
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import finetune as stage
+from tests.factories import shipped
 from tests.factories.toy_training import FILES, SETTINGS, digests, house, train
-from tests.factories.workplace import ROOT
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -110,7 +109,7 @@ def test_the_validation_rows_are_the_protocols_and_the_order_the_runs():
     from datasets import Dataset
 
     rows = Dataset.from_list([{"row": row} for row in range(300)])
-    protocol = load_catalog(str(ROOT / "experiments" / "catalog")).protocol("official", "commonsense", {}, "here")
+    protocol = shipped.protocol("official", "commonsense")
     (train0, held0), (train1, held1) = (stage.split(rows, protocol, seed) for seed in (0, 1))
     assert len(held0) == 120 and set(held0["row"]) == set(held1["row"])
     assert set(train0["row"]).isdisjoint(held0["row"]) and len(train0) == 180

@@ -3,10 +3,10 @@
 import pytest
 
 from sbora_bench.files import write_jsonl
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import kept_rows
 from sbora_bench.train.kept_rows import ENCODED_BY, training_rows
 from tests.factories import toy_runs
+from tests.factories.toy_runs import protocol
 
 ROWS = [{"prompt": f"house {word} is", "response": word} for word in ("red", "blue", "red")]
 
@@ -24,10 +24,6 @@ def encoded(monkeypatch):
     monkeypatch.setattr(kept_rows, "encode_rows", counted)
     monkeypatch.setattr(kept_rows, "_kept", [])
     return calls
-
-
-def protocol(**settings) -> Protocol:
-    return Protocol.model_validate(toy_runs.PROTOCOL | settings)
 
 
 def test_the_same_rows_are_encoded_once(encoded, tmp_path):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sbora_bench.results.records import TrainRecord, read_record
+from sbora_bench.results.records import TrainRecord
 from sbora_bench.train import finetune as stage
 from sbora_bench.train.out_of_memory import fitting
+from tests.factories.interruptions import record_of
 from tests.factories.toy_training import digests, house, train
 
 LORA = "toy-tiny-lora-r4-s1"
@@ -38,10 +39,6 @@ def small_memory(monkeypatch):
     return limit
 
 
-def record_of(root) -> TrainRecord:
-    return read_record(root / "results" / "runs" / LORA / "train.json", TrainRecord)
-
-
 def losses(record: TrainRecord) -> list[float]:
     return record.happened.losses()
 
@@ -55,7 +52,7 @@ def test_it_ends_as_an_undisturbed_one(tmp_path, small_memory, average, rows, mi
     small_memory(rows)
     plan = house(small, **settings)
     train(plan, small, LORA)
-    ours, theirs = record_of(small), record_of(whole)
+    ours, theirs = record_of(small, LORA), record_of(whole, LORA)
     assert theirs.happened.out_of_memory_with == [] and theirs.happened.micro_batch == micro
     assert ours.happened.out_of_memory_with == too_many
     assert ours.happened.micro_batch * ours.happened.accumulation == 2 * micro == plan.protocol("toy").batch_size
@@ -70,7 +67,7 @@ def test_the_comparison_can_fail(tmp_path, small_memory):
     whole, other = tmp_path / "whole", tmp_path / "other"
     train(house(whole, **SETTINGS, loss_average="micro-batch"), whole, LORA)
     train(house(other, **SETTINGS | {"micro_batch": 2}, loss_average="micro-batch"), other, LORA)
-    assert losses(record_of(other)) != pytest.approx(losses(record_of(whole)), abs=1e-4)
+    assert losses(record_of(other, LORA)) != pytest.approx(losses(record_of(whole, LORA)), abs=1e-4)
 
 
 def test_in_the_midst_it_goes_on_from_its_last_checkpoint(tmp_path, small_memory):
@@ -78,15 +75,15 @@ def test_in_the_midst_it_goes_on_from_its_last_checkpoint(tmp_path, small_memory
     train(house(whole, **SETTINGS), whole, LORA)
     small_memory(4, step=5)
     train(house(small, **SETTINGS), small, LORA)
-    record = record_of(small)
+    record = record_of(small, LORA)
     assert record.happened.resumed_from_step == 4 and record.happened.out_of_memory_with == [8]
-    assert losses(record) == pytest.approx(losses(record_of(whole)), abs=1e-4)
+    assert losses(record) == pytest.approx(losses(record_of(whole, LORA)), abs=1e-4)
 
 
 def test_a_row_that_does_not_fit_is_a_failed_run(tmp_path, small_memory):
     small_memory(0)
     train(house(tmp_path, **SETTINGS), tmp_path, LORA)
-    record = record_of(tmp_path)
+    record = record_of(tmp_path, LORA)
     assert record.status == "failed" and "out of memory" in record.reason
 
 

@@ -16,14 +16,12 @@ from sbora_bench.inputs.data.sources import kept
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.train.encoding import encode, in_buckets
 from sbora_bench.train.finetune import build_trainer, split
-from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
+from tests.factories import shipped, toy_runs
 
-CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
+CATALOG = shipped.catalog()
 RUN = Run(Cell("t", "m", "lora", 4), 0)
 QUERY, RESPONSE = "What is 2 + 3?", "2 + 3 = 5\nThe answer is: 5"
 

@@ -11,21 +11,16 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
-from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.finetune import build_trainer, loss_curve, split
 from tests.factories import toy_runs
-from tests.factories.workplace import ROOT
+from tests.factories.shipped import protocol
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
 # What a CPU can't do; none of it is part of what is tested here.
 CPU = {"autocast": None, "weights_dtype": "float32", "gradient_checkpointing": False}
-
-
-def protocol(name: str, suite: str, **overrides) -> Protocol:
-    return load_catalog(str(ROOT / "experiments" / "catalog")).protocol(name, suite, overrides, "here")
 
 
 def rows(count: int) -> Dataset:

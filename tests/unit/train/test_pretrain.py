@@ -1,10 +1,8 @@
 """Pre-training goes on from its last whole checkpoint to the same bits; one that diverges or must stop says so."""
 
-import contextlib
 import functools
 import signal
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,17 +12,14 @@ from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs.data import corpus
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results import store
-from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train import pretrain as stage
 from sbora_bench.train.checkpoints import step_of
 from tests import forked
 from tests.factories import toy_runs
-from tests.unit.train.test_checkpoints import Killed, flip
+from tests.factories.interruptions import Killed, flip, kill
+from tests.factories.toy_pretraining import RECIPE, at_step, begun, entry, kept, killed, train
 
-RECIPE = {"steps": 9, "choices_first": 2, "batch": 4, "warmup": 3, "held_out": 4, "checkpoint_every": 2}
-ARCHITECTURE = toy_runs.ARCHITECTURE | {"attention_dropout": 0.2, "tie_word_embeddings": True}
 BUCKET = 4  # so that going on leaves whole buckets unread
 
 tokenizer = functools.cache(corpus.tokenizer)
@@ -34,59 +29,6 @@ tokenizer = functools.cache(corpus.tokenizer)
 def small(monkeypatch):
     monkeypatch.setattr(corpus, "tokenizer", tokenizer)
     monkeypatch.setattr(stage, "BUCKET", BUCKET)
-
-
-def entry(**recipe) -> dict:
-    """A catalog's entry of a toy that is pre-trained."""
-    source = {"kind": "pretrain", "recipe": RECIPE | recipe}
-    return {"title": "Toy", "source": source, "architecture": ARCHITECTURE}
-
-
-def train(root: Path, threads: int = 1, **recipe) -> dict[str, str]:
-    """Pre-train the toy in `root`; returns the SHA-256 of its files but the record."""
-    catalog = SimpleNamespace(models={"toy": ModelEntry.model_validate(entry(**recipe))})
-    try:
-        stage.pretrain_model(catalog, "toy", root / "toy", threads)
-    finally:
-        torch.use_deterministic_algorithms(False)  # other tests' trainings are not
-    return read_record(root / "toy" / "base.json", BaseRecord).files
-
-
-def kept(root: Path) -> list[Path]:
-    """The checkpoints that stand, newest first."""
-    return sorted(root.glob("toy.checkpoints/*/checkpoint-*"), key=step_of, reverse=True)
-
-
-@contextlib.contextmanager
-def at_step(step: int, act):
-    """Do `act` before the update `step`."""
-    real = stage.batches
-
-    def batches(recipe, tokenizer, begun=0):
-        for number, batch in enumerate(real(recipe, tokenizer, begun), begun + 1):
-            if number == step:
-                act()
-            yield batch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "batches", batches)
-        yield
-
-
-def kill():
-    raise Killed
-
-
-def killed(root: Path, step: int, **recipe) -> None:
-    with pytest.raises(Killed), at_step(step, kill):
-        train(root, **recipe)
-    assert not (root / "toy").exists()
-
-
-def begun(text: str) -> int:
-    """The step that the last loop in the log `text` went on from."""
-    lines = [line for line in text.splitlines() if '"event": "begin"' in line]
-    return int(lines[-1].partition('"step": ')[2].partition(",")[0])
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +80,7 @@ def anew(schedule):
 def test_a_base_is_finished_with_its_record(tmp_path, undisturbed, monkeypatch, capsys):
     """Killed between the weights and `base.json`: no step is done twice but those after the last checkpoint."""
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "write_record", lambda *_: kill())
+        patch.setattr(stage, "write_record", kill)
         with pytest.raises(Killed):
             train(tmp_path)
     capsys.readouterr()

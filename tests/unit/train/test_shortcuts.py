@@ -1,7 +1,6 @@
 """Less work for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every kind of
 model; and that a shortcut that doesn't fit is left, with a line."""
 
-import copy
 import sys
 from types import SimpleNamespace
 
@@ -10,15 +9,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     BloomConfig,
-    CohereConfig,
-    Gemma2Config,
-    GPT2Config,
-    GraniteConfig,
     LlamaConfig,
     MixtralConfig,
-    Qwen2Config,
 )
 
 from sbora_bench.errors import UserError
@@ -33,43 +26,14 @@ from sbora_bench.inputs.supervised_loss import (
     supervised,
 )
 from sbora_bench.plan.experiment import Cell, Run
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.shortcuts import by_length
 from sbora_bench.train.trainer import build_trainer
 from tests.factories import toy_runs
+from tests.factories.architectures import KINDS, SIZES, WORDS, base
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
-WORDS = len(toy_runs.tokenizer())
-SMALL = {"vocab_size": WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "initializer_range": 0.3}
-SIZES = SMALL | {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-WHOLE = {"num_key_value_heads": 4, "tie_word_embeddings": False}
-KINDS = {
-    "llama": LlamaConfig(**SIZES | WHOLE),
-    "llama-grouped-queries": LlamaConfig(**SIZES | {"tie_word_embeddings": False}),
-    "llama-tied": LlamaConfig(**SIZES | {"tie_word_embeddings": True}),
-    "qwen2": Qwen2Config(**SIZES),
-    "gemma2-soft-cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0),
-    "cohere-scaled": CohereConfig(**SIZES, logit_scale=0.25),
-    "granite-scaled": GraniteConfig(**SIZES, logits_scaling=4.0),
-    "qwen2-window": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1),
-    "gemma2-soft-caps-and-window": Gemma2Config(**SIZES, head_dim=8, attn_logit_softcapping=2.0, sliding_window=6),
-    "gpt2": GPT2Config(**SMALL, n_positions=64, n_embd=32, n_layer=2, n_head=4),
-}
-KINDS["gpt2"].resid_pdrop = KINDS["gpt2"].embd_pdrop = KINDS["gpt2"].attn_pdrop = 0.0
 IN_CHUNKS = {name for name in KINDS if "soft-cap" not in name and "scaled" not in name}
 TARGETS = {"gpt2": ["c_attn"]}
-
-
-def base(config) -> torch.nn.Module:
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
 
 
 def adapted(kind: str, **settings) -> torch.nn.Module:
@@ -91,11 +55,8 @@ def rows(count: int = 40) -> Dataset:
 
 def trained(model, folder, steps: int = 20, **settings):
     """(losses of the updates, trained weights) of updates of 8 examples in micro-batches of 4."""
-    spoken = Protocol.model_validate(
-        toy_runs.PROTOCOL
-        | {"steps": steps, "batch_size": 8, "micro_batch": 4, "learning_rate": 3e-3, "loss_average": "tokens"}
-        | settings
-    )
+    own = {"steps": steps, "batch_size": 8, "micro_batch": 4, "learning_rate": 3e-3, "loss_average": "tokens"}
+    spoken = toy_runs.protocol(**own | settings)
     tokenizer = toy_runs.tokenizer()
     tokenizer.padding_side = spoken.padding_side
     trainer = build_trainer(model, tokenizer, rows(), None, spoken, RUN, folder)

@@ -11,11 +11,10 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.score import evaluate
-from tests.factories import toy_runs
+from tests.factories import shipped, toy_runs
 from tests.factories.toy_training import house, train
-from tests.factories.workplace import ROOT
 
-CATALOG = load_catalog(str(ROOT / "experiments" / "catalog"))
+CATALOG = shipped.catalog()
 FILES = ("/methods.yaml", "/whole-field.yaml")
 NAMES = [name for name in CATALOG.methods if CATALOG.where("methods", name).partition(":")[0].endswith(FILES)]
 # what PEFT has and no run of one table can use; docs/methods.md says why
