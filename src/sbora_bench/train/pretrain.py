@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sbora_bench import files, progress, provenance
 from sbora_bench.code_hash import code_hash
@@ -58,22 +58,18 @@ class Recipe(BaseModel):
     checkpoint_every: int = Field(default=100, ge=1, description="steps, to go on after an interruption")
 
 
-def _encoded(documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], int]]:
-    """(token ids with the end token, length of the prompt) of each document."""
+def _encoded(documents: list[corpus.Document], tokenizer: PreTrainedTokenizerFast) -> list[dict[str, list[int]]]:
+    """Token ids of each document with the end token, and its labels, which leave the prompt out."""
     prompts = tokenizer([p for p, _ in documents], add_special_tokens=False)["input_ids"]
     responses = tokenizer([r for _, r in documents], add_special_tokens=False)["input_ids"]
-    return [([*p, *r, tokenizer.eos_token_id], len(p)) for p, r in zip(prompts, responses, strict=True)]
+    learned = [[*response, tokenizer.eos_token_id] for response in responses]
+    return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r} for p, r in zip(prompts, learned, strict=True)]
 
 
-def _batch(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both (rows, longest row); the labels leave prompt and padding out."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.full((len(rows), longest), pad)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for i, (row, prompt) in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        labels[i, prompt : len(row)] = ids[i, prompt : len(row)]
-    return ids, labels
+def _batch(rows: list[dict[str, list[int]]], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, both (rows, longest row); the labels leave padding out too."""
+    padded = DataCollatorForSeq2Seq(tokenizer)(rows)
+    return padded["input_ids"], padded["labels"]
 
 
 def batches(
@@ -86,16 +82,16 @@ def batches(
         starts = list(range(0, len(chunk), recipe.batch))
         rng.shuffle(starts)
         left, begun = starts[begun:], max(0, begun - len(starts))
-        rows = sorted(_encoded(chunk, tokenizer), key=lambda row: len(row[0])) if left else []
+        rows = sorted(_encoded(chunk, tokenizer), key=lambda row: len(row["input_ids"])) if left else []
         for start in left:
-            yield _batch(rows[start : start + recipe.batch], tokenizer.pad_token_id)
+            yield _batch(rows[start : start + recipe.batch], tokenizer)
 
 
 @torch.no_grad()
 def held_out_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> float:
     """Share of `count` unseen documents whose whole response is the most probable one, token by token."""
     rows = _encoded(list(corpus.corpus(seed, 0, count)), tokenizer)
-    ids, labels = _batch(rows, tokenizer.pad_token_id)
+    ids, labels = _batch(rows, tokenizer)
     guess = model(input_ids=ids[:, :-1]).logits.argmax(-1)
     expected = labels[:, 1:]
     return float(((guess == expected) | (expected == IGNORED)).all(-1).float().mean())
