@@ -4,7 +4,8 @@
 
 - Memory: a forward and backward pass of LLaMA-7B (bf16, batch 2 x 256, the paper's five target modules, r = 32) on
   the `meta` device, which computes nothing and needs no memory itself. Each storage that an operator makes is counted
-  until it dies; the peak is over the weights that stood before, adapters included.
+  until it dies; the peak is over the weights that stood before, adapters included. With a CPU's flash kernel, and with
+  attention in plain matrix products, which keep more.
 - Merging: one layer of 4096 x 11008, r = 64, fp32: merge and unmerge, in turns, medians.
 - Files: bytes of the saved adapter of LLaMA-7B at r = 32, from its tensors' sizes.
 - 4 bits: the overhead over a frozen NF4 layer (double quantisation, bf16), as `layers.py` has it, but by the
@@ -27,7 +28,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sbora import SboraConfig
 from sbora_bench.cost.tracer import Kernels
@@ -72,10 +73,10 @@ class LiveBytes(TorchDispatchMode):
         self.now -= nbytes
 
 
-def llama_on_meta(config) -> nn.Module:
+def llama_on_meta(config, attention: str = "sdpa") -> nn.Module:
     """LLaMA-7B in bf16 with the adapter, on `meta`."""
     with torch.device("meta"):
-        model = LlamaForCausalLM(LLAMA_7B).to(torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(LLAMA_7B, attn_implementation=attention).to(torch.bfloat16)
     config = copy.deepcopy(config)
     config.target_modules = set(TARGETS)
     return get_peft_model(model, config, low_cpu_mem_usage=True)
@@ -85,7 +86,8 @@ def step_peak(model: nn.Module, rows: int = 2, length: int = 256) -> int:
     """Bytes over the weights at the peak of a forward and backward pass."""
     with torch.device("meta"):
         ids = torch.zeros(rows, length, dtype=torch.long)
-        mask = torch.ones(rows, 1, length, length, dtype=torch.bool)  # 4-D: a smaller one would be read
+        flash = model.config._attn_implementation == "sdpa"
+        mask = torch.ones(rows, 1, length, length, dtype=torch.bool if flash else torch.bfloat16)  # 2-D would be read
         positions = torch.zeros(rows, length, dtype=torch.long)
     with LiveBytes() as live:
         live.know([*model.parameters(), *model.buffers(), ids, mask, positions])
@@ -158,14 +160,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    memory, files = {}, {}
+    memory, plain, files = {}, {}, {}
     for name, config in METHODS.items():
+        plain[name] = step_peak(llama_on_meta(config, "eager"))
         model = llama_on_meta(config)
         memory[name] = step_peak(model)
         files[name] = sum(t.numel() * t.element_size() for t in get_peft_model_state_dict(model).values())
         print(
             f"{name:14s} peak over the weights {memory[name] / 2**30:5.2f} GiB, {memory[name] / memory['LoRA']:.3f} of "
-            f"LoRA's; adapter {files[name] / 1e6:6.1f} MB, {files[name] / files['LoRA']:.4f} of LoRA's",
+            f"LoRA's ({plain[name] / plain['LoRA']:.3f} with plain attention); "
+            f"adapter {files[name] / 1e6:6.1f} MB, {files[name] / files['LoRA']:.4f} of LoRA's",
             flush=True,
         )
     print(f"FA, dropout: {memory['FA, dropout'] / memory['LoRA, dropout']:.3f} of LoRA's with it")
@@ -184,6 +188,7 @@ def main() -> None:
         "load_average": os.getloadavg(),
         "torch": torch.__version__,
         "peak_bytes_over_weights": memory,
+        "peak_bytes_over_weights_plain_attention": plain,
         "adapter_bytes": files,
         "merge_and_unmerge_seconds": merging,
         "four_bit_overhead_seconds": overheads,
