@@ -41,10 +41,11 @@ def look(plan: Plan, method: str) -> dict[str, Any]:
 
     place = list(plan.catalog.methods).index(method)
     colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    rounds = place // len(colors)  # a colour that comes again has another marker
     return {
         "color": colors[place % len(colors)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
+        "marker": MARKERS[(place + rounds) % len(MARKERS)],
+        "linestyle": DASHES[(place + rounds) % len(DASHES)],
         "label": wrapped(method_titles(plan).get(method, plan.catalog.methods[method].title)),
     }
 
@@ -61,19 +62,27 @@ def short_ticks(axis: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axis.xaxis.set_major_locator(MaxNLocator(5))
+    if axis.get_xscale() != "log":
+        axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def panels(
-    rows: list[dict[str, Any]], draw: Callable[[Axes, list[dict]], None], height: float = 2.4, across: int = 3
+    rows: list[dict[str, Any]],
+    draw: Callable[[Axes, list[dict]], None],
+    height: float = 2.4,
+    across: int = 3,
+    breadth: float = 2.5,
 ) -> Figure:
-    """A panel for every value of `panel` (and `of`), `across` in a line, one legend below; or says there's nothing."""
+    """A panel for every value of `panel` (and `of`), `across` in a line, one legend below; or says there's nothing.
+
+    `height`, `breadth`: inches of a panel.
+    """
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys((row["panel"], row.get("of")) for row in rows))
     across = min(across, max(1, len(names)))
     down = -(-max(1, len(names)) // across)
-    width = max(3.6, 2.5 * across)
+    width = max(3.6, breadth * across)
     figure = Figure(figsize=(width, height * down + 0.4))
     if not names:
         figure.text(0.5, 0.5, "Nothing to draw: no run has finished.", ha="center")
@@ -107,7 +116,7 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     moved = axis.transData + ScaledTranslation(1.6 * apart / 72, 0, axis.figure.dpi_scale_trans)
     x, y = [row[key] for row in points], [row["mean"] for row in points]
     drawn = look(plan, points[0]["method"]) | style
-    axis.errorbar(x, y, yerr=[low, high], elinewidth=0.8, transform=moved, **drawn)
+    axis.errorbar(x, y, yerr=[low, high], transform=moved, **{"elinewidth": 0.8} | drawn)
     axis.update_datalim(list(zip(x, y, strict=True)))
     axis.autoscale_view()
 

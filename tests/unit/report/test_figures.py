@@ -9,11 +9,13 @@ import pytest
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pareto import front, pareto_data
 from sbora_bench.files import write_text
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_captions, figure_files
 from sbora_bench.report.plotting import look, short
+from sbora_bench.report.views import score_figure as view
 from sbora_bench.report.views.footprint_figure import footprint_data
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
@@ -87,7 +89,7 @@ def test_what_is_drawn_is_the_data(drawn):
     plan, results, _ = drawn
     rows = plotted(plan, results)
     with matplotlib.rc_context():
-        axis = score_figure(plan, rows).axes[0]
+        axis = score_figure(plan, layouts(plan)[0], rows).axes[0]
     assert axis.get_xlabel() == "Trainable parameters" and axis.get_ylabel() == "Score, %"
     drawn_at = {bars.get_label(): [tuple(point) for point in bars[0].get_xydata()] for bars in axis.containers}
     for method in ("lora", "sbora-fa"):
@@ -95,6 +97,29 @@ def test_what_is_drawn_is_the_data(drawn):
         assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in of_method]
     ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
     assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
+
+
+def test_of_many_methods_those_of_planned_comparisons_alone_have_a_colour(drawn, monkeypatch):
+    plan, results, _ = drawn
+    rows = [row for row in plotted(plan, results) if row["panel"].startswith("LLaMA")]
+    monkeypatch.setattr(view, "MANY", 3)
+    monkeypatch.setattr(view, "compared", lambda *_: {"lora"})
+    figure = score_figure(plan, layouts(plan)[0], rows)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["Base, untuned", "2 other methods", "LoRA"]
+    colours = {bars.get_label(): bars[0].get_color() for bars in figure.axes[0].containers}
+    assert colours == {"2 other methods": "0.75", "LoRA": look(plan, "lora")["color"]}
+    drawn_at = sorted(tuple(point) for bars in figure.axes[0].containers for point in bars[0].get_xydata())
+    assert drawn_at == sorted((row["parameters"], row["mean"]) for row in rows if row["parameters"])
+
+
+def test_a_colour_that_comes_again_has_another_marker(drawn):
+    plan, _, _ = drawn
+    methods = plan.catalog.methods | {f"m{place}": plan.catalog.methods["lora"] for place in range(40)}
+    many = Plan(plan.name, plan.experiment, plan.catalog.model_copy(update={"methods": methods}), plan.path)
+    with matplotlib.rc_context():
+        looks = {(look(many, name)["color"], look(many, name)["marker"]) for name in methods}
+    assert len(looks) == len(methods)
 
 
 def test_the_front_is_what_no_other_cell_beats():

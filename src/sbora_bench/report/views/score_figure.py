@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MANY = 14  # methods that can be told apart in a figure
+WITHIN = 0.06  # a share of a size: other sizes no further from it stand in one cluster
+
 
 def score_data(
     plan: Plan, layout: Layout, entries: dict[Cell, list[Entry]], footprint: Lines, budget: Lines
@@ -80,8 +83,13 @@ def score_points(results: Results, layout: Layout) -> list[dict[str, Any]]:
     return score_data(results.plan, layout, entries, footprint_lines(results), budget_lines(results))
 
 
-def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
-    """Score against trained parameters, a panel a column and model; above each cluster of points its ranks."""
+def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figure:
+    """Score against trained parameters, a panel a column and model; above each cluster of points its ranks.
+
+    Of more than `MANY` methods those that no comparison was planned for are grey, and sizes are on a log scale.
+    """
+    if len({row["method"] for row in rows}) > MANY:
+        return _crowded_figure(plan, compared(plan, layout), rows)
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         untuned(axis, shown)
@@ -100,8 +108,31 @@ def score_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     return panels(rows, draw)
 
 
+def compared(plan: Plan, layout: Layout) -> set[str]:
+    """The methods of the planned comparisons of a layout's tables."""
+    comparisons = [planned for table in layout.tables for planned in plan.comparisons(table)]
+    return {cell.method for planned in comparisons for cell in (planned.a, planned.b)}
+
+
+def _crowded_figure(plan: Plan, in_colour: set[str], rows: list[dict[str, Any]]) -> Figure:
+    def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
+        untuned(axis, shown)
+        axis.set_xscale("log")
+        tuned = sorted((row for row in shown if row["parameters"]), key=lambda row: row["mean"])
+        others = {row["method"] for row in tuned} - in_colour
+        grey = {"color": "0.75", "marker": "o", "markersize": 3, "linestyle": "none", "elinewidth": 0.5, "zorder": 1}
+        grey |= {"label": f"{len(others)} other methods"}
+        for row in tuned:
+            beside = [one for one in tuned if abs(one["parameters"] / row["parameters"] - 1) <= WITHIN]
+            apart = 0.4 * (beside.index(row) - (len(beside) - 1) / 2)
+            draw_points(axis, plan, [row], "parameters", apart, **(grey if row["method"] in others else {}))
+        score_axis(axis, shown, COSTS["parameters"])
+
+    return panels(rows, draw, height=4.0, breadth=7.0, across=1)
+
+
 def clusters(
-    rows: list[dict[str, Any]], within: float = 0.06, ceiling: float = 100
+    rows: list[dict[str, Any]], within: float = WITHIN, ceiling: float = 100
 ) -> list[tuple[list[int], float, float]]:
     """Points whose parameters lie within a share of the largest: their ranks, mean parameters, and highest end,
     at most `ceiling`."""
@@ -128,9 +159,10 @@ SCORE_POINTS = FigureView(
     caption=lambda plan, layout: (
         f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
         " intervals over the seeds (none with one seed); the dashed line is the untuned base. Methods stand a little"
-        " apart, so that each can be seen."
+        " apart, so that each can be seen, of many by their scores; grey are then those that no comparison was planned"
+        " for."
     ),
-    draw=lambda results, layout: score_figure(results.plan, score_points(results, layout)),
+    draw=lambda results, layout: score_figure(results.plan, layout, score_points(results, layout)),
     published=True,
     section="answer",
 )
