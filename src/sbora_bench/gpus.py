@@ -36,13 +36,13 @@ def take() -> str | None:
         return devices[0] if devices else None
     from filelock import FileLock, Timeout
 
-    known = _physical()
+    uuids = _physical()
     folder = Path(tempfile.gettempdir()) / f"sbora-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
         for device in devices:
-            lock = FileLock(folder / f"{known.get(device, device)}.lock")
+            lock = FileLock(folder / f"{uuids.get(device, device)}.lock")
             try:
                 lock.acquire(blocking=False)
             except Timeout:

@@ -35,8 +35,8 @@ def enter(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """While no Snakemake is at work in `folder`, which need not exist. Raises UserError where one is."""
+def without_snakemake(folder: Path) -> Iterator[None]:
+    """A block in which no Snakemake is at work in `folder`, which need not exist. Raises UserError where one is."""
     if not folder.is_dir():
         yield
         return

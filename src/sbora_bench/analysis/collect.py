@@ -91,10 +91,10 @@ def over_items(score: TaskScore) -> tuple[float | None, float, float]:
 
 def beside(score: TaskScore) -> dict[str, float | int | None]:
     """What stands beside a score: that of the clean items (all, where none is known), micro and macro average."""
-    known = "clean_n" in score.extra
+    has_clean = "clean_n" in score.extra
     return {
-        "clean_value": score.extra.get("clean") if known else score.value,
-        "clean_n": int(score.extra["clean_n"]) if known else score.n,
+        "clean_value": score.extra.get("clean") if has_clean else score.value,
+        "clean_n": int(score.extra["clean_n"]) if has_clean else score.n,
         "micro": score.extra.get("micro"),
         "macro": score.extra.get("macro"),
         "gold_loss": score.extra.get("gold_loss"),

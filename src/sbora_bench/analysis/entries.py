@@ -99,13 +99,13 @@ def _named(column: list[Any]) -> list[str]:
 
 def _summary(values: list[float | None], items: list[float | None], metric: Metric) -> Summary | None:
     """Over the seeds, as shown. `items`: how many items each value is of."""
-    known = [(value, of) for value, of in zip(values, items, strict=True) if value is not None]
-    if not known:
+    scored = [(value, count) for value, count in zip(values, items, strict=True) if value is not None]
+    if not scored:
         return None
-    numbers = [value for value, _ in known]
+    numbers = [value for value, _ in scored]
     if not metric.is_share:
         return over_seeds([metric.scale * value for value in numbers])
-    shares = shares_over_seeds(numbers, [of or 1 for _, of in known])
+    shares = shares_over_seeds(numbers, [count or 1 for _, count in scored])
     ends = (None if end is None else metric.scale * end for end in (shares.sd, shares.low, shares.high))
     return Summary(shares.n, metric.scale * shares.mean, *ends)
 

@@ -38,14 +38,14 @@ class Estimate:
         squares = [share * float(special.stdtrit(degrees, 1 - level / 2)) ** 2 for share, degrees in self.parts]
         return float(sum(squares) ** 0.5)
 
-    def p(self, of: float = 0.0) -> float | None:
-        """Two-sided, of the mean's being `of`."""
-        return None if self.error is None else self._level(abs(self.mean - of) / self.error)
+    def p(self, mean_if_null: float = 0.0) -> float | None:
+        """Two-sided, of the mean's being `mean_if_null`."""
+        return None if self.error is None else self._level(abs(self.mean - mean_if_null) / self.error)
 
-    def p_above(self, of: float) -> float | None:
-        """One-sided, of the mean's not being above `of`."""
-        p = self.p(of)
-        return None if p is None else p / 2 if self.mean > of else 1 - p / 2
+    def p_above(self, mean_if_null: float) -> float | None:
+        """One-sided, of the mean's not being above `mean_if_null`."""
+        p = self.p(mean_if_null)
+        return None if p is None else p / 2 if self.mean > mean_if_null else 1 - p / 2
 
     def _level(self, errors: float) -> float:
         """At which the test just rejects a mean that is so many standard errors off."""

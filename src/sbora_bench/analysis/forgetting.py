@@ -18,7 +18,7 @@ from sbora_bench.results.read import Results
 
 
 @dataclass(frozen=True)
-class Kept:
+class MeasuredCell:
     """A cell on a measure, over its seeds."""
 
     cell: Cell
@@ -28,7 +28,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class KeptPair:
+class MeasuredPair:
     """Two methods on a measure of what neither was tuned for."""
 
     measure: Measure
@@ -43,20 +43,20 @@ def values_of(results: Results, run: Run) -> dict[Measure, float]:
     scores = results.task_scores(run)
     values: dict[Measure, float] = {}
     for suite in dict.fromkeys(suites.values()):
-        tasks = [task for task, of in suites.items() if of == suite]
-        known = [score for task in tasks if (score := scores[task]) is not None and score.status == "ok"]
-        if len(known) < len(tasks):
+        tasks = [task for task, its_suite in suites.items() if its_suite == suite]
+        scored = [score for task in tasks if (score := scores[task]) is not None and score.status == "ok"]
+        if len(scored) < len(tasks):
             continue
         metric = plan.common_metric(run.table, tasks)
         if metric is not None:
-            values[suite_measure(plan, suite, metric)] = float(np.mean([score.value for score in known]))
-        losses = [score.extra["loss"] for score in known if "loss" in score.extra]
+            values[suite_measure(plan, suite, metric)] = float(np.mean([score.value for score in scored]))
+        losses = [score.extra["loss"] for score in scored if "loss" in score.extra]
         if losses:
             values[loss_measure(plan, suite)] = float(np.mean(losses))
     return values
 
 
-def kept(results: Results, table: str) -> list[Kept]:
+def measured_cells(results: Results, table: str) -> list[MeasuredCell]:
     """Every cell of a table on every measure, bases last."""
     results = picked(results)
     counts, cells = trainable_parameters(results), results.plan.runs_by_cell(table)
@@ -64,12 +64,14 @@ def kept(results: Results, table: str) -> list[Kept]:
     for cell, runs in sorted(cells.items(), key=lambda pair: pair[0].is_base):
         values = [values_of(results, run) for run in runs]
         for measure in dict.fromkeys(measure for of_run in values for measure in of_run):
-            known = [of_run[measure] for of_run in values if measure in of_run]
+            of_seeds = [of_run[measure] for of_run in values if measure in of_run]
             share = measure.metric.is_share
             summary = (
-                shares_over_seeds(known, [_items(results, runs, measure)] * len(known)) if share else over_seeds(known)
+                shares_over_seeds(of_seeds, [_items(results, runs, measure)] * len(of_seeds))
+                if share
+                else over_seeds(of_seeds)
             )
-            rows.append(Kept(cell, measure, counts.get(cell), summary))
+            rows.append(MeasuredCell(cell, measure, counts.get(cell), summary))
     return rows
 
 
@@ -83,13 +85,13 @@ def _items(results: Results, runs: list[Run], measure: Measure) -> int:
     )
 
 
-def kept_pairs(results: Results, table: str) -> list[KeptPair]:
+def measured_pairs(results: Results, table: str) -> list[MeasuredPair]:
     """Every pair of cells on every measure beside the table's own suite; Holm's family is a measure's pairs."""
     results = picked(results)
     plan, counts, suites = results.plan, trainable_parameters(results), results.plan.scored(table)
-    rows: list[KeptPair] = []
+    rows: list[MeasuredPair] = []
     for suite in plan.experiment.tables[table].also:
-        tasks = [task for task, of in suites.items() if of == suite]
+        tasks = [task for task, its_suite in suites.items() if its_suite == suite]
         metric, tested = plan.common_metric(table, tasks), dict[Measure, list[Pair]]()
         for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
             runs = [run for run in plan.runs_of(table) if run.model == model and _has_all(results, run, tasks)]
@@ -106,7 +108,7 @@ def kept_pairs(results: Results, table: str) -> list[KeptPair]:
                 pairs = average_pairs(losses, counts, LIKELIHOOD, 1)
                 tested.setdefault(loss_measure(plan, suite, LIKELIHOOD), []).extend(pairs)
         for measure, pairs in tested.items():
-            rows += [KeptPair(measure, replace(pair, column=measure.name)) for pair in judged(pairs)]
+            rows += [MeasuredPair(measure, replace(pair, column=measure.name)) for pair in judged(pairs)]
     return rows
 
 

@@ -200,8 +200,8 @@ def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE
     counted = []
     for pair in pairs:
         test = paired(*pooled(by_seed(cells[pair.a], cells[pair.b])))
-        alone = replace(pair, pairs=test.n, only_a=test.only_a, only_b=test.only_b)
-        counted.append(replace(alone, tasks=None, items=None, items_low=None, items_high=None))
+        of_one_task = replace(pair, pairs=test.n, only_a=test.only_a, only_b=test.only_b)
+        counted.append(replace(of_one_task, tasks=None, items=None, items_low=None, items_high=None))
     return counted
 
 

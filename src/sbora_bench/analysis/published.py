@@ -5,6 +5,7 @@ where trainings of one setting are known to differ, and says why.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,8 +22,17 @@ from sbora_bench.strict_yaml import read_yaml
 
 BANDS = HERE / "published_runs.yaml"
 AVERAGE = "average"  # in place of a task: the mean over the suite's
-NOT_RUN, ELSEWHERE = "not run", "not in this experiment"
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Place(StrEnum):
+    """Where our result lies beside a band, or why none does."""
+
+    INSIDE = "inside"
+    OUTSIDE = "outside"
+    NOT_RUN = "not run"
+    ELSEWHERE = "not in this experiment"
+    NOT_COMPARED = "not compared"
 
 
 class PublishedRun(Strict):
@@ -51,13 +61,21 @@ class Bands(Strict):
 
 @dataclass(frozen=True)
 class Ours:
-    """What one table says of a published run: `verdict`, and where it was run the mean over `seeds`, in per cent."""
+    """What one table says of a published run: `verdict`, why it is not compared, and where it was run the mean over
+    `seeds`, in per cent.
+    """
 
     run: PublishedRun
     table: str
-    verdict: str
+    verdict: Place
     value: float | None = None
     seeds: int = 0
+    reason: str = ""
+
+    @property
+    def verdict_text(self) -> str:
+        """`inside`, `not compared: loss on all here, on answer there`."""
+        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict.value
 
 
 def read_bands(path: Path = BANDS) -> list[PublishedRun]:
@@ -71,7 +89,7 @@ def read_bands(path: Path = BANDS) -> list[PublishedRun]:
 def beside_published(results: Results, runs: list[PublishedRun]) -> list[Ours]:
     """One a published run and table that has its cell; one that says so where no table has it."""
     shown = picked(results)
-    return [ours for run in runs for ours in (_of_tables(shown, run) or [Ours(run, "", ELSEWHERE)])]
+    return [ours for run in runs for ours in (_of_tables(shown, run) or [Ours(run, "", Place.ELSEWHERE)])]
 
 
 def _of_tables(results: Results, run: PublishedRun) -> list[Ours]:
@@ -87,10 +105,10 @@ def _of_tables(results: Results, run: PublishedRun) -> list[Ours]:
 def _of_table(results: Results, table: str, run: PublishedRun) -> Ours:
     plan = results.plan
     if (loss_on := plan.protocol(table).loss_on) != run.loss_on:
-        return Ours(run, table, f"not compared: loss on {loss_on} here, on {run.loss_on} there")
+        return Ours(run, table, Place.NOT_COMPARED, reason=f"loss on {loss_on} here, on {run.loss_on} there")
     tasks = plan.tasks(table) if run.task == AVERAGE else [run.task]
     if run.task not in (AVERAGE, *plan.tasks(table)):
-        return Ours(run, table, f"not compared: {run.task} is not scored")
+        return Ours(run, table, Place.NOT_COMPARED, reason=f"{run.task} is not scored")
     values = []
     for made in plan.runs_of(table):
         if (made.model, made.method, made.rank) == (run.model, run.method, run.rank):
@@ -99,9 +117,9 @@ def _of_table(results: Results, table: str, run: PublishedRun) -> Ours:
             if len(done) == len(tasks):
                 values.append(100 * float(np.mean([value for value in done if value is not None])))
     if not values:
-        return Ours(run, table, NOT_RUN)
+        return Ours(run, table, Place.NOT_RUN)
     mean, (low, high) = float(np.mean(values)), run.band
-    return Ours(run, table, "inside" if low <= mean <= high else "outside", mean, len(values))
+    return Ours(run, table, Place.INSIDE if low <= mean <= high else Place.OUTSIDE, mean, len(values))
 
 
 def as_text(rows: list[Ours]) -> str:
@@ -114,10 +132,12 @@ def as_text(rows: list[Ours]) -> str:
         scored = "" if row.value is None else f", ours {row.value:.1f} ({row.seeds} seed{'s' * (row.seeds > 1)})"
         table = f" [{row.table}]" if row.table else ""
         lines.append(
-            f"{row.verdict}{table}: {cell}: reported {reported}; band {low:.1f} to {high:.1f}{scored}; {run.source}:"
-            f" {run.because}"
+            f"{row.verdict_text}{table}: {cell}: reported {reported}; band {low:.1f} to {high:.1f}{scored};"
+            f" {run.source}: {run.because}"
         )
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("inside", "outside", NOT_RUN)}
+    counts = {
+        verdict: sum(row.verdict == verdict for row in rows) for verdict in (Place.INSIDE, Place.OUTSIDE, Place.NOT_RUN)
+    }
     others = len(rows) - sum(counts.values())
     lines.append(", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + f", {others} not compared")
     return "\n".join(lines)

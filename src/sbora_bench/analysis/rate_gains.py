@@ -71,8 +71,8 @@ def own_average(results: Results, run: Run) -> float | None:
     done = (score.value for score in scores if score is not None and score.status == "ok")
     values = [value for value in done if value is not None]
     failed = any(score is None or score.status == "failed" for score in scores)
-    known = values and not failed and results.plan.common_metric(run.table) is not None
-    return sum(values) / len(values) if known else None
+    averages = values and not failed and results.plan.common_metric(run.table) is not None
+    return sum(values) / len(values) if averages else None
 
 
 def gain(results: Results, cell: Cell, best: float, default: float) -> Pair | None:

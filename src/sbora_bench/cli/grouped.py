@@ -16,8 +16,8 @@ class Grouped(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         named = {title: names.split() for title, names in GROUPS.items()}
-        known = {name for names in named.values() for name in names}
-        named["Others"] = [name for name in self.list_commands(ctx) if name not in known]
+        grouped = {name for names in named.values() for name in names}
+        named["Others"] = [name for name in self.list_commands(ctx) if name not in grouped]
         width = max(len(name) for name in self.commands)
         for title, names in named.items():
             limit = formatter.width - 6 - width

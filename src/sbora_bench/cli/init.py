@@ -92,9 +92,9 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
 
     rows = _rows(train)
     more: list[str] = []
-    known = model
+    model_id = model
     if model not in catalog.models:
-        known = f"{name}-model"
+        model_id = f"{name}-model"
         if Path(model).is_dir():
             source = {"kind": "folder", "path": str(Path(model).resolve())}
         elif Path(model).is_file() and model.endswith(".gguf"):
@@ -104,7 +104,7 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         else:
             raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
         title = Path(model).name
-        more.append(f"models:\n  {known}:\n    title: {json.dumps(title)}\n    source: {json.dumps(source)}\n")
+        more.append(f"models:\n  {model_id}:\n    title: {json.dumps(title)}\n    source: {json.dumps(source)}\n")
     suite, items, more_data = tasks, "own", ""
     if tasks in catalog.suites:
         items = _items_of(catalog, tasks)
@@ -114,8 +114,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         more.append(_task(name, questions))
     else:
         raise UserError(f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a file of questions")
-    length = 128 if known.startswith("ladder") else 512
-    fields = {"name": name, "model": known, "items": items, "suite": suite, "length": length}
+    length = 128 if model_id.startswith("ladder") else 512
+    fields = {"name": name, "model": model_id, "items": items, "suite": suite, "length": length}
     fields |= {"train": json.dumps(str(train.resolve())), "columns": _columns(rows, False), "more_data": more_data}
     return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
 

@@ -27,21 +27,21 @@ LAYERS = 2
 TIMED = 3  # micro-batches, after one that warms up
 
 
-def speeds_file(device: str, kept: Path = CACHE) -> Path:
+def speeds_file(device: str, cache: Path = CACHE) -> Path:
     """Where the measured speeds of a device are."""
-    return Path(kept) / f"speed-{device}.json"
+    return Path(cache) / f"speed-{device}.json"
 
 
-def known_rates(device: str, kept: Path = CACHE) -> dict[str, float]:
+def known_rates(device: str, cache: Path = CACHE) -> dict[str, float]:
     """FLOP/s by `cost.rate_key`; empty where nothing was measured, or by other packages than are here."""
-    path = speeds_file(device, kept)
+    path = speeds_file(device, cache)
     measured = read_json(path) if path.is_file() else {}
     if measured.get("versions") != provenance.versions():
         return {}
     return {key: entry["flops_per_second"] for key, entry in measured["speeds"].items()}
 
 
-def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
+def calibrate(plan: Plan, device: str, cache: Path = CACHE) -> Path:
     """Measure each kind of update of `plan` on this machine and note it as the speed of `device`; the file.
 
     Raises UserError where `device` is a card and there is no GPU here.
@@ -59,16 +59,16 @@ def calibrate(plan: Plan, device: str, kept: Path = CACHE) -> Path:
     for table in plan.experiment.tables:
         for cell in plan.tuned_cells(table):
             kinds.setdefault(rate_key(plan.catalog, cell, plan.protocol(table)), cell)
-    path = speeds_file(device, kept)
-    speeds = read_json(path)["speeds"] if known_rates(device, kept) else {}
+    path = speeds_file(device, cache)
+    speeds = read_json(path)["speeds"] if known_rates(device, cache) else {}
     for key, cell in track(kinds.items(), "measuring", console=Console(stderr=True)):
-        speeds[key] = {"cell": cell.name, **measured_speed(plan, cell, kept)}
+        speeds[key] = {"cell": cell.name, **measured_speed(plan, cell, cache)}
         machine = {"device": device, "hardware": provenance.hardware(), "versions": provenance.versions()}
         write_json(path, {**machine, "speeds": speeds})
     return path
 
 
-def measured_speed(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
+def measured_speed(plan: Plan, cell: Cell, cache: Path) -> dict[str, Any]:
     """Seconds of a micro-batch of a kind of update, and the FLOP/s that they make."""
     import torch
 
@@ -80,7 +80,7 @@ def measured_speed(plan: Plan, cell: Cell, kept: Path) -> dict[str, Any]:
     protocol = protocol.model_copy(update={"batch_size": protocol.micro_batch})
     catalog, name = shallow(plan.catalog, cell.model)
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
-    work = roofline.update_work(catalog, name, cell.method, cell.rank, protocol, kept, kernels)
+    work = roofline.update_work(catalog, name, cell.method, cell.rank, protocol, cache, kernels)
     torch.set_num_threads(protocol.threads)
     torch.manual_seed(0)
     config = read_config(catalog, name)

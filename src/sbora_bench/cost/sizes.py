@@ -24,11 +24,11 @@ def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
 
     What was chosen from the same entries stands. Raises UserError where no rank of a method works.
     """
-    path, spoken, catalog = read_experiment(experiment)
+    path, written, catalog = read_experiment(experiment)
     target = sizes_file(path)
     before = {tuple(row[key] for key in KEYS): row for row in (read_json(target) if target.is_file() else [])}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, table in spoken.tables.items():
+    for name, table in written.tables.items():
         protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{path}: tables.{name}.protocol")
         for about, method in _requested(table.grids, catalog, protocol, f"{path}: tables.{name}.grids"):
             key = tuple(about[key] for key in KEYS)
@@ -56,13 +56,13 @@ def _requested(
                 entry = catalog.find("methods", method, where)
                 settings = settings_of(catalog, model, method, protocol)
                 assert grid.at is not None
-                of, wanted = grid.at.wanted
-                yield {"model": model, "method": method, "of": of, "wanted": wanted, "settings": settings}, entry
+                quantity, wanted = grid.at.wanted
+                yield {"model": model, "method": method, "of": quantity, "wanted": wanted, "settings": settings}, entry
 
 
 def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protocol: Protocol) -> dict[str, Any]:
     """`rank`, `trainable_parameters` and `adapter_bytes` of the rank whose count is nearest to the wanted one."""
-    known: dict[int, dict[str, Any]] = {}
+    counted: dict[int, dict[str, Any]] = {}
     reason = ""
 
     def count(rank: int) -> int | None:
@@ -70,16 +70,16 @@ def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protoc
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                known[rank] = counts_of_cell(catalog, about["model"], method, rank, protocol)
+                counted[rank] = counts_of_cell(catalog, about["model"], method, rank, protocol)
         except UserError as error:
             reason = str(error)
             return None
-        return known[rank][about["of"]]
+        return counted[rank][about["of"]]
 
     rank = nearest(count, about["wanted"]) if method.has_size else 1 if count(1) else None
     if rank is None:
         raise UserError(f"{method.title} on {about['model']}: no rank works: {reason}")
-    return {"rank": rank, **{key: known[rank][key] for key in ("trainable_parameters", "adapter_bytes")}}
+    return {"rank": rank, **{key: counted[rank][key] for key in ("trainable_parameters", "adapter_bytes")}}
 
 
 def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:

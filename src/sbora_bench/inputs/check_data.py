@@ -351,15 +351,15 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
     steps = [step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]]
     steps = [step for step in steps if not _asks_for_more(step.get("regex_pattern", ""), items)]
     for index, item in enumerate(items):
-        answer, found = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
+        answer, problem = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
         if "within_tolerance" in metrics and not math.isfinite(number(answer)):
-            return f"{found} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
+            return f"{problem} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
         for step in steps if "exact_match" in metrics else ():
             texts = (answer, item["output"])
             if "rule" in step and answer not in [extract(text, step["rule"]) for text in texts]:
-                return f"{found} what the task's extraction rule can read, as one letter; correct it"
+                return f"{problem} what the task's extraction rule can read, as one letter; correct it"
             if "regex_pattern" in step and answer not in [_read(step["regex_pattern"], text) for text in texts]:
-                return f"{found} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
+                return f"{problem} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
     return ""
 
 

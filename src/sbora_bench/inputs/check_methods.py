@@ -54,7 +54,7 @@ TOKENS = {"token_indices", "trainable_token_indices"}
 VALUELESS = ("meta", "Tensor.item()")  # in what is raised where `meta` lacks values, which says nothing of the method
 
 
-def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> list[str]:
+def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) -> list[str]:
     """Every problem of the methods and comparisons, each one line: where, what was found, what is allowed.
 
     Models whose config isn't at hand are left out. Nothing is written where there is a problem, or not `remember`.
@@ -62,9 +62,9 @@ def method_problems(plan: Plan, kept: Path = CHECKED, remember: bool = True) -> 
     tables = plan.experiment.tables
     cells = [cell for table in tables for cell in plan.tuned_cells(table)]
     of_equal = [pair for table in tables for pair in plan.comparisons(table) if pair.equal == "parameters"]
-    named = {cell: kept / f"good-{hash_of(described(plan, cell))[:32]}.json" for cell in cells}
+    named = {cell: cache / f"good-{hash_of(described(plan, cell))[:32]}.json" for cell in cells}
     equal = {
-        pair: kept / f"equal-{hash_of([described(plan, cell) for cell in pair.cells])[:32]}.json" for pair in of_equal
+        pair: cache / f"equal-{hash_of([described(plan, cell) for cell in pair.cells])[:32]}.json" for pair in of_equal
     }
     unknown = list({path: cell for cell, path in named.items() if not path.is_file()}.values())  # alike cells once
     uncounted = [pair for pair in of_equal if not equal[pair].is_file()]
@@ -221,8 +221,8 @@ def unmatched(base: "torch.nn.Module", method: MethodEntry, protocol: Protocol) 
     targets = protocol.target_modules if own == "$target_modules" else own
     missing = _missing(targets, modules)
     if missing and (targets is own or len(missing) == len(targets or [])):
-        known = {name.rpartition(".")[2] for name, part in base.named_modules() if name and not list(part.children())}
-        return f"target_modules: {one_of(missing[0], known, 'module of the model')}"
+        layers = {name.rpartition(".")[2] for name, part in base.named_modules() if name and not list(part.children())}
+        return f"target_modules: {one_of(missing[0], layers, 'module of the model')}"
     parts = {name.rpartition(".")[2] for name in modules if not name[-1].isdigit()}
     for name in _missing(given.get("modules_to_save"), modules):
         return f"modules_to_save: {one_of(name, parts, 'module of the model')}"

@@ -63,10 +63,10 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
     with whole_folder(output) as folder:
         train = folder / "train.jsonl"
         held = _hold_out(plan, table, training) if entry.learning_rates else {}
-        out = {index for indices in held.values() for index in indices}
-        kept = [example for index, example in enumerate(training) if index not in out]
+        held_indices = {index for indices in held.values() for index in indices}
+        trained_on = [example for index, example in enumerate(training) if index not in held_indices]
         prompt = prompt_of(plan.catalog, protocol.train_prompt)
-        write_jsonl(train, [training_row(example, prompt) for example in kept])
+        write_jsonl(train, [training_row(example, prompt) for example in trained_on])
         tasks = {
             task: _prepare_task(plan, table, task, name, prompts[task], training, folder)
             for task, name in plan.items(table).items()
@@ -79,7 +79,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             experiment=plan.name,
             table=table,
             train=entry.train,
-            train_rows=len(kept),
+            train_rows=len(trained_on),
             train_sha256=sha256(train),
             policy=entry.contaminated,
             settings_sha256=hash_of(plan.data_settings(table)),
@@ -179,12 +179,12 @@ def prepare_items(
     for fresh in seeds:
         source, items = read_reachable(catalog, name, fresh)
         check_subjects(items, f"data {source}")
-        known = [] if training is None else contaminated(items, training)
+        in_training = [] if training is None else contaminated(items, training)
         of_seed = {} if fresh is None else {"seed": fresh}
-        for index in choose(len(items), known, policy, limit, seed):
-            there = None if training is None else index in known
+        for index in choose(len(items), in_training, policy, limit, seed):
+            there = None if training is None else index in in_training
             rows.append(task_row(available + index, items[index], prompt, there, columns) | of_seed)
-        held += [available + index for index in known]
+        held += [available + index for index in in_training]
         available += len(items)
     write_jsonl(path, rows)
     return TaskData(source=source, sha256=sha256(path), available=available, contaminated=held, n=len(rows))
@@ -211,10 +211,10 @@ def read_reachable(catalog: Catalog, name: str, fresh: int | None = None) -> tup
             raise Unreachable(f"{missing}; nor {error}", missing.address) from None
 
 
-def choose(available: int, known: list[int], policy: str, limit: int | None, seed: int) -> list[int]:
+def choose(available: int, in_training: list[int], policy: str, limit: int | None, seed: int) -> list[int]:
     """Which of `available` items are scored, in the order of the source: contaminated ones go first (policy drop),
     then a seeded draw takes `limit` of the rest."""
-    dropped = set(known) if policy == "drop" else set()
+    dropped = set(in_training) if policy == "drop" else set()
     chosen = [index for index in range(available) if index not in dropped]
     if limit is not None and limit < len(chosen):
         chosen = sorted(random.Random(seed).sample(chosen, limit))
@@ -227,13 +227,13 @@ def training_row(example: Example, prompt: Prompt) -> dict[str, Any]:
 
 
 def task_row(
-    index: int, example: Example, prompt: Prompt, known: bool | None, columns: Columns = PLAIN
+    index: int, example: Example, prompt: Prompt, in_training: bool | None, columns: Columns = PLAIN
 ) -> dict[str, Any]:
     """A row of a task: what every template reads, and the other columns of the source.
 
     Raises UserError where a template of one's own would read one of these and find the harness's own of that name.
     """
-    made = {"id": index, **prompt.columns(example), "answer": example["answer"], "contaminated": known}
+    made = {"id": index, **prompt.columns(example), "answer": example["answer"], "contaminated": in_training}
     if columns.gold:
         made |= {"gold": example["output"]} | labels_of(example)
     ours = {ARGUMENTS} | ({"gold", "labels"} if columns.gold else set()) | ({MESSAGES} & made.keys())

@@ -53,23 +53,25 @@ def _chosen(plan: Plan, only: str, seeds: str) -> dict[str, list[str]]:
     """Key -> the chosen values, both in the order of the experiment, whatever the order they were given in."""
     tables = plan.experiment.tables.values()
     grids = [grid for table in tables for grid in table.grids]
-    known: dict[str, Any] = {
+    present: dict[str, Any] = {
         "table": plan.experiment.tables,
         "model": [model for grid in grids for model in grid.models],
         "method": [method for grid in grids for method in grid.methods],
         "rank": [rank for grid in grids for rank in grid.ranks],
         "seed": [seed for table in tables for seed in table.seeds],
     }
-    known = {key: list(dict.fromkeys(map(str, values))) for key, values in known.items()}
+    present = {key: list(dict.fromkeys(map(str, values))) for key, values in present.items()}
     values_of: dict[str, set[str]] = {}
     for key, value in [*_pairs(only), *(("seed", seed) for seed in _words(seeds))]:
-        if key not in known:
-            raise UserError(f"only: {one_of(key, known, 'key')}; write table=arithmetic,method=lora,dora")
-        if value not in known[key]:
-            raise UserError(f"{plan.path}: only: {one_of(value, known[key], key)}")
+        if key not in present:
+            raise UserError(f"only: {one_of(key, present, 'key')}; write table=arithmetic,method=lora,dora")
+        if value not in present[key]:
+            raise UserError(f"{plan.path}: only: {one_of(value, present[key], key)}")
         values_of.setdefault(key, set()).add(value)
     return {
-        key: [value for value in values if value in values_of[key]] for key, values in known.items() if key in values_of
+        key: [value for value in values if value in values_of[key]]
+        for key, values in present.items()
+        if key in values_of
     }
 
 
@@ -120,8 +122,8 @@ def _compared(comparison: Comparison, grids: list[Grid]) -> Comparison | None:
     """What is left of a comparison: of the models that have both cells; None if no model has."""
 
     def models(ranked: str) -> list[str]:
-        of = [grid for grid in grids if any(f"{m}-r{r}" == ranked for m in grid.methods for r in grid.ranks)]
-        return [model for grid in of for model in grid.models]
+        with_cell = [grid for grid in grids if any(f"{m}-r{r}" == ranked for m in grid.methods for r in grid.ranks)]
+        return [model for grid in with_cell for model in grid.models]
 
     both = set(models(comparison.a)) & set(models(comparison.b))
     left = [model for model in comparison.models if model in both]

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,25 @@ from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
 
 AVERAGES = ("Average", "Mean")
 SLACK = 1e-9
-VERDICTS = ("disagrees", "halved", "open", "rounding", "agrees")
 Line = tuple[str, str, str, int | None]  # table, model, method, rank
 Count = Callable[[str, str, str, int], int]  # (table, model, method, rank) -> trained parameters
 
 
+class Agreement(StrEnum):
+    """Of a claim with what was recomputed, worst first."""
+
+    DISAGREES = "disagrees"
+    HALVED = "halved"  # the printed count is half of the true one
+    OPEN = "open"  # can't be checked
+    ROUNDING = "rounding"  # only rounding can excuse it
+    AGREES = "agrees"
+
+
+NOT_AGREEING = tuple(Agreement)[:-1]
+
+
 @dataclass(frozen=True)
-class Row:
+class ReportedNumber:
     """A reported number as printed: `value` and `millions` are text, for their decimals count."""
 
     table: str
@@ -47,20 +60,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim, what came out, how, and the verdict (one of VERDICTS; `rounding`: only rounding can excuse it)."""
+    """One claim, what came out, how, and whether it agrees."""
 
     about: str
     claim: str
     recomputed: str
     how: str
-    verdict: str
+    verdict: Agreement
 
 
-def read_rows(path: Path = HERE / "reported.csv") -> list[Row]:
+def read_rows(path: Path = HERE / "reported.csv") -> list[ReportedNumber]:
     """The reported numbers, as printed."""
     with open(path, encoding="utf-8", newline="") as file:
         return [
-            Row(
+            ReportedNumber(
                 table=row["table"],
                 model=row["model"],
                 method=row["method"],
@@ -73,7 +86,7 @@ def read_rows(path: Path = HERE / "reported.csv") -> list[Row]:
         ]
 
 
-def audit(rows: list[Row], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
+def audit(rows: list[ReportedNumber], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
     """All findings. `count` gives true parameter counts; `memory` the ratio of a memory claim, None: not traced."""
     claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     groups: list[Iterable[Finding]] = [averages(rows), parameters(rows, count), ranks(rows, count)]
@@ -86,96 +99,102 @@ def half_unit(text: str) -> float:
     return 0.5 * 10.0 ** -len(text.partition(".")[2])
 
 
-def cells_of(rows: list[Row]) -> dict[Line, list[Row]]:
+def printed_lines(rows: list[ReportedNumber]) -> dict[Line, list[ReportedNumber]]:
     """The rows of each printed line, by (table, model, method, rank)."""
-    lines: dict[Line, list[Row]] = {}
+    lines: dict[Line, list[ReportedNumber]] = {}
     for row in rows:
         lines.setdefault((row.table, row.model, row.method, row.rank), []).append(row)
     return lines
 
 
-def averages(rows: list[Row]) -> Iterable[Finding]:
+def averages(rows: list[ReportedNumber]) -> Iterable[Finding]:
     """Each printed average against the mean of its line. A table has one precision, trailing zeros or not."""
     unit: dict[str, float] = {}
     for row in rows:
         unit[row.table] = min(unit.get(row.table, 1.0), half_unit(row.value))
-    for line in cells_of(rows).values():
+    for line in printed_lines(rows).values():
         parts = [row for row in line if row.metric not in AVERAGES]
         for row in (row for row in line if row.metric in AVERAGES):
             mean = sum(float(part.value) for part in parts) / len(parts)
             off = abs(float(row.value) - mean)
             half = unit[row.table]
-            verdict = "agrees" if off <= half + SLACK else "rounding" if off <= 2 * half + SLACK else "disagrees"
+            verdict = (
+                Agreement.AGREES
+                if off <= half + SLACK
+                else Agreement.ROUNDING
+                if off <= 2 * half + SLACK
+                else Agreement.DISAGREES
+            )
             how = f"mean of the {len(parts)} printed cells"
             yield Finding(f"{row.name}: {row.metric}", row.value, f"{mean:.4f}".rstrip("0").rstrip("."), how, verdict)
 
 
-def parameters(rows: list[Row], count: Count) -> Iterable[Finding]:
+def parameters(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """Each printed number of trained parameters against the count, and against half of it."""
     true = {}
-    for key, line in cells_of(rows).items():
+    for key, line in printed_lines(rows).items():
         if key[0] in SUITE_OF and line[0].millions:
             true[key] = count(*key[:3], key[3] or UNSTATED_RANK)
     for key, counted in true.items():
-        row = cells_of(rows)[key][0]
+        row = printed_lines(rows)[key][0]
         slack = half_unit(row.millions) + SLACK
         fits = {divisor: abs(counted / divisor / 1e6 - float(row.millions)) <= slack for divisor in (1, 2)}
-        verdict = "agrees" if fits[1] else "halved" if fits[2] else "disagrees"
+        verdict = Agreement.AGREES if fits[1] else Agreement.HALVED if fits[2] else Agreement.DISAGREES
         how = "built on the true architecture"
         others = [other for other, n in true.items() if abs(n / 1e6 - float(row.millions)) <= slack]
-        if verdict == "disagrees" and others:
+        if verdict == Agreement.DISAGREES and others:
             how += f"; the printed count is that of {' '.join(map(str, others[0]))}"
-        if verdict == "halved":
+        if verdict == Agreement.HALVED:
             how += f" at r={key[3] or UNSTATED_RANK}; the printed count is half of it"
         yield Finding(f"{row.name}: parameters", f"{row.millions}M", f"{counted:,}", how, verdict)
 
 
-def ranks(rows: list[Row], count: Count) -> Iterable[Finding]:
+def ranks(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """Which rank, and which divisor of the count, fits the lines that are printed without one."""
     stated = sorted({row.rank for row in rows if row.rank is not None})
-    unstated = {key: line[0] for key, line in cells_of(rows).items() if key[3] is None and line[0].millions}
+    unstated = {key: line[0] for key, line in printed_lines(rows).items() if key[3] is None and line[0].millions}
     if not unstated:
         return
-    fitting = {}
+    lines_fitted = {}
     for rank, divisor in itertools.product(stated, (1, 2)):
-        fitting[rank, divisor] = sum(
+        lines_fitted[rank, divisor] = sum(
             abs(count(*key[:3], rank) / divisor / 1e6 - float(row.millions)) <= half_unit(row.millions) + SLACK
             for key, row in unstated.items()
         )
-    (rank, divisor), most = max(fitting.items(), key=lambda item: item[1])
-    counts = ", ".join(f"r={r}{' halved' if d == 2 else ''}: {n}" for (r, d), n in fitting.items())
+    (rank, divisor), most = max(lines_fitted.items(), key=lambda item: item[1])
+    counts = ", ".join(f"r={r}{' halved' if d == 2 else ''}: {n}" for (r, d), n in lines_fitted.items())
     how = f"of {len(unstated)} printed counts fit {counts}"
     result = f"r={rank}{', counts halved' if divisor == 2 else ''}"
-    verdict = "open" if most < len(unstated) else "halved" if divisor == 2 else "agrees"
+    verdict = Agreement.OPEN if most < len(unstated) else Agreement.HALVED if divisor == 2 else Agreement.AGREES
     yield Finding("rank of the 4-bit table", "not stated", result, how, verdict)
 
 
 def about(
-    claim: dict[str, Any], rows: list[Row], count: Count, memory: Callable[[dict], float] | None
+    claim: dict[str, Any], rows: list[ReportedNumber], count: Count, memory: Callable[[dict], float] | None
 ) -> Iterable[Finding]:
     """Findings about one claim in words."""
     if claim["kind"] == "open":
-        return [Finding(claim["id"], claim["text"], "–", claim["why"], "open")]
+        return [Finding(claim["id"], claim["text"], "–", claim["why"], Agreement.OPEN)]
     if claim["kind"] == "memory":
         if memory is None:
-            return [Finding(claim["id"], claim["text"], "–", "not traced", "open")]
+            return [Finding(claim["id"], claim["text"], "–", "not traced", Agreement.OPEN)]
         ratio = memory(claim)
-        verdict = "agrees" if ratio <= claim["claimed"] else "disagrees"
+        verdict = Agreement.AGREES if ratio <= claim["claimed"] else Agreement.DISAGREES
         how = "peak of a training step, traced, as a part of the other's"
         return [Finding(claim["id"], claim["text"], f"{ratio:.3f}", how, verdict)]
     return {"gain": gain, "ratio": ratios, "leads": leads}[claim["kind"]](claim, rows, count)
 
 
-def mean_of(rows: list[Row], key: Line, metric: str) -> float:
+def mean_of(rows: list[ReportedNumber], key: Line, metric: str) -> float:
     """A line's number in `metric`; an average is recomputed."""
-    line = cells_of(rows).get(key, [])
+    line = printed_lines(rows).get(key, [])
     parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
     return sum(float(part.value) for part in parts) / len(parts)
 
 
-def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+def gain(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """The pair of lines whose difference is nearest to a claimed gain; and, if it isn't it, a pair that gives it."""
-    lines = [k for k in cells_of(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
+    lines = [k for k in printed_lines(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
     pairs = [
         (mean_of(rows, of, claim["metric"]) - mean_of(rows, over, claim["metric"]), of, over)
         for of, over in itertools.product(lines, lines)
@@ -190,17 +209,17 @@ def gain(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Findi
     over_pairs = [pair for pair in pairs if pair[2][2] == claim["over"]]
     nearest = min(over_pairs, key=lambda pair: abs(pair[0] - claim["claimed"]))
     off = abs(nearest[0] - claim["claimed"])
-    verdict = "agrees" if off <= 0.05 + SLACK else "disagrees"
+    verdict = Agreement.AGREES if off <= 0.05 + SLACK else Agreement.DISAGREES
     how = f"{len(over_pairs)} pairs of printed lines"
     elsewhere = min(pairs, key=lambda pair: abs(pair[0] - claim["claimed"]))
-    if verdict == "disagrees" and abs(elsewhere[0] - claim["claimed"]) <= 0.05 + SLACK:
+    if verdict == Agreement.DISAGREES and abs(elsewhere[0] - claim["claimed"]) <= 0.05 + SLACK:
         how += f"; what gives it: {pair_text(elsewhere)}"
     yield Finding(claim["id"], claim["text"], pair_text(nearest), how, verdict)
 
 
-def ratios(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+def ratios(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """The ratio of trained parameters in every model where both methods stand."""
-    lines = cells_of(rows)
+    lines = printed_lines(rows)
     both = [{key[:2] for key in lines if key[2] == claim[side]} for side in ("of", "over")]
     models = {model: table for table, model in sorted(both[0] & both[1])}
     rank = UNSTATED_RANK // max(claim["ranks"])
@@ -210,13 +229,13 @@ def ratios(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Fin
         for model, table in models.items()
     }
     for model, ratio in by_model.items():
-        verdict = "agrees" if abs(ratio - claim["claimed"]) <= claim["within"] + SLACK else "disagrees"
+        verdict = Agreement.AGREES if abs(ratio - claim["claimed"]) <= claim["within"] + SLACK else Agreement.DISAGREES
         yield Finding(f"{claim['id']}: {model}", claim["text"], f"{ratio:.3f}", "ratio of counts", verdict)
 
 
-def leads(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Finding]:
+def leads(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """Equal-rank comparisons of the averages, recomputed from the cells; who is best of the group, too."""
-    lines = cells_of(rows)
+    lines = printed_lines(rows)
     for key in lines:
         other = (key[0], key[1], claim["over"], key[3])
         if key[2] != claim["of"] or other not in lines or not any(r.metric in AVERAGES for r in lines[key]):
@@ -225,7 +244,7 @@ def leads(claim: dict[str, Any], rows: list[Row], count: Count) -> Iterable[Find
         ahead = group[claim["of"]] - group[claim["over"]]
         best = max(group, key=group.__getitem__)
         how = f"averages recomputed; best of the group: {best} {group[best]:.2f}"
-        verdict = "agrees" if ahead > 0 else "disagrees"
+        verdict = Agreement.AGREES if ahead > 0 else Agreement.DISAGREES
         yield Finding(f"{claim['id']}: {lines[key][0].name}", claim["text"], f"{ahead:+.2f}", how, verdict)
 
 
@@ -245,7 +264,7 @@ def own_tables(folder: Path) -> Iterable[Finding]:
                 continue
             mean = sum(float(line[task]) for task in scored) / len(scored)
             slack = half_unit(line["Average"]) + max(half_unit(line[task]) for task in scored)
-            verdict = "agrees" if abs(mean - float(line["Average"])) <= slack + SLACK else "disagrees"
+            verdict = Agreement.AGREES if abs(mean - float(line["Average"])) <= slack + SLACK else Agreement.DISAGREES
             yield Finding(about_, line["Average"], f"{mean:.6f}", f"mean of {len(scored)} columns", verdict)
 
 
@@ -256,12 +275,12 @@ def as_json(findings: list[Finding]) -> str:
 def as_text(findings: list[Finding]) -> str:
     """What doesn't agree, worst first, and how many do."""
     lines = []
-    for verdict in VERDICTS[:-1]:
+    for verdict in NOT_AGREEING:
         chosen = [finding for finding in findings if finding.verdict == verdict]
         if chosen:
             lines.append(f"{verdict} ({len(chosen)})")
         lines += [f"  {f.about}: claimed {f.claim}; found {f.recomputed}; {f.how}" for f in chosen]
-    agreeing = sum(finding.verdict == "agrees" for finding in findings)
+    agreeing = sum(finding.verdict == Agreement.AGREES for finding in findings)
     return "\n".join([*lines, f"agrees: {agreeing} of {len(findings)}"])
 
 
@@ -270,9 +289,9 @@ def finding_table(findings: list[Finding]) -> PrintedTable:
     header = ["About", "Claimed", "Recomputed", "How", "Verdict"]
     groups = [
         [[Text(str(value)) for value in asdict(f).values()] for f in findings if f.verdict == verdict]
-        for verdict in VERDICTS[:-1]
+        for verdict in NOT_AGREEING
     ]
-    agreeing = sum(finding.verdict == "agrees" for finding in findings)
+    agreeing = sum(finding.verdict == Agreement.AGREES for finding in findings)
     notes = [f"{agreeing} of {len(findings)} claims agree and are not shown; all are in audit.json."]
     numbers = [[name.lower() for name in header], *(list(asdict(f).values()) for f in findings)]
     return PrintedTable("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
@@ -280,23 +299,23 @@ def finding_table(findings: list[Finding]) -> PrintedTable:
 
 def summary(findings: list[Finding]) -> PrintedTable:
     """One line a claim: how often it was checked, how often it holds, and where it doesn't."""
-    claims: dict[str, list[Finding]] = {}
+    by_claim: dict[str, list[Finding]] = {}
     for finding in findings:
         where, _, kind = finding.about.rpartition(": ")
         title = "Averages" if kind in AVERAGES else "Trained parameters" if kind == "parameters" else finding.claim
-        claims.setdefault(f"{finding.about}: {title}" if title == "not stated" else title, []).append(finding)
+        by_claim.setdefault(f"{finding.about}: {title}" if title == "not stated" else title, []).append(finding)
     rows = []
-    for title, same_claim in claims.items():
+    for title, same_claim in by_claim.items():
         notes = [
             _told(f, printed=title in ("Averages", "Trained parameters"))
             for f in same_claim
-            if f.verdict == "disagrees"
+            if f.verdict == Agreement.DISAGREES
         ]
-        notes += [f.how for f in same_claim if f.verdict == "open"]
-        halved = [f for f in same_claim if f.verdict == "halved"]
+        notes += [f.how for f in same_claim if f.verdict == Agreement.OPEN]
+        halved = [f for f in same_claim if f.verdict == Agreement.HALVED]
         notes += [f"{len(halved)} are half of the count"] if len(halved) > 1 else [f.recomputed for f in halved]
-        agreeing = sum(f.verdict in ("agrees", "rounding") for f in same_claim)
-        numbers = [str(len(same_claim)), "–" if same_claim[0].verdict == "open" else str(agreeing)]
+        agreeing = sum(f.verdict in (Agreement.AGREES, Agreement.ROUNDING) for f in same_claim)
+        numbers = [str(len(same_claim)), "–" if same_claim[0].verdict == Agreement.OPEN else str(agreeing)]
         first, *below = notes or [""]
         rows.append([Text(title), Text(first, below=tuple(below)), *map(Text, numbers)])
     header = ["Claim", "What does not agree", "Checked", "Agree"]
@@ -322,4 +341,4 @@ def read_findings(path: Path) -> list[Finding]:
     if not path.exists():
         command = f"sbora-bench audit --own --tables {path.parent / 'tables'} --output {path.parent}"
         raise UserError(f"{path}: no such file; make it with: {command}")
-    return [Finding(**finding) for finding in read_json(path)]
+    return [Finding(**finding | {"verdict": Agreement(finding["verdict"])}) for finding in read_json(path)]

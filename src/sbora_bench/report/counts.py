@@ -28,10 +28,10 @@ def count_columns(rows: list[Shown]) -> tuple[int, int]:
 def count_text(plan: Plan, rows: list[Shown]) -> str:
     """`13 of 15 columns (ladder-s 13 of 15, ladder-m 9 of 14)`; models are named where there are several."""
     models = dict.fromkeys(model for _, model, _, _ in rows)
-    of = "{} of {}".format
+    count_of_all = "{} of {}".format
     parts = [
-        f"{model_titles(plan)[model]} {of(*count_columns([row for row in rows if row[1] == model]))}"
+        f"{model_titles(plan)[model]} {count_of_all(*count_columns([row for row in rows if row[1] == model]))}"
         for model in models
     ]
-    total = of(*count_columns(rows)) + " columns"
+    total = count_of_all(*count_columns(rows)) + " columns"
     return f"{total} with one model or another ({', '.join(parts)})" if len(models) > 1 else total

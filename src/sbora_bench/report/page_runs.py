@@ -200,9 +200,9 @@ def sample_shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def samples_shown(sections: list[Section]) -> str:
     """How many of all samples the page holds, in a sentence."""
-    some, of = sum(len(section.samples) for section in sections), sum(section.answered for section in sections)
+    shown, answered = sum(len(section.samples) for section in sections), sum(section.answered for section in sections)
     return (
-        f"{some:,} of {of:,} samples are on this page: of every run the same items of a task, drawn by a hash of their"
-        f" number, at most {MOST} a task, and fewer where many runs share the page; texts of over {LONGEST:,} signs are"
-        " cut. All of them, whole, are in runs/RUN/samples/."
+        f"{shown:,} of {answered:,} samples are on this page: of every run the same items of a task, drawn by a hash of"
+        f" their number, at most {MOST} a task, and fewer where many runs share the page; texts of over {LONGEST:,}"
+        " signs are cut. All of them, whole, are in runs/RUN/samples/."
     )

@@ -17,7 +17,7 @@ from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.statistics import LEVEL, holm
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title
-from sbora_bench.report.audit import Finding, gain, leads, read_rows
+from sbora_bench.report.audit import Agreement, Finding, gain, leads, read_rows
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
 from sbora_bench.results.read import Results
@@ -52,8 +52,8 @@ def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
     if not of_claim and claim["kind"] in NO_COUNTS:  # not every experiment's audit is of the paper
         of_claim = list(NO_COUNTS[claim["kind"]](claim, read_rows(), lambda *_: 0))
     verdicts = [finding.verdict for finding in of_claim]
-    agreeing = verdicts.count("agrees")
-    if "disagrees" in verdicts:
+    agreeing = verdicts.count(Agreement.AGREES)
+    if Agreement.DISAGREES in verdicts:
         return NOT if not agreeing else f"{NOT} (agrees in {agreeing} of {len(verdicts)})"
     return HOLDS if verdicts and agreeing == len(verdicts) else UNTOLD
 

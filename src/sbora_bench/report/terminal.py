@@ -20,8 +20,8 @@ def run_at(name: str, results: Path) -> Path:
     """The folder of a run: a path, or a name below `results`. Raises UserError that names near ones."""
     folder = Path(name) if (Path(name) / SCORES).is_file() else run_folder(results, name)
     if not (folder / SCORES).is_file():
-        known = [path.parent.name for path in (results / RUNS).glob(f"*/{SCORES}")]
-        raise UserError(f"{results / RUNS}: {one_of(name, known, 'scored run')}")
+        scored = [path.parent.name for path in (results / RUNS).glob(f"*/{SCORES}")]
+        raise UserError(f"{results / RUNS}: {one_of(name, scored, 'scored run')}")
     return folder
 
 
@@ -55,7 +55,7 @@ def show(folder: Path) -> str:
     return "\n".join([*lines, f"samples: {folder / 'samples'}"])
 
 
-def _training(record: TrainRecord, data: str | None) -> list[str]:
+def _training(record: TrainRecord, training_set: str | None) -> list[str]:
     happened, protocol = record.happened, record.asked.get("protocol", {})
     losses = happened.losses()
     if record.status == "failed" or not losses:
@@ -67,7 +67,7 @@ def _training(record: TrainRecord, data: str | None) -> list[str]:
     on = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions)
     commit = (record.on.git.commit or "")[:12]
     on += f", commit {commit}" if commit else ""
-    return [f"trained on {data}: {updates}", f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; {cost}", f"on {on}"]
+    return [f"trained on {training_set}: {updates}", f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; {cost}", f"on {on}"]
 
 
 def _size(count: int | None) -> str:
@@ -92,8 +92,8 @@ def compare(a: Path, b: Path) -> str:
     lines = [f"a: {records[0].run}", f"b: {records[1].run}"]
     lines.append(f"{'':{width}}      a      b    a - b   items  only a  only b  p, Holm  a is")
     means = {task: [sum(side) / len(side) for side in pair] for task, pair in values.items()}
-    for task, (_, alone) in tests.items():
-        counts = f"{len(values[task][0]):7,} {alone} {adjusted[task]:8.2g}"
+    for task, (_, only_one_right) in tests.items():
+        counts = f"{len(values[task][0]):7,} {only_one_right} {adjusted[task]:8.2g}"
         metric, (mean_a, mean_b) = metrics[task], means[task]
         word = _word(metric.sign * (mean_a - mean_b), adjusted[task])
         lines.append(f"{task:{width}} {_scores(mean_a, mean_b, metric)} {counts}  {word}")

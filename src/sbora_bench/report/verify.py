@@ -226,12 +226,12 @@ def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
         made |= {
             f"{run.table}: task {task}": score.task_hash[:12] for task, score in record.tasks.items() if score.task_hash
         }
-        for what, version in made.items():
-            seen.setdefault(what, {}).setdefault(version, []).append(run.name)
-    for what, versions in seen.items():
+        for part, version in made.items():
+            seen.setdefault(part, {}).setdefault(version, []).append(run.name)
+    for part, versions in seen.items():
         if len(versions) > 1:
             by_version = [f"{version} ({len(runs)} runs, {runs[0]} say)" for version, runs in versions.items()]
-            yield f"mixed version: {what}: {', '.join(by_version)}"
+            yield f"mixed version: {part}: {', '.join(by_version)}"
 
 
 def differing(

@@ -50,21 +50,21 @@ def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
         if checkpoints.is_dir() and (bases / model / "base.json").is_file():
             reasons[checkpoints] = "training ended well"
     for run in plan.all_runs:
-        kept = store_folder(results, run)
+        entries_of_run = store_folder(results, run)
         for stage, (name, kind) in RECORDS.items():
             record = run_folder(results, run) / name
             try:
                 ended = read_record(record, kind).status == "ok"
             except UserError:
                 continue
-            entries = {entry: _digest(entry, name) for entry in kept.glob(f"{stage}-????????????????")}
+            entries = {entry: _digest(entry, name) for entry in entries_of_run.glob(f"{stage}-????????????????")}
             if sha256(record) not in entries.values():
                 continue
             for entry, digest in entries.items():
                 if digest != sha256(record):
                     reasons[entry] = "replaced by another"
             if ended:
-                reasons |= dict.fromkeys(kept.glob(f"{stage}-*.checkpoints"), "training ended well")
+                reasons |= dict.fromkeys(entries_of_run.glob(f"{stage}-*.checkpoints"), "training ended well")
     for part in [*results.rglob(".*.part"), *bases.rglob(".*.part")]:
         if time.time() - part.lstat().st_mtime > ABANDONED and not reasons.keys() & set(part.parents):
             reasons[part] = "half written, long ago"
@@ -93,7 +93,7 @@ def freed(paths: list[Path]) -> int:
 
 def prune(paths: list[Path], snakemake: Path) -> None:
     """Delete them. Raises UserError while a Snakemake is at work in this folder (`snakemake`: its `.snakemake`)."""
-    with locks.alone(snakemake):
+    with locks.without_snakemake(snakemake):
         for path in paths:
             if path.is_dir():
                 shutil.rmtree(path)

@@ -117,7 +117,7 @@ class Results:
         failed = next((r for r in (record, training) if r is not None and r.status == "failed"), None)
         if failed is not None:
             data = self.contamination(run.table)
-            absent = {task: of.reason for task, of in data.tasks.items() if of.status != "ok"} if data else {}
+            absent = {task: items.reason for task, items in data.tasks.items() if items.status != "ok"} if data else {}
             of_all = TaskScore(status="failed", reason=failed.reason)
             return {t: TaskScore(status="not available", reason=absent[t]) if t in absent else of_all for t in tasks}
         return {task: record.tasks.get(task) if record else None for task in tasks}

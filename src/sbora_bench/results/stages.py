@@ -151,7 +151,7 @@ def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
     `looks`: as `with_seeds` has it. Cells whose rate isn't picked yet have no runs. Raises UserError for a damaged
     record.
     """
-    known = with_rates(with_seeds(plan, results, looks), results)
+    decided = with_rates(with_seeds(plan, results, looks), results)
     tables = [name for name, table in plan.experiment.tables.items() if table.picking_seeds]
-    waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in known.rates]
-    return known.at({}, dict.fromkeys(waiting, 0))
+    waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in decided.rates]
+    return decided.at({}, dict.fromkeys(waiting, 0))

@@ -23,7 +23,7 @@ DONE = "done.json"
 CHECKPOINTS = 3  # newest ones that stay while a run trains, beside the best one
 
 
-def entry(results: Path, run: str, stage: str, identity: str) -> Path:
+def entry_folder(results: Path, run: str, stage: str, identity: str) -> Path:
     """Folder of a finished run's files."""
     return store_folder(results, run) / f"{stage}-{identity[:16]}"
 
@@ -45,7 +45,7 @@ def is_whole(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def making(folder: Path, needed: str = "") -> Iterator[Path]:
+def new_entry(folder: Path, needed: str = "") -> Iterator[Path]:
     """Yield a folder to fill; it becomes the entry `folder`, whole or not at all. `needed`: bytes, for a full disk."""
     with whole_folder(folder, needed) as made:
         yield made
@@ -58,7 +58,7 @@ def seal(folder: Path) -> None:
     write_json(folder / DONE, {name: sha256(folder / name) for name in names if name != DONE})
 
 
-def alone(folder: Path) -> "BaseFileLock":
+def entry_lock(folder: Path) -> "BaseFileLock":
     """A block that one process at a time is in for this entry; a killed one has left it."""
     from filelock import FileLock
 

@@ -36,6 +36,7 @@ from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
 from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
+from sbora_bench.results.folders import run_folder
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
     MACRO,
@@ -69,10 +70,10 @@ def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
     for run in runs:
         try:
             identity = hash_of(depends_on(plan, run, resources, results))
-            folder = store.entry(results, run.name, "evaluate", identity)
+            folder = store.entry_folder(results, run.name, "evaluate", identity)
             if not store.is_whole(folder):
                 _score_or_tell(plan, run, resources, results, folder)
-            store.take(folder, Path(results) / "runs" / run.name)
+            store.take(folder, run_folder(results, run))
         finally:
             gc.collect()  # a model's cycles hold its memory until then
 
@@ -80,17 +81,17 @@ def evaluate(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
 def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path) -> None:
     """Make the store's entry `folder` of a run: its scores, or why there are none."""
     try:
-        with store.making(folder) as made:
+        with store.new_entry(folder) as made:
             score_run(plan, run, resources, results, made)
     except Exception as error:
-        known = isinstance(error, WrongValue)
-        if isinstance(error, UserError) and not known:
+        explained = isinstance(error, WrongValue)
+        if isinstance(error, UserError) and not explained:
             raise
-        if not known:
+        if not explained:
             traceback.print_exc()
-        reason = str(error) if known else in_a_line(error)
+        reason = str(error) if explained else in_a_line(error)
         print(f"{run.name}: failed: {reason}", file=sys.stderr, flush=True)
-        with store.making(folder) as made:
+        with store.new_entry(folder) as made:
             score_run(plan, run, resources, results, made, f"scoring: {reason}")
 
 
@@ -126,7 +127,7 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     """
     if run.is_base or training_failure(results, run):
         return None
-    folder = Path(results) / "runs" / run.name / "adapter"
+    folder = run_folder(results, run) / "adapter"
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
@@ -147,7 +148,7 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
 
 def training_record(results: Path, run: Run) -> TrainRecord | None:
     """How the run was trained; None for the untuned base, and for an adapter from elsewhere."""
-    return None if run.is_base else record_at(Path(results) / "runs" / run.name / "train.json", TrainRecord)
+    return None if run.is_base else record_at(run_folder(results, run) / "train.json", TrainRecord)
 
 
 def training_failure(results: Path, run: Run) -> str:

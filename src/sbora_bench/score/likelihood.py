@@ -80,8 +80,8 @@ def _only_difference(texts: list[list[int]]) -> int | None:
     if not texts or len({len(ids) for ids in texts}) > 1:
         return None
     places = [place for place, ids in enumerate(zip(*texts, strict=True)) if len(set(ids)) > 1]
-    alone = len(places) == 1 and len({ids[places[0]] for ids in texts}) == len(texts)
-    return places[0] if alone else None
+    one_token = len(places) == 1 and len({ids[places[0]] for ids in texts}) == len(texts)
+    return places[0] if one_token else None
 
 
 @torch.inference_mode()

@@ -98,9 +98,9 @@ class Scorer(HFLM):
                 contexts, settings = [context for context, _ in batch], dict(batch[0][1])
                 until, skip = settings.pop("until", []), settings.pop("skip_special_tokens", True)
                 room = settings.pop("max_gen_toks")
-                kept = max(self.max_length - room, 1)
-                room = max(1, min(room, self.max_length - kept))
-                rows = [encoded[context][-kept:] for context in contexts]
+                prompt_room = max(self.max_length - room, 1)
+                room = max(1, min(room, self.max_length - prompt_room))
+                rows = [encoded[context][-prompt_room:] for context in contexts]
                 made = halving(lambda part: self.generate_ids(part, room, **settings), rows)  # noqa: B023
                 for context, new in zip(contexts, (new for _, news in made for new in news), strict=True):
                     self.tokens[context] = len(new)

@@ -30,16 +30,16 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def alone(folder: Path) -> contextlib.AbstractContextManager:
-    """`store.alone`, by the first process for all of them."""
-    return store.alone(folder) if is_first() else contextlib.nullcontext()
+def entry_lock(folder: Path) -> contextlib.AbstractContextManager:
+    """`store.entry_lock`, by the first process for all of them."""
+    return store.entry_lock(folder) if is_first() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def making(folder: Path) -> Iterator[Path]:
-    """`store.making` in the first process; in another a folder that is gone at the block's end."""
+def new_entry(folder: Path) -> Iterator[Path]:
+    """`store.new_entry` in the first process; in another a folder that is gone at the block's end."""
     if is_first():
-        with store.making(folder) as made:
+        with store.new_entry(folder) as made:
             yield made
     else:
         with tempfile.TemporaryDirectory() as made:

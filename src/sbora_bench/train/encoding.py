@@ -74,11 +74,11 @@ def encode_rows(
         encoded: dict[str, Any] = {**example}
         if protocol.group_by_length == "characters":
             encoded["length"] = len(row["prompt"]) + len(row["response"])
-        kept = any(label >= 0 for label in encoded["labels"]) and not (was_cut and protocol.too_long == "drop")
-        if kept:
+        trained_on = any(label >= 0 for label in encoded["labels"]) and not (was_cut and protocol.too_long == "drop")
+        if trained_on:
             rows.append(encoded)
         long += was_cut
-        cut += was_cut and kept
+        cut += was_cut and trained_on
     limit = f"max_length {protocol.max_length}"
     if protocol.source_length and protocol.target_length:
         limit += f" (source_length {protocol.source_length}, target_length {protocol.target_length})"

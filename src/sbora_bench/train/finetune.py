@@ -29,7 +29,7 @@ from sbora_bench.plan import steps as batches
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
-from sbora_bench.results.folders import ADAPTER_FILES
+from sbora_bench.results.folders import ADAPTER_FILES, run_folder
 from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
@@ -39,7 +39,7 @@ from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
 from sbora_bench.train.kept_rows import training_rows
 from sbora_bench.train.method_steps import first_values
-from sbora_bench.train.out_of_memory import fitting
+from sbora_bench.train.out_of_memory import halved_to_fit
 from sbora_bench.train.trainer import build_trainer
 from sbora_bench.train.wandb_log import tracked
 
@@ -58,30 +58,30 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         if run.is_base:
             raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
     for run in runs:
-        folder = store.entry(results, run.name, "finetune", identity(plan, run, resources, results))
+        folder = store.entry_folder(results, run.name, "finetune", identity(plan, run, resources, results))
         checkpoints = store.checkpoints_of(folder)
-        with processes.alone(folder):
+        with processes.entry_lock(folder):
             if not store.is_whole(folder):
                 _train_or_tell(plan, run, resources, results, folder, checkpoints)
             if not processes.is_first():
                 continue
             if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
                 shutil.rmtree(checkpoints, ignore_errors=True)
-        store.take(folder, Path(results) / "runs" / run.name)
+        store.take(folder, run_folder(results, run))
 
 
 def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
     """Make the store's entry `folder` of a run: trained, or telling why not."""
     try:
-        with processes.making(folder) as made, tracked(plan, run) as summarise:
+        with processes.new_entry(folder) as made, tracked(plan, run) as summarise:
             train = partial(train_run, plan, run, resources, results, made, checkpoints)
-            summarise(fitting(train, plan.protocol(run.table).micro_batch))
+            summarise(halved_to_fit(train, plan.protocol(run.table).micro_batch))
     except UserError:
         raise
     except Exception as error:
         traceback.print_exc()
         print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
-        with processes.making(folder) as made:
+        with processes.new_entry(folder) as made:
             leave_failure(plan, run, results, made, checkpoints, error)
 
 

@@ -19,7 +19,7 @@ else:
 T = TypeVar("T")
 
 
-def fitting(attempt: Callable[[int, list[int]], T], rows: int) -> T:
+def halved_to_fit(attempt: Callable[[int, list[int]], T], rows: int) -> T:
     """What `attempt(rows, larger ones that did not fit)` gives, with the rows halved until memory suffices.
 
     Raises what the attempt raises, out of memory with one row too.

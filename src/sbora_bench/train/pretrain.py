@@ -153,7 +153,7 @@ def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> 
         raise UserError(
             f"model {model!r}: its source is {entry.source.kind!r}, only 'pretrain' and 'shipped' are trained here"
         )
-    with store.alone(output):
+    with store.entry_lock(output):
         try:
             summary = pretrain(entry.architecture, entry.source.recipe, output, threads)
         except FloatingPointError as error:
@@ -184,7 +184,7 @@ def _save(folder: Path, step: int, model: LlamaForCausalLM, optimizer: torch.opt
         tensors[f"weight.{name}"] = weight.detach()
         tensors |= {f"{key}.{name}": optimizer.state[weight][key] for key in ADAM}
     size = sum(tensor.nbytes for tensor in tensors.values())
-    with store.making(folder / f"checkpoint-{step}", f"about {size:,}") as made:
+    with store.new_entry(folder / f"checkpoint-{step}", f"about {size:,}") as made:
         save_file(tensors, made / TENSORS)
         files.write_json(made / COUNTS, counts)
     keep_newest(folder)
@@ -236,13 +236,13 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             schedule.step()
             optimizer.zero_grad()
             counts["tokens"] += ids.numel()
-            kept, stop = step % LOGGED == 1 or step == checked.steps, watching.stop
+            logged, stop = step % LOGGED == 1 or step == checked.steps, watching.stop
             saved = stop or step % checked.checkpoint_every == 0
-            if kept or saved:
+            if logged or saved:
                 loss_now = round(loss.item(), 4)
                 progress.tell("pretrain", output.name, "step", step=step, steps=checked.steps, loss=loss_now)
                 watching.check(step, loss_now, norm.item())
-                if kept:
+                if logged:
                     counts["loss"].append(loss_now)
             if saved:
                 counts["seconds"] = time.perf_counter() - started

@@ -10,7 +10,7 @@ import yaml
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
-from sbora_bench.analysis.forgetting import kept, kept_pairs
+from sbora_bench.analysis.forgetting import measured_cells, measured_pairs
 from sbora_bench.analysis.index_seeds import Component, components, decided, p_equal
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
@@ -84,7 +84,7 @@ def test_each_suite_and_loss_stands_beside_the_base(made):
     plan, results = made
     rows = {
         (row.cell.model, row.cell.method, row.cell.rank, row.measure.name): row
-        for row in kept(Results(plan, results), "arithmetic")
+        for row in measured_cells(Results(plan, results), "arithmetic")
     }
     lora = rows["llama-7b", "lora", 32, "mmlu"].over_seeds
     assert lora.mean == pytest.approx(np.mean([12, 13, 14]) / 40) and lora.n == 3
@@ -103,7 +103,7 @@ def test_each_suite_and_loss_stands_beside_the_base(made):
 
 def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     plan, results = made
-    rows = [row for row in kept_pairs(Results(plan, results), "arithmetic") if row.pair.model == "llama-7b"]
+    rows = [row for row in measured_pairs(Results(plan, results), "arithmetic") if row.pair.model == "llama-7b"]
     pairs = [row.pair for row in rows]
     of = {(pair.column, pair.a.method, pair.a.rank, pair.b.method, pair.b.rank): pair for pair in pairs}
     loss = of["mmlu loss", "lora", 32, "sbora-fa", 64]
@@ -113,7 +113,7 @@ def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     assert of["mmlu", "lora", 32, "sbora-fa", 64].difference == 0.0
     assert {row.measure.name for row in rows} == {"mmlu", "mmlu loss"}  # not the suite that they were tuned for
     view = forgetting_table(Results(plan, results), "arithmetic")
-    assert len(view.csv) == 1 + len(kept_pairs(Results(plan, results), "arithmetic"))
+    assert len(view.csv) == 1 + len(measured_pairs(Results(plan, results), "arithmetic"))
     line = next(line for line in view.groups[0] if line[1].text == "LoRA r = 32" and "r = 64" in line[2].text)
     assert line[5].text == "worse" and line[5].bold and line[5].below[0].startswith("−0.500 [−0.500, −0.500]")
 
@@ -130,7 +130,7 @@ def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path
         values = [loss + 0.001 * item + apart * (2 * (item % 2) - 1) for item in range(40)]
         rows = [{"id": row["id"], "value": values[row["id"]]} for row in read_jsonl(path)]
         score_again(results, run, "mmlu", rows, value=sum(values) / 40, measured=LOSS, extra={})
-    rows = kept_pairs(Results(plan, results), "arithmetic")
+    rows = measured_pairs(Results(plan, results), "arithmetic")
     (row,) = [
         row for row in rows if (row.pair.a.method, row.pair.b.method, row.pair.b.rank) == ("lora", "sbora-fa", 32)
     ]

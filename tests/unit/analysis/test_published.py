@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from sbora_bench.analysis.published import BANDS, ELSEWHERE, NOT_RUN, PublishedRun, beside_published, read_bands
+from sbora_bench.analysis.published import BANDS, Place, PublishedRun, beside_published, read_bands
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.results.read import Results
@@ -48,18 +48,18 @@ def test_an_average_is_over_all_tasks_of_the_suite(results):
     [
         ({"loss_on": "all"}, "not compared: loss on answer here, on all there"),
         ({"task": "AQuA"}, "not compared: AQuA is not scored"),
-        ({"rank": 64}, ELSEWHERE),
-        ({"model": "llama-13b"}, ELSEWHERE),
-        ({"suite": "commonsense"}, ELSEWHERE),
+        ({"rank": 64}, Place.ELSEWHERE.value),
+        ({"model": "llama-13b"}, Place.ELSEWHERE.value),
+        ({"suite": "commonsense"}, Place.ELSEWHERE.value),
     ],
 )
 def test_what_cannot_be_compared_says_why(results, changes, verdict):
     row = one(results, **changes)
-    assert row.verdict == verdict and row.value is None
+    assert row.verdict_text == verdict and row.value is None
 
 
 def test_an_experiment_without_results_was_not_run(results, tmp_path):
-    assert one(Results(results.plan, tmp_path)).verdict == NOT_RUN
+    assert one(Results(results.plan, tmp_path)).verdict is Place.NOT_RUN
 
 
 def test_the_shipped_bands_name_entries_of_the_catalog_and_hold_their_own_numbers():

@@ -95,7 +95,7 @@ def test_altered_cells_are_found(rows, seed):
     """20 numbers, drawn from all that can be recomputed, moved by a little or by much: found, and nothing else."""
     draw, altered = random.Random(seed), list(rows)
     numbers = [(n, "value") for n, row in enumerate(rows) if row.table != "qsbora_mmlu"]  # no averages there
-    lines = audit.cells_of(rows)
+    lines = audit.printed_lines(rows)
     numbers += [(rows.index(line[0]), "millions") for key, line in lines.items() if key[0] in SUITE_OF]
     for number, key in draw.sample(numbers, 20):
         row, text = rows[number], getattr(rows[number], key)

@@ -10,7 +10,7 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
 from sbora_bench.report import paper_claims
-from sbora_bench.report.audit import Finding
+from sbora_bench.report.audit import Agreement, Finding
 from sbora_bench.results.paper.reported import HERE
 from sbora_bench.results.read import Results
 from tests.factories.made_results import make_experiment
@@ -63,12 +63,14 @@ def test_reported_numbers_decide_without_counts():
 
 def test_the_audits_findings_decide_where_they_are():
     def findings(*verdicts):
-        return [Finding(f"{GAIN['id']}: model {i}", "", "", "", verdict) for i, verdict in enumerate(verdicts)]
+        named = [(f"{GAIN['id']}: model {i}", verdict) for i, verdict in enumerate(verdicts)]
+        return [Finding(name, "", "", "", Agreement(verdict)) for name, verdict in named]
 
     assert paper_claims.reported(GAIN, findings("agrees", "agrees")) == "holds"
     assert paper_claims.reported(GAIN, findings("agrees", "disagrees")) == "does not (agrees in 1 of 2)"
     assert paper_claims.reported(GAIN, findings("agrees", "open")) == "can't be told"
-    assert paper_claims.reported(GAIN, [Finding("arithmetic-gain-of-others", "", "", "", "agrees")]) == "does not"
+    of_another = Finding("arithmetic-gain-of-others", "", "", "", Agreement.AGREES)
+    assert paper_claims.reported(GAIN, [of_another]) == "does not"
 
 
 def gain(outcome, difference, low=None, high=None):

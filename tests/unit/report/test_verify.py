@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
         path = results / "runs" / run.name / "scores.json"
         scores, _ = recomputed(path.parent, read_record(path, ScoresRecord))
         write_json(path, scores.model_dump(mode="json"))
-        with store.making(store.entry(results, run.name, "evaluate", "0" * 64)) as made:
+        with store.new_entry(store.entry_folder(results, run.name, "evaluate", "0" * 64)) as made:
             shutil.copytree(path.parent / "samples", made / "samples")
             for name in ("scores.json", "train.json"):
                 if (path.parent / name).exists():

@@ -17,7 +17,7 @@ def house(tmp_path):
     bad, good = [run for run in plan.runs if not run.is_base][:2]
     make_run(plan, results, bad, failed="loss nan at step 3")
     for run in (bad, good):
-        with store.making(store.entry(results, run.name, "finetune", "a" * 64)) as made:
+        with store.new_entry(store.entry_folder(results, run.name, "finetune", "a" * 64)) as made:
             shutil.copy2(results / "runs" / run.name / "train.json", made)
     return plan, results, bad.name, good.name
 
@@ -52,7 +52,9 @@ def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
 
 def test_forgetting_takes_the_failed_records_alone(house):
     plan, results, bad, good = house
-    checkpoint = store.entry(results, bad, "finetune", "a" * 64).with_name("finetune-aa.checkpoints") / "checkpoint-2"
+    checkpoint = (
+        store.entry_folder(results, bad, "finetune", "a" * 64).with_name("finetune-aa.checkpoints") / "checkpoint-2"
+    )
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_text("good ones")
     before = files(results)
@@ -61,7 +63,7 @@ def test_forgetting_takes_the_failed_records_alone(house):
     gone |= {f"store/{bad}/finetune-{'a' * 16}/{name}" for name in ("train.json", store.DONE)}
     assert before - files(results) == gone
     assert failed_runs(plan, results) == {} and forget(plan, results) == []
-    assert store.is_whole(store.entry(results, good, "finetune", "a" * 64))
+    assert store.is_whole(store.entry_folder(results, good, "finetune", "a" * 64))
 
 
 def test_the_command_ends_with_status_1_where_runs_failed(house, monkeypatch, capsys):

@@ -92,8 +92,8 @@ def test_a_number_without_a_json_sign_is_text(capsys):
 
 
 def stored(results: Path, run: str, stage: str, identity: str, name: str, text: str) -> Path:
-    entry = store.entry(results, run, stage, identity)
-    with store.making(entry) as made:
+    entry = store.entry_folder(results, run, stage, identity)
+    with store.new_entry(entry) as made:
         (made / name).write_text(text)
     return entry
 

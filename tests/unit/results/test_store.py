@@ -7,20 +7,20 @@ from sbora_bench.results import store
 
 
 def fill(folder, text="one"):
-    with store.making(folder) as made:
+    with store.new_entry(folder) as made:
         (made / "adapter").mkdir()
         (made / "adapter" / "weights").write_text(text)
         (made / "train.json").write_text("{}")
 
 
 def test_an_entry_is_keyed_by_run_stage_and_hash(tmp_path):
-    folder = store.entry(tmp_path, "t-m-lora-r4-s0", "finetune", "ab" * 32)
+    folder = store.entry_folder(tmp_path, "t-m-lora-r4-s0", "finetune", "ab" * 32)
     assert folder == tmp_path / "store" / "t-m-lora-r4-s0" / "finetune-abababababababab"
     assert not store.is_whole(folder)
     fill(folder)
     assert store.is_whole(folder)
     assert set(read_json(folder / store.DONE)) == {"adapter/weights", "train.json"}
-    other = store.entry(tmp_path, "t-m-lora-r4-s0", "finetune", "ba" * 32)
+    other = store.entry_folder(tmp_path, "t-m-lora-r4-s0", "finetune", "ba" * 32)
     assert not store.is_whole(other)
 
 
@@ -38,7 +38,7 @@ def test_an_entry_is_keyed_by_run_stage_and_hash(tmp_path):
     ids=["bit flipped", "truncated", "file gone", "never finished", "list truncated", "list of another kind", "empty"],
 )
 def test_a_damaged_entry_is_not_used_and_is_made_again(tmp_path, damage):
-    folder = store.entry(tmp_path, "run", "finetune", "0" * 64)
+    folder = store.entry_folder(tmp_path, "run", "finetune", "0" * 64)
     fill(folder)
     damage(folder)
     assert not store.is_whole(folder)
@@ -47,23 +47,23 @@ def test_a_damaged_entry_is_not_used_and_is_made_again(tmp_path, damage):
 
 
 def test_a_crash_leaves_nothing(tmp_path):
-    folder = store.entry(tmp_path, "run", "finetune", "0" * 64)
-    with pytest.raises(ZeroDivisionError), store.making(folder) as made:
+    folder = store.entry_folder(tmp_path, "run", "finetune", "0" * 64)
+    with pytest.raises(ZeroDivisionError), store.new_entry(folder) as made:
         (made / "train.json").write_text("{}")
         raise ZeroDivisionError
     assert list(folder.parent.iterdir()) == []
 
 
 def test_a_crash_leaves_the_older_entry(tmp_path):
-    folder = store.entry(tmp_path, "run", "finetune", "0" * 64)
+    folder = store.entry_folder(tmp_path, "run", "finetune", "0" * 64)
     fill(folder)
-    with pytest.raises(ZeroDivisionError), store.making(folder):
+    with pytest.raises(ZeroDivisionError), store.new_entry(folder):
         raise ZeroDivisionError
     assert store.is_whole(folder) and list(folder.parent.iterdir()) == [folder]
 
 
 def test_taking_replaces_what_is_there_and_shares_nothing_written_later(tmp_path):
-    folder, target = store.entry(tmp_path, "run", "finetune", "0" * 64), tmp_path / "runs" / "run"
+    folder, target = store.entry_folder(tmp_path, "run", "finetune", "0" * 64), tmp_path / "runs" / "run"
     fill(folder)
     (target / "adapter").mkdir(parents=True)
     (target / "adapter" / "weights").write_text("old")
@@ -82,7 +82,7 @@ def test_where_links_cannot_be_made_files_are_copied(tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr("os.link", refuse)
-    folder = store.entry(tmp_path, "run", "finetune", "0" * 64)
+    folder = store.entry_folder(tmp_path, "run", "finetune", "0" * 64)
     fill(folder)
     store.take(folder, tmp_path / "runs")
     assert (tmp_path / "runs" / "adapter" / "weights").read_text() == "one"

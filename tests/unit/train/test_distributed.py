@@ -88,11 +88,11 @@ def test_fsdp_takes_no_four_bit_base(two, monkeypatch):
 
 
 def test_the_first_process_alone_writes(two, tmp_path, monkeypatch):
-    with processes.alone(tmp_path / "entry"), processes.making(tmp_path / "entry") as made:
+    with processes.entry_lock(tmp_path / "entry"), processes.new_entry(tmp_path / "entry") as made:
         (made / "train.json").write_text(json.dumps({}))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("RANK", "0")
-    with processes.making(tmp_path / "entry") as made:
+    with processes.new_entry(tmp_path / "entry") as made:
         (made / "train.json").write_text(json.dumps({}))
     assert (tmp_path / "entry" / "done.json").is_file()
 

@@ -5,7 +5,7 @@ import torch
 
 from sbora_bench.results.records import TrainRecord
 from sbora_bench.train import finetune as stage
-from sbora_bench.train.out_of_memory import fitting
+from sbora_bench.train.out_of_memory import halved_to_fit
 from tests.factories.interruptions import record_of
 from tests.factories.toy_training import digests, house, train
 
@@ -93,5 +93,5 @@ def test_other_errors_come_through(error):
         raise error
 
     with pytest.raises(type(error)) as raised:
-        fitting(attempt, 8)
+        halved_to_fit(attempt, 8)
     assert raised.value is error

@@ -49,12 +49,12 @@ def written_out(tokenizer: "PreTrainedTokenizerBase", rows: list[dict[str, Any]]
     return [row | {"prompt": _text(tokenizer, row, bos if added else "")} if ARGUMENTS in row else row for row in rows]
 
 
-def refuse_without_template(has_one: bool, of: str) -> None:
+def refuse_without_template(has_template: bool, owner: str) -> None:
     """Raise UserError where a tokenizer has no chat template."""
-    if not has_one:
+    if not has_template:
         raise UserError(
-            f"{of}: its tokenizer has no chat template, which the protocol's prompt is made by; take a model that was"
-            " tuned to chat, or another train_prompt and score_prompt (alpaca, clean)"
+            f"{owner}: its tokenizer has no chat template, which the protocol's prompt is made by; take a model that"
+            " was tuned to chat, or another train_prompt and score_prompt (alpaca, clean)"
         )
 
 

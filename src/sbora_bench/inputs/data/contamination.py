@@ -27,8 +27,8 @@ def last_question(example: Mapping[str, str]) -> str:
 
 def contaminated(items: Iterable[Mapping[str, str]], training: Iterable[Mapping[str, str]]) -> list[int]:
     """Indices of the items whose question stands in the training set, alone or as a shot of a prompt."""
-    known = set()
+    trained_on = set()
     for example in training:
-        known.update(questions(f"{example['instruction']} {example['input']}".strip()))
-        known.update(questions(example["instruction"]))
-    return [index for index, item in enumerate(items) if last_question(item) in known]
+        trained_on.update(questions(f"{example['instruction']} {example['input']}".strip()))
+        trained_on.update(questions(example["instruction"]))
+    return [index for index, item in enumerate(items) if last_question(item) in trained_on]

@@ -26,8 +26,8 @@ INDENT = " " * 16
 class Template(NamedTuple):
     """Format strings over `instruction` and `input`, for an empty input and for any other."""
 
-    alone: str
-    paired: str
+    without_input: str
+    with_input: str
 
 
 def _official(separator: str, after_alone: str, after_paired: str) -> Template:
@@ -115,9 +115,9 @@ def _placed(fill: Callable[[Example], T], where: str) -> Callable[[Example], T]:
     return filled
 
 
-def prompt_of_items(catalog: Catalog, data: str, name: str) -> Prompt:
+def prompt_of_items(catalog: Catalog, entry_name: str, name: str) -> Prompt:
     """What makes the prompt of a data entry's items: the template, or lm-eval where they are a task's of its own."""
-    if isinstance(catalog.data[data], LmEvalData):
+    if isinstance(catalog.data[entry_name], LmEvalData):
         return Prompt(itemgetter("prompt"))
     return prompt_of(catalog, name)
 
@@ -126,5 +126,5 @@ def render(template: str, instruction: str, input: str = "") -> str:
     """The prompt: all that stands before the response. Raises UserError for an unknown template."""
     if template not in TEMPLATES:
         raise UserError(f"protocol: prompt: {one_of(template, TEMPLATES, 'prompt template')}")
-    alone, paired = TEMPLATES[template]
-    return (paired if input else alone).format(instruction=instruction, input=input)
+    without_input, with_input = TEMPLATES[template]
+    return (with_input if input else without_input).format(instruction=instruction, input=input)

@@ -78,7 +78,7 @@ def named_task(config: dict[str, Any], items: list[dict[str, Any]], source: LmEv
 
 
 def _filter(filters: list[dict[str, Any]], name: str, where: str) -> dict[str, Any]:
-    known = {one["name"]: one for one in filters}
-    if name and name not in known:
-        raise UserError(f"{where}: filter: {one_of(name, known, 'filter')}")
-    return known[name] if name else filters[0]
+    by_name = {named_filter["name"]: named_filter for named_filter in filters}
+    if name and name not in by_name:
+        raise UserError(f"{where}: filter: {one_of(name, by_name, 'filter')}")
+    return by_name[name] if name else filters[0]

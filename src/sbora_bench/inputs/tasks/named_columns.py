@@ -57,8 +57,10 @@ def read_by(config: dict[str, Any], items: list[dict[str, Any]]) -> list[dict[st
     spelled = json.dumps(config, ensure_ascii=False, default=str)
     words = {*re.findall(r"\w+", spelled), *READ_HERE}
     columns = dict.fromkeys(column for item in items for column in item)
-    kept = [column for column in columns if column in words or (not WORD.fullmatch(column) and column in spelled)]
-    return [{column: item.get(column) for column in kept} for item in items]
+    columns_read = [
+        column for column in columns if column in words or (not WORD.fullmatch(column) and column in spelled)
+    ]
+    return [{column: item.get(column) for column in columns_read} for item in items]
 
 
 def check_held(config: dict[str, Any], items: list[dict[str, Any]]) -> None:

@@ -33,9 +33,9 @@ def template_path(task: str, entry: TaskEntry) -> Path:
         return own
     path = BUILT_IN / f"{entry.template}.yaml"
     if not path.is_file():
-        known = [found.stem for found in BUILT_IN.glob("*.yaml")]
+        built_in = [yaml_file.stem for yaml_file in BUILT_IN.glob("*.yaml")]
         raise UserError(
-            f"catalog: tasks.{task}.template: {one_of(entry.template, known, 'template')}; a template of your own is"
+            f"catalog: tasks.{task}.template: {one_of(entry.template, built_in, 'template')}; a template of your own is"
             " given as a .yaml path"
         )
     return path

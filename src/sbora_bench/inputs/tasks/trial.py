@@ -67,7 +67,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
         _answer(half, HALF)
         half.apply_filters()
         with suppress(Exception):  # a metric may take right answers alone
-            values = {name: values[name] + of for name, of in _scored(half).items()}
+            values = {name: values[name] + half_right for name, half_right in _scored(half).items()}
     for metric, measured in scores.items():
         _check_values(task, metric, measured, values[metric])
 
@@ -85,9 +85,9 @@ def _check_names(config: dict[str, Any], where: str) -> None:
             raise UserError(
                 f"{where}: metric_list: {one_of(entry['aggregation'], AGGREGATION_REGISTRY, 'aggregation')}"
             )
-    known = {*GenerationConfig().to_dict(), *OWN_KEYS}
-    for key in config.get("generation_kwargs", {}).keys() - known if config["output_type"] == "generate_until" else ():
-        raise UserError(f"{where}: generation_kwargs: {one_of(key, known, 'key')}")
+    keys = {*GenerationConfig().to_dict(), *OWN_KEYS}
+    for key in config.get("generation_kwargs", {}).keys() - keys if config["output_type"] == "generate_until" else ():
+        raise UserError(f"{where}: generation_kwargs: {one_of(key, keys, 'key')}")
 
 
 def _check_questions(task: "ConfigurableTask", columns: set[str], where: str) -> None:

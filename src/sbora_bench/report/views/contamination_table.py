@@ -12,12 +12,12 @@ def contamination_table(results: Results, _: None = None) -> PrintedTable:
     for table, entry in plan.experiment.tables.items():
         record, lines = results.contamination(table), []
         for task in plan.tasks(table):
-            data = record.tasks.get(task) if record else None
+            items = record.tasks.get(task) if record else None
             numbers = ["not checked", "–", "–"]
-            if data is not None and data.status == "ok":
-                numbers = [f"{len(data.contaminated):,}", f"{data.available:,}", f"{data.n:,}"]
-            elif data is not None:
-                numbers = [f"{data.status} ({data.reason})", "–", "–"]
+            if items is not None and items.status == "ok":
+                numbers = [f"{len(items.contaminated):,}", f"{items.available:,}", f"{items.n:,}"]
+            elif items is not None:
+                numbers = [f"{items.status} ({items.reason})", "–", "–"]
             lines.append([Text(text) for text in (table, entry.train, task_titles(plan, table)[task], *numbers)])
         groups.append(lines)
     header = ["Table", "Training set", "Task", "In the training set", "Items in the file", "Items scored"]

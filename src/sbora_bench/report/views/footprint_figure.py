@@ -30,16 +30,16 @@ def footprint_data(plan: Plan, layout: Layout, footprint: Lines) -> list[dict[st
         if row.is_base or not shown:
             continue
         first, (model, method) = shown[0], row_titles(plan, layout.tables, row)
-        known = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}
-        parts = [known[f"{part}_bytes"] for part in PARTS if part != "other"]
-        known["other_bytes"] = None if known["peak_bytes"] is None else known["peak_bytes"] - sum(filter(None, parts))
+        sizes = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}
+        parts = [sizes[f"{part}_bytes"] for part in PARTS if part != "other"]
+        sizes["other_bytes"] = None if sizes["peak_bytes"] is None else sizes["peak_bytes"] - sum(filter(None, parts))
         measured = [line.measured_peak_bytes for line in shown if line.measured_peak_bytes is not None]
         rows.append(
             {
                 "panel": model,
                 "label": f"{method} r = {row.rank}",
                 "parameters": first.trainable_parameters,
-                **known,
+                **sizes,
                 "measured_peak_bytes": max(measured, default=None),
             }
         )
@@ -79,9 +79,9 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _memory_bars(axis: Axes, shown: list[dict[str, Any]], labels: list[str]) -> None:
-    known = {part: [(row[f"{part}_bytes"] or 0) / 2**30 for row in shown] for part in PARTS}
+    gib = {part: [(row[f"{part}_bytes"] or 0) / 2**30 for row in shown] for part in PARTS}
     draw_stack(
-        axis, labels, {f"{part}, estimated": (widths, *PARTS[part]) for part, widths in known.items() if any(widths)}
+        axis, labels, {f"{part}, estimated": (widths, *PARTS[part]) for part, widths in gib.items() if any(widths)}
     )
     measured = [
         (row["measured_peak_bytes"] / 2**30, wrapped(row["label"])) for row in shown if row["measured_peak_bytes"]

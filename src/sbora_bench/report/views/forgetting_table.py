@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sbora_bench.analysis.forgetting import kept_pairs
+from sbora_bench.analysis.forgetting import measured_pairs
 from sbora_bench.analysis.measures import Measure
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.statistics import LEVEL
@@ -19,7 +19,7 @@ from sbora_bench.results.read import Results
 
 def forgetting_table(results: Results, table: str) -> PrintedTable:
     """A row a pair of methods at equal rank or equal parameters: which keeps more, measure by measure."""
-    plan, rows = results.plan, kept_pairs(results, table)
+    plan, rows = results.plan, measured_pairs(results, table)
     shown = [row for row in rows if row.pair.of_methods]
     measures = list(dict.fromkeys(row.measure for row in shown))
     pairs: dict[tuple[Cell, Cell, str], dict[Measure, Pair]] = {}

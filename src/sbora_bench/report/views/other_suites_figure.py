@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.analysis.forgetting import kept
+from sbora_bench.analysis.forgetting import measured_cells
 from sbora_bench.analysis.measures import LOSS
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, x (rank or trainable parameters), mean, low, high: per cent, or nats a token."""
     rows, plan = [], results.plan
-    for row in kept(results, table):
+    for row in measured_cells(results, table):
         cell, metric, seeds = row.cell, row.measure.metric, row.over_seeds
         ends = [seeds.mean if end is None else end for end in (seeds.low, seeds.high)]
         mean, low, high = (metric.scale * value for value in (seeds.mean, *ends))
         title = f"{model_titles(plan, table)[cell.model]}: {row.measure.title}"
         own = row.measure.name == plan.experiment.tables[table].suite
-        for of, x in ((("Rank", cell.rank),) if own else ()) + (("Trainable parameters", row.trainable_parameters),):
-            point = {"panel": title, "of": of, "method": cell.method, "x": x, "rank": cell.rank}
+        for axis_title, x in ((("Rank", cell.rank),) if own else ()) + (
+            ("Trainable parameters", row.trainable_parameters),
+        ):
+            point = {"panel": title, "of": axis_title, "method": cell.method, "x": x, "rank": cell.rank}
             rows.append(point | {"mean": mean, "low": low, "high": high, "measure": row.measure.name, "metric": metric})
     return rows
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sbora_bench.analysis.forgetting import Kept, kept
+from sbora_bench.analysis.forgetting import MeasuredCell, measured_cells
 from sbora_bench.analysis.measures import Measure
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.titles import model_titles, ranked_title
@@ -22,9 +22,9 @@ def has_other_suites(plan: Plan, table: str) -> bool:
 
 def other_suites_table(results: Results, table: str) -> PrintedTable:
     """A row a cell: every suite's average, and the change over the base."""
-    plan, rows = results.plan, kept(results, table)
+    plan, rows = results.plan, measured_cells(results, table)
     measures = list(dict.fromkeys(row.measure for row in rows))
-    cells: dict[Cell, dict[Measure, Kept]] = {}
+    cells: dict[Cell, dict[Measure, MeasuredCell]] = {}
     for row in rows:
         cells.setdefault(row.cell, {})[row.measure] = row
     groups: dict[str, list[list[Text]]] = {}
@@ -50,13 +50,13 @@ def other_suites_table(results: Results, table: str) -> PrintedTable:
     )
 
 
-def _numbers(row: Kept) -> list[Any]:
+def _numbers(row: MeasuredCell) -> list[Any]:
     cell, seeds = row.cell, row.over_seeds
     names = [cell.table, cell.model, cell.method, cell.rank, row.trainable_parameters, row.measure.name]
     return [*names, seeds.n, seeds.mean, seeds.sd, seeds.low, seeds.high]
 
 
-def _score_text(row: Kept | None, base: Kept | None) -> Text:
+def _score_text(row: MeasuredCell | None, base: MeasuredCell | None) -> Text:
     if row is None:
         return Text("–")
     scale, digits, seeds = row.measure.metric.scale, row.measure.metric.digits, row.over_seeds

@@ -26,9 +26,9 @@ def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
     points = []
     for row in rows:
         loss = by_loss(plan, row.cell.table)
-        for of, score in (("held-out training rows", row.validation), ("test items", row.score)):
+        for rows_scored, score in (("held-out training rows", row.validation), ("test items", row.score)):
             if score is not None and math.isfinite(score.mean):
-                panel = f"{model_titles(plan, row.cell.table)[row.cell.model]}, r = {row.cell.rank}: {of}"
+                panel = f"{model_titles(plan, row.cell.table)[row.cell.model]}, r = {row.cell.rank}: {rows_scored}"
                 point = {"panel": panel, "method": row.cell.method, "rate": row.learning_rate, "picked": row.picked}
                 if loss:
                     points.append(point | {"mean": -score.mean, "sd": score.sd or 0.0, "loss": True})
