@@ -45,7 +45,6 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
     """Estimate parameters, memory and compute of one cell.
 
     MODEL: a model of the catalog, a hub id, a folder or a config.json.
-    Example: sbora-bench cell-footprint llama-7b --method sbora-fa --rank 32 --device rtx-4090
     """
     from sbora_bench.plan.catalog import load_catalog
 
@@ -62,10 +61,7 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
 @narrowing_options
 @results_option
 def table_footprint(table: str, experiment: str, results: Path | None, **part: str) -> None:
-    """Estimate every run of TABLE, a table of the experiment, and write its footprint.json.
-
-    Example: sbora-bench table-footprint arithmetic -e tiny
-    """
+    """Estimate every run of TABLE, a table of the experiment, and write its footprint.json."""
     plan = load(experiment, **part)
     if table not in plan.experiment.tables:
         raise UserError(f"{plan.path}: {one_of(table, plan.experiment.tables, 'table')}")
@@ -78,10 +74,7 @@ def table_footprint(table: str, experiment: str, results: Path | None, **part: s
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--memory", is_flag=True, help="Memory of each method at each scale, in the place of the counts.")
 def paper_footprint(output: Path, memory: bool) -> None:
-    """Count the paper's cells at true scale and write the CSV file OUTPUT.
-
-    Example: sbora-bench paper-footprint counts.csv
-    """
+    """Count the paper's cells at true scale and write the CSV file OUTPUT."""
     from sbora_bench.plan.catalog import load_catalog
 
     catalog = load_catalog()

@@ -1,23 +1,71 @@
-"""The commands of `sbora-bench --help` in groups, in the order in which an experiment needs them."""
+"""The commands of `sbora-bench --help` in groups, in the order in which an experiment needs them, with examples."""
 
 import click
 
+# heading -> command -> what stands behind it in its example
 GROUPS = {
-    "An experiment": "init sizes plan validate prepare pretrain run finetune evaluate pick look status failures",
-    "Its results": "collect tables figures report cards verify show compare compare-published publish",
-    "One adapter": "score export regions",
-    "Memory and cost": "footprint cell-footprint table-footprint paper-footprint publish-traces",
-    "The paper and the catalog": "audit protocols schema",
+    "An experiment": {
+        "init": "mine --model smollm2-135m --train my.jsonl --tasks questions.jsonl",
+        "sizes": "experiments/mine.yaml",
+        "plan": "paper --cost --device rtx-4090",
+        "validate": "experiments/tiny.yaml",
+        "prepare": "-e tiny --table arithmetic --output results/tiny/data/arithmetic",
+        "pretrain": "ladder-xs --output resources/models/ladder-xs",
+        "run": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
+        "finetune": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
+        "evaluate": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
+        "pick": "-e ladder-index --table arithmetic",
+        "look": "-e ladder-index --table arithmetic --look 1",
+        "status": "tiny",
+        "failures": "-e tiny",
+    },
+    "Its results": {
+        "collect": "-e tiny",
+        "tables": "-e tiny",
+        "figures": "-e tiny",
+        "report": "-e tiny",
+        "cards": "-e tiny",
+        "verify": "results/tiny",
+        "show": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
+        "compare": "-e tiny arithmetic-ladder-xs-lora-r4-s0 arithmetic-ladder-xs-sbora-fa-r4-s0",
+        "compare-published": "paper",
+        "publish": "-e tiny",
+    },
+    "One adapter": {
+        "score": "my-adapter --model smollm2-135m --suite arithmetic --output scored",
+        "export": "my-adapter --to lora --output exported",
+        "regions": "-e tiny arithmetic-ladder-xs-sbora-fa-r4-s0 --figure region.svg",
+    },
+    "Memory and cost": {
+        "footprint": "--paper --output counts.csv",
+        "cell-footprint": "llama-7b --method sbora-fa --rank 32 --device rtx-4090",
+        "table-footprint": "arithmetic -e tiny",
+        "paper-footprint": "counts.csv",
+        "publish-traces": "",
+    },
+    "The paper and the catalog": {
+        "audit": "--tables results/tiny/tables",
+        "protocols": "--into docs/protocol.md",
+        "schema": "",
+    },
 }
+EXAMPLES = {name: arguments for examples in GROUPS.values() for name, arguments in examples.items()}
 
 
 class Grouped(click.Group):
     """A group whose help lists its commands under headings; a command that no heading names comes last."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Its example below its help."""
+        name = name or cmd.name or ""
+        if name in EXAMPLES:
+            cmd.epilog = f"\b\nExample: sbora-bench {name} {EXAMPLES[name]}".rstrip()
+        super().add_command(cmd, name)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        named = {title: names.split() for title, names in GROUPS.items()}
-        grouped = {name for names in named.values() for name in names}
-        named["Others"] = [name for name in self.list_commands(ctx) if name not in grouped]
+        """Write the commands with their short help, a section a heading."""
+        named = {title: list(examples) for title, examples in GROUPS.items()}
+        named["Others"] = [name for name in self.list_commands(ctx) if name not in EXAMPLES]
         width = max(len(name) for name in self.commands)
         for title, names in named.items():
             limit = formatter.width - 6 - width

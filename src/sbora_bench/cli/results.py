@@ -140,6 +140,7 @@ def status(experiment: str, results: Path | None, resources: Path, prune: bool, 
 
 
 def megabytes(size: int) -> str:
+    """Of bytes, in millions of them: `12.3 MB`."""
     return f"{size / 1e6:,.1f} MB"
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -249,6 +250,21 @@ def test_help_shows_every_command_once_under_a_heading():
     assert "Others" not in shown
     for command in cli.commands:
         assert len(re.findall(rf"^  {command} ", shown, flags=re.M)) == 1, command
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_has_an_example_that_it_takes(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("my-adapter/x", "my.jsonl", "results/tiny/tables/x", "docs/protocol.md", "experiments/tiny.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    command = cli.commands[name]
+    shown = CliRunner().invoke(cli, [name, "--help"]).output
+    example = re.search(r"^ *Example: sbora-bench (.+)$", shown, flags=re.M)
+    assert example is not None, shown
+    first, *arguments = shlex.split(example[1])
+    assert first == name
+    assert command.make_context(name, arguments).command is command
 
 
 def test_the_shell_is_told_how_to_complete():
