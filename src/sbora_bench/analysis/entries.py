@@ -33,6 +33,7 @@ class Entry:
 
     @property
     def text(self) -> str:
+        """As it is printed: mean ± standard deviation, or why there is none."""
         return self.spell(self.summary) if self.summary else self.status
 
     @property

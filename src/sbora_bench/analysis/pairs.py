@@ -45,6 +45,7 @@ class Verdict:
 
     @property
     def shown(self) -> bool:
+        """Whether one of the two is better with other seeds and items too."""
         return self.outcome is not Outcome.NOT_SHOWN
 
     def turned(self) -> "Verdict":
@@ -106,6 +107,7 @@ class Pair:
 
     @property
     def seeds(self) -> int:
+        """That both cells have."""
         return self.over.n
 
     @property
@@ -120,6 +122,7 @@ class Pair:
 
     @property
     def high(self) -> float | None:
+        """As `low`, its upper end."""
         return self.over.ends()[1] if self.seeds > 1 else None
 
     @property

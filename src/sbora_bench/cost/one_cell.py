@@ -124,7 +124,9 @@ def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
 def generation(
     catalog: Catalog, request: CellRequest, method: MethodEntry | None, protocol: Protocol, kernels: str, positions: int
 ) -> dict:
-    """The peak of generating the protocol's new tokens after prompts of the requested length, and how many of each."""
+    """The peak of generating the protocol's new tokens after prompts of the requested length, in bytes, and how many of
+    each. Raises UserError where prompt and new tokens are more than the model's positions.
+    """
     rows, new = request.micro_batch or protocol.score_batch, protocol.max_new_tokens
     if protocol.max_length + new > positions:
         raise UserError(
@@ -187,7 +189,10 @@ def largest(
 def sweep(
     catalog: Catalog, request: CellRequest, protocol: Protocol, kernels: str, positions: int
 ) -> list[dict[str, int]]:
-    """The peak over some ranks or lengths, those that the model has room for."""
+    """The peak over some ranks or lengths, those that the model has room for: `rank`, `length` and bytes by kind.
+
+    Raises UserError for the untuned base.
+    """
     method = catalog.methods.get(request.method)
     if method is None:
         raise UserError("--sweep: the base isn't trained; name a --method")

@@ -61,7 +61,10 @@ def _requested(
 
 
 def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protocol: Protocol) -> dict[str, Any]:
-    """`rank`, `trainable_parameters` and `adapter_bytes` of the rank whose count is nearest to the wanted one."""
+    """`rank`, `trainable_parameters` and `adapter_bytes` of the rank whose count is nearest to the wanted one.
+
+    Raises UserError where no rank works.
+    """
     counted: dict[int, dict[str, Any]] = {}
     reason = ""
 

@@ -400,7 +400,8 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
 def read_experiment(name: str, catalog_folder: str | None = None) -> tuple[Path, Experiment, Catalog]:
     """The file of an experiment, what it says, and its catalog; no rank is chosen yet where a grid says a size.
 
-    Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`.
+    Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`. Raises UserError
+    for an unknown name, a file that can't be read, and a key or value that isn't allowed.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)

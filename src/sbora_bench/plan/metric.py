@@ -29,10 +29,12 @@ class Metric(BaseModel):
 
     @property
     def is_share(self) -> bool:
+        """Whether it is shown in per cent."""
         return not self.unit and (self.low, self.high) == (0, 1)
 
     @property
     def right_or_wrong(self) -> bool:
+        """Whether an item has 0 or 1, so that pairs of items can be counted."""
         return self.items == "right-or-wrong"
 
     @property
@@ -47,6 +49,7 @@ class Metric(BaseModel):
 
     @property
     def shown_unit(self) -> str:
+        """Behind a shown value: `%`, the metric's own unit, or nothing."""
         return "%" if self.is_share else self.unit
 
     @property
@@ -60,6 +63,7 @@ class Metric(BaseModel):
         return 1 if self.higher_is_better else -1
 
     def contains(self, value: float) -> bool:
+        """Whether a value lies in the metric's range."""
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def within(self, value: float) -> float:

@@ -15,6 +15,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """`arithmetic-llama-7b-sbora-fa-r32`, `arithmetic-llama-7b-base`."""
         rank = "" if self.rank is None else f"-r{self.rank}"
         return f"{self.table}-{self.model}-{self.method}{rank}"
 
@@ -61,6 +62,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The cell's, its learning rate where a cell has several, its seed: `arithmetic-llama-7b-sbora-fa-r32-s0`."""
         return self.group if self.seed is None else f"{self.group}-s{self.seed}"
 
 

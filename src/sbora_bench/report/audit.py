@@ -269,6 +269,7 @@ def own_tables(folder: Path) -> Iterable[Finding]:
 
 
 def as_json(findings: list[Finding]) -> str:
+    """All findings as a list of objects, as `read_findings` takes them."""
     return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
 
 

@@ -37,6 +37,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
+        """What a link to the run's section names."""
         return f"run-{self.name}"
 
 

@@ -43,6 +43,7 @@ class PrintedTable:
 
     @property
     def has_intervals(self) -> bool:
+        """Whether any text has an interval below it."""
         return any(cell.interval for group in self.groups for row in group for cell in row)
 
     @property
@@ -93,6 +94,8 @@ def latex_text(text: str) -> str:
 
 
 def markdown(table: PrintedTable) -> str:
+    """The table with its title as a heading and its notes below, as GitHub reads it."""
+
     def spell(cell: Text) -> str:
         text = markdown_text(cell.text)
         text = f"**{text}**" if cell.bold else text

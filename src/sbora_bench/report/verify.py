@@ -52,7 +52,10 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
-    """(findings, notes on what could not be checked); no finding where all is as the samples say."""
+    """(findings, notes on what could not be checked); no finding where all is as the samples say.
+
+    Raises UserError where `results` isn't a folder of results, or lacks the records of many runs.
+    """
     if not (results / folders.RUNS).is_dir():
         raise UserError(f"{results}: no runs/ here; give the folder of an experiment's results")
     last = {run: run_folder(results, run) / scored_parts(plan, run)[-1] / folders.SCORES for run in plan.all_runs}
@@ -126,7 +129,10 @@ def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[s
 
 
 def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
-    """A score counted again: the mean of the items, or that of the subjects' means where the metric says so."""
+    """A score counted again: the mean of the items, or that of the subjects' means where the metric says so.
+
+    Raises UserError where the rows are not samples of a scored task.
+    """
     try:
         values = [value_of(row) for row in rows]
         value, stderr = mean_of(values)

@@ -18,10 +18,12 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # 
 
 
 def run_folder(results: str | Path, run: Run | str) -> Path:
+    """Records, samples and adapter of a run."""
     return Path(results) / RUNS / (run if isinstance(run, str) else run.name)
 
 
 def data_folder(results: str | Path, table: str) -> Path:
+    """Rows of training and items of a table, as prepared."""
     return Path(results) / DATA / table
 
 
@@ -43,6 +45,7 @@ def footprint_of(plan: Plan, results: str | Path, run: Run) -> Path:
 
 
 def store_folder(results: str | Path, run: Run | str) -> Path:
+    """The entries of a run in the store."""
     return Path(results) / STORE / (run if isinstance(run, str) else run.name)
 
 

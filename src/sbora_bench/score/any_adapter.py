@@ -121,7 +121,10 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
 
 
 def adapter_folder(trial: AdapterTrial) -> Path:
-    """The folder with the adapter's config and safetensors, fetched where a hub id is given."""
+    """The folder with the adapter's config and safetensors, fetched where a hub id is given.
+
+    Raises UserError where there is no such folder or one of the two files is missing, Unreachable where the hub is.
+    """
     folder = Path(trial.adapter)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", trial.adapter):

@@ -261,7 +261,10 @@ def score_tasks(
 
 
 def prepared_items(path: Path, expected: str) -> list[dict]:
-    """The items of a task, checked against the SHA-256 that contamination.json gives, if it gives one."""
+    """The items of a task, checked against the SHA-256 that contamination.json gives, if it gives one.
+
+    Raises UserError where the file has another.
+    """
     items = read_jsonl(path)
     if expected and sha256(path) != expected:
         raise UserError(

@@ -45,6 +45,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path) -> int:
+    """The update after which `checkpoint-<step>` was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 

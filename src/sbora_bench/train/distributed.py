@@ -18,10 +18,12 @@ from sbora_bench.results import store
 
 
 def count() -> int:
+    """Processes that train one run together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
+    """Whether this process is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -117,6 +117,8 @@ def train_run(
     """Train one run into the folder `made`: `adapter/` and `train.json`, whose figures it returns.
 
     `rows`: of a micro-batch that go through the model at a time; `too_many`: those that memory did not suffice for.
+    Raises TrainingFailed where the loss or a weight is no number, UserError where rows, positions or processes don't
+    fit the protocol, Terminated on SIGTERM.
     """
     import torch
     from transformers import set_seed
@@ -273,7 +275,7 @@ def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> Non
 
 def split(rows: "Dataset", protocol: Protocol, seed: int) -> "tuple[Dataset, Dataset | None]":
     """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded), or as
-    `length_buckets` has it.
+    `length_buckets` has it. Raises UserError where validation would take all rows.
     """
     if protocol.length_buckets:
         return rows.select(in_buckets([len(ids) for ids in rows["input_ids"]], protocol.length_buckets)), None

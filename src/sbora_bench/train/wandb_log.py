@@ -10,6 +10,7 @@ from sbora_bench.train import distributed as processes
 
 
 def asked_for() -> bool:
+    """Whether WANDB_MODE is set to `online` or `offline`."""
     return os.environ.get("WANDB_MODE") in ("online", "offline") and processes.is_first()
 
 

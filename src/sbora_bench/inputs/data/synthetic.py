@@ -321,6 +321,7 @@ def training_set(name: str, seed: int) -> list[dict[str, str]]:
     """The examples of `ladder-commonsense`, `ladder-math` (LLM-Adapters' keys) or `ladder-instruct`.
 
     `ladder-instruct` holds raw inputs and targets as Flan does (keys instruction, always empty, input, output).
+    Raises UserError for another name.
     """
     if name not in TRAINING_SETS:
         raise UserError(f"synthetic data: unknown training set {name!r}; known: {', '.join(TRAINING_SETS)}")

@@ -33,7 +33,10 @@ def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Pat
 
 
 def fetch_wheel(source: WheelSource) -> Path:
-    """The pinned wheel in resources/downloads, checked by SHA-256; a download of other bytes is not kept."""
+    """The pinned wheel in resources/downloads, checked by SHA-256; a download of other bytes is not kept.
+
+    Raises UserError for other bytes or a full disk, Unreachable where it can't be had.
+    """
     name = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
     pinned = f"{source.package}=={source.version}"
     present = sorted(DOWNLOADS.glob(name))
