@@ -1,5 +1,7 @@
 """A view is one object in a list: file lists, stages, page, Snakemake's own report and publishing follow from it."""
 
+import re
+
 import pytest
 
 from sbora_bench import workflow
@@ -12,22 +14,21 @@ from sbora_bench.report.outputs import published_files, table_files
 from sbora_bench.report.page import report
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.publish import publish
-from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.tables import TABLES, printed_tables, tables
-from sbora_bench.report.view import TableView, of_tables
+from sbora_bench.report.view import TableView
 from sbora_bench.results.read import Results
 from tests.factories.made_results import catalog, experiment, make_experiment, make_plan
+from tests.factories.shipped import ROOT
 
 
-def run_count_table(results, table):
-    """How many runs a table has."""
-    count = len(results.plan.runs_of(table))
-    return PrintedTable(f"runs-{table}", f"Runs of {table}", ["Runs"], [[[Text(str(count))]]], [], [["runs"], [count]])
-
-
-RUN_COUNTS = TableView(
-    key="run counts", subjects=of_tables("runs-"), make=run_count_table, caption="How many runs there are."
-)
+def table_of_the_docs() -> TableView:
+    """The worked example of docs/own.md."""
+    (script,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs" / "own.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    names: dict = {}
+    exec(script, names)
+    return names["RUN_COUNTS"]
 
 
 def test_the_names_that_no_table_may_have_are_those_of_the_views_beside(tmp_path):
@@ -40,7 +41,8 @@ def test_a_table_is_added_as_one_object(tmp_path):
     written = experiment(seeds=(0,))
     written["tables"] = {"arithmetic": written["tables"]["arithmetic"]}
     plan, results = make_experiment(tmp_path, written)
-    TABLES.append(RUN_COUNTS)
+    run_counts = table_of_the_docs()
+    TABLES.append(run_counts)
     try:
         files = [f"tables/runs-arithmetic.{suffix}" for suffix in ("md", "csv", "tex", "html")]
         assert set(files) <= set(table_files(plan)) and set(files[:2]) <= set(published_files(plan))
@@ -58,7 +60,7 @@ def test_a_table_is_added_as_one_object(tmp_path):
         entries = workflow.report_entries(workflow.Files(plan))
         assert entries["results/by-hand/tables/runs-arithmetic.html"].caption == "How many runs there are."
     finally:
-        TABLES.remove(RUN_COUNTS)
+        TABLES.remove(run_counts)
 
 
 def test_every_view_says_what_it_is():
