@@ -308,7 +308,7 @@ def summary(findings: list[Finding]) -> PrintedTable:
     rows = []
     for title, same_claim in by_claim.items():
         notes = [
-            _told(f, printed=title in ("Averages", "Trained parameters"))
+            _disagreement(f, printed=title in ("Averages", "Trained parameters"))
             for f in same_claim
             if f.verdict == Agreement.DISAGREES
         ]
@@ -323,7 +323,7 @@ def summary(findings: list[Finding]) -> PrintedTable:
     return PrintedTable("summary", "The reported numbers, recomputed", header, [rows], [], text_columns=2)
 
 
-def _told(finding: Finding, printed: bool) -> str:
+def _disagreement(finding: Finding, printed: bool) -> str:
     """Where it disagrees and what was found; beside what is claimed where that is a printed number."""
     if printed:
         return f"{finding.about.rpartition(': ')[0]}: {finding.claim}, found {finding.recomputed}"

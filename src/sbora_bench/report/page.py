@@ -24,7 +24,7 @@ from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.render import HERE, PrintedTable, environment, latex
 from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
 from sbora_bench.report.view import Hint
-from sbora_bench.results.failures import told_failures
+from sbora_bench.results.failures import failures_with_logs
 from sbora_bench.results.read import Results
 
 SIZE = re.compile(rb'<svg[^>]* width="([\d.]+)pt" height="([\d.]+)pt"')
@@ -51,7 +51,7 @@ def report(plan: Plan, results: Path) -> None:
             tables=tables,
             figures=figures,
             latex_of=latex_of,
-            failures=told_failures(plan, results),
+            failures=failures_with_logs(plan, results),
             sections=sections,
             samples_shown=samples_shown(sections),
             anchors={section.name: section.anchor for section in sections},

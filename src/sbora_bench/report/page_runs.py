@@ -11,6 +11,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import task_titles
+from sbora_bench.results.folders import SCORES, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
 
@@ -61,7 +62,7 @@ def section(results: Results, run: Run, room: int) -> Section:
         run.name,
         _average(values, plan.common_metric(run.table, list(scores))),
         "; ".join(reasons),
-        f"snakemake --cores all --force results/{plan.name}/runs/{run.name}/scores.json{config}",
+        f"snakemake --cores all --force {run_folder(f'results/{plan.name}', run) / SCORES}{config}",
         plan.command("show", run.name),
         [
             score_line(task_titles(plan, run.table)[task], score)

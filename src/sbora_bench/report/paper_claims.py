@@ -22,7 +22,7 @@ from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
 from sbora_bench.results.read import Results
 
-HOLDS, NOT, UNTOLD, NEVER = "holds", "does not", "can't be told", "never run"
+HOLDS, NOT, UNCLEAR, NEVER = "holds", "does not", "can't be told", "never run"
 NO_COUNTS = {"gain": gain, "leads": leads}  # kinds that the printed scores alone decide
 Judged = tuple[str, str]  # a verdict, and what it rests on
 
@@ -55,7 +55,7 @@ def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
     agreeing = verdicts.count(Agreement.AGREES)
     if Agreement.DISAGREES in verdicts:
         return NOT if not agreeing else f"{NOT} (agrees in {agreeing} of {len(verdicts)})"
-    return HOLDS if verdicts and agreeing == len(verdicts) else UNTOLD
+    return HOLDS if verdicts and agreeing == len(verdicts) else UNCLEAR
 
 
 def ours(plan: Plan, claim: dict[str, Any], tested: Separation, footprints: list[dict[str, Any]]) -> Judged:
@@ -66,7 +66,7 @@ def ours(plan: Plan, claim: dict[str, Any], tested: Separation, footprints: list
         return together(list(_ratios(plan, claim, footprints)))
     if claim["kind"] == "memory":
         return together(list(_memory(plan, claim, footprints)))
-    return UNTOLD, "–"
+    return UNCLEAR, "–"
 
 
 def together(parts: list[Judged]) -> Judged:
@@ -75,7 +75,7 @@ def together(parts: list[Judged]) -> Judged:
     evidence = "; ".join(dict.fromkeys(text for _, text in parts)) or "–"
     if not verdicts:
         return NEVER, evidence
-    return (NOT if NOT in verdicts else UNTOLD if UNTOLD in verdicts else HOLDS), evidence
+    return (NOT if NOT in verdicts else UNCLEAR if UNCLEAR in verdicts else HOLDS), evidence
 
 
 def _is(title: str, name: str) -> bool:
@@ -114,7 +114,7 @@ def _differences(plan: Plan, claim: dict[str, Any], pairs: list[Pair]) -> list[J
 def _held(pair: Pair, refuted: bool) -> str:
     if refuted or pair.verdict.outcome is Outcome.WORSE:
         return NOT
-    return HOLDS if pair.verdict.outcome is Outcome.BETTER else UNTOLD
+    return HOLDS if pair.verdict.outcome is Outcome.BETTER else UNCLEAR
 
 
 def _pair_text(plan: Plan, pair: Pair) -> str:

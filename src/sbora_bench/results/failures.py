@@ -35,7 +35,7 @@ class Failure(NamedTuple):
     log: str  # the last lines before the failure; empty where the job's log holds none any more
 
 
-def told_failures(plan: Plan, results: Path) -> list[Failure]:
+def failures_with_logs(plan: Plan, results: Path) -> list[Failure]:
     """The failed runs, each with the last lines that the log of its job has up to its failure."""
     return [Failure(run, reason, last_lines(results, run)) for run, reason in failed_runs(plan, results).items()]
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from sbora_bench.results import store
-from sbora_bench.results.failures import LAST, Failure, failed_runs, forget, told_failures
+from sbora_bench.results.failures import LAST, Failure, failed_runs, failures_with_logs, forget
 from tests.factories.made_results import make_plan, make_results, make_run
 
 
@@ -36,12 +36,12 @@ def test_failed_runs_are_named_with_the_reason(house):
 def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
     plan, results, bad, _ = house
     log = results / "logs" / "run" / "made-0.log"
-    assert told_failures(plan, results) == [Failure(bad, "loss nan at step 3", "")]
+    assert failures_with_logs(plan, results) == [Failure(bad, "loss nan at step 3", "")]
     log.parent.mkdir(parents=True)
     before = [f"line {number}" for number in range(60)]
     spoken = '  File "/home/someone/secret/.venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward'
     log.write_text("\n".join([*before, spoken, f"{bad}: failed: loss nan at step 3", "another run began"]))
-    (failure,) = told_failures(plan, results)
+    (failure,) = failures_with_logs(plan, results)
     lines = failure.log.splitlines()
     assert len(lines) == LAST and lines[-3:] == [
         "line 59",
