@@ -61,6 +61,8 @@ class Entry:
 ABSENT = Entry(None, 0, "–")  # the cell is not part of this table
 BESIDE = {"clean": "clean_value", "micro": "micro", "macro": "macro"}  # name -> column of scores.csv
 
+BY_SIZE = "by size"
+
 
 def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list[Entry]]:
     """Row -> its entries in the layout's columns, the average last where the layout has one."""
@@ -75,6 +77,7 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list
     available = [any(line.status != "not available" for line in column) for column in columns]
     named = [_named(column) for column in columns]
     leaks = any("clean" in names for names in named)
+    of_lm_eval = all(plan.catalog.tasks[column.task].lm_eval for column in layout.columns)
     by_row: dict[Cell, list[Entry]] = {}
     for row, scored in values.items():
         printed = {column: _reported(plan, layout, row, column) for column in (*layout.columns, None)}
@@ -84,7 +87,7 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list
         ]
         if layout.averaged:
             kept = [line for of_row, there in zip(scored, available, strict=True) if there for line in of_row]
-            cells.append(_average(kept, printed[None], leaks, layout.columns[0].metric))
+            cells.append(_average(kept, printed[None], leaks, layout.columns[0].metric, of_lm_eval))
         by_row[row] = cells
     return by_row
 
@@ -129,8 +132,12 @@ def _items(line: Any, name: str) -> int | None:
     return line.clean_n if name == "clean" else line.n
 
 
-def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: Metric) -> Entry:
-    """Mean over the tasks, seed by seed; a seed that lacks a task has none."""
+def _average(
+    scored: list[Any], reported: Reported | None, leaks: bool, metric: Metric, of_lm_eval: bool = False
+) -> Entry:
+    """Mean over the tasks, seed by seed; a seed that lacks a task has none. Of lm-eval's own tasks also as it takes the
+    mean of a group `weight_by_size`: over their items.
+    """
     if not scored:
         return ABSENT
     tasks = len({line.task for line in scored})
@@ -142,13 +149,17 @@ def _average(scored: list[Any], reported: Reported | None, leaks: bool, metric: 
     for line in scored:
         by_seed.setdefault(-1 if line.seed is None else line.seed, []).append(line)
 
-    def over_tasks(value: str) -> Summary | None:
-        seeds = [[getattr(line, value) for line in by_seed[seed]] for seed in sorted(by_seed)]
-        whole = [values for values in seeds if len(values) == tasks and None not in values]
-        return _summary([sum(values) / tasks for values in whole], [items] * len(whole), metric)
+    def over_tasks(value: str, weights: dict[str, int]) -> Summary | None:
+        seeds = [[(getattr(line, value), weights[line.task]) for line in by_seed[seed]] for seed in sorted(by_seed)]
+        whole = [values for values in seeds if len(values) == tasks and None not in [number for number, _ in values]]
+        means = [sum(number * weight for number, weight in values) / sum(weights.values()) for values in whole]
+        return _summary(means, [items] * len(whole), metric)
 
-    summary = over_tasks("value")
-    beside = {"clean": over_tasks("clean_value")} if leaks and summary else {}
+    alike = dict.fromkeys(sizes, 1)
+    summary = over_tasks("value", alike)
+    beside = {"clean": over_tasks("clean_value", alike)} if leaks and summary else {}
+    if of_lm_eval and summary and len(set(sizes.values())) > 1:
+        beside[BY_SIZE] = over_tasks("value", sizes)
     return Entry(summary, len(by_seed), "" if summary else "–", reported, beside, metric)
 
 

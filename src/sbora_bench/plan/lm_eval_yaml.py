@@ -23,7 +23,7 @@ def shipped() -> Path:
 
 
 def yaml_of(source: LmEvalSource) -> Path:
-    """The file of a task. Raises UserError where no task has that name, a group does, or its folder names code."""
+    """The file of a task. Raises UserError where no task has that name, a group has it, or its folder names code."""
     own = source.folder()
     if own is not None:
         _refuse_code(own)
@@ -31,13 +31,24 @@ def yaml_of(source: LmEvalSource) -> Path:
 
 
 @cache
+def near_task(name: str, folder: Path) -> Path | None:
+    """The file of a task below the subfolder that is called as its name begins, where nearly all are; or None."""
+    pattern = re.compile(rf"""^["']?task["']?:\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    for path in sorted((folder / name.split("_")[0]).rglob("*.yaml")):
+        if pattern.search(path.read_text(encoding="utf-8", errors="replace")):
+            return path
+    return None
+
+
+@cache
 def _yaml_named(name: str, folder: Path) -> Path:
-    pattern = re.compile(rf"""^(task|group|tag):\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    near = near_task(name, folder)
+    if near is not None:
+        return near
+    pattern = re.compile(rf"""^["']?(task|group|tag)["']?:\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
     listed = re.compile(rf"""^\s*-\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
-    near = sorted((folder / name.split("_")[0]).rglob("*.yaml"))  # where nearly all are
-    others = (path for path in sorted(folder.rglob("*.y*ml")) if path not in set(near))
     kinds = set()
-    for path in [*near, *others]:
+    for path in sorted(folder.rglob("*.y*ml")):
         text = path.read_text(encoding="utf-8", errors="replace")
         kinds |= (of_file := {match[1] for match in pattern.finditer(text)})
         if "task" in of_file and path.suffix in (".yaml", ".yml"):
@@ -45,7 +56,7 @@ def _yaml_named(name: str, folder: Path) -> Path:
         kinds |= {"tag"} if "tag:" in text and listed.search(text) else set()
     where = f"lm_eval {name}"
     if kinds:
-        raise UserError(f"{where}: names several tasks ({min(kinds)}); name each task, as {{lm_eval: arc_easy}}")
+        raise UserError(f"{where}: names several tasks ({min(kinds)}), which only a suite may; name one of them")
     known = [path.stem for path in folder.rglob("*.y*ml") if not path.stem.startswith("_")]
     raise UserError(f"{where}: {one_of(name, known[:20_000], 'task')} (looked for in {folder})")
 
@@ -70,7 +81,7 @@ def data_set_of(source: LmEvalSource) -> str:
         seen.add(path)
         text = path.read_text(encoding="utf-8", errors="replace")
         stated = {
-            key: re.search(rf"""^{key}:\s*["']?([^\s"'#]+)""", text, re.MULTILINE)
+            key: re.search(rf"""^["']?{key}["']?:\s*["']?([^\s"'#]+)""", text, re.MULTILINE)
             for key in ("dataset_path", "include")
         }
         if named := stated["dataset_path"]:

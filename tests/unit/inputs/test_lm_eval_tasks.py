@@ -156,7 +156,6 @@ def test_it_is_scored_as_any_task(tasks, name, metrics):
         ({"lm_eval": "toy_sums", "filter": "lats"}, "filter: unknown filter 'lats', did you mean 'last'"),
         ({"lm_eval": "toy_choice", "filter": "x"}, "filter: found x, and the task has none"),
         ({"lm_eval": "gsm8k", "include_path": "nowhere"}, "include_path: .*no such folder"),
-        ({"lm_eval": "mmlu", "include_path": ""}, "lm_eval mmlu: names several tasks"),
         ({"lm_eval": "humaneval", "include_path": ""}, "runs the code that a model writes"),
     ],
 )
@@ -259,11 +258,69 @@ def test_a_suite_of_such_tasks_is_validated_and_follows_its_folder(workplace):  
     )
 
 
+def group(folder: Path, name: str, *tasks, **more) -> None:
+    (folder / "own" / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": list(tasks), **more}))
+
+
+def tagged(folder: Path, name: str, tag: str) -> None:
+    (folder / "own" / f"{name}.yaml").write_text(yaml.safe_dump(LETTERS | {"task": name, "tag": [tag, "other"]}))
+
+
+def test_a_group_stands_for_its_tasks_in_lm_evals_order(tasks):
+    """Nested groups, a group defined in another, a tag, tasks of lm-eval's, a task that stands twice."""
+    for name in ("toy_z", "toy_a"):
+        tagged(tasks, name, "toy_tag")
+    inner = {"group": "inner", "task": [{"task": "toy_choice", "num_fewshot": 0, "task_alias": "x"}]}
+    group(tasks, "toy_nested", "toy_tag", "gsm8k", inner, num_fewshot=3)
+    group(tasks, "toy_all", "toy_sums", "toy_nested", "toy_sums", aggregate_metric_list=[{"metric": "acc"}])
+    catalog = catalog_of(tasks, {"lm_eval": "toy_all", "filter": ""}, {"lm_eval": "toy_tag", "shots": 1})
+    named = {task: catalog.tasks[task].lm_eval for task in catalog.suites["own"].tasks}
+    assert [(one.lm_eval, one.shots) for one in named.values()] == [
+        *(("toy_sums", None), ("toy_a", 3), ("toy_z", 3), ("gsm8k", 3), ("toy_choice", 0), ("toy_a", 1), ("toy_z", 1)),
+    ]
+    assert named["lm-eval-gsm8k-3-shot"].include_path == "" and named["lm-eval-toy-sums"].include_path
+    prepared(catalog, "lm-eval-toy-choice-0-shot", tasks)
+
+
+def test_lm_evals_own_groups_are_read_without_lm_eval(tasks):
+    """Two kinds: `mmlu` is a group of groups of tags, `arithmetic` a tag; names too long for a file are cut."""
+    catalog = catalog_of(
+        tasks, {"lm_eval": "mmlu", "include_path": "", "shots": 0}, {"lm_eval": "arithmetic", "include_path": ""}
+    )
+    ids = catalog.suites["own"].tasks
+    assert len(ids) == len(set(ids)) == 57 + 10 and all(len(name) <= 48 for name in ids)
+    assert [catalog.tasks[name].title for name in (ids[0], ids[-1])] == [
+        "mmlu_abstract_algebra, 0-shot",
+        "arithmetic_5ds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "expected"),
+    [
+        ("toy_group", {}, "lm_eval toy_group: its group toy_group holds itself .toy_group -> toy_group"),
+        ({"task": "toy_sums", "fewshot_split": "test"}, {}, "task toy_sums is given fewshot_split there"),
+        ("toy_sums", {"metric_list": []}, "task toy_sums is given metric_list there"),
+        ({"task": "toy_new", "num_fewshot": 2}, {}, "task toy_new is defined inside of the group"),
+        ({"group": "toy_new"}, {}, "group toy_new has no list of tasks"),
+    ],
+)
+def test_a_group_that_lines_cannot_say_is_refused(tasks, line, more, expected):
+    group(tasks, "toy_group", line, **more)
+    with pytest.raises(UserError, match=rf"own.yaml: suites.own.tasks.0: .*{expected}"):
+        catalog_of(tasks, {"lm_eval": "toy_group"})
+
+
+def test_a_group_has_no_title(tasks):
+    group(tasks, "toy_group", "toy_sums", "toy_choice")
+    with pytest.raises(UserError, match="title: found 'Both', and toy_group is 2 tasks"):
+        catalog_of(tasks, {"lm_eval": "toy_group", "title": "Both"})
+
+
 def test_mistakes_of_a_line_are_one_line(workplace):  # noqa: F811
     for line, expected in (
         ({"lm_eval": "gsm8k", "shot": 5}, "suites.own.tasks.0: unknown key 'shot', did you mean 'shots'"),
         ({"lm_eval": 5}, "suites.own.tasks.0: lm_eval: Input should be a valid string"),
-        ({"lm_eval": "x" * 60}, "of more than 48 characters"),
     ):
         workplace.catalog(suites={"own": {"title": "Own", "tasks": [line]}})
         assert expected in workplace.refused("validate", workplace.experiment())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.analysis.entries import Entry
+from sbora_bench.analysis.entries import BY_SIZE, Entry
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.plan.experiment import Cell
@@ -28,6 +28,7 @@ BESIDE_NOTES = {
     "clean": "clean: the score without the items whose question is in the training set.",
     "micro": "The score is the mean over subjects; micro: the mean over items.",
     "macro": "The score is the mean over items; macro: the mean over subjects.",
+    BY_SIZE: "The average is the mean over tasks; by size: over items, as lm-eval's weight_by_size takes it of a group.",
 }
 
 
