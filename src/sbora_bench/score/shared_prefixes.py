@@ -6,15 +6,12 @@ So MMLU's five shots of a subject are read once for its questions, and a questio
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 WORTH = 8  # shared tokens from which on a pass of their own pays
 T = TypeVar("T")
@@ -203,7 +200,7 @@ def _fitting(work: Callable[[list[T]], R], part: list[T]) -> tuple[R] | None:
         return None
 
 
-def chosen(cache: "DynamicCache", index: torch.Tensor) -> "DynamicCache":
+def chosen(cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
     """A cache of the rows `index`; of one row without copying it."""
     taken = copy.copy(cache)
     taken.layers = []
@@ -218,8 +215,9 @@ def chosen(cache: "DynamicCache", index: torch.Tensor) -> "DynamicCache":
 
 
 def _keeps_all(model: torch.nn.Module, pad: Callable[[list[list[int]]], dict[str, Any]]) -> bool:
-    """Whether the model keeps keys and values of all tokens in each layer: no window, no recurrent state."""
+    """Whether the model keeps keys and values of all tokens in each layer and no more: no window, no recurrent state,
+    no second cache (ShadowPEFT's).
+    """
     with torch.inference_mode():
         cache = model(**pad([[0, 0]]), use_cache=True).past_key_values
-    layers = getattr(cache, "layers", [])
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)

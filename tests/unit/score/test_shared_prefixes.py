@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, ShadowConfig, get_peft_model
 
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.shared_prefixes import WORTH, Group, Row, groups, halving
@@ -37,9 +37,19 @@ def adapted(config, kind="llama-grouped-queries"):
     return get_peft_model(base(KINDS[kind]), config)
 
 
+def shadowed():
+    """With a network beside the base that has a cache of its own; its values far from those that change nothing."""
+    model = adapted(ShadowConfig(r=2, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for _, parameter in (named for named in model.named_parameters() if "shadow_" in named[0]):
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
 MODELS = {
     **{kind: (lambda kind=kind: base(KINDS[kind])) for kind in KINDS},
     "lora": lambda: adapted(LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)),
+    "shadow": shadowed,
     "virtual tokens": lambda: adapted(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
 }
 
@@ -53,6 +63,15 @@ def test_the_same_likelihoods(kind):
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-5)
     assert len({round(value, 3) for value, _ in ours}) > 40 and (scorer.read == 0) == virtual
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_shadow_generates_in_batches_what_it_generates_alone(beams):
+    scorer = Scorer(shadowed().eval(), toy_runs.tokenizer(), 4, 64)
+    rows = [[5, 6, 7], [5, 6, 7, 8, 9, 10], [8], [9, 10, 11, 12]]
+    made = scorer.generate_ids(rows, 8, num_beams=beams)
+    assert made == [scorer.generate_ids([row], 8, num_beams=beams)[0] for row in rows]
+    assert made == scorer.generate_ids(rows, 8, num_beams=beams, use_cache=False) and len({*map(tuple, made)}) > 1
 
 
 def test_shared_tokens_are_read_once():
