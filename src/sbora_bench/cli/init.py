@@ -57,7 +57,7 @@ protocols:
 
 @click.command()
 @click.argument("name")
-@click.option("--model", required=True, help="A model of the catalog, a folder with weights, or a hub id.")
+@click.option("--model", required=True, help="A model of the catalog, a folder with weights, a GGUF file, or a hub id.")
 @click.option("--train", required=True, type=click.Path(path_type=Path), help="JSON, JSONL, CSV, TSV or Parquet.")
 @click.option("--tasks", required=True, help="A suite of the catalog, or a file of questions with answers.")
 def init(name: str, model: str, train: Path, tasks: str) -> None:
@@ -89,6 +89,7 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
 def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tuple[str, str]:
     """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
     from sbora_bench.plan.entry import BELOW
+    from sbora_bench.plan.model_entry import hub_gguf
 
     rows = _rows(train)
     more: list[str] = []
@@ -101,6 +102,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
             source = {"kind": "gguf", "path": str(Path(model).resolve())}
         elif re.fullmatch(BELOW, model) and model.count("/") == 1:
             source = {"kind": "hub", "id": model, "revision": "main"}
+        elif of_hub := hub_gguf(model):
+            source = of_hub.model_dump(exclude={"gated"})
         else:
             raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
         title = Path(model).name
@@ -167,8 +170,9 @@ def _task(name: str, questions: list[Any]) -> str:
 
 def _items_of(catalog: Any, suite: str) -> str:
     """Which items of a suite's tasks there are: the paper's where all tasks have those."""
-    item_sets = [set(catalog.tasks[task].items) for task in catalog.suites[suite].tasks]
-    common = set.intersection(*item_sets)
+    tasks = [catalog.tasks[task] for task in catalog.suites[suite].tasks]
+    item_sets = [set(task.items) for task in tasks if not task.lm_eval]
+    common = set.intersection(*item_sets) if item_sets else {"own"}  # lm-eval's own have theirs
     if not common:
         raise UserError(f"--tasks: the tasks of {suite} have no set of items in common")
     return "paper" if "paper" in common else sorted(common)[0]

@@ -1,5 +1,6 @@
 """A model in the catalog: where its weights come from, and what is known of it without them."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -11,12 +12,29 @@ SIZES = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_val
 
 
 class HubSource(Strict):
-    """Weights from the Hugging Face hub at a pinned revision (safetensors only), or a local folder in their place."""
+    """Weights from the Hugging Face hub at a pinned revision (safetensors, or one GGUF file), or a local folder in
+    their place.
+    """
 
     kind: Literal["hub"]
     id: str = Field(pattern=BELOW)
     revision: str = "main"
     gated: bool = False
+    gguf_file: str = Field(
+        default="",
+        pattern=rf"^$|{BELOW.removesuffix('$')}\.gguf$",
+        exclude_if=lambda name: not name,
+        description="path of a GGUF file there, which alone is fetched; empty: safetensors",
+    )
+
+
+def hub_gguf(name: str) -> HubSource | None:
+    """The source that `owner/name/file.gguf` names; None where it isn't of that form."""
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if not (file.endswith(".gguf") and re.fullmatch(BELOW, name)):
+        return None
+    return HubSource(kind="hub", id=f"{owner}/{repository}", gguf_file=file)
 
 
 class WheelSource(Strict):

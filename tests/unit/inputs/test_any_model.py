@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import hash_of, read_json, write_json
+from sbora_bench.files import hash_of, read_json, sha256, write_json
 from sbora_bench.hub import MODEL_FILES
 from sbora_bench.inputs.check_data import tokenizer_of
 from sbora_bench.inputs.models import gguf_file as reader
@@ -21,6 +22,8 @@ from sbora_bench.inputs.models.sources import named_source, source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog
+from sbora_bench.plan.model_entry import HubSource
+from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train.encoding import encode
 from tests.factories import toy_runs
@@ -124,6 +127,54 @@ def test_a_gguf_file_by_its_name(monkeypatch, by):
     with open("toy.gguf", "ab") as file:
         file.write(b"\0")
     assert not source.made(record) and source.content() != before
+
+
+@pytest.fixture
+def of_hub(monkeypatch):
+    """A hub with one repository of two GGUF files; what is asked of it."""
+    asked, commit = [], Path("hub") / ("c" * 40)
+    (commit / "q4").mkdir(parents=True)
+
+    def download(id, *, revision, allow_patterns, **_):
+        asked.append((id, revision, allow_patterns))
+        if allow_patterns == ["q4/toy.gguf"] and not (commit / "q4" / "toy.gguf").exists():
+            gguf_file(commit / "q4" / "toy.gguf")
+        return str(commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
+
+
+def test_a_gguf_file_of_the_hub_is_fetched_alone_and_hashed(of_hub):
+    catalog = catalog_of({"kind": "hub", "id": "who/toy", "revision": "main", "gguf_file": "q4/toy.gguf"})
+    source = source_of("own", catalog.models["own"])
+    assert source.values()["hidden_size"] == toy().config.hidden_size  # before it is prepared
+    prepare_model(catalog, "own", Path("resources/models/own"))
+    assert set(map(str, of_hub)) == {"('who/toy', 'main', ['q4/toy.gguf'])"}
+    loaded = load_base(Path("resources"), "own", Protocol(**toy_runs.PROTOCOL), None)
+    for name, tensor in toy().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    record = read_record(Path("resources/models/own/base.json"), BaseRecord)
+    assert record.source["revision"] == "c" * 40 and source.made(record)
+    assert record.source["sha256"] == sha256(Path("hub") / ("c" * 40) / "q4" / "toy.gguf")
+    other = catalog_of({"kind": "hub", "id": "who/toy", "gguf_file": "q8.gguf"})
+    assert not source_of("own", other.models["own"]).made(record)
+    assert not source_of("own", catalog_of({"kind": "hub", "id": "who/toy"}).models["own"]).made(record)
+
+
+def test_a_gguf_file_that_the_repository_has_not_is_one_line(of_hub):
+    catalog = catalog_of({"kind": "hub", "id": "who/toy", "gguf_file": "toy.gguf"})
+    with pytest.raises(UserError, match="gguf_file: who/toy has no toy.gguf at revision main; correct it"):
+        prepare_model(catalog, "own", Path("out"))
+    with pytest.raises(ValidationError, match="gguf_file"):
+        catalog_of({"kind": "hub", "id": "who/toy", "gguf_file": "../toy.gguf"})
+
+
+def test_a_gguf_file_of_the_hub_by_its_address(of_hub):
+    """And its absence changes no settings of the models that there were."""
+    source = named_source(Catalog(), "who/toy/q4/toy.gguf")
+    assert source.values()["hidden_size"] == toy().config.hidden_size
+    assert "gguf_file" not in HubSource(kind="hub", id="who/toy").model_dump()
 
 
 def test_a_gguf_file_is_counted_without_being_prepared():

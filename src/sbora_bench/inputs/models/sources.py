@@ -25,6 +25,7 @@ from sbora_bench.plan.model_entry import (
     RandomSource,
     ShippedSource,
     WheelSource,
+    hub_gguf,
 )
 from sbora_bench.results.records import BaseRecord
 
@@ -112,12 +113,17 @@ class Hub(Source[HubSource]):
     def fetch(self, folder: Path) -> dict[str, Any]:
         weights = self._snapshot(MODEL_FILES)
         check_weights(weights, self.entry.architecture)
-        commit = weights.name if re.fullmatch(r"[0-9a-f]{40}", weights.name) else self.settings.revision
-        return {"source": self.settings.model_dump() | {"revision": commit}, "files": {}}
+        return {"source": self._at(weights.name), "files": {}}
+
+    def _at(self, commit: str) -> dict[str, Any]:
+        """The settings with the commit that the revision is, as the cache's folder has it."""
+        revision = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else self.settings.revision
+        return self.settings.model_dump() | {"revision": revision}
 
     def _snapshot(self, patterns: list[str]) -> Path:
-        instead = "a local folder with its config.json, safetensors and tokenizer serves too: set " + (
-            f"{variable(self.model)} to it"
+        instead = (
+            "a local folder with its config.json, safetensors and tokenizer, or a GGUF file, serves too: set"
+            f" {variable(self.model)} to it"
         )
         return snapshot(self.settings.id, self.settings.revision, "model", patterns, instead)
 
@@ -174,15 +180,7 @@ class Gguf(Source[GgufSource]):
     stored_bits = 32
 
     def values(self) -> dict[str, Any]:
-        if self.entry.architecture:
-            return self.entry.architecture
-        from sbora_bench.inputs.models.gguf_file import gguf_config
-
-        path = Path(self.settings.path)
-        key = f"{path} {self.content()}"
-        if key not in _GGUF_CONFIGS:
-            _GGUF_CONFIGS[key] = gguf_config(path)
-        return _GGUF_CONFIGS[key]
+        return self.entry.architecture or _gguf_config(Path(self.settings.path))
 
     def made(self, record: BaseRecord) -> bool:
         path = Path(self.settings.path)
@@ -200,6 +198,45 @@ class Gguf(Source[GgufSource]):
 
         summary = write_gguf(Path(self.settings.path), self.entry.architecture, folder)
         return {"source": self._source(), "files": hashes(folder), "summary": summary}
+
+
+class HubGguf(Hub):
+    """A GGUF file of the hub, which alone is fetched; written as float32 safetensors."""
+
+    stored_bits = 32
+
+    @property
+    def name(self) -> str:
+        return f"{self.settings.id}/{self.settings.gguf_file}"
+
+    def files(self) -> Path | None:
+        return None
+
+    def values(self) -> dict[str, Any]:
+        return self.entry.architecture or _gguf_config(self._file())
+
+    def made(self, record: BaseRecord) -> bool:
+        source = {key: value for key, value in record.source.items() if key != "sha256"}
+        return super().made(record.model_copy(update={"source": source}))
+
+    def fetch(self, folder: Path) -> dict[str, Any]:
+        from sbora_bench.inputs.models.gguf_file import write_gguf
+
+        path = self._file()
+        summary = write_gguf(path, self.entry.architecture, folder)
+        commit = path.parents[self.settings.gguf_file.count("/")].name
+        source = self._at(commit) | {"sha256": content_sha256(path)}
+        return {"source": source, "files": hashes(folder), "summary": summary}
+
+    def _file(self) -> Path:
+        name = self.settings.gguf_file
+        path = self._snapshot([name]) / name
+        if not path.is_file():
+            raise UserError(
+                f"catalog: models.{self.model}: gguf_file: {self.settings.id} has no {name} at revision"
+                f" {self.settings.revision}; correct it"
+            )
+        return path
 
 
 class Random(Source[RandomSource]):
@@ -245,6 +282,15 @@ class Shipped(Source[ShippedSource]):
         return {"source": self.settings.model_dump(), "files": hashes(folder), "summary": summary}
 
 
+def _gguf_config(path: Path) -> dict[str, Any]:
+    from sbora_bench.inputs.models.gguf_file import gguf_config
+
+    key = f"{path} {content_sha256(path) if path.is_file() else ''}"
+    if key not in _GGUF_CONFIGS:
+        _GGUF_CONFIGS[key] = gguf_config(path)
+    return _GGUF_CONFIGS[key]
+
+
 KINDS: dict[str, type[Source]] = {
     "hub": Hub,
     "wheel": Wheel,
@@ -263,6 +309,8 @@ def source_of(model: str, entry: ModelEntry) -> Source:
         return Gguf(model, entry, GgufSource(kind="gguf", path=local))
     if local:
         return Folder(model, entry, FolderSource(kind="folder", path=local))
+    if isinstance(entry.source, HubSource) and entry.source.gguf_file:
+        return HubGguf(model, entry, entry.source)
     return KINDS[entry.source.kind](model, entry, entry.source)
 
 
@@ -274,6 +322,8 @@ def named_source(catalog: Catalog, model: str) -> Source:
     if model in catalog.models:
         return source_of(model, catalog.models[model])
     path = Path(model)
+    if not path.exists() and (of_hub := hub_gguf(model)) is not None:
+        return HubGguf(model, ModelEntry(title=model, source=of_hub), of_hub)
     if path.suffix == ".gguf":
         file = GgufSource(kind="gguf", path=model)
         return Gguf(model, ModelEntry(title=model, source=file), file)

@@ -28,7 +28,7 @@ BESIDE_NOTES = {
     "clean": "clean: the score without the items whose question is in the training set.",
     "micro": "The score is the mean over subjects; micro: the mean over items.",
     "macro": "The score is the mean over items; macro: the mean over subjects.",
-    BY_SIZE: "The average is the mean over tasks; by size: over items, as lm-eval's weight_by_size takes it of a group.",
+    BY_SIZE: "The average is the mean over tasks; by size: over items, lm-eval's weight_by_size.",
 }
 
 
