@@ -7,10 +7,13 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GraniteConfig,
     LlamaConfig,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
 )
 
 from tests.factories import toy_runs
@@ -29,6 +32,9 @@ KINDS = {
     "granite-scaled": GraniteConfig(**SIZES, logits_scaling=4.0),
     "qwen2-window": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1),
     "gemma2-soft-caps-and-window": Gemma2Config(**SIZES, head_dim=8, attn_logit_softcapping=2.0, sliding_window=6),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "gemma3-window": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=6),
+    "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
     "gpt2": GPT2Config(**SMALL, n_positions=64, n_embd=32, n_layer=2, n_head=4),
 }
 KINDS["gpt2"].resid_pdrop = KINDS["gpt2"].embd_pdrop = KINDS["gpt2"].attn_pdrop = 0.0

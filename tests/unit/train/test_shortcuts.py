@@ -1,6 +1,8 @@
 """Less work for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every kind of
 model; and that a shortcut that doesn't fit is left, with a line."""
 
+import math
+import statistics
 import sys
 from types import SimpleNamespace
 
@@ -28,7 +30,7 @@ from sbora_bench.inputs.supervised_loss import (
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.train.shortcuts import by_length
 from sbora_bench.train.trainer import build_trainer
-from tests.factories import toy_runs
+from tests.factories import shipped, toy_runs
 from tests.factories.architectures import KINDS, SIZES, WORDS, base
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
@@ -107,6 +109,39 @@ def test_micro_batches_without_padding_train_the_same_adapter(kind, settings, tm
     assert plain[2].model.config._attn_implementation != "example_by_example"
     same(ours, plain)
     assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
+
+
+def test_every_kind_of_the_catalog_s_models_is_trained_here():
+    entries = shipped.catalog().models.values()
+    kinds = {entry.architecture.get("model_type", "llama") for entry in entries}
+    assert len(kinds) > 2 and kinds <= {config.model_type for config in KINDS.values()}
+
+
+def test_dropout_without_padding_has_the_same_distribution():
+    """Other elements are dropped in a row of another shape, so losses of many draws are compared: of adapters' inputs
+    and of attention's weights, half the time each.
+    """
+    config = LlamaConfig(**SIZES | {"num_hidden_layers": 1, "attention_dropout": 0.5})
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, lora_dropout=0.5)
+    torch.manual_seed(1)
+    model, ids = get_peft_model(base(config), lora), rows(8)["input_ids"]
+    padded = toy_runs.tokenizer().pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
+    padded["labels"] = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, -100)
+    assert prepare(model, ids[-1]) == "" and padded["attention_mask"].sum() < padded["attention_mask"].numel()
+    losses = {}
+    with torch.no_grad():
+        undropped = float(model.eval()(**padded).loss)
+        model.train()
+        for way, inputs in (("padded", dict(padded)), ("packed", packed(padded))):
+            losses[way] = []
+            for seed in range(200):
+                torch.manual_seed(seed)
+                losses[way].append(float(model(**inputs).loss))
+    mean, spread = ({way: of(values) for way, values in losses.items()} for of in (statistics.mean, statistics.stdev))
+    errors = 4 * math.hypot(*spread.values()) / 200**0.5
+    assert abs(mean["packed"] - mean["padded"]) < errors
+    assert abs(mean["padded"] - undropped) > errors, "else the draws could not tell"
+    assert spread["packed"] == pytest.approx(spread["padded"], rel=0.3)
 
 
 def test_a_row_of_examples_has_their_tokens_positions_and_begins():
