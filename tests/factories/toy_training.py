@@ -43,9 +43,9 @@ def house(root, rows: int = 24, methods=("lora", "sbora-fa"), **protocol):
     entries = read_json(catalog) | {"methods": METHODS}
     catalog.write_text(json.dumps(entries))
     experiment = root / "experiments" / "toy.yaml"
-    spoken = read_json(experiment)
-    spoken["tables"]["toy"]["grids"][0]["methods"] = list(methods)
-    experiment.write_text(json.dumps(spoken))
+    written = read_json(experiment)
+    written["tables"]["toy"]["grids"][0]["methods"] = list(methods)
+    experiment.write_text(json.dumps(written))
     training = [
         {"prompt": f"Question {prompt} the answer is", "response": ["red", "blue", "1 2"][index % 3]}
         for index, prompt in enumerate(toy_runs.prompts(rows))

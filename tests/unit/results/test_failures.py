@@ -39,8 +39,8 @@ def test_the_last_lines_of_the_log_stand_beside_the_reason(house):
     assert failures_with_logs(plan, results) == [Failure(bad, "loss nan at step 3", "")]
     log.parent.mkdir(parents=True)
     before = [f"line {number}" for number in range(60)]
-    spoken = '  File "/home/someone/secret/.venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward'
-    log.write_text("\n".join([*before, spoken, f"{bad}: failed: loss nan at step 3", "another run began"]))
+    trace_line = '  File "/home/someone/secret/.venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward'
+    log.write_text("\n".join([*before, trace_line, f"{bad}: failed: loss nan at step 3", "another run began"]))
     (failure,) = failures_with_logs(plan, results)
     lines = failure.log.splitlines()
     assert len(lines) == LAST and lines[-3:] == [

@@ -26,7 +26,7 @@ RUN = Run(Cell("t", "m", "lora", 4), 0)
 QUERY, RESPONSE = "What is 2 + 3?", "2 + 3 = 5\nThe answer is: 5"
 
 
-def protocol(**overrides):
+def peft_protocol(**overrides):
     return CATALOG.protocol("peft-metamath", "gsm8k-alone", {"weights_dtype": "float32"} | overrides, "here")
 
 
@@ -39,23 +39,23 @@ def rows(lengths):
 def trainer_of(folder, lengths, **overrides):
     torch.manual_seed(0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    spoken = protocol(**overrides)
-    train, validation = split(rows(lengths), spoken, RUN.seed)
+    protocol = peft_protocol(**overrides)
+    train, validation = split(rows(lengths), protocol, RUN.seed)
     assert validation is None
     tokenizer = toy_runs.tokenizer()
     tokenizer.pad_token = tokenizer.eos_token  # Llama-3.2 has none of its own
-    return build_trainer(model, tokenizer, train, None, spoken, RUN, folder)
+    return build_trainer(model, tokenizer, train, None, protocol, RUN, folder)
 
 
 def test_a_row_is_bos_question_and_response_without_an_end_cut_at_768_tokens():
-    tokenizer, spoken = TOKENIZERS["llama3"](), protocol()
-    prompt = prompt_of(CATALOG, spoken.train_prompt)({"instruction": QUERY, "input": ""})
+    tokenizer, protocol = TOKENIZERS["llama3"](), peft_protocol()
+    prompt = prompt_of(CATALOG, protocol.train_prompt)({"instruction": QUERY, "input": ""})
     assert prompt == f"Question: {QUERY} Think step by step.\nAnswer:"
-    assert prompt_of(CATALOG, spoken.score_prompt)({"instruction": QUERY, "input": ""}) == prompt
+    assert prompt_of(CATALOG, protocol.score_prompt)({"instruction": QUERY, "input": ""}) == prompt
     plain = lambda text: tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids  # noqa: E731
     expected = [tokenizer.bos_token_id, *plain(prompt + RESPONSE)]
-    assert encode(tokenizer, prompt, RESPONSE, spoken) == {"input_ids": expected, "labels": expected}
-    long = encode(tokenizer, prompt, RESPONSE * 200, spoken)["input_ids"]
+    assert encode(tokenizer, prompt, RESPONSE, protocol) == {"input_ids": expected, "labels": expected}
+    long = encode(tokenizer, prompt, RESPONSE * 200, protocol)["input_ids"]
     assert long == [tokenizer.bos_token_id, *plain(prompt + RESPONSE * 200)][:768]
 
 
@@ -78,7 +78,7 @@ def test_batches_are_cut_from_buckets_sorted_by_length_and_rows_are_never_shuffl
     trainer = trainer_of(tmp_path, lengths, length_buckets=6, batch_size=2, micro_batch=2)
     seen = [(batch["input_ids"][:, 1] - 4).tolist() for batch in trainer.get_train_dataloader()]
     assert seen == [order[start : start + 2] for start in range(0, 14, 2)]
-    assert protocol().length_buckets == 80 and protocol().batch_size == protocol().micro_batch == 4
+    assert peft_protocol().length_buckets == 80 and peft_protocol().batch_size == peft_protocol().micro_batch == 4
 
 
 def test_every_row_that_is_padded_learns_one_end_and_the_longest_none(tmp_path):
@@ -137,7 +137,7 @@ def test_adamw_decays_every_matrix_of_the_adapter_and_gradients_are_clipped_at_1
     ],
 )
 def test_an_answer_is_read_and_compared_as_there(response, gold, right):
-    config = task_config("gsm8k-stated", CATALOG.tasks["gsm8k-stated"], protocol())
+    config = task_config("gsm8k-stated", CATALOG.tasks["gsm8k-stated"], peft_protocol())
     task = local_task(config, [{"prompt": "x", "answer": gold}])
     task.build_all_requests()
     (request,) = task.instances
@@ -148,13 +148,13 @@ def test_an_answer_is_read_and_compared_as_there(response, gold, right):
 
 
 def test_scoring_is_greedy_in_batches_of_50_with_300_new_tokens_of_800():
-    spoken = protocol()
-    config = task_config("gsm8k-stated", CATALOG.tasks["gsm8k-stated"], spoken)
+    protocol = peft_protocol()
+    config = task_config("gsm8k-stated", CATALOG.tasks["gsm8k-stated"], protocol)
     assert (
         config["generation_kwargs"] | {"max_gen_toks": 300, "num_beams": 1, "do_sample": False}
         == (config["generation_kwargs"])
     )
-    assert (spoken.score_batch, spoken.score_max_length, spoken.merge) == (50, 800, False)
+    assert (protocol.score_batch, protocol.score_max_length, protocol.merge) == (50, 800, False)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +170,4 @@ def test_what_contradicts_an_order_of_its_own_is_refused(overrides, key):
     from sbora_bench.errors import UserError
 
     with pytest.raises(UserError, match=key):
-        protocol(**overrides)
+        peft_protocol(**overrides)

@@ -15,8 +15,7 @@ from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.finetune import build_trainer, loss_curve, split
-from tests.factories import toy_runs
-from tests.factories.shipped import protocol
+from tests.factories import shipped, toy_runs
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
 # What a CPU can't do; none of it is part of what is tested here.
@@ -58,12 +57,12 @@ def _copy(model) -> list[torch.Tensor]:
     return [p.detach().double().clone() for p in model.parameters() if p.requires_grad]
 
 
-def trainer_of(spoken: Protocol, folder, train: int = 64, validation: int = 8, **settings):
+def trainer_of(protocol: Protocol, folder, train: int = 64, validation: int = 8, **settings):
     """(trainer, watch) of a LoRA on the toy."""
     torch.manual_seed(0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    held = rows(validation) if spoken.validation_every else None
-    trainer = build_trainer(model, toy_runs.tokenizer(), rows(train), held, spoken, RUN, folder)
+    held = rows(validation) if protocol.validation_every else None
+    trainer = build_trainer(model, toy_runs.tokenizer(), rows(train), held, protocol, RUN, folder)
     watch = Watch(**settings)
     trainer.add_callback(watch)
     return trainer, watch
@@ -79,35 +78,35 @@ def linear(step: int, steps: int, rate: float) -> float:
 
 def test_updates_of_the_paper():
     """From the real row counts, the validation rows taken off."""
-    assert update_steps(170_420 - 120, protocol("official", "commonsense")) == 10_643
-    assert update_steps(9_919 - 120, protocol("official", "arithmetic")) == 3_675
+    assert update_steps(170_420 - 120, shipped.protocol("official", "commonsense")) == 10_643
+    assert update_steps(9_919 - 120, shipped.protocol("official", "arithmetic")) == 3_675
     for examples in (52_002 - 1_024, 50_000 - 1_024):
-        assert update_steps(examples, protocol("official", "mmlu")) == 10_000
+        assert update_steps(examples, shipped.protocol("official", "mmlu")) == 10_000
     for name in ("commonsense", "arithmetic", "mmlu"):
-        official, clean = protocol("official", name), protocol("clean", name)
+        official, clean = shipped.protocol("official", name), shipped.protocol("clean", name)
         assert (official.batch_size, official.steps, official.epochs) == (clean.batch_size, clean.steps, clean.epochs)
 
 
 def test_epochs_of_the_paper():
     """Commonsense leaves 6 micro-batches over, which nothing follows; suite 3's epochs run on into one another."""
-    spoken = {suite: protocol("official", suite) for suite in ("commonsense", "arithmetic", "mmlu")}
-    assert micro_batches(170_300, spoken["commonsense"]) == 85_150 and 85_150 - 8 * 10_643 == 6
-    assert examples_seen(170_300, 10_643, spoken["commonsense"]) == 170_300 - 12
-    assert micro_batches(9_799, spoken["arithmetic"]) == 2_450
-    assert examples_seen(9_799, 3_675, spoken["arithmetic"]) == 3 * 9_799
-    assert (carried_epochs(50_978, spoken["mmlu"]), carried_epochs(48_976, spoken["mmlu"])) == (13, 14)
-    assert examples_seen(50_978, 10_000, spoken["mmlu"]) == 12 * 50_978 + (40_000 - 12 * 3_187) * 16
+    protocol = {suite: shipped.protocol("official", suite) for suite in ("commonsense", "arithmetic", "mmlu")}
+    assert micro_batches(170_300, protocol["commonsense"]) == 85_150 and 85_150 - 8 * 10_643 == 6
+    assert examples_seen(170_300, 10_643, protocol["commonsense"]) == 170_300 - 12
+    assert micro_batches(9_799, protocol["arithmetic"]) == 2_450
+    assert examples_seen(9_799, 3_675, protocol["arithmetic"]) == 3 * 9_799
+    assert (carried_epochs(50_978, protocol["mmlu"]), carried_epochs(48_976, protocol["mmlu"])) == (13, 14)
+    assert examples_seen(50_978, 10_000, protocol["mmlu"]) == 12 * 50_978 + (40_000 - 12 * 3_187) * 16
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_an_update_takes_what_the_last_epoch_left_over(tmp_path, grouped):
     """5 micro-batches an epoch, 4 an update, 3 epochs: 3 updates of 4 (today's Trainer alone: 6, each second of 1)."""
-    spoken = protocol(
+    protocol = shipped.protocol(
         "official", "arithmetic", **CPU, batch_size=8, micro_batch=2, validation_every=None, keep_best=False
     )
-    grouping = protocol("official", "mmlu" if grouped else "arithmetic").group_by_length
-    spoken = spoken.model_copy(update={"group_by_length": grouping})
-    trainer, watch = trainer_of(spoken, tmp_path, train=10)
+    grouping = shipped.protocol("official", "mmlu" if grouped else "arithmetic").group_by_length
+    protocol = protocol.model_copy(update={"group_by_length": grouping})
+    trainer, watch = trainer_of(protocol, tmp_path, train=10)
     seen, plain = [], trainer.data_collator
     trainer.data_collator = lambda batch: (seen.append([row["input_ids"][1] for row in batch]), plain(batch))[1]
     trainer.train()
@@ -120,11 +119,11 @@ def test_an_update_takes_what_the_last_epoch_left_over(tmp_path, grouped):
 
 def test_a_resumed_run_goes_on_in_the_same_order(tmp_path):
     """Also in the second epoch, across the update that belongs to two."""
-    spoken = protocol("official", "mmlu", **CPU, steps=4, batch_size=8, micro_batch=2, checkpoint_every=1)
-    spoken = spoken.model_copy(update={"validation_every": None, "optimizer": "adamw_torch"})
-    whole, watch = trainer_of(spoken, tmp_path / "whole", train=10, keep=True)
+    protocol = shipped.protocol("official", "mmlu", **CPU, steps=4, batch_size=8, micro_batch=2, checkpoint_every=1)
+    protocol = protocol.model_copy(update={"validation_every": None, "optimizer": "adamw_torch"})
+    whole, watch = trainer_of(protocol, tmp_path / "whole", train=10, keep=True)
     whole.train()
-    again, other = trainer_of(spoken, tmp_path / "again", train=10, keep=True)
+    again, other = trainer_of(protocol, tmp_path / "again", train=10, keep=True)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert again.state.global_step == 4 and len(other.weights) == 3
     for first, second in zip(watch.weights[-1], other.weights[-1], strict=True):
@@ -137,9 +136,9 @@ def test_a_resumed_run_goes_on_in_the_same_order(tmp_path):
 @pytest.mark.parametrize(("suite", "rate"), [("commonsense", 2e-4), ("arithmetic", 3e-4)])
 def test_learning_rate_at_every_update_of_a_run(tmp_path, suite, rate):
     steps = 112
-    spoken = protocol("official", suite, **CPU, steps=steps, epochs=None, batch_size=1, micro_batch=1)
-    spoken = spoken.model_copy(update={"validation_every": None, "keep_best": False})
-    trainer, watch = trainer_of(spoken, tmp_path)
+    protocol = shipped.protocol("official", suite, **CPU, steps=steps, epochs=None, batch_size=1, micro_batch=1)
+    protocol = protocol.model_copy(update={"validation_every": None, "keep_best": False})
+    trainer, watch = trainer_of(protocol, tmp_path)
     trainer.train()
     assert watch.rates == pytest.approx([linear(step, steps, rate) for step in range(steps)], rel=1e-12)
     rates = {row["step"]: row["learning_rate"] for row in loss_curve(trainer.state.log_history) if "loss" in row}
@@ -149,9 +148,11 @@ def test_learning_rate_at_every_update_of_a_run(tmp_path, suite, rate):
 
 @pytest.mark.parametrize("warmup", [0, 5])
 def test_the_constant_schedule_ignores_warm_up(tmp_path, warmup):
-    spoken = protocol("official", "mmlu", **CPU, steps=9, batch_size=4, micro_batch=2, optimizer="adamw_torch")
-    spoken = spoken.model_copy(update={"validation_every": None, "warmup_steps": warmup})
-    trainer, watch = trainer_of(spoken, tmp_path)
+    protocol = shipped.protocol(
+        "official", "mmlu", **CPU, steps=9, batch_size=4, micro_batch=2, optimizer="adamw_torch"
+    )
+    protocol = protocol.model_copy(update={"validation_every": None, "warmup_steps": warmup})
+    trainer, watch = trainer_of(protocol, tmp_path)
     trainer.train()
     assert watch.rates == [2e-4] * 9
 
@@ -169,8 +170,8 @@ def test_the_constant_schedule_ignores_warm_up(tmp_path, warmup):
 )
 def test_learning_rate_at_every_update_of_the_paper(tmp_path, name, suite, steps, formula):
     """The schedule that the Trainer builds, at its true length."""
-    spoken = protocol(name, suite, **CPU, optimizer="adamw_torch", steps=steps, epochs=None)
-    trainer, _ = trainer_of(spoken, tmp_path)
+    protocol = shipped.protocol(name, suite, **CPU, optimizer="adamw_torch", steps=steps, epochs=None)
+    trainer, _ = trainer_of(protocol, tmp_path)
     assert trainer.args.max_steps == steps
     trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
     rates = []
@@ -188,7 +189,7 @@ def test_optimizer_as_the_trainer_builds_it(tmp_path, name, suite):
     """AdamW, betas 0.9 and 0.999, epsilon 1e-8, no decay; suite 3 by bitsandbytes, paged, 32 bits."""
     from transformers import Trainer
 
-    trainer, _ = trainer_of(protocol(name, suite, **CPU), tmp_path)
+    trainer, _ = trainer_of(shipped.protocol(name, suite, **CPU), tmp_path)
     kind, arguments = Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     assert (kind.__name__, arguments["betas"], arguments["eps"]) == ("AdamW", (0.9, 0.999), 1e-8)
     assert trainer.args.weight_decay == 0.0
@@ -209,11 +210,11 @@ def test_optimizer_as_the_trainer_builds_it(tmp_path, name, suite):
 
 def test_weights_after_every_update_are_those_of_adamw(tmp_path):
     """Adam's formulas by hand in float64, from the gradients that the optimizer was given."""
-    spoken = protocol(
+    protocol = shipped.protocol(
         "official", "commonsense", **CPU, steps=6, epochs=None, batch_size=4, micro_batch=2, warmup_steps=2
     )
-    spoken = spoken.model_copy(update={"validation_every": None, "keep_best": False})
-    trainer, watch = trainer_of(spoken, tmp_path, keep=True)
+    protocol = protocol.model_copy(update={"validation_every": None, "keep_best": False})
+    trainer, watch = trainer_of(protocol, tmp_path, keep=True)
     trainer.train()
     first = [torch.zeros_like(weight) for weight in watch.weights[0]]
     second = [torch.zeros_like(weight) for weight in watch.weights[0]]
@@ -230,9 +231,9 @@ def test_weights_after_every_update_are_those_of_adamw(tmp_path):
 
 @pytest.mark.parametrize(("suite", "limit"), [("commonsense", 1.0), ("mmlu", 0.3)])
 def test_gradients_are_clipped_by_their_norm_together(tmp_path, suite, limit):
-    spoken = protocol("official", suite, **CPU, steps=12, epochs=None, batch_size=2, micro_batch=1)
-    spoken = spoken.model_copy(update={"validation_every": None, "keep_best": False, "optimizer": "adamw_torch"})
-    trainer, watch = trainer_of(spoken, tmp_path)
+    protocol = shipped.protocol("official", suite, **CPU, steps=12, epochs=None, batch_size=2, micro_batch=1)
+    protocol = protocol.model_copy(update={"validation_every": None, "keep_best": False, "optimizer": "adamw_torch"})
+    trainer, watch = trainer_of(protocol, tmp_path)
     trainer.train()
     raw = [row["grad_norm"] for row in loss_curve(trainer.state.log_history) if "grad_norm" in row]
     assert watch.norms == pytest.approx([min(norm, limit) for norm in raw], rel=1e-4)
@@ -248,7 +249,7 @@ def test_gradients_are_clipped_by_their_norm_together(tmp_path, suite, limit):
 def test_validation_rows_are_the_first_of_numpy_s_permutation_with_seed_42(suite, count, held):
     """`datasets` splits so; the authors call it with this seed, and leave the order afterwards to chance."""
     drawn = np.random.default_rng(42).permutation(count)
-    train, validation = split(Dataset.from_dict({"row": range(count)}), protocol("official", suite), seed=7)
+    train, validation = split(Dataset.from_dict({"row": range(count)}), shipped.protocol("official", suite), seed=7)
     trained, kept = (part.with_format("numpy")[:]["row"] for part in (train, validation))
     assert set(kept) <= set(drawn[:held]) and len(kept) in (held, 1_000)
     assert np.array_equal(np.sort(trained), np.sort(drawn[held:]))
@@ -263,8 +264,8 @@ def test_the_checkpoint_of_lowest_validation_loss_is_the_result(tmp_path):
         "validation_every": 1,
         "warmup_steps": 0,
     }
-    spoken = protocol("official", "commonsense", **CPU, **overrides, learning_rate=0.3)
-    trainer, watch = trainer_of(spoken, tmp_path, keep=True)
+    protocol = shipped.protocol("official", "commonsense", **CPU, **overrides, learning_rate=0.3)
+    trainer, watch = trainer_of(protocol, tmp_path, keep=True)
     trainer.train()
     losses = {row["step"]: row["validation_loss"] for row in loss_curve(trainer.state.log_history) if len(row) == 2}
     best = min(losses, key=losses.get)

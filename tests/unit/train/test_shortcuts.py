@@ -58,10 +58,10 @@ def rows(count: int = 40) -> Dataset:
 def trained(model, folder, steps: int = 20, **settings):
     """(losses of the updates, trained weights) of updates of 8 examples in micro-batches of 4."""
     own = {"steps": steps, "batch_size": 8, "micro_batch": 4, "learning_rate": 3e-3, "loss_average": "tokens"}
-    spoken = toy_runs.protocol(**own | settings)
+    protocol = toy_runs.protocol(**own | settings)
     tokenizer = toy_runs.tokenizer()
-    tokenizer.padding_side = spoken.padding_side
-    trainer = build_trainer(model, tokenizer, rows(), None, spoken, RUN, folder)
+    tokenizer.padding_side = protocol.padding_side
+    trainer = build_trainer(model, tokenizer, rows(), None, protocol, RUN, folder)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, trainer

@@ -33,12 +33,12 @@ def root(tmp_path_factory):
 def planned(root, name, rank):
     """The toy experiment with this method of the catalog alone."""
     catalog, experiment = root / "experiments" / "catalog" / "toy.yaml", root / "experiments" / "toy.yaml"
-    entries, spoken = read_json(catalog), read_json(experiment)
+    entries, written = read_json(catalog), read_json(experiment)
     entries["methods"] = {name: CATALOG.methods[name].model_dump(mode="json")}
     entries["models"]["tiny"]["architecture"]["vocab_size"] = len(toy_runs.WORDS) + 4
-    spoken["tables"]["toy"] |= {"grids": [{"models": ["tiny"], "methods": [name], "ranks": [rank]}], "seeds": [0]}
+    written["tables"]["toy"] |= {"grids": [{"models": ["tiny"], "methods": [name], "ranks": [rank]}], "seeds": [0]}
     catalog.write_text(json.dumps(entries))
-    experiment.write_text(json.dumps(spoken))
+    experiment.write_text(json.dumps(written))
     load_catalog.cache_clear()
     return load_plan(str(experiment))
 
