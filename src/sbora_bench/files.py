@@ -98,8 +98,8 @@ def full_disk(path: Path, needed: str = "") -> UserError:
     """The user's line where `path` finds no room."""
     path = _meant(path)
     free = _free_bytes(path)
-    bytes_told = f"{needed} bytes needed, {free:,} bytes free" if needed else f"{free:,} bytes free"
-    return UserError(f"{path}: no space left on the disk ({bytes_told}); make room and run the same command again")
+    room_left = f"{needed} bytes needed, {free:,} bytes free" if needed else f"{free:,} bytes free"
+    return UserError(f"{path}: no space left on the disk ({room_left}); make room and run the same command again")
 
 
 def _free_bytes(path: Path) -> int:

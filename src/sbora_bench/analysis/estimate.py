@@ -93,15 +93,15 @@ def over_seeds_and_items(matrices: Sequence[np.ndarray], share: bool) -> Estimat
     items_variance, rest = sum(of_items), sum(rest for _, rest in parts) / tasks**2
     items_degrees = _satterthwaite(of_items, [matrix.shape[1] - 1 for matrix in matrices])
     mean = float(np.mean(averages))
-    alone = over_seeds(averages)
-    seeds_variance = 0.0 if alone.error is None else alone.error**2
+    of_seeds_only = over_seeds(averages)
+    seeds_variance = 0.0 if of_seeds_only.error is None else of_seeds_only.error**2
     variance = max(seeds_variance + items_variance - rest, seeds_variance, items_variance)
     if variance <= 1e-24 * max(1.0, mean**2):
-        return Estimate(seeds, mean, alone.sd)
+        return Estimate(seeds, mean, of_seeds_only.sd)
     of_seeds = seeds_variance / (seeds_variance + items_variance)
     shares = [(of_seeds, seeds - 1.0), (1 - of_seeds, items_degrees)]
     kept = tuple((share, degrees) for share, degrees in shares if share > 0 and degrees > 0)
-    return Estimate(seeds, mean, alone.sd, float(variance**0.5), kept)
+    return Estimate(seeds, mean, of_seeds_only.sd, float(variance**0.5), kept)
 
 
 def _items_and_rest(matrix: np.ndarray, share: bool) -> tuple[float, float]:

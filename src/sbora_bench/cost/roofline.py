@@ -196,7 +196,10 @@ def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol
 
 
 def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
-    """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none."""
+    """The work in the file of `cache` that is named by `about` and the code, traced and written where there is none.
+
+    Raises NotTraced where it can't be traced on `meta`.
+    """
     entry = remembered(cache, kind, about, lambda: _traced(trace))
     if "reason" in entry:
         raise NotTraced(entry["reason"])

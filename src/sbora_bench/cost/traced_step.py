@@ -60,9 +60,9 @@ def trace_training(
             model.set_attn_implementation(UNMASKED)
         with contextlib.suppress(Unfit):  # then training goes the plain way too
             supervised = SupervisedLoss(model, [0, 0])
-    alone = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
+    unpadded = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
-        model.set_attn_implementation(UNMASKED if alone else "sdpa")
+        model.set_attn_implementation(UNMASKED if unpadded else "sdpa")
     flat = protocol.padding_free and not prepare(model, [])
     tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
@@ -79,7 +79,7 @@ def trace_training(
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, masked=not alone)
+        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, masked=not unpadded)
         loss = training_loss(model, inputs, kernels, supervised, micro_batch) / accumulation
         del inputs
         tracer.phase = "backward"
@@ -135,7 +135,7 @@ def row_of_examples(examples: int, length: int) -> dict[str, Any]:
 
 
 def ready_optimizer(name: str, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """An optimizer on `meta` whose state exists."""
+    """An optimizer on `meta` whose state exists. Raises UserError for one that can't be traced."""
     if name not in OPTIMIZERS:
         raise UserError(f"protocol: optimizer: {one_of(name, OPTIMIZERS, 'optimizer')}")
     optimizer = OPTIMIZERS[name](parameters)

@@ -70,8 +70,8 @@ def build_scored(
     catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
 ) -> torch.nn.Module:
     """The twin of a cell as it is scored: without an adapter where the protocol merges it."""
-    alone = method is None or merged(method, protocol)
-    return build(catalog, model, None if alone else method, rank, protocol)
+    without_adapter = method is None or merged(method, protocol)
+    return build(catalog, model, None if without_adapter else method, rank, protocol)
 
 
 def build_base(

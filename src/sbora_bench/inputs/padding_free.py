@@ -154,7 +154,7 @@ def prepare(model: torch.nn.Module, row: list[int]) -> str:
             base.set_attn_implementation(UNMASKED)
         return ""
     examples = [row[:12], row[1:8]]
-    alone = torch.cat([_logits(model, [one]) for one in examples])
+    apart = torch.cat([_logits(model, [one]) for one in examples])
     if replaced:
         base.set_attn_implementation(NAME)
     try:
@@ -163,7 +163,7 @@ def prepare(model: torch.nn.Module, row: list[int]) -> str:
         reason = str(error)
     else:
         share = TOLERANCES.get(next(model.parameters()).dtype, NARROW)
-        difference, allowed = float((together - alone).abs().max()), share * max(1.0, float(alone.abs().max()))
+        difference, allowed = float((together - apart).abs().max()), share * max(1.0, float(apart.abs().max()))
         if difference <= allowed:
             return ""
         reason = f"an example's logits beside another differ by {difference:.3g}, allowed {allowed:.3g}"
