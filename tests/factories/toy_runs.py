@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sbora_bench.files import sha256, write_json, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run, load_plan
@@ -137,9 +137,9 @@ def write_experiment(root: Path, protocol: dict | None = None, tasks: dict | Non
     return plan
 
 
-def write_base(folder: Path, source: dict | None = None) -> None:
-    """A prepared toy model; `source`: of the catalog's entry in whose place it is."""
-    model().save_pretrained(folder)
+def write_base(folder: Path, source: dict | None = None, weights: PreTrainedModel | None = None) -> None:
+    """A prepared toy model, or one of such `weights`; `source`: of the catalog's entry in whose place it is."""
+    (weights or model()).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     files = {name: sha256(folder / name) for name in names}

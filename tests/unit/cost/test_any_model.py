@@ -30,6 +30,8 @@ MODELS = {
     "gemma": GROUPED | {"head_dim": 8},
     "mistral": GROUPED,
     "olmo2": GROUPED,
+    "smollm3": GROUPED,
+    "gemma3_text": GROUPED | {"head_dim": 8, "sliding_window": 8},
 }
 UNTRACED = {"opt", "bloom"}  # they make positions of a mask of two dimensions; a trace hands them one of four
 
