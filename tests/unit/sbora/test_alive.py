@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from sbora import SboraConfig
 
@@ -39,9 +40,9 @@ class Alive(TorchDispatchMode):
         return Counter((made_by, size) for storage, size, made_by in self.storages.values() if storage() is not None)
 
 
-def _alive(llama, kind, dropout=0.0, frozen=False):
-    model = copy.deepcopy(llama).requires_grad_(False)
-    common = {"r": R, "target_modules": TARGETS}
+def _alive(base, kind, dropout=0.0, frozen=False, **targets):
+    model = copy.deepcopy(base).requires_grad_(False)
+    common = {"r": R, "target_modules": TARGETS} | targets
     if kind == "lora":
         model = get_peft_model(model, LoraConfig(lora_dropout=dropout, **common))
     elif kind != "frozen":
@@ -75,6 +76,45 @@ def test_fb_keeps_the_inputs_that_the_model_does_not(llama):
     own = _alive(llama, "fb") - _alive(llama, "frozen")
     assert _bytes(own) == 2 * 2 * TOKENS * WIDTH * 4
     assert {size for _, size in own} == {TOKENS * WIDTH * 4}
+
+
+EXPERT_INNER = 16
+EXPERTS = {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+
+
+@pytest.fixture
+def experts():
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "pad_token_id": 0,
+    }
+    sizes |= {
+        "num_key_value_heads": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": EXPERT_INNER,
+    }
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, head_dim=8))
+    model.set_experts_implementation("grouped_mm")
+    return model
+
+
+def test_of_experts_the_adapters_keep_inputs_and_no_copy_of_a_weight(experts):
+    """Of a layer's two parameters and each pair of a token and an expert of its: FA keeps r inputs, FB all inputs, both
+    r int64 indices; LoRA all inputs and whole weights.
+    """
+    frozen, layers, pairs = _alive(experts, "frozen"), 2, TOKENS * 2
+    indices = {("index.Tensor", pairs * R * 8): 2 * layers}
+    inputs = {("index.Tensor", pairs * WIDTH * 4): layers, ("mul.Tensor", pairs * EXPERT_INNER * 4): layers}
+    of_fa, of_fb, of_lora = (dict(_alive(experts, kind, **EXPERTS) - frozen) for kind in ("fa", "fb", "lora"))
+    assert of_fa == indices | {("gather.default", pairs * R * 4): 2 * layers}
+    assert of_fb == indices | inputs
+    smallest = 4 * WIDTH * EXPERT_INNER * 4  # `down_proj` of four experts
+    assert max(size for _, size in [*of_fa, *of_fb]) < smallest <= max(size for _, size in of_lora)
 
 
 @pytest.mark.parametrize("how", ["plain", "saved tensors packed", "checkpoint"])
