@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 import sbora
 from sbora import SboraConfig, SboraModel, _peft
+from tests.factories.adapted import adapted
 
 VARIANTS = ("fa", "fb")
 IDS = torch.arange(3, 23).view(2, 10)
@@ -175,19 +177,24 @@ def test_mamba_s_out_proj_is_refused_as_for_lora(kind, targets):
         get_peft_model(MambaForCausalLM(config), own)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_trl_trains_it(tmp_path, llama, variant):
-    """TRL wraps the model itself from a `peft_config`."""
-    trl = pytest.importorskip("trl", reason="TRL is not installed")
-    from datasets import Dataset
+def _letters():
+    """A tokenizer of eight words of one letter."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *"abcdefgh"])}
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trl_trains_it(tmp_path, llama, variant):
+    """TRL wraps the model itself from a `peft_config`."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    from datasets import Dataset
+
     trainer = trl.SFTTrainer(
         model=llama,
         args=trl.SFTConfig(
@@ -200,13 +207,43 @@ def test_trl_trains_it(tmp_path, llama, variant):
             use_cpu=True,
         ),
         train_dataset=Dataset.from_dict({"text": ["a b c d", "e f g h", "a c e g"] * 4}),
-        processing_class=tokenizer,
+        processing_class=_letters(),
         peft_config=SboraConfig(variant=variant, r=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"),
     )
     trainer.train()
     trainer.save_model()
     loaded = PeftModel.from_pretrained(copy.deepcopy(trainer.model.unload()), tmp_path)
     assert all(layer.sbora_weight["default"].abs().max() > 0 for layer in _sbora_layers(loaded))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_trl_s_dpo_begins_at_the_trained_adapter(tmp_path, llama, kind):
+    """Its reference is a copy of the adapter, made by names: policy and reference agree, so the first loss is log 2."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    from datasets import Dataset
+
+    pairs = {"prompt": ["a b", "c"], "chosen": ["c d", "e f"], "rejected": ["e", "g h"]}
+    trainer = trl.DPOTrainer(
+        model=adapted(llama, kind, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"),
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path),
+            max_steps=2,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+        ),
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=_letters(),
+    )
+    trainer.train()
+    first, second = (entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    assert first == pytest.approx(math.log(2), abs=1e-5) and second < first - 1e-4
+    assert trainer.model.peft_config.keys() == {"default", "ref"}
 
 
 def _sbora_layers(model):
