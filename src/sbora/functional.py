@@ -5,11 +5,11 @@ A layer computes, with I the index set, s the scaling and W0 the frozen weight (
     FA   y = x W0^T + s x[..., I] W^T            W: (out_features, r)
     FB   y = x W0^T,  y[..., I] += s x W^T       W: (r, in_features)
 
-in two steps around the base layer: `branch` takes the adapter's hidden values z off the input x, and
-`join` adds their contribution to the base layer's output. For each of the two the gradient could be left
-to autograd, but autograd would make a second tensor of the size of x or y, only to add it to the first;
-here the sums are made in place where nobody else holds that tensor (`ownership`), and nothing is kept but
-z (FA) or x (FB), and no x that autograd can make from what the model keeps.
+in two steps: the adapter's hidden values z are taken off the input x, and their contribution is added to the
+base layer's output. For each of the two the gradient could be left to autograd, but autograd would make a
+second tensor of the size of x or y, only to add it to the first; here the sums are made in place where nobody
+else holds that tensor (`ownership`), and nothing is kept but z (FA) or x (FB), and no x that autograd can make
+from what the model keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .ownership import are_a_gradients, counts
+from .ownership import are_a_gradients, are_a_results, counts
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _Gather(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index)
         ctx.shape = x.shape
-        return x, _take(x, index)
+        return x.detach(), _take(x, index)  # no view, so that the layer below may write to it
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -96,7 +96,7 @@ class _Project(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(weight, *((factors or (x,)) if ctx.needs_input_grad[1] else ()))
         ctx.scaling = scaling
-        return x, F.linear(x, (weight * scaling).to(x.dtype))
+        return x.detach(), F.linear(x, (weight * scaling).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -128,9 +128,10 @@ class _AddProduct(Function):
         ctx.scaling = scaling
         if in_place:
             ctx.mark_dirty(y)
-            _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
-            return y
-        return torch.addmm(_rows(y), _rows(z), weight.to(y.dtype).t(), alpha=scaling).view(y.shape)
+        else:
+            y = y.clone(memory_format=torch.contiguous_format)  # no view, which nobody could write to
+        _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -145,18 +146,36 @@ class _AddProduct(Function):
 
 
 class _AddAt(Function):
-    """(y, z) -> y with z added to y[..., index], in y's memory."""
+    """(y, z) -> y with z added to y[..., index], in y's memory if told so.
+
+    The same is kept for the backward pass either way: where a checkpoint computes anew, others may hold y who did not.
+    """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, z: Tensor, index: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
+    def forward(ctx: Any, y: Tensor, z: Tensor, index: Tensor, in_place: bool) -> Tensor:
         ctx.save_for_backward(index)
+        if not in_place:
+            return y.index_add(-1, index, z)
+        ctx.mark_dirty(y)
         return _add_at(y, index, z)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
-        return grad_y, _take(grad_y, index), None
+        return grad_y, _take(grad_y, index), None, None
+
+
+class _Become(Function):
+    """(x, changed) -> x, with the history of a tensor in the same memory that was changed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, changed: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+        return None, grad_x
 
 
 class _Learn(Function):
@@ -189,58 +208,70 @@ class _Learn(Function):
         return grad_y, None, grad_weight, None, None, None
 
 
-def branch(
-    variant: str, x: Tensor, weight: Tensor, index: Tensor, dropout: float = 0.0, scaling: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """The adapter's hidden values.
+def adapted(
+    variant: str,
+    x: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    scaling: float,
+    below: Callable[[Tensor], Tensor],
+    dropout: float = 0.0,
+) -> Tensor:
+    """The output of the layer below with the adapter's contribution added to it.
+
+    What is adapted is what the layer below has left of x: it, or a hook of it, may change its input in place, and
+    a merged layer would see what LoRA sees then. Only where the gradient of x is to be one sum are the hidden values
+    taken before, and taken again if x was written to meanwhile.
 
     Args:
         variant: `"fa"` or `"fb"`.
         x: the layer's input, (..., in_features).
         weight: the trained matrix, (out_features, r) for FA, (r, in_features) for FB.
         index: int64, (r,).
+        scaling: alpha / r.
+        below: x -> the layer's output without the adapter, (..., out_features).
         dropout: probability of dropping an input of the adapter. FA draws it for the r gathered inputs
             alone: the others do not matter.
-        scaling: of FB's hidden values, for which it is better made here than in `join`: the small matrix is
-            scaled, and fp16 holds the result wherever it holds the output.
 
     Returns:
-        x, to be given to the base layer in place of x, and z, (..., r), to be given to `join`.
+        (..., out_features), of the dtype of the output of `below`, and in its memory if nobody else holds that.
     """
-    is_plain, x_learns = plain() or not torch.is_grad_enabled(), x.requires_grad
+    z, is_plain = None, plain()
+    if not is_plain and x.requires_grad and torch.is_grad_enabled() and (variant == "fa" or not dropout):
+        given, z = _Gather.apply(x, index) if variant == "fa" else _Project.apply(x, weight, scaling, _kept_factors(x))
+        node, version = given.grad_fn, given._version
+        y = below(given)
+        if given._version != version:
+            if given.grad_fn is not node:  # autograd saw the change
+                with torch.autograd._unsafe_preserve_version_counter(x):  # written to it was already
+                    _Become.apply(x, given)
+            x, z = given, None
+    else:
+        y = below(x)
+    if z is None:
+        z = _hidden(variant, x, weight, index, scaling, dropout)
+    in_place = not is_plain and are_a_results(counts(y)) and _takes_sums(y)
     if variant == "fa":
-        x, z = _Gather.apply(x, index) if x_learns and not is_plain else (x, _take(x, index))
-        return x, F.dropout(z, dropout) if dropout else z
-    adapted = F.dropout(x, dropout) if dropout else x
-    if is_plain:
-        return x, _linear(adapted, weight * scaling)
-    if adapted is x and x_learns:
-        return _Project.apply(x, weight, scaling, _kept_factors(x))
-    return x, _Project.apply(adapted, weight, scaling, None)[1]
-
-
-def join(
-    variant: str, y: Tensor, z: Tensor, weight: Tensor, index: Tensor, scaling: float, in_place: bool = True
-) -> Tensor:
-    """Add an adapter's contribution to the base layer's output.
-
-    Args:
-        y: the base layer's output, (..., out_features).
-        z: from `branch`, (..., r).
-        scaling: alpha / r, unless `branch` has applied it.
-        in_place: whether nobody else holds y. Then it is overwritten, if autograd allows it.
-
-    Returns:
-        (..., out_features), of the dtype of y.
-    """
-    is_plain = plain()
-    in_place = in_place and not is_plain and _takes_sums(y)
-    if variant == "fa":
+        z = F.dropout(z, dropout) if dropout else z
         if is_plain:
             return y + _linear(z, weight * scaling).to(y.dtype)
         return _AddProduct.apply(y, z.to(y.dtype), weight, scaling, in_place)
-    z = (z if scaling == 1 else z * scaling).to(y.dtype)
-    return _AddAt.apply(y, z, index) if in_place else y.index_add(-1, index, z)
+    z = z.to(y.dtype)
+    return y.index_add(-1, index, z) if is_plain else _AddAt.apply(y, z, index, in_place)
+
+
+def _hidden(variant: str, x: Tensor, weight: Tensor, index: Tensor, scaling: float, dropout: float) -> Tensor:
+    """The adapter's hidden values, (..., r): FA's inputs, or FB's product, which is scaled and of a dropped x.
+
+    FB's is better scaled here than later: the small matrix is scaled, and fp16 holds the result wherever it holds the
+    output.
+    """
+    if variant == "fa":
+        return _take(x, index)
+    x = F.dropout(x, dropout) if dropout else x
+    if plain() or not torch.is_grad_enabled():
+        return _linear(x, weight * scaling)
+    return _Project.apply(x, weight, scaling, None)[1]
 
 
 def _kept_factors(x: Tensor) -> tuple[Tensor, Tensor] | None:

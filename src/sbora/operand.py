@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -262,14 +263,16 @@ def _one(x: Tensor, operand: Operand, bias: Tensor | None = None) -> Tensor:
             else:
                 y = y.index_add(-1, adapter.index, (x_in @ matrix).to(y.dtype), alpha=adapter.scaling)
         return y
-    parts = []
+    y_of = partial(F.linear, weight=operand._weight().t(), bias=bias)
     for adapter in operand.adapters:
-        x, z = functional.branch(adapter.variant, x, adapter.weight, adapter.index, adapter.dropout)
-        parts.append((adapter, z))
-    y = F.linear(x, operand._weight().t(), bias)
-    for adapter, z in parts:
-        y = functional.join(adapter.variant, y, z, adapter.weight, adapter.index, adapter.scaling)
-    return y
+        y_of = partial(_adapted, adapter, y_of)
+    return y_of(x)
+
+
+def _adapted(adapter: Adapter, below: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return functional.adapted(
+        adapter.variant, x, adapter.weight, adapter.index, adapter.scaling, below, adapter.dropout
+    )
 
 
 def _matmul(a: Tensor | Operand, b: Tensor | Operand) -> Tensor | None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from .ownership import are_a_results, counts
 
 UNDECIDED = -1  # what an index set that waits for data holds
 
@@ -135,11 +134,8 @@ class Region(nn.Module):
                 return y
             merging = partial(merging, written=written)
             return functional.learn(self.variant, y, x, self.weight, self.index, scaling, merging)
-        early, late = (1.0, scaling) if self.variant == "fa" else (scaling, 1.0)
-        x, z = functional.branch(self.variant, x, self.weight, self.index, dropout, early)
-        y = x.new_zeros(*x.shape[:-1], self.out_features) if below is None else below(x)
-        alone = not torch.compiler.is_compiling() and are_a_results(counts(y))
-        return functional.join(self.variant, y, z, self.weight, self.index, late, alone)
+        below = below or (lambda x: x.new_zeros(*x.shape[:-1], self.out_features))
+        return functional.adapted(self.variant, x, self.weight, self.index, scaling, below, dropout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Torch's own, but that the index set stays whole numbers where a module is cast to a type of floats."""

@@ -69,8 +69,7 @@ def _double(variant, scaling=1.5):
     index = torch.tensor([0, 2, 3])
 
     def layer(x, weight):
-        x, z = functional.branch(variant, x, weight, index)
-        return functional.join(variant, x @ base.t(), z, weight, index, scaling)
+        return functional.adapted(variant, x, weight, index, scaling, lambda x: x @ base.t())
 
     def dense(x, weight):
         delta = torch.zeros_like(base).index_copy(1 if variant == "fa" else 0, index, weight)
