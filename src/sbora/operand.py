@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_map_only
 
 from . import functional
-from .ownership import are_a_gradients, counts
+from .ownership import are_a_gradients, counts, results_are_kept
 
 
 @dataclass(eq=False)
@@ -199,22 +199,21 @@ class Operand:
         return (self.in_dim == -2) != self.transposed
 
     def _weight(self) -> Tensor:
+        """W, of all experts."""
         weight = self.parameter()
-        weight = weight[self.expert] if isinstance(self.expert, Tensor) else weight
         return weight.transpose(-2, -1) if self.transposed else weight
 
-    def rows_times(self, x: Tensor, multiply: Callable, place: Callable[[Tensor], Tensor], each: Callable) -> Tensor:
+    def rows_times(self, x: Tensor, multiply: Callable, place: Callable[[Tensor], Tensor]) -> Tensor:
         """x W and what the adapters add.
 
         Args:
             x: rows, (..., c).
-            multiply: (rows, W) -> rows W, in memory of its own.
+            multiply: (rows, W) -> rows W, in memory of its own; a matrix of each expert stands for W, too.
             place: an index set of each expert, (experts, r) -> of each row, (..., r).
-            each: a matrix of each expert -> what `multiply` takes for it.
         """
         natural, plain, parts = self._natural(), functional.plain(), []
         for adapter in self.adapters:
-            matrix = each(adapter.matrix(natural, x.dtype))
+            matrix = adapter.matrix(natural, x.dtype)
             index = place(adapter.index)
             if adapter.takes_inputs(natural):
                 watched = x.requires_grad and torch.is_grad_enabled() and not plain
@@ -224,13 +223,14 @@ class Operand:
                 z = multiply(F.dropout(x, adapter.dropout) if adapter.dropout else x, matrix)
                 parts.append((z, None, index, adapter.scaling))
         y = multiply(x, self._weight())
+        in_place = not plain and not results_are_kept()
         for z, matrix, index, scaling in parts:
             if index is None:
                 update = multiply(z.to(y.dtype), matrix.to(y.dtype))
-                y = torch.add(y, update, alpha=scaling) if plain else y.add_(update, alpha=scaling)
+                y = y.add_(update, alpha=scaling) if in_place else torch.add(y, update, alpha=scaling)
             else:
                 update = (z * scaling).to(y.dtype)
-                y = y.scatter_add(-1, index, update) if plain else y.scatter_add_(-1, index, update)
+                y = y.scatter_add_(-1, index, update) if in_place else y.scatter_add(-1, index, update)
         return y
 
 
@@ -288,10 +288,36 @@ def _matmul(a: Tensor | Operand, b: Tensor | Operand) -> Tensor | None:
     numbers = b.expert
     return b.rows_times(
         a,
-        multiply=torch.bmm,
+        multiply=torch.bmm if numbers is None else partial(_chosen_product, numbers=numbers),
         place=lambda index: (index if numbers is None else index[numbers]).unsqueeze(1).expand(-1, a.shape[1], -1),
-        each=lambda matrix: matrix if numbers is None else matrix[numbers],
     )
+
+
+def _chosen_product(rows: Tensor, matrices: Tensor, numbers: Tensor) -> Tensor:
+    """Rows, (batch, n, c), each times the matrix of its number, (experts, c, d)."""
+    return torch.bmm(rows, matrices[numbers]) if functional.plain() else _ChosenProduct.apply(rows, matrices, numbers)
+
+
+class _ChosenProduct(Function):
+    """The same, but that no copy of the chosen matrices is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrices: Tensor, numbers: Tensor) -> Tensor:
+        of_rows, of_matrices, _ = ctx.needs_input_grad
+        ctx.save_for_backward(rows if of_matrices else None, matrices if of_rows else None, numbers)
+        ctx.shape = matrices.shape
+        return torch.bmm(rows, matrices[numbers])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, matrices, numbers = ctx.saved_tensors
+        grad_rows = grad_matrices = None
+        if matrices is not None:
+            grad_rows = torch.bmm(grad, matrices[numbers].transpose(-2, -1).to(grad.dtype))
+        if rows is not None:
+            each = torch.bmm(rows.transpose(-2, -1).to(grad.dtype), grad)
+            grad_matrices = each.new_zeros(ctx.shape).index_put((numbers,), each, accumulate=True)
+        return grad_rows, grad_matrices, None
 
 
 def _grouped(x: Tensor, weight: Operand, offs: Tensor | None = None, **settings: Any) -> Tensor | None:
@@ -304,7 +330,6 @@ def _grouped(x: Tensor, weight: Operand, offs: Tensor | None = None, **settings:
         x,
         multiply=lambda rows, matrix: _grouped_product(rows, matrix, offs),
         place=lambda i: i[numbers],
-        each=lambda m: m,
     )
 
 

@@ -33,7 +33,7 @@ def counts(tensor: Tensor) -> Counts:
         storage = tensor.untyped_storage()
     except NotImplementedError:  # batched or otherwise wrapped by a transform
         return UNKNOWN
-    if torch._C._len_torch_dispatch_stack() and any(map(_keeps_results, _get_current_dispatch_mode_stack())):
+    if results_are_kept():
         return UNKNOWN
     in_storage = sys.getrefcount(storage) + torch._C._storage_Use_Count(storage._cdata)
     counts = sys.getrefcount(tensor), tensor._use_count(), in_storage
@@ -41,9 +41,11 @@ def counts(tensor: Tensor) -> Counts:
     return counts if base is None else (*counts, sys.getrefcount(base), base._use_count())
 
 
-def _keeps_results(mode: object) -> bool:
-    """Whether it is selective checkpointing, which must see the same operations when it computes anew."""
-    return type(mode).__module__ == "torch.utils.checkpoint"
+def results_are_kept() -> bool:
+    """Whether selective checkpointing is on, which keeps results, and must see the same operations when it computes
+    anew."""
+    modes = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else ()
+    return any(type(mode).__module__ == "torch.utils.checkpoint" for mode in modes)
 
 
 @cache

@@ -2,13 +2,16 @@
 
 import copy
 import warnings
+from functools import partial
 
 import accelerate
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import (
     AutoModelForCausalLM,
     GptOssConfig,
@@ -21,6 +24,8 @@ from transformers import (
 
 from sbora import ParamWrapper, SboraConfig, export
 from sbora.operand import Operand
+
+from .test_alive import Alive
 
 SIZES = {
     "vocab_size": 64,
@@ -258,6 +263,63 @@ def test_no_second_copy_of_the_experts_is_made(variant, implementation):
     assert not made_by(_adapt(base, variant=variant, r=3)) & sizes
     lora = LoraConfig(r=3, target_parameters=PARAMETERS, target_modules=[])
     assert made_by(get_peft_model(base, lora)) >= {p.numel() for p in experts.parameters()}
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@VARIANTS
+def test_less_is_kept_for_the_backward_pass_than_by_lora(variant, implementation):
+    """Batched products would keep a copy of its expert's matrices for each token."""
+    kept = {}
+    for kind in ("lora", variant):
+        base = _base("qwen3", implementation).requires_grad_(False)
+        lora = LoraConfig(r=4, target_parameters=PARAMETERS, target_modules=[])
+        model = get_peft_model(base, lora) if kind == "lora" else _adapt(base, variant=variant)
+        model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
+        with Alive() as alive:
+            loss = model(input_ids=IDS, labels=IDS).loss
+            kept[kind] = alive.counted()
+        assert loss.requires_grad
+    total = {kind: sum(size * count for (_, size), count in counted.items()) for kind, counted in kept.items()}
+    assert total[variant] < 0.75 * total["lora"]
+    assert not {size for _, size in kept[variant]} & {40 * n * 4 for n in (32 * 32, 16 * 32, 4 * 32, 4 * 16)}
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("variant", ["lora", "fa", "fb"])
+def test_selective_checkpoints_that_save_products(variant, implementation):
+    aten = torch.ops.aten
+    products = {aten.mm.default, aten.addmm.default, aten.linear.default, aten.bmm.default, aten._grouped_mm.default}
+
+    def policy(context, operator, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if operator in products else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = partial(create_selective_checkpoint_contexts, policy)
+    grads = []
+    for selective in (False, True):
+        base = _base("qwen3", implementation).requires_grad_(False)
+        common = {"r": 4, "target_parameters": PARAMETERS, "target_modules": []}
+        torch.manual_seed(1)
+        model = get_peft_model(base, LoraConfig(**common)) if variant == "lora" else _adapt(base, variant=variant)
+        block = base.model.layers[0].mlp
+        if selective:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        grads.append([p.grad for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
+@VARIANTS
+def test_gradients_of_single_samples(variant):
+    """By torch.func, whose transforms PEFT's LoRA on parameters doesn't get through."""
+    config = SboraConfig(variant=variant, r=2, target_parameters=["inner.weight"], init_weights=False)
+    model = get_peft_model(Mixture(), config)
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    x = torch.randn(5, 3, 8)
+    loss = lambda trained, x: functional_call(model, trained, (x,)).square().sum()  # noqa: E731
+    singles = vmap(grad(loss), (None, 0))(trained, x)
+    for i in range(5):
+        alone = torch.autograd.grad(model(x[i]).square().sum(), [model.get_parameter(name) for name in trained])
+        torch.testing.assert_close([single[i] for single in singles.values()], list(alone), rtol=1e-4, atol=1e-4)
 
 
 class Mixture(nn.Module):
