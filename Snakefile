@@ -18,6 +18,7 @@ include: "workflow/rules/report.smk"
 # on a cluster these run where `snakemake` does: they read records, for seconds
 localrules:
     collect,
+    extend,
     pick,
     look,
     cards,

@@ -20,9 +20,18 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, scored_parts
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
-from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file
+from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file, round_file
 from sbora_bench.results.records import check_results
-from sbora_bench.results.stages import is_staged, look_at, looks_hash, rates_hash, with_seeds
+from sbora_bench.results.stages import (
+    is_staged,
+    look_at,
+    looks_hash,
+    rates_hash,
+    round_at,
+    rounds_made,
+    with_grids,
+    with_seeds,
+)
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
 ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
@@ -60,8 +69,8 @@ def requested(config: Mapping[str, Any], in_storage: bool = False, dry: bool = F
     plan = narrowed(whole, **part)
     if in_storage and is_staged(plan):
         raise UserError(
-            f"{plan.path}: looks are read where Snakemake runs, and results in a storage are not; give lists of seeds,"
-            " or run without --default-storage-provider"
+            f"{plan.path}: looks and rounds of extend are read where Snakemake runs, and results in a storage are not;"
+            " give lists of seeds and no extend, or run without --default-storage-provider"
         )
     table_files(plan), figure_files(plan)  # no two of one name
     check_results(f"results/{plan.name}")
@@ -96,8 +105,8 @@ def tuned(runs: Iterable[Run]) -> list[Run]:
 def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
     """The runs that a job carries: those of a table and a model, `runs_per_job` at most, jobs of about the same size.
 
-    Runs that a learning rate is picked by, which the others wait for, are apart from them; those of later looks, which
-    may never be asked for, are a job a cell.
+    Runs that a learning rate is picked by, which the others wait for, are apart from them; those of later looks and of
+    rates beyond the grid, which may never be asked for, are a job a cell and look, or rate.
     """
     together: dict[tuple, list[Run]] = {}
     for run in [*plan.runs_of(table), *plan.picking_runs(table)]:
@@ -111,7 +120,7 @@ def _asked_with(plan: Plan, run: Run) -> tuple:
     """What runs of a model have alike that are all asked for at once; bases go with the first look."""
     table = plan.experiment.tables[run.table]
     if run.seed is not None and run.seed in table.picking_seeds:
-        return ("pick",)
+        return ("pick", *((run.learning_rate, run.cell) if run.learning_rate not in table.learning_rates else ()))
     place = 0 if run.seed is None else table.seeds.index(run.seed)
     look = sum(place >= seeds for seeds in table.looks)
     return (look, run.cell) if look else (look,)
@@ -122,7 +131,7 @@ def at_every_rate(plan: Plan, run: Run) -> list[Run]:
     table = plan.experiment.tables[run.table]
     if run.is_base or run.learning_rate is not None or not table.picking_seeds:
         return [run]
-    return [replace(run, learning_rate=rate) for rate in table.learning_rates]
+    return [replace(run, learning_rate=rate) for rate in table.every_rate]
 
 
 @dataclass(frozen=True)
@@ -212,9 +221,9 @@ class Files:
         tables = self.plan.experiment.tables.items()
         return [str(rates_file(self.root, name)) for name, table in tables if table.picking_seeds]
 
-    def picking(self, wildcards: Any) -> list[str]:
-        """The scores that the learning rates of a table (`wildcards.table`) are picked by."""
-        return [path for path in self.scored(self.plan.picking_runs(wildcards.table)) if path.endswith(".json")]
+    def picking(self, table: str) -> list[str]:
+        """The scores that the learning rates of a table are picked by."""
+        return [path for path in self.scored(self.plan.picking_runs(table)) if path.endswith(".json")]
 
     @property
     def picking_tables(self) -> str:
@@ -223,13 +232,19 @@ class Files:
         return "|".join(name for name, table in tables if table.picking_seeds) or "none"
 
     @property
+    def extending_tables(self) -> str:
+        """The tables whose grids of learning rates are extended, as a wildcard's constraint."""
+        tables = self.plan.experiment.tables.items()
+        return "|".join(name for name, table in tables if table.rounds) or "none"
+
+    @property
     def looking_tables(self) -> str:
         """The tables whose seeds are asked for in looks, as a wildcard's constraint."""
         tables = self.plan.experiment.tables.items()
         return "|".join(name for name, table in tables if table.looks) or "none"
 
     def stage_settings(self, wildcards: Any) -> list[str]:
-        """All that a table's picked rates and looks (`wildcards.table`) depend on but records and code."""
+        """All that a table's rounds, picked rates and looks (`wildcards.table`) depend on but records and code."""
         return [rates_hash(self.plan, wildcards.table), looks_hash(self.plan, wildcards.table)]
 
     @property
@@ -333,6 +348,21 @@ def asked_for(files: Files, checkpoints: Any, name: str) -> Any:
     return [of(table) for table in files.plan.experiment.tables]
 
 
+def tried(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
+    """Input of a round (`wildcards.table`, `wildcards.round`), or of picking: the scores at the rates tried so far, and
+    the rounds that asked for them.
+    """
+
+    def scores(wildcards: Any) -> list[str]:
+        table, number = wildcards.table, getattr(wildcards, "round", None)
+        before = None if number is None else int(number) - 1
+        known, root = _decided(files, checkpoints, table, looks=0, rounds=before), Path(files.root)
+        made = len(rounds_made(known.plan, root, table, before))
+        return [*known.picking(table), *(str(round_file(root, table, one + 1)) for one in range(made))]
+
+    return scores
+
+
 def looked_at(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
     """Input of a look (`wildcards.table`, `wildcards.look`): the scores of the seeds so far."""
 
@@ -343,18 +373,25 @@ def looked_at(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
     return scores
 
 
-def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = None) -> Files:
-    """The files of a table's runs as its stages have decided, up to so many looks; waits for what isn't decided yet."""
+def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = None, rounds: int | None = None) -> Files:
+    """The files of a table's runs as its stages have decided, up to so many looks and rounds; waits for what isn't
+    decided yet.
+    """
     whole = files.plan
     only = whole.experiment.model_copy(update={"tables": {table: whole.experiment.tables[table]}})
     plan, root = Plan(whole.name, only, whole.catalog, whole.path, part=whole.part), Path(files.root)
     entry = plan.experiment.tables[table]
+    for number in range(1, len(range(entry.rounds)[:rounds]) + 1):
+        checkpoints.extend.get(table=table, round=number)
+        asking = round_at(plan, root, table, number)
+        if asking is None or not asking.more:
+            break
     for number in range(1, len(entry.looks[:looks]) + 1):
         checkpoints.look.get(table=table, look=number)
         record = look_at(plan, root, table, number)
         if record is None or not record.more:
             break
-    return Files(with_seeds(plan, root, looks), staged=True)
+    return Files(with_grids(with_seeds(plan, root, looks), root, rounds), staged=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import yaml
 
 from sbora_bench.files import sha256, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -250,6 +251,25 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         on = {"versions": {"torch": "2"}, "hardware": {"gpu": "A card"}}
         record = TrainRecord(**names, asked=plan.training_settings(run), happened={} if failed else happened, on=on)
         write_record(folder / "train.json", record)
+
+
+def make_held_out(plan: Plan, results: Path, run: Run, right: int) -> None:
+    """What a run that a rate is picked by leaves: scores of 20 held-out rows alone; below 0 it failed."""
+    names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
+    score = TaskScore(metric="acc", value=right / 20, n=20)
+    record = ScoresRecord(
+        **names,
+        experiment=plan.name,
+        run=run.name,
+        status="failed" if right < 0 else "ok",
+        reason="out of memory" if right < 0 else "",
+        suite=run.table,
+        train="math-10k",
+        protocol="by-hand",
+        settings_sha256=plan.settings_hash(run),
+        tasks={} if right < 0 else {"MultiArith": score},
+    )
+    write_record(results / "runs" / run.name / VALIDATION / "scores.json", record)
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"

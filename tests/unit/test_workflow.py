@@ -10,9 +10,9 @@ from sbora_bench import workflow
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.results.folders import look_file
+from sbora_bench.results.folders import look_file, round_file
 from sbora_bench.results.records import write_record
-from sbora_bench.results.stages import LookRecord, looks_hash
+from sbora_bench.results.stages import LookRecord, RoundRecord, looks_hash, rates_hash
 from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
 
 
@@ -242,7 +242,7 @@ def checkpoints(there: set[str]):
         if name not in there:
             raise Waiting(name)
 
-    return SimpleNamespace(pick=SimpleNamespace(get=get), look=SimpleNamespace(get=get))
+    return SimpleNamespace(extend=SimpleNamespace(get=get), look=SimpleNamespace(get=get))
 
 
 def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
@@ -262,7 +262,7 @@ def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
     picking = workflow.Files(load_plan(workplace.experiment(LOOKS[1])))
     assert workflow.asked_for(picking, None, "records") == picking.records  # which runs are made is known
     assert "results/small/rates/sums.json" in picking.records
-    assert len(staged.picking(SimpleNamespace(table="sums"))) == 2 * 2
+    assert len(staged.picking("sums")) == 2 * 2
     assert staged.footprints("sums") == [f"results/small/footprints/{c.name}.json" for c in staged.plan.cells("sums")]
     assert (
         staged.depth(staged.scored(staged.plan.picking_runs("sums")))
@@ -296,7 +296,67 @@ def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
     assert seeds(records(SimpleNamespace())) == {"s0", "s1", "s2", "s3"}
 
 
-def test_results_in_a_storage_cannot_be_looked_at(workplace):  # noqa: F811
-    path = workplace.experiment(*LOOKS)
+EXTENDED = (("tables", "sums", "learning_rates"), {"pick": [1e-3, 1e-2], "seeds": [100, 101], "extend": 2})
+
+
+def test_a_rate_beyond_the_grid_is_a_job_of_its_own(workplace):  # noqa: F811
+    plan, within = (
+        load_plan(workplace.experiment(edit, (("runs_per_job",), 4)))
+        for edit in (EXTENDED, (EXTENDED[0], EXTENDED[1] | {"extend": 0}))
+    )
+    carried = list(workflow.jobs(plan, "sums"))
+    assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.all_runs)
+    further = [job for job in carried if job[0].learning_rate in (1e-4, 1e-5, 0.1, 1.0)]
+    assert len(further) == 2 * 4 and {len({(run.cell, run.learning_rate) for run in job}) for job in further} == {1}
+    assert [job for job in carried if job not in further] == list(workflow.jobs(within, "sums"))
+    (tuned, *_) = (run for run in plan.runs if not run.is_base)
+    assert len(set(workflow.Files(plan).settings([tuned]))) == 2 + 2 * 2  # it may be trained at any
+
+
+def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
+    files = workflow.Files(load_plan(workplace.experiment(EXTENDED)))
+    plan, table = files.plan, {"table": "sums"}
+    cells = [cell.name for cell in plan.tuned_cells("sums")]
+
+    def tried(there: set[str], **wildcards) -> set[str]:
+        """What is read, without the folders' common part."""
+        paths = workflow.tried(files, checkpoints(there))(SimpleNamespace(**table, **wildcards))
+        return {path.removeprefix("results/small/").removesuffix("/validation/scores.json") for path in paths}
+
+    def asks(number: int, more: dict[str, float]) -> None:
+        record = RoundRecord(
+            experiment="small", table="sums", round=number, settings_sha256=rates_hash(plan, "sums"), more=more
+        )
+        write_record(round_file(files.root, "sums", number), record)
+
+    def runs(cell: str, *rates: str) -> set[str]:
+        return {f"runs/{cell}-lr{rate}-s{seed}" for rate in rates for seed in (100, 101)}
+
+    grid = {name for cell in cells for name in runs(cell, "1e-3", "1e-2")}
+    assert tried(set(), round="1") == grid
+    for wait in (lambda: tried(set(), round="2"), lambda: tried(set())):
+        with pytest.raises(Waiting, match="^sums-1$"):
+            wait()
+    asks(1, {cells[0]: 0.1})
+    further = grid | runs(cells[0], "1e-1") | {"rounds/sums-1.json"}
+    assert tried({"sums-1"}, round="2") == further
+    with pytest.raises(Waiting, match="^sums-2$"):
+        tried({"sums-1"})
+    asks(2, {})
+    assert tried({"sums-1", "sums-2"}) == further | {"rounds/sums-2.json"}
+    asks(1, {})
+    assert tried({"sums-1"}) == grid | {"rounds/sums-1.json"}, "a round after one that asks for nothing is not read"
+    (records,) = workflow.asked_for(files, checkpoints({"sums-1"}), "score_records")
+    read = {path.split("/")[3] for path in records(SimpleNamespace()) if "-lr" in path}
+    assert read == {name.removeprefix("runs/") for name in grid}
+    with pytest.raises(Waiting):
+        workflow.asked_for(files, checkpoints(set()), "score_records")[0](SimpleNamespace())
+    assert files.extending_tables == "sums" and files.cards == ["results/small/every-card"]
+    assert files.footprints("sums") == [f"results/small/footprints/{cell.name}.json" for cell in plan.cells("sums")]
+
+
+@pytest.mark.parametrize("edits", [LOOKS, [EXTENDED]])
+def test_results_in_a_storage_cannot_be_looked_at(workplace, edits):  # noqa: F811
+    path = workplace.experiment(*edits)
     with pytest.raises(UserError, match="results in a storage are not"):
         workflow.requested({"experiment": path}, in_storage=True, dry=True, data=False)

@@ -20,6 +20,7 @@ from sbora_bench.workflow import (
     report_entries,
     requested,
     rule_name,
+    tried,
 )
 
 DRY = bool(

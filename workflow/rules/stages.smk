@@ -1,10 +1,32 @@
-# What is decided on the way, where an experiment says so: a learning rate for each cell, and which cells need more seeds.
-# Every run that may be asked for has its rule (run.smk). The picked rates are an input of it; a look, a checkpoint, says
-# which are asked for.
+# What is decided on the way, where an experiment says so: which rates beyond its grid a cell tries, a learning rate for
+# each cell, and which cells need more seeds. Every run that may be asked for has its rule (run.smk). The picked rates are
+# an input of it; a round of extending and a look, checkpoints, say which are asked for.
+checkpoint extend:
+    """The cells whose best learning rate so far ends their grid, and the next rate beyond, which they try."""
+    input:
+        tried(FILES, checkpoints),
+    output:
+        f"{FILES.root}/rounds/{{table}}-{{round}}.json",
+    log:
+        f"{FILES.root}/logs/extend/{{table}}-{{round}}.log",
+    wildcard_constraints:
+        table=FILES.extending_tables,
+        round="[0-9]+",
+    conda:
+        "../../environment.yml"
+    params:
+        asked=ASKED,
+        code=code("analysis.extend"),
+        results=subpath(output[0], ancestor=2),
+        settings=FILES.stage_settings,
+    shell:
+        "sbora-bench extend {params.asked:q} --results {params.results:q} --table {wildcards.table:q} --round {wildcards.round:q} > {log:q} 2>&1"
+
+
 rule pick:
     """The learning rate of each cell of a table, by held-out training rows."""
     input:
-        FILES.picking,
+        tried(FILES, checkpoints),
     output:
         f"{FILES.root}/rates/{{table}}.json",
     log:

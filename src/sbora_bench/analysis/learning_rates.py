@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.plan.metric import GOLD_LOSS
+from sbora_bench.plan.stages import End
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord
 
@@ -50,6 +52,20 @@ def share_right(record: ScoresRecord | None) -> tuple[float, int]:
     return (sum(value * n for value, n in scores) / items if items else 0.0), items
 
 
+def failures(results: Results, table: str) -> dict[Cell, int]:
+    """Cell -> how many of the runs that its rate is picked by failed.
+
+    Raises UserError where one left no scores of held-out rows.
+    """
+    failed: dict[Cell, int] = {}
+    for run in results.plan.picking_runs(table):
+        record = results.scores(run, VALIDATION)
+        if record is None:
+            raise UserError(f"{results.folder}: {run.name}: no scores of held-out rows; score it first")
+        failed[run.cell] = failed.get(run.cell, 0) + (record.status == "failed")
+    return failed
+
+
 def by_loss(plan: Plan, table: str) -> bool:
     """Whether a table's rates are picked by the loss of the gold answer."""
     entry = plan.experiment.tables[table]
@@ -70,7 +86,7 @@ def pick(rates: dict[float, list[float]]) -> float:
     return min(rate for rate, mean in means.items() if mean == max(means.values()))
 
 
-def edge_of(rate: float, tried: Iterable[float]) -> Literal["", "lowest", "highest"]:
+def edge_of(rate: float, tried: Iterable[float]) -> Literal["", End]:
     """Which end of the rates that were tried the best one is; empty for neither."""
     rates = list(tried)
     return "lowest" if rate == min(rates) else "highest" if rate == max(rates) else ""

@@ -8,29 +8,30 @@ Reads `runs/<run>/validation/` of the runs with the picking seeds alone, which a
 import math
 from pathlib import Path
 
-from sbora_bench.analysis.learning_rates import edge_of, scores_by_rate
+from sbora_bench.analysis.learning_rates import edge_of, failures, scores_by_rate
 from sbora_bench.analysis.learning_rates import pick as best
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, rate_text
-from sbora_bench.plan.file_names import VALIDATION
-from sbora_bench.results.folders import rates_file
+from sbora_bench.results.folders import rates_file, round_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import write_record
-from sbora_bench.results.stages import PickedRate, RatesRecord, rates_hash
+from sbora_bench.results.stages import PickedRate, RatesRecord, rates_hash, rounds_ended, rounds_made, with_grids
 
 
 def pick(plan: Plan, table: str, results: Path) -> None:
-    """Write `rates/<table>.json`, whole or not at all. Raises UserError where a run that it needs left no scores."""
+    """Write `rates/<table>.json`, whole or not at all.
+
+    Raises UserError where a run that it needs left no scores, and where a round of extending is still to come.
+    """
     if not plan.experiment.tables[table].picking_seeds:
         raise UserError(f"{plan.path}: tables.{table}: no learning rate is picked; say learning_rates: {{pick, seeds}}")
-    read = Results(plan, results)
-    failed: dict[str, int] = {}
-    for run in plan.picking_runs(table):
-        record = read.scores(run, VALIDATION)
-        if record is None:
-            raise UserError(f"{results}: {run.name}: no scores of held-out rows; score it first")
-        failed[run.cell.name] = failed.get(run.cell.name, 0) + (record.status == "failed")
-    cells = {cell.name: picked(tried, failed[cell.name]) for cell, tried in scores_by_rate(read, table).items()}
+    if not rounds_ended(plan, results, table):
+        number = len(rounds_made(plan, results, table)) + 1
+        missing = plan.command("extend", "--table", table, "--round", str(number))
+        raise UserError(f"{round_file(results, table, number)}: no such round of this plan; make it with: {missing}")
+    read = Results(with_grids(plan, results), results)
+    failed = failures(read, table)
+    cells = {cell.name: picked(tried, failed[cell]) for cell, tried in scores_by_rate(read, table).items()}
     rates = RatesRecord(experiment=plan.name, table=table, settings_sha256=rates_hash(plan, table), cells=cells)
     write_record(rates_file(results, table), rates)
 

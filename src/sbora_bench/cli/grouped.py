@@ -14,6 +14,7 @@ GROUPS = {
         "run": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "finetune": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "evaluate": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
+        "extend": "-e ladder --table arithmetic --round 1",
         "pick": "-e ladder-index --table arithmetic",
         "look": "-e ladder-index --table arithmetic --look 1",
         "status": "tiny",

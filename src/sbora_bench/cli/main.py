@@ -160,6 +160,21 @@ for name, work, does in (
 @experiment_option
 @narrowing_options
 @results_option
+@click.option("--table", required=True, help="The table whose grids of learning rates are extended.")
+@click.option("--round", "number", type=int, required=True, help="Which of its rounds; the first is 1.")
+def extend(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
+    """Find the cells whose best learning rate ends their grid, and the next they try; leaves rounds/TABLE-N.json."""
+    loaded = load(experiment, **part)
+    loaded.table(table, "extend")
+    from sbora_bench.analysis.extend import extend as stage
+
+    stage(loaded, table, number, results_folder(loaded.name, results))
+
+
+@cli.command()
+@experiment_option
+@narrowing_options
+@results_option
 @click.option("--table", required=True, help="The table whose learning rates are picked.")
 def pick(experiment: str, results: Path | None, table: str, **part: str) -> None:
     """Pick a learning rate for each cell of a table by held-out training rows; leaves rates/TABLE.json."""

@@ -114,13 +114,18 @@ def plan(
         for cell in loaded.cells(name):
             click.echo(f"  {cell.name}" + ("" if cell.is_base else varied))
         if table.picking_seeds:
-            picking, seeds = len(loaded.picking_runs(name)), ",".join(map(str, table.picking_seeds))
+            picking = len(loaded.tuned_cells(name)) * len(table.learning_rates) * len(table.picking_seeds)
+            seeds = ",".join(map(str, table.picking_seeds))
             click.echo(f"  {picking} runs before, -lr{{{rates}}}-s{{{seeds}}}, to pick each cell's rate")
+            for end, further in table.beyond.items():
+                if further:
+                    tried = ",".join(map(rate_text, further))
+                    click.echo(f"  of a cell that is best at the {end}: at most -lr{{{tried}}}-s{{{seeds}}} too")
         for comparison in loaded.comparisons(name):
             click.echo(f"  compared: {comparison.name}")
     tables = list(loaded.experiment.tables.values())
-    most = "at most, " if any(table.staged for table in tables) else ""
-    click.echo(f"{loaded.most_runs} runs {most}in {len(tables)} tables; results/{loaded.name}/")
+    most = f", at most {loaded.most_runs}," if loaded.first_runs < loaded.most_runs else ""
+    click.echo(f"{loaded.first_runs} runs{most} in {len(tables)} tables; results/{loaded.name}/")
 
 
 def _print_power(loaded: "Plan", sd: float) -> None:

@@ -49,7 +49,8 @@ BASIS = {
 @dataclass(frozen=True)
 class CellCost:
     """What a cell of a table costs, its seeds folded: figures of one run, but for `seeds`: how many runs at most, those
-    that a learning rate is picked by too; `first`: how many up to the first look. None: doesn't apply, or isn't known.
+    that a learning rate is picked by too; `first`: how many up to the first look and within its grid of rates. None:
+    doesn't apply, or isn't known.
 
     `micro_batch` x `accumulation` is the protocol's batch, split so that it fits; 0 x 0 where one example is too much.
     """

@@ -85,14 +85,16 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
     disk = [costs["adapter_bytes"], costs["samples_bytes"], sum(costs["base_bytes"].values())]
     spare = f"; at most {_size(costs['checkpoint_bytes'])} more while a run trains ({CHECKPOINTS} checkpoints)"
     unknown = f" ({costs['cells_without_hours']} cells not known)" if costs["cells_without_hours"] else ""
-    staged = costs["runs_at_first_look"] < costs["runs"]
-    if staged:
+    runs = f"{costs['runs']} runs"
+    if costs["runs_at_first_look"] < costs["runs"]:
+        runs = f"At most {runs}"
+        first, last = _stages(plan)
         console.print(
-            f"\nAt the first look {costs['runs_at_first_look']} runs on {title}:"
-            f" {_hours(costs['hours_at_first_look'])} hours expected; with no comparison decided before the last look:"
+            f"\n{first} {costs['runs_at_first_look']} runs on {title}:"
+            f" {_hours(costs['hours_at_first_look'])} hours expected; {last}:"
         )
     console.print(
-        f"\n{costs['runs']} runs on {title}: {_hours(costs['expected_hours'])} hours expected, at most"
+        f"\n{runs} on {title}: {_hours(costs['expected_hours'])} hours expected, at most"
         f" {_hours(costs['hours'])}{unknown}{_price(costs['price'])}; disk {_size(sum(disk))}:"
         f" adapters {_size(disk[0])}, samples {_size(disk[1])}, bases {_size(disk[2])}"
         + (spare if costs["checkpoint_bytes"] else "")
@@ -101,6 +103,19 @@ def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -
         console.print(line)
     for key, words in costs["basis"].items():
         console.print(f"[dim]{key:8} {words}[/]")
+
+
+def _stages(plan: Plan) -> tuple[str, str]:
+    """What is made whatever is decided on the way, and what is if all is that may be."""
+    tables = plan.experiment.tables.values()
+    first, last = [], []
+    if any(table.looks for table in tables):
+        first.append("at the first look")
+        last.append("with no comparison decided before the last look")
+    if any(table.rounds for table in tables):
+        first.append("within the grids of learning rates")
+        last.append("with all rates beyond a grid that may be tried")
+    return ", ".join(first).capitalize(), ", ".join(last)
 
 
 def _table(cells: Iterable[CellCost]) -> Any:

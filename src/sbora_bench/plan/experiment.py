@@ -40,6 +40,7 @@ class Plan:
     `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them or,
     where a rate is picked before the runs are made, its runs are known by name and not yet by rate.
     `numbers`: how many of its seeds each cell has; without, all of them.
+    `tried`: the rates that each cell has runs at to pick one by; without, all that it may try.
     `part`: a command's options that stand for this part of the experiment file; empty for the whole.
     """
 
@@ -52,17 +53,25 @@ class Plan:
         rates: dict[Cell, float] | None = None,
         part: Sequence[str] = (),
         numbers: dict[Cell, int] | None = None,
+        tried: dict[Cell, list[float]] | None = None,
     ) -> None:
         self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
-        self.rates, self.part, self.numbers = rates or {}, tuple(part), numbers or {}
+        self.rates, self.part, self.numbers, self.tried = rates or {}, tuple(part), numbers or {}, tried or {}
         self._check()
 
-    def at(self, rates: dict[Cell, float], numbers: dict[Cell, int] | None = None) -> "Plan":
-        """The same with the runs of one learning rate alone, and of so many seeds, for each of these cells."""
-        rates, numbers = self.rates | rates, self.numbers | (numbers or {})
-        if not rates and not numbers:
+    def at(
+        self,
+        rates: dict[Cell, float],
+        numbers: dict[Cell, int] | None = None,
+        tried: dict[Cell, list[float]] | None = None,
+    ) -> "Plan":
+        """The same with the runs of one learning rate alone, and of so many seeds, for each of these cells; `tried`:
+        with those that a rate is picked by at these rates.
+        """
+        rates, numbers, tried = self.rates | rates, self.numbers | (numbers or {}), self.tried | (tried or {})
+        if not (rates or numbers or tried):
             return self
-        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part, numbers)
+        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part, numbers, tried)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -89,23 +98,36 @@ class Plan:
         return runs
 
     def picking_runs(self, table: str) -> list[Run]:
-        """The runs that a learning rate is picked by before the others; none where all are run at every rate."""
+        """The runs that a learning rate is picked by before the others, or may be while it isn't decided which rates a
+        cell tries; none where all are run at every rate.
+        """
         entry = self.experiment.tables[table]
-        at = list(itertools.product(entry.learning_rates, entry.picking_seeds))
-        return [Run(cell, seed, rate) for cell in self.tuned_cells(table) for rate, seed in at]
+        cells = {cell: self.tried.get(cell, entry.every_rate) for cell in self.tuned_cells(table)}
+        seeds = entry.picking_seeds
+        return [Run(cell, seed, rate) for cell, rates in cells.items() for rate in rates for seed in seeds]
 
     @property
     def most_runs(self) -> int:
-        """How many runs are made if all seeds are asked for."""
+        """How many runs are made if all seeds are asked for, and all rates beyond a grid that can be."""
+        return self._count(first=False)
+
+    @property
+    def first_runs(self) -> int:
+        """How many runs are made if nothing beyond the first look and the grids of learning rates is asked for."""
+        return self._count(first=True)
+
+    def _count(self, first: bool) -> int:
         cells = [cell for table in self.experiment.tables for cell in self.cells(table)]
-        return sum(self.run_count(cell) for cell in cells)
+        return sum(self.run_count(cell, first) for cell in cells)
 
     def run_count(self, cell: Cell, first: bool = False) -> int:
-        """Runs of a cell, at most or up to the `first` look; those that a learning rate is picked by too."""
+        """Runs of a cell, at most or up to the `first` look and within its grid; those that a learning rate is picked
+        by too. Only one end of a grid is gone beyond: what lies beyond the other is no better than that end.
+        """
         entry = self.experiment.tables[cell.table]
         if cell.is_base:
             return 1
-        rates = len(entry.learning_rates) or 1
+        rates = len(entry.learning_rates) + (0 if first else entry.rounds) or 1
         seeds = entry.looks[0] if first and entry.looks else len(entry.seeds)
         return rates * len(entry.picking_seeds) + seeds if entry.picking_seeds else rates * seeds
 

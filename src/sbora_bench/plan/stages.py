@@ -1,11 +1,21 @@
-"""What of a table is decided while it runs: how many seeds a cell needs, and at which learning rate they are trained.
+"""What of a table is decided while it runs: how many seeds a cell needs, at which learning rate they are trained, and
+which rates beyond its grid a cell tries before that.
 
 Written as mappings in the places of plain lists; read, both are lists of all that may be run, and say the rest.
 """
 
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.explain import explain
@@ -13,7 +23,10 @@ from sbora_bench.plan.explain import explain
 FIRST_LOOK = 4  # seeds; with fewer a t of several looks rests on a spread of two or three numbers
 
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Rate = Annotated[float, Field(gt=0, le=1)]
+HIGHEST_RATE = 1
+Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE)]
+End = Literal["lowest", "highest"]  # of a grid of learning rates
+DIGITS = 3  # of a rate beyond a grid
 
 
 def once(values: list[Any], one: str) -> list[Any]:
@@ -54,6 +67,9 @@ class PickedRates(Strict):
 
     pick: list[Rate] = Field(min_length=2)
     seeds: list[Seed] = Field(min_length=1, description="to pick with, none of the table's own")
+    extend: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
+        default=0, description="rates beyond an end of the grid that a cell whose best rate ends it tries, at most"
+    )
 
     @field_validator("pick")
     @classmethod
@@ -65,18 +81,47 @@ class PickedRates(Strict):
     def _seeds_once(cls, seeds: list[int]) -> list[int]:
         return once(seeds, "seed")
 
+    @field_validator("extend")
+    @classmethod
+    def _apart(cls, extend: int, others: ValidationInfo) -> int:
+        grid = others.data.get("pick", [])
+        further = beyond(grid, extend) if grid else {}
+        for end, rates in further.items():
+            of_grid = min(grid) if end == "lowest" else max(grid)
+            if len({of_grid, *rates}) <= len(rates):
+                raise ValueError(
+                    f"the two {end} rates are so near that their ratio gives no other of {DIGITS} digits; set them"
+                    " further apart"
+                )
+        return extend
+
+
+def beyond(grid: Sequence[float], steps: int) -> dict[End, tuple[float, ...]]:
+    """End of a grid -> so many rates beyond it, each the ratio of the last two there from the one before it, in three
+    digits, so that names of runs stay; none above 1.
+    """
+    rates = [Decimal(repr(rate)) for rate in sorted(grid)]
+
+    def following(last: Decimal, before: Decimal) -> tuple[float, ...]:
+        exact = [last * (last / before) ** step for step in range(1, steps + 1)]
+        return tuple(float(f"{rate:.{DIGITS}g}") for rate in exact if rate <= HIGHEST_RATE)
+
+    return {"lowest": following(rates[0], rates[1]), "highest": following(rates[-1], rates[-2])}
+
 
 class Rates(list[float]):
-    """All learning rates that a cell may be run at; `picking_seeds`: those of the runs that one is picked by, none
-    where all the table's runs are made at every rate.
+    """The grid of learning rates that a cell is run at; `picking_seeds`: those of the runs that one is picked by, none
+    where all the table's runs are made at every rate; `beyond`: rates that a cell may try besides, end by end.
     """
 
     picking_seeds: tuple[int, ...] = ()
+    beyond: dict[End, tuple[float, ...]]
 
     @classmethod
     def of(cls, picked: PickedRates) -> Self:
         rates = cls(picked.pick)
         rates.picking_seeds = tuple(picked.seeds)
+        rates.beyond = beyond(picked.pick, picked.extend)
         return rates
 
 

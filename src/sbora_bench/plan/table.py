@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from sbora_bench.plan.comparison import Comparison
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.sizes import Grid
-from sbora_bench.plan.stages import RateList, Rates, Seed, SeedList, Seeds, once
+from sbora_bench.plan.stages import End, RateList, Rates, Seed, SeedList, Seeds, once
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
@@ -69,7 +69,7 @@ class Table(Strict):
     @property
     def staged(self) -> bool:
         """Whether it is decided on the way which of its runs are made."""
-        return bool(self.looks)
+        return bool(self.looks or self.rounds)
 
     @property
     def common_seeds(self) -> list[int]:
@@ -80,6 +80,21 @@ class Table(Strict):
     def picking_seeds(self) -> tuple[int, ...]:
         """Seeds of the runs that a learning rate is picked by before the others are run; empty where none is."""
         return self.learning_rates.picking_seeds if isinstance(self.learning_rates, Rates) else ()
+
+    @property
+    def beyond(self) -> dict[End, tuple[float, ...]]:
+        """End of the grid of learning rates -> the rates beyond it that a cell may try, the nearest first."""
+        return self.learning_rates.beyond if isinstance(self.learning_rates, Rates) else {}
+
+    @property
+    def rounds(self) -> int:
+        """How often it is looked, at most, which cells try a learning rate beyond their grid."""
+        return max(map(len, self.beyond.values()), default=0)
+
+    @property
+    def every_rate(self) -> list[float]:
+        """The learning rates that a cell may be run at: the grid's, then those beyond its ends."""
+        return [*self.learning_rates, *(rate for rates in self.beyond.values() for rate in rates)]
 
 
 class Experiment(Strict):

@@ -7,8 +7,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.outputs import published_files
-from sbora_bench.results.folders import LOOKS, look_file, rates_file
-from sbora_bench.results.stages import looks_made
+from sbora_bench.results.folders import LOOKS, ROUNDS, look_file, rates_file, round_file
+from sbora_bench.results.stages import looks_made, rounds_made
 
 
 def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
@@ -20,7 +20,8 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
-    shutil.rmtree(folder / LOOKS, ignore_errors=True)  # an earlier run may have taken more
+    for part in (ROUNDS, LOOKS):
+        shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
     for name in names:
         with whole_file(folder / name) as beside:
             shutil.copyfile(results / name, beside)
@@ -28,11 +29,15 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
 
 
 def decided(plan: Plan, results: Path) -> list[str]:
-    """The files of the rates that were picked, and of the looks that were taken, the first at least."""
+    """The files of the rates that were picked, and of the rounds and looks that were taken, the first at least."""
     names: list[str] = []
     for name, table in plan.experiment.tables.items():
         if table.picking_seeds:
             names.append(str(rates_file("", name)))
+        if table.rounds:
+            names += [
+                str(round_file("", name, number + 1)) for number in range(len(rounds_made(plan, results, name)) or 1)
+            ]
         if table.looks:
             names += [
                 str(look_file("", name, number + 1)) for number in range(len(looks_made(plan, results, name)) or 1)

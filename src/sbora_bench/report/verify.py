@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.extend import extend
 from sbora_bench.analysis.look import look
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
@@ -42,7 +43,7 @@ from sbora_bench.results.records import (
     record_at,
     write_record,
 )
-from sbora_bench.results.stages import looks_made
+from sbora_bench.results.stages import looks_made, rounds_made
 from sbora_bench.results.store import DONE
 from sbora_bench.results.table_data import difference
 
@@ -274,9 +275,14 @@ def differing(
 
 
 def stages_again(plan: Plan, results: Path, again: Path) -> list[str]:
-    """Pick rates and take the looks that were taken in `results` anew in `again`; the names of their files."""
+    """Extend grids, pick rates and take the looks that were taken in `results` anew in `again`; the names of their
+    files.
+    """
     names: list[str] = []
     for name, table in plan.experiment.tables.items():
+        for made in rounds_made(plan, results, name):
+            extend(plan, name, made.round, again)
+            names.append(str(folders.round_file("", name, made.round)))
         if table.picking_seeds:
             pick(plan, name, again)
             names.append(str(folders.rates_file("", name)))

@@ -2,7 +2,8 @@
 
 runs/<run>/{train,scores,footprint}.json, samples/<task>.jsonl, adapter/; validation/ has scores and samples, too
 data/<table>/{train,<task>}.jsonl, contamination.json
-rates/<table>.json, looks/<table>-<n>.json, footprints/<cell>.json: where rates are picked or seeds asked for in looks
+rates/<table>.json, rounds/<table>-<n>.json: where rates are picked, and their grids extended
+looks/<table>-<n>.json, footprints/<cell>.json: where seeds are asked for in looks, the latter for rounds too
 store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, footprint.csv, budget.csv
 """
 
@@ -12,7 +13,7 @@ from sbora_bench.plan.experiment import Plan, Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
-FOOTPRINTS, RATES, LOOKS = "footprints", "rates", "looks"
+FOOTPRINTS, RATES, ROUNDS, LOOKS = "footprints", "rates", "rounds", "looks"
 LOGITS = "logits.safetensors"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
@@ -30,6 +31,11 @@ def data_folder(results: str | Path, table: str) -> Path:
 def rates_file(results: str | Path, table: str) -> Path:
     """Which learning rate was picked for each cell of a table."""
     return Path(results) / RATES / f"{table}.json"
+
+
+def round_file(results: str | Path, table: str, number: int) -> Path:
+    """Which cells of a table try which learning rate beyond their grid; the first round is 1."""
+    return Path(results) / ROUNDS / f"{table}-{number}.json"
 
 
 def look_file(results: str | Path, table: str, look: int) -> Path:

@@ -1,7 +1,8 @@
-"""What an experiment's stages have decided so far: the picked learning rates, and the seeds that cells still need.
+"""What an experiment's stages have decided so far: the learning rates that cells try beyond their grids, the rates that
+are picked, and the seeds that cells still need.
 
-`sbora-bench pick` and `look` write these records, a table's each; the plan that is left of all that may be run is read
-from them alone, the same way whoever asks: the workflow, the tables, `status`.
+`sbora-bench extend`, `pick` and `look` write these records, a table's each; the plan that is left of all that may be
+run is read from them alone, the same way whoever asks: the workflow, the tables, `status`.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import Cell, Run
-from sbora_bench.results.folders import look_file, rates_file
+from sbora_bench.results.folders import look_file, rates_file, round_file
 from sbora_bench.results.records import Record, record_at
 
 
@@ -36,6 +37,16 @@ class RatesRecord(Record):
     table: str
     settings_sha256: str = Field(description="of the rates, the seeds to pick with and the cells")
     cells: dict[str, PickedRate] = Field(description="by the cell's name")
+
+
+class RoundRecord(Record):
+    """`rounds/<table>-<n>.json`."""
+
+    experiment: str
+    table: str
+    round: int
+    settings_sha256: str = Field(description="of the rates, the seeds to pick with and the cells")
+    more: dict[str, float] = Field(description="cell's name -> the rate beyond its grid that it tries next")
 
 
 class Compared(Strict):
@@ -72,7 +83,8 @@ def rates_hash(plan: Plan, table: str) -> str:
     """The key of how a table picks its learning rates."""
     entry = plan.experiment.tables[table]
     cells = [cell.name for cell in plan.tuned_cells(table)]
-    return hash_of([[*entry.learning_rates], [*entry.picking_seeds], cells])
+    extended = [entry.beyond] if entry.rounds else []
+    return hash_of([[*entry.learning_rates], [*entry.picking_seeds], cells, *extended])
 
 
 def looks_hash(plan: Plan, table: str) -> str:
@@ -85,6 +97,31 @@ def picked_rates(plan: Plan, results: Path, table: str) -> RatesRecord | None:
     """The rates that a table's stage picked, or None; also where they were picked by another plan than this."""
     record = record_at(rates_file(results, table), RatesRecord)
     return record if record is not None and record.settings_sha256 == rates_hash(plan, table) else None
+
+
+def round_at(plan: Plan, results: Path, table: str, number: int) -> RoundRecord | None:
+    """What a round said, or None; also where it was of another plan than this."""
+    record = record_at(round_file(results, table, number), RoundRecord)
+    return record if record is not None and record.settings_sha256 == rates_hash(plan, table) else None
+
+
+def rounds_made(plan: Plan, results: Path, table: str, most: int | None = None) -> list[RoundRecord]:
+    """A table's rounds so far, or so many, in order; the first that asks for nothing is the last."""
+    made: list[RoundRecord] = []
+    for number in range(1, len(range(plan.experiment.tables[table].rounds)[:most]) + 1):
+        record = round_at(plan, results, table, number)
+        if record is None:
+            break
+        made.append(record)
+        if not record.more:
+            break
+    return made
+
+
+def rounds_ended(plan: Plan, results: Path, table: str) -> bool:
+    """Whether no round of a table is still to come."""
+    made = rounds_made(plan, results, table)
+    return len(made) == plan.experiment.tables[table].rounds or bool(made) and not made[-1].more
 
 
 def look_at(plan: Plan, results: Path, table: str, look: int) -> LookRecord | None:
@@ -119,6 +156,19 @@ def with_rates(plan: Plan, results: Path) -> Plan:
     return plan.at(rates)
 
 
+def with_grids(plan: Plan, results: Path, rounds: int | None = None) -> Plan:
+    """The plan with the learning rates that each cell tries, by what its rounds have decided.
+
+    `rounds`: as it was after so many, where others were made since. Raises UserError for a damaged record.
+    """
+    tried: dict[Cell, list[float]] = {}
+    for name, table in plan.experiment.tables.items():
+        made = rounds_made(plan, results, name, rounds)
+        for cell in plan.tuned_cells(name) if table.rounds else ():
+            tried[cell] = [*table.learning_rates, *(one.more[cell.name] for one in made if cell.name in one.more)]
+    return plan.at({}, tried=tried)
+
+
 def settled(plan: Plan) -> list[Run]:
     """The runs whose settings are known by now: all but those at a rate that is still to be picked."""
     tables = plan.experiment.tables
@@ -151,7 +201,7 @@ def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
     `looks`: as `with_seeds` has it. Cells whose rate isn't picked yet have no runs. Raises UserError for a damaged
     record.
     """
-    decided = with_rates(with_seeds(plan, results, looks), results)
+    decided = with_rates(with_seeds(with_grids(plan, results), results, looks), results)
     tables = [name for name, table in plan.experiment.tables.items() if table.picking_seeds]
     waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in decided.rates]
     return decided.at({}, dict.fromkeys(waiting, 0))

@@ -8,15 +8,14 @@ from sbora_bench.analysis.collect import score_rows
 from sbora_bench.analysis.look import look
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Plan, Run, load_plan
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.report.outputs import published_files
 from sbora_bench.report.publish import publish
 from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import look_file, rates_file, run_folder
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import ScoresRecord, TaskScore, read_record, write_record
+from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.results.stages import look_at, picked_rates, settled, so_far, with_rates
 from tests.factories import made_results
 
@@ -122,25 +121,6 @@ def test_looks_of_other_comparisons_are_not_those_of_this_plan(tmp_path, written
     }
 
 
-def hold(plan: Plan, results: Path, run: Run, right: int) -> None:
-    """What a run that a rate is picked by leaves: scores of 20 held-out rows alone."""
-    names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
-    score = TaskScore(metric="acc", value=right / 20, n=20)
-    record = ScoresRecord(
-        **names,
-        experiment=plan.name,
-        run=run.name,
-        status="failed" if right < 0 else "ok",
-        reason="out of memory" if right < 0 else "",
-        suite=TABLE,
-        train="math-10k",
-        protocol="by-hand",
-        settings_sha256=plan.settings_hash(run),
-        tasks={} if right < 0 else {"MultiArith": score},
-    )
-    write_record(run_folder(results, run) / VALIDATION / "scores.json", record)
-
-
 def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
     written["tables"][TABLE]["learning_rates"] = PICKED
     plan, results = made_results.make_plan(tmp_path, written), tmp_path / "results"
@@ -154,7 +134,7 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
     best = {"lora": 0.001, "dora": 0.002, "sbora-fa": 0.004}
     for run in picking:
         right = 12 if run.learning_rate == best[run.method] else 8
-        hold(plan, results, run, -1 if run.name.endswith("dora-r32-lr4e-3-s101") else right)
+        made_results.make_held_out(plan, results, run, -1 if run.name.endswith("dora-r32-lr4e-3-s101") else right)
     pick(plan, TABLE, results)
     cells = picked_rates(plan, results, TABLE).cells
     assert {name.split("-", 3)[3].rsplit("-", 1)[0]: rate.learning_rate for name, rate in cells.items()} == best
@@ -199,7 +179,7 @@ def test_what_is_published_says_what_was_decided(tmp_path, written):
     with pytest.raises(UserError, match=r"rates/arithmetic\.json: no such file; run the experiment to its end"):
         publish(plan, results, published)
     for run in plan.picking_runs(TABLE):
-        hold(plan, results, run, 8)
+        made_results.make_held_out(plan, results, run, 8)
     pick(plan, TABLE, results)
     until(plan, results, 2)
     (published / "looks").mkdir(parents=True)

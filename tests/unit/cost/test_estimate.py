@@ -15,6 +15,7 @@ from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.lengths import Lengths
 from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.table import Table
 from tests.factories import shipped
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import LOADED, workplace  # noqa: F401
@@ -182,6 +183,19 @@ def test_an_hour_s_price(plan, kept, capsys):
     hours = f"{totals['expected_hours']:,.2f} hours expected, at most {totals['hours']:,.2f}"
     assert "at 2.5 an hour" in output and output.count(hours) == 2, "of its only table, and of all"
     assert estimate_text.summary(plan, "card", card(10), cells)["price"] is None
+
+
+def test_what_may_be_asked_for_is_at_most(plan, kept, capsys):
+    rates = {"learning_rates": {"pick": [0.001, 0.01], "seeds": [100], "extend": 3}}
+    table = Table.model_validate(plan.experiment.tables["sums"].model_dump(by_alias=True) | rates)
+    plan.experiment.tables["sums"] = table
+    cells = estimate.costs(plan, card(10), {}, kept)
+    assert [(cell.first, cell.seeds) for cell in cells] == [(1, 1), (2 + 2, 2 + 2 + 3), (2 + 2, 2 + 2 + 3)]
+    totals = estimate_text.summary(plan, "card", card(10), cells)
+    estimate_text.show(plan, totals, cells, "Card")
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Within the grids of learning rates 9 runs on Card:" in output
+    assert "with all rates beyond a grid that may be tried: At most 15 runs on Card:" in output
 
 
 def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):

@@ -108,8 +108,8 @@ def look_at(looks: list[int]) -> tuple:
     return (*TABLE, "seeds"), {"looks": looks, "from": 0}
 
 
-def pick(rates: list[float], seeds: tuple = (100,)) -> tuple:
-    return (*TABLE, "learning_rates"), {"pick": rates, "seeds": list(seeds)}
+def pick(rates: list[float], seeds: tuple = (100,), **more) -> tuple:
+    return (*TABLE, "learning_rates"), {"pick": rates, "seeds": list(seeds)} | more
 
 
 # (path of keys, value) and what the line must name: key, what was found, what is allowed
@@ -140,6 +140,20 @@ SPOILED = {
     "a rate to pick alone": (pick([1e-3]), ["tables.sums.learning_rates", "pick", "at least 2"]),
     "a rate to pick twice": (pick([1e-3, 1e-3]), ["tables.sums.learning_rates", "stands twice"]),
     "no seeds to pick with": (pick([1e-3, 1e-2], []), ["tables.sums.learning_rates", "seeds", "at least 1"]),
+    "a grid extended by less than nothing": (
+        pick([1e-3, 1e-2], extend=-1),
+        ["tables.sums.learning_rates", "extend", "or equal to 0, found -1"],
+    ),
+    "a grid extended by a half": (pick([1e-3, 1e-2], extend=1.5), ["learning_rates", "extend", "integer", "found 1.5"]),
+    "a single rate extended": (pick([1e-3], extend=1), ["tables.sums.learning_rates", "pick", "at least 2"]),
+    "a grid extended without seeds to pick with": (
+        ((*TABLE, "learning_rates"), {"pick": [1e-3, 1e-2], "extend": 1}),
+        ["tables.sums.learning_rates", "seeds", "required"],
+    ),
+    "a grid extended that has no ratio": (
+        pick([1e-3, 1.0001e-3, 1e-2], extend=1),
+        ["tables.sums.learning_rates", "extend", "the two lowest rates are so near"],
+    ),
     "a seed that picks and is shown": (pick([1e-3, 1e-2], [1]), ["learning_rates.seeds", "found 1"]),
     "a comparison twice": (
         ((*TABLE, "comparisons"), [COMPARISON, COMPARISON | {"a": "lora-r4", "b": "sbora-fa-r4"}]),

@@ -63,11 +63,14 @@ def rate_table(results: Results, table: str) -> PrintedTable:
 def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, RateScore]]) -> PrintedTable:
     """The same of rates that were picked before the table's own runs were made: there is no other rate's test score."""
     plan, entry, loss = results.plan, results.plan.experiment.tables[table], by_loss(results.plan, table)
+    further = {rate for by_rate in by_cell.values() for rate in by_rate} - {*entry.learning_rates}
+    rates = sorted({*entry.learning_rates, *further}) if further else entry.learning_rates
     groups: dict[str, list[list[Text]]] = {}
     for cell, by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row.picked)
         line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
-        line += [Text(_held(by_rate[rate], loss), by_rate[rate].picked) for rate in entry.learning_rates]
+        tried = [by_rate.get(rate) for rate in rates]
+        line += [Text(_held(row, loss), row.picked) if row else Text("") for row in tried]
         edge = edge_of(best.learning_rate, by_rate)
         line.append(Text(rate_text(best.learning_rate), below=(f"the {edge} tried",) if edge else ()))
         groups.setdefault(cell.model, []).append(line)
@@ -78,9 +81,10 @@ def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, 
         " training, mean ± standard deviation over the seeds that only pick"
         f" ({', '.join(map(str, entry.picking_seeds))}). Bold: the rate picked, the best on the held-out rows and of"
         " equals the lowest; a rate at which a run failed is none. Every other table is of runs at that rate with"
-        " other seeds. Where it is the lowest or the highest tried, a better one may lie beyond.",
+        " other seeds. Where it is the lowest or the highest tried, a better one may lie beyond."
+        + (" Empty: tried by those alone whose best rate till then ended their grid." if further else ""),
     ]
-    header = ["Model", "Method", *map(rate_text, entry.learning_rates), "Picked"]
+    header = ["Model", "Method", *map(rate_text, rates), "Picked"]
     numbers = [[*COLUMNS, *GAIN], *(_numbers(row) for row in rows)]
     title = f"Learning rate by held-out training rows: {table_title(plan, table)}"
     return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
