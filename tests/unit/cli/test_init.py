@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.factories.toy_tasks import write_tasks
 from tests.factories.workplace import workplace  # noqa: F401
 
 
@@ -36,6 +37,16 @@ def test_a_suite_of_the_catalog_serves_as_tasks(workplace):  # noqa: F811
     train = rows(workplace.folder, "mine.jsonl", *({"instruction": f"Say {n}", "output": str(n)} for n in range(9)))
     status, out, err = workplace.run("init", "sums", "--model", "ladder-xs", "--train", train, "--tasks", "corpus")
     assert status == 0 and "items: ladder" in (workplace.folder / "experiments/sums.yaml").read_text(), err
+
+
+def test_a_suite_of_lm_evals_tasks_serves_too(workplace):  # noqa: F811
+    """Whose items are its own, whatever the experiment's `items`."""
+    write_tasks(workplace.folder / "experiments" / "catalog" / "own")
+    task = {"lm_eval": "toy_sums", "include_path": "own"}
+    workplace.catalog(suites={"sums": {"title": "Sums", "tasks": [task]}})
+    train = rows(workplace.folder, "mine.jsonl", *({"instruction": f"Say {n}", "output": str(n)} for n in range(9)))
+    status, out, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "sums")
+    assert status == 0 and "good, 10 runs" in out, err
 
 
 @pytest.mark.parametrize(

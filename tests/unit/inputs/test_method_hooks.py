@@ -1,11 +1,15 @@
 """What PEFT's methods want of training: values from data, a step's end, an optimizer; nothing for the others."""
 
+import itertools
+
 import pytest
 import torch
+from peft import PeftModel
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_arguments, adapter_config, as_trained
 from sbora_bench.inputs.method_hooks import adapted, after_update, changes_base, optimizer_of
+from sbora_bench.train.method_steps import first_values
 from tests.factories import shipped, toy_runs
 from tests.factories.toy_runs import method_entry
 
@@ -49,6 +53,25 @@ def test_first_values_come_from_the_data(start, protocol):
     assert changes_base(adapter_config(method_entry(**LORA, init_lora_weights=start), 4, 0, protocol)) == (
         start != "eva"
     )
+
+
+@pytest.mark.parametrize("start", ["lora_ga", "corda"])
+def test_a_changed_base_is_the_model_that_it_was_and_its_adapter_fits_the_unchanged_one(start, protocol, tmp_path):
+    """The loss of rows that the start has not seen: the base's before training, the trained model's once loaded."""
+    ids = torch.randint(5, 30, (3, 12), generator=torch.Generator().manual_seed(999))
+    model = made(method_entry(**LORA, init_lora_weights=start), protocol).eval()
+    assert model(ids, labels=ids).loss.item() == pytest.approx(toy_runs.model()(ids, labels=ids).loss.item(), rel=1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    with first_values(model) as first:
+        for batch in itertools.islice(batches(), 5):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(tmp_path, save_embedding_layers=False, path_initial_model_for_weight_conversion=first)
+    loss = model(ids, labels=ids).loss.item()
+    loaded = PeftModel.from_pretrained(toy_runs.model(), tmp_path)
+    assert loaded(ids, labels=ids).loss.item() == pytest.approx(loss, rel=1e-6)
+    assert loss != pytest.approx(toy_runs.model()(ids, labels=ids).loss.item(), rel=1e-3)
 
 
 def test_adalora_prunes_to_its_target(protocol):
