@@ -92,6 +92,7 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     from sbora_bench.plan.model_entry import hub_gguf
 
     rows = _rows(train)
+    columns = _columns(train, rows, False)
     more: list[str] = []
     model_id = model
     if model not in catalog.models:
@@ -113,13 +114,14 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         items = _items_of(catalog, tasks)
     elif Path(tasks).is_file():
         suite, questions = f"{name}-suite", _rows(Path(tasks))
-        more_data = f"  {name}-items:\n    path: {json.dumps(str(Path(tasks).resolve()))}\n{_columns(questions, True)}"
+        mapped = _columns(Path(tasks), questions, True)
+        more_data = f"  {name}-items:\n    path: {json.dumps(str(Path(tasks).resolve()))}\n{mapped}"
         more.append(_task(name, questions))
     else:
         raise UserError(f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a file of questions")
     length = 128 if model_id.startswith("ladder") else 512
     fields = {"name": name, "model": model_id, "items": items, "suite": suite, "length": length}
-    fields |= {"train": json.dumps(str(train.resolve())), "columns": _columns(rows, False), "more_data": more_data}
+    fields |= {"train": json.dumps(str(train.resolve())), "columns": columns, "more_data": more_data}
     return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
 
 
@@ -134,14 +136,17 @@ def _rows(path: Path) -> list[Any]:
     return rows
 
 
-def _columns(rows: list[Any], scored: bool) -> str:
+def _columns(path: Path, rows: list[Any], scored: bool) -> str:
     """The lines that map a file's columns to an example's fields; none where they have those names."""
     fields = {"instruction": INSTRUCTIONS, "output": OUTPUTS} | ({"answer": ANSWERS} if scored else {})
     mapped = {}
     for field, names in fields.items():
         column = next((name for name in names if name in rows[0]), None)
         if column is None:
-            raise UserError(f"columns: found {', '.join(rows[0])}, allowed for {field} one of {', '.join(names)}")
+            raise UserError(
+                f"{path}: columns: found {', '.join(rows[0])}, allowed for {field} one of {', '.join(names)};"
+                " rename one, or write the entry with `columns` in Jinja, as {output: '{{ messages[1].content }}'}"
+            )
         mapped[field] = column
     if all(field == column for field, column in mapped.items()):
         return ""
@@ -159,7 +164,7 @@ def _task(name: str, questions: list[Any]) -> str:
     else:
         raise UserError(
             f"--tasks: found {len(answers)} different answers that are no numbers, allowed are numbers or up to"
-            f" {LABELS} labels; write a task of your own (docs/own.md)"
+            f" {LABELS} labels; write a task of your own"
         )
     rules = json.dumps({"official": rule, "strict": rule})
     return (

@@ -52,7 +52,7 @@ def test_a_suite_of_lm_evals_tasks_serves_too(workplace):  # noqa: F811
 @pytest.mark.parametrize(
     ("row", "options", "words"),
     [
-        ({"text": "x"}, {}, ["found text", "allowed for instruction"]),
+        ({"text": "x"}, {}, ["mine.jsonl: columns: found text", "allowed for instruction", "in Jinja"]),
         ({"question": "x", "answer": "y"}, {"--model": "no-such"}, ["--model", "'no-such'", "a hub id"]),
         ({"question": "x", "answer": "y"}, {"--tasks": "arithmetics"}, ["--tasks", "did you mean 'arithmetic'"]),
         ({"question": "x", "answer": "y"}, {"--train": "none.jsonl"}, ["none.jsonl", "no such file"]),

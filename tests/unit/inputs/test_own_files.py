@@ -82,6 +82,11 @@ def test_an_answer_is_the_rows_own_whatever_its_other_keys():
     assert {key: row[key] for key in ROW} == ROW
 
 
+def test_a_saved_folder_of_one_split_is_that_split():
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"a": "x"}])}).save_to_disk("one")
+    assert read_rows(Path("one")).values == [{"a": "x"}]
+
+
 def test_parquet_and_a_saved_folder():
     rows = datasets.Dataset.from_list([ROW])
     rows.to_parquet("own.parquet")

@@ -8,6 +8,7 @@ from lm_eval.api import registry
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.tasks import trial
 from sbora_bench.plan.metric import SHARE, Metric
+from tests import forked
 
 ITEMS = [{"id": i, "prompt": f"{i} + 1", "answer": f"{i + 1}", "choices": ["1", "2"], "label": 0} for i in range(8)]
 WRITTEN = {
@@ -178,3 +179,9 @@ def test_a_named_metric_is_held_to_its_direction():
     assert SHARE.higher_is_better
     with pytest.raises(UserError, match="metrics.acc: higher_is_better: the template says true"):
         tried(CHOSEN, "acc", metrics={"acc": DOWN})
+
+
+def test_a_metric_of_ours_is_known_where_no_task_was_built_before():
+    code = "from sbora_bench.inputs.tasks import trial; trial._check_names({'output_type': 'generate_until',"
+    code += " 'metric_list': [{'metric': 'token_f1'}]}, 'here')"
+    assert forked.python("-c", code).returncode == 0

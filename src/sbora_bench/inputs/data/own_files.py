@@ -223,6 +223,7 @@ def _saved_folder(path: Path, split: str | None) -> Rows:
             f"{path}: not a folder that save_to_disk of `datasets` wrote ({error}); name such a folder, or a file"
         ) from None
     if isinstance(saved, datasets.DatasetDict):
+        split = split or (next(iter(saved)) if len(saved) == 1 else None)
         if split not in saved:
             reported = f"found split {split!r}" if split else "it holds several splits and none is named"
             raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(saved)}")

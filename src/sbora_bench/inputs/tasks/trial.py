@@ -78,6 +78,8 @@ def _check_names(config: dict[str, Any], where: str) -> None:
     from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
     from transformers import GenerationConfig
 
+    from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers ours)
+
     for entry in config.get("metric_list") or ():
         if entry["metric"] not in METRIC_REGISTRY or entry.get("hf_evaluate"):
             raise UserError(f"{where}: metric_list: {one_of(entry['metric'], METRIC_REGISTRY, 'metric of lm-eval')}")
