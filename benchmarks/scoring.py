@@ -13,10 +13,12 @@ drawn again. Beside the output stands its table, as Markdown.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,7 +77,7 @@ def compared(scorers: dict[str, Scorer], parts: list[list[tuple[str, str]]], unt
     """Both ways through the parts in turn, as long as the next would end before `time.perf_counter()` is `until`."""
     for scorer in scorers.values():  # buffers and kernels are made at the first call
         scorer.loglikelihood([SimpleNamespace(args=pair) for pair in parts[-1][:8]], disable_tqdm=True)
-        scorer.read = 0
+    tokens = dict.fromkeys(WAYS, 0)
     rounds, differences, shares, same, longest = [], [], [], True, 0.0
     for part in parts:
         began = time.perf_counter()
@@ -83,9 +85,11 @@ def compared(scorers: dict[str, Scorer], parts: list[list[tuple[str, str]]], unt
             break
         requests, seconds, values = [SimpleNamespace(args=pair) for pair in part], {}, {}
         for way in draw.sample(list(WAYS), len(WAYS)):
-            way_began = time.perf_counter()
-            values[way] = [value for value, _ in scorers[way].loglikelihood(requests, disable_tqdm=True)]
-            seconds[way] = time.perf_counter() - way_began
+            with counted(scorers[way].model) as widths:
+                way_began = time.perf_counter()
+                values[way] = [value for value, _ in scorers[way].loglikelihood(requests, disable_tqdm=True)]
+                seconds[way] = time.perf_counter() - way_began
+            tokens[way] += sum(widths)
         one, other = values.values()
         differences += [abs(a - b) for a, b in zip(one, other, strict=True)]
         shares += [abs(a - b) / max(1.0, abs(a)) for a, b in zip(one, other, strict=True)]
@@ -99,11 +103,26 @@ def compared(scorers: dict[str, Scorer], parts: list[list[tuple[str, str]]], unt
         "seconds": dict(zip(WAYS, map(sum, zip(*rounds, strict=True)), strict=True)),
         "times_as_fast": ratio(rounds),
         "interval": [again[50], again[-51]] if len(rounds) >= 4 else None,
-        "tokens_read": scorers["shared prefixes"].read,
+        "tokens": tokens,
         "largest_difference": max(differences),
         "largest_share": max(shares),
         "same_choices": same,
     }
+
+
+@contextlib.contextmanager
+def counted(model: torch.nn.Module) -> Iterator[list[int]]:
+    """In this block the list gets the tokens of each batch that goes through the model, padding among them."""
+    widths: list[int] = []
+
+    def count(module: torch.nn.Module, args: tuple, named: dict) -> None:
+        widths.append((args[0] if args else named["input_ids"]).numel())
+
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield widths
+    finally:
+        handle.remove()
 
 
 def ratio(rounds: list[list[float]]) -> float:
@@ -127,16 +146,19 @@ def scorers_of(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch
 def table(record: dict) -> PrintedTable:
     """A line a task."""
     lines = []
-    for task, of in record["tasks"].items():
+    for task, of in sorted(record["tasks"].items()):
         interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if of["interval"] else "–"
+        known = of.get("tokens", {"shared prefixes": of.get("tokens_read")})  # earlier records count one way
+        tokens = [f"{known[way]:,}" if known.get(way) else "–" for way in WAYS]
         seconds = [f"{of['seconds'][way]:.1f}" for way in WAYS]
-        cells = task, f"{of['requests']:,}", *seconds, f"{of['times_as_fast']:.2f}", interval
+        cells = task, f"{of['requests']:,}", *tokens, *seconds, f"{of['times_as_fast']:.2f}", interval
         lines.append([Text(cell) for cell in (*cells, f"{of['largest_difference']:.1e}")])
-    header = ["Task", "Likelihoods", *(f"Seconds, {way}" for way in WAYS), "Times as fast", "Interval"]
+    header = ["Task", "Likelihoods", *(f"{what}, {way}" for what in ("Tokens", "Seconds") for way in WAYS)]
+    header += ["Times as fast", "Interval"]
     settings = record["settings"]
     notes = [
         f"{settings['dtype']}, {settings['threads']} threads, batches of {settings['batch']}; the answers chosen are"
-        f" the same. {record['hardware']['cpu']}.",
+        f" the same. Tokens: all that went through the model, padding too. {record['hardware']['cpu']}.",
     ]
     header += ["Largest difference of a log-likelihood"]
     return PrintedTable("scoring", "What shared prefixes save in scoring", header, [lines], notes)

@@ -79,6 +79,8 @@ LISTED = [
     (r"sbora-bench init mine .*", "of one's own files; tests/unit/cli/test_init.py runs it on others"),
     (r"python benchmarks/peft_gpu_results.py .*", "half an hour, and needs PEFT's own file; not run by any test"),
     (r"(\S+=\S+ )?python benchmarks/(training|scoring).py .*", "four minutes each; need weights and data of the hub"),
+    (r"python benchmarks/gpu.py .*", "needs a GPU"),
+    (r"python -m pytest .*test_merge_other_quantized.py", "needs the two packages named before it"),
     (r"python benchmarks/side_by_side.py .*", "a minute, and needs weights of the hub"),
     (r"sbora-bench sizes experiments/mine.yaml", "of one's own; tests/unit/cost/test_sizes.py runs it on another"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),

@@ -31,7 +31,8 @@ TRACING = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")  # pac
 CONTEXT_GIB = 0.5
 
 # The part of the roofline's speed that training reaches: PEFT's runs of Llama-3.2-3B on an L40S (method_comparison at
-# 5d602fd) take 585 s of updates with LoRA and 707 s with DoRA, where the roofline has 467 and 608.
+# 5d602fd) take 585 s of updates with LoRA and 707 s with DoRA, where the roofline has 467 and 608; of training, what is
+# between updates too, 942 and 1,191 s.
 EFFICIENCY = 0.8
 
 # All of a protocol that the work of an update depends on, and that of scoring.

@@ -1,0 +1,43 @@
+"""What the benchmarks count, and that their published tables are drawn from the figures beside them."""
+
+import importlib.util
+import json
+import random
+from types import ModuleType
+
+from sbora_bench.report.render import markdown
+from tests.factories import toy_runs
+from tests.factories.shipped import ROOT
+
+PUBLISHED = ROOT / "results" / "published"
+
+
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_peft_s_table_follows_from_what_is_stored():
+    rows = json.loads((PUBLISHED / "peft-gpu.json").read_text())
+    page = benchmark("peft_gpu_results").page(rows)
+    assert page == (PUBLISHED / "peft-gpu.md").read_text() and len(rows) == 63
+
+
+def test_scoring_s_table_follows_from_what_is_stored():
+    record = json.loads((PUBLISHED / "scoring-cpu.json").read_text())
+    assert markdown(benchmark("scoring").table(record)) == (PUBLISHED / "scoring-cpu.md").read_text()
+
+
+def test_tokens_are_counted_of_both_ways():
+    scoring = benchmark("scoring")
+    shots = " ".join(["red blue cat dog"] * 6)
+    part = [(f"{shots} {word}", f" {letter}") for word in ("house", "is") for letter in "ABC"]
+    scorers = scoring.scorers_of(toy_runs.model(), toy_runs.tokenizer(), 4)
+    of = scoring.compared(scorers, [part], float("inf"), random.Random(0))
+    prompt, probe = 1 + 24 + 1, 2  # by which is seen whether the model keeps all keys and values
+    tokens = {"item by item": 2 * prompt, "shared prefixes": prompt + 1 + probe}
+    assert of["same_choices"] and of["tokens"] == tokens
+    record = {"tasks": {"t": of}, "settings": {"dtype": "d", "threads": 1, "batch": 4}, "hardware": {"cpu": "c"}}
+    assert "| {} | {} |".format(*tokens.values()) in markdown(scoring.table(record))
