@@ -1,6 +1,7 @@
 """The commands of `sbora-bench` that plan and check, and how a command names an experiment, a part, its results."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,12 @@ def results_folder(experiment: str, results: Path | None) -> Path:
 @click.option("--calibrate", is_flag=True, help="For --cost: time training steps on this machine, and go by them.")
 @click.option("--price", type=click.FloatRange(min=0), help="For --cost: of an hour of the device, in any currency.")
 @click.option("--power", type=float, metavar="SD", help="The smallest differences that can be shown, from this spread.")
+@click.option(
+    "--pilot",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="For --power: on how many seeds SD was measured, and so how sure it is: --power 0.006 --pilot 8.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Every run with all that it resolves to, or all costs.")
 def plan(
     experiment: str,
@@ -80,6 +87,7 @@ def plan(
     calibrate: bool,
     price: float | None,
     power: float | None,
+    pilot: int | None,
     as_json: bool,
     **part: str,
 ) -> None:
@@ -89,16 +97,23 @@ def plan(
     from sbora_bench.plan.narrowing import narrowed
 
     loaded = narrowed(checked_plan(experiment), **part)
+    for option, given in (("--price", price is not None), ("--calibrate", calibrate)):
+        if given and not cost:
+            raise UserError(f"plan: {option} belongs to --cost; say plan --cost {option}")
+    if pilot is not None and power is None:
+        raise UserError("plan: --pilot belongs to --power; say plan --power SD --pilot")
+    if power is not None and as_json:
+        raise UserError("plan: --power prints lines, not JSON; leave out --power or --json")
+    differences = [] if power is None else _smallest_differences(loaded, power, pilot)
     if cost:
         _print_cost(loaded, device, calibrate, price, as_json)
+        if not (differences or as_json) and _compares(loaded):
+            command = shlex.join(["sbora-bench", "plan", experiment, *loaded.part, "--power", "SD"])
+            click.echo(f"The smallest differences that can be shown: {command}")
+    for line in differences:
+        click.echo(line)
+    if cost or differences:
         return
-    if price is not None:
-        raise UserError("plan: --price belongs to --cost; say plan --cost --price")
-    if power is not None:
-        _print_power(loaded, power)
-        return
-    if calibrate:
-        raise UserError("plan: --calibrate belongs to --cost; say plan --cost --calibrate")
     if as_json:
         from sbora_bench.results.stages import settled, with_rates
 
@@ -128,29 +143,44 @@ def plan(
     click.echo(f"{loaded.first_runs} runs{most} in {len(tables)} tables; results/{loaded.name}/")
 
 
-def _print_power(loaded: "Plan", sd: float) -> None:
-    """`sd`: of one seed's difference, in the metric's unit."""
+def _compares(loaded: "Plan") -> bool:
+    return any(table.comparisons for table in loaded.experiment.tables.values())
+
+
+def _smallest_differences(loaded: "Plan", sd: float, pilot: int | None) -> list[str]:
+    """A line a planned comparison, and what they rest on. `sd`: of one seed's difference, in the metric's unit."""
     from sbora_bench.analysis.look import ALPHA
-    from sbora_bench.analysis.power import LIKELY, smallest_difference
+    from sbora_bench.analysis.power import CONFIDENCE, LIKELY, smallest_difference, spread_limits
     from sbora_bench.analysis.sequential import nominal_level
 
     if not 0 < sd < float("inf"):
         raise UserError(f"plan: --power: found {sd}, allowed the spread of one seed's difference, above 0")
-    planned = {name: loaded.comparisons(name) for name in loaded.experiment.tables}
-    if not any(planned.values()):
+    if not _compares(loaded):
         raise UserError(f"{loaded.path}: no comparison is planned; say in a table's comparisons what is to be shown")
-    for name, comparisons in planned.items():
-        table = loaded.experiment.tables[name]
-        looks = table.looks_planned
-        for comparison in comparisons:
-            level = nominal_level(looks, ALPHA / len(comparisons))
-            shown = [f"{smallest_difference(seeds, level, sd):.4g} at {seeds} seeds" for seeds in looks]
-            click.echo(
-                f"{name}: {comparison.name}: {', '.join(shown)} (level {level:.4f}, margin {comparison.margin:g})"
-            )
-    click.echo(
+    limits = spread_limits(sd, pilot) if pilot else ()
+
+    def at(seeds: int, level: float) -> str:
+        most_likely, *ends = (smallest_difference(seeds, level, spread) for spread in (sd, *limits))
+        between = f" [{', '.join(f'{end:.4g}' for end in ends)}]" if ends else ""
+        return f"{most_likely:.4g}{between} at {seeds} seeds"
+
+    lines = []
+    for name, table in loaded.experiment.tables.items():
+        comparisons = loaded.comparisons(name)
+        for one in comparisons:
+            level = nominal_level(table.looks_planned, ALPHA / len(comparisons))
+            shown = ", ".join(at(seeds, level) for seeds in table.looks_planned)
+            lines.append(f"{name}: {one.name}: {shown} (level {level:.4f}, margin {one.margin:g})")
+    lines.append(
         f"Each is shown in {100 * LIKELY:.0f} of 100 such experiments if one seed's difference spreads by {sd:g}"
     )
+    if limits:
+        low, high = limits
+        lines.append(
+            f"In brackets: the same for a spread of {low:.4g} and of {high:.4g}, the {100 * CONFIDENCE:.0f} % limits of"
+            f" one that was measured on {pilot} seeds"
+        )
+    return lines
 
 
 def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | None, as_json: bool) -> None:

@@ -304,3 +304,27 @@ def test_runs_beyond_a_grid_are_counted_as_at_most(workplace):  # noqa: F811
     workplace.experiment()
     line = workplace.refused("extend", "-e", "small", "--table", "sums", "--round", "1")
     assert "tables.sums.learning_rates: found round 1, allowed none" in line
+
+
+@pytest.mark.parametrize("name", ["field", "peft-metamath", "smollm2", "paper-one-gpu", "ladder"])
+def test_the_power_of_a_shipped_experiment(name):
+    """Of several looks, of many comparisons, of few seeds: none ends in scipy's not-a-number."""
+    from sbora_bench.cli.plan import _smallest_differences
+    from sbora_bench.plan.experiment import load_plan
+
+    plan = load_plan(str(ROOT / "experiments" / f"{name}.yaml"))
+    lines = _smallest_differences(plan, 0.01, 8)
+    assert len(lines) == 2 + sum(len(plan.comparisons(table)) for table in plan.experiment.tables)
+    assert "[" in lines[0] and "nan" not in "".join(lines)
+    assert lines[-1].startswith("In brackets: the same for a spread of 0.006612 and of 0.02035")
+
+
+def test_power_belongs_to_a_spread(workplace):  # noqa: F811
+    workplace.experiment()
+    for arguments, expected in (
+        (["--pilot", "8"], "plan: --pilot belongs to --power; say plan --power SD --pilot"),
+        (["--power", "0.1", "--json"], "plan: --power prints lines, not JSON; leave out --power or --json"),
+        (["--power", "0.1"], "no comparison is planned"),
+    ):
+        status, out, err = workplace.run("plan", "small", *arguments)
+        assert (status, out) == (2, "") and expected in err
