@@ -3,9 +3,10 @@
     python benchmarks/gpu.py --output results/benchmarks/gpu.json [--minutes 7] [--layers 32] [--peak-tflops 312]
 
 Needs torch, transformers, peft, and bitsandbytes for NF4 (left out where it isn't installed). For want of a card only
-its first case was run, on a CPU: `--try-on-cpu --layers 1 --rows 2 --length 16`. Each case is a micro-batch of rows of
+some cases were run, on a CPU: `--try-on-cpu --layers 1 --rows 2 --length 16`. Each case is a micro-batch of rows of
 several lengths, loss on the answer, forward and backward, after two that warm up; the plain way takes logits of all
-positions, ours those of supervised positions. MFU counts 4 FLOPs a base weight and token, for weights get no gradient.
+positions, ours those of supervised positions, and padding-free the rows one after the other. What a card has no room
+for is left out. MFU counts 4 FLOPs a base weight and token, for weights get no gradient.
 """
 
 import argparse
@@ -19,10 +20,17 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from sbora_bench import provenance
 from sbora_bench.files import write_json
 from sbora_bench.inputs.adapters import adapter_config, as_trained
+from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import load_catalog
 
-CASES = [("lora", "all"), ("lora", "supervised"), ("dora", "supervised"), ("sbora-fa", "supervised")]
+CASES = [
+    ("lora", "all"),
+    ("lora", "supervised"),
+    ("lora", "padding-free"),
+    ("dora", "supervised"),
+    ("sbora-fa", "supervised"),
+]
 CASES += [("sbora-fb", "supervised"), ("qlora", "all"), ("qlora", "supervised"), ("qsbora-fa", "supervised")]
 TIMED = 5
 
@@ -66,8 +74,13 @@ def batch(rows: int, longest: int, vocabulary: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def measure(model: torch.nn.Module, inputs: dict[str, torch.Tensor], supervised: bool) -> dict[str, float]:
-    loss_of = SupervisedLoss(model, inputs["input_ids"][0].tolist()) if supervised else None
+def measure(model: torch.nn.Module, inputs: dict[str, torch.Tensor], way: str) -> dict[str, float]:
+    row, tokens = inputs["input_ids"][0].tolist(), int(inputs["attention_mask"].sum())
+    loss_of = None if way == "all" else SupervisedLoss(model, row)
+    if way == "padding-free":
+        if reason := prepare(model, row):
+            raise ValueError(reason)
+        inputs = packed(inputs)
     if PLACE == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -79,7 +92,7 @@ def measure(model: torch.nn.Module, inputs: dict[str, torch.Tensor], supervised:
         torch.accelerator.synchronize() if PLACE == "cuda" else None
         seconds.append(time.perf_counter() - began)
         model.zero_grad()
-    taken, tokens = statistics.median(seconds[2:]), int(inputs["attention_mask"].sum())
+    taken = statistics.median(seconds[2:])
     return {
         "seconds": taken,
         "tokens_per_second": tokens / taken,
@@ -119,13 +132,14 @@ def main() -> None:
         entry = catalog.methods[method]
         try:
             bare = base(config, entry.quantization is not None)
-        except ImportError as error:
+            weights = sum(p.numel() for p in bare.parameters())
+            model = as_trained(bare, entry, adapter_config(entry, 32, 0, protocol), protocol).train()
+            model.config.use_cache = False
+            measured = measure(model, inputs, logits)
+        except (ImportError, torch.OutOfMemoryError) as error:
+            bare = model = None
             record["cases"][f"{method}, {logits}"] = {"left_out": str(error)}
             continue
-        weights = sum(p.numel() for p in bare.parameters())
-        model = as_trained(bare, entry, adapter_config(entry, 32, 0, protocol), protocol).train()
-        model.config.use_cache = False
-        measured = measure(model, inputs, logits == "supervised")
         if arguments.peak_tflops and entry.quantization is None:
             measured["mfu"] = 4 * weights * measured["tokens_per_second"] / (arguments.peak_tflops * 1e12)
         record["cases"][f"{method}, {logits}"] = measured

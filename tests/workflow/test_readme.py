@@ -81,6 +81,7 @@ LISTED = [
     (r"(\S+=\S+ )?python benchmarks/(training|scoring).py .*", "four minutes each; need weights and data of the hub"),
     (r"python benchmarks/gpu.py .*", "needs a GPU"),
     (r"python -m pytest .*test_merge_other_quantized.py", "needs the two packages named before it"),
+    (r"python benchmarks/gpu.py .*", "seven minutes, and needs a GPU"),
     (r"python benchmarks/side_by_side.py .*", "a minute, and needs weights of the hub"),
     (r"sbora-bench sizes experiments/mine.yaml", "of one's own; tests/unit/cost/test_sizes.py runs it on another"),
     (r"(pip|conda) .*", "sets up an environment; `make` does that in every test run"),
