@@ -7,6 +7,7 @@ effect of its own (normal, in log-odds); right or wrong answers are drawn on top
 """
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import numpy as np
 from scipy import special, stats
 
 from sbora_bench.analysis.estimate import Estimate, over_seeds, over_seeds_and_items
+from sbora_bench.analysis.power import smallest_difference
 from sbora_bench.analysis.sequential import decide, decide_at
 from sbora_bench.analysis.statistics import shares_over_seeds, sign_flip
 
+VERDICTS = Path(__file__).parents[1] / "results" / "published" / "ladder" / "tables" / "verdicts.csv"
 ITEMS, LOOKS = 100, (4, 6, 8, 12)
 EFFECTS = {"items decide": (1.0, 1.0, 0.1), "runs decide": (1.0, 0.0, 0.4), "both": (1.5, 0.8, 0.6)}
 
@@ -143,6 +146,59 @@ def intervals(draws: int) -> list[dict]:
     return rows
 
 
+def variances_shared(draws: int) -> list[dict]:
+    """How often a paired t errs whose variance is moderated or pooled over a table's comparisons, whose spreads differ
+    as the published ladder's intervals do; and what it shows of the differences that the plain t shows 80 times of 100.
+
+    `worst`: of the table's comparison that errs most.
+    """
+    rows = []
+    for table, spreads in ladder_spreads().items():
+        for seeds in (4, 6, 12):
+            normal = np.random.default_rng(seeds).normal(size=(draws, len(spreads), seeds))
+            variances = spreads**2 * normal.var(axis=-1, ddof=1)
+            means = spreads * normal.mean(axis=-1)
+            tests = {
+                "plain": (variances, np.full((draws, 1), seeds - 1.0)),
+                "moderated": moderated(variances, seeds - 1),
+                "pooled": (variances.mean(axis=1, keepdims=True), np.array(len(spreads) * (seeds - 1.0))),
+            }
+            for level in (0.05, 0.004):
+                row: dict = {"table": table, "comparisons": len(spreads), "seeds": seeds, "level": level}
+                true = spreads * smallest_difference(seeds, level, 1.0)
+                for name, (variance, degrees) in tests.items():
+                    critical = -special.stdtrit(degrees, level / 2) * np.sqrt(variance / seeds)
+                    wrong, shown = np.abs(means) > critical, np.abs(means + true) > critical
+                    row |= {name: rate(wrong), f"{name}, worst": rate(wrong.mean(axis=0).max())}
+                    row[f"{name} shows"] = rate(shown)
+                rows.append(row)
+    return rows
+
+
+def ladder_spreads() -> dict[str, np.ndarray]:
+    """A table of the published ladder -> half the interval's width of each of its comparisons, in nats a token."""
+    with VERDICTS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tables = dict.fromkeys(row["table"] for row in rows)
+    halves = {name: [float(r["high"]) - float(r["low"]) for r in rows if r["table"] == name] for name in tables}
+    return {name: np.array(widths) / 2 for name, widths in halves.items()}
+
+
+def moderated(variances: np.ndarray, degrees: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of tables x comparisons, variances shrunk to their table's own, and the t's degrees of freedom, a table each.
+
+    Smyth (Stat. Appl. Genet. Mol. Biol. 2004), as limma's fitFDist: the variances' prior is a scaled inverse
+    chi-square whose two parameters follow from the mean and the variance of their logarithms.
+    """
+    logs = np.log(variances) - special.digamma(degrees / 2) + np.log(degrees / 2)
+    excess = logs.var(axis=1, ddof=1, keepdims=True) - special.polygamma(1, degrees / 2)
+    halves = np.logspace(-3, 5, 4001)  # half the prior's degrees of freedom, at most 200,000: all variances are equal
+    half = np.interp(-excess, -special.polygamma(1, halves), halves)
+    common = np.exp(logs.mean(axis=1, keepdims=True) + special.digamma(half) - np.log(half))
+    shrunk = (2 * half * common + degrees * variances) / (2 * half + degrees)
+    return shrunk, np.minimum(2 * half + degrees, degrees * variances.shape[1])
+
+
 def rate(hits: list[bool] | np.ndarray) -> float:
     """Share of hits."""
     return round(float(np.mean(hits)), 4)
@@ -160,6 +216,7 @@ def main() -> None:
         "looks at fixed items": looks_at_fixed_items(given.draws // 2),
         "intervals": intervals(given.draws),
         "shares of a table's 5 %": shares_handed_on(given.draws),
+        "variances shared": variances_shared(20 * given.draws),
     }
     for title, rows in measured.items():
         print(f"\n{title}\n| {' | '.join(rows[0])} |\n|{' --- |' * len(rows[0])}")
