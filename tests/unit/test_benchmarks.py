@@ -5,6 +5,10 @@ import json
 import random
 from types import ModuleType
 
+import numpy as np
+import pytest
+from scipy import stats
+
 from sbora_bench.report.render import markdown
 from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
@@ -41,3 +45,24 @@ def test_tokens_are_counted_of_both_ways():
     assert of["same_choices"] and of["tokens"] == tokens
     record = {"tasks": {"t": of}, "settings": {"dtype": "d", "threads": 1, "batch": 4}, "hardware": {"cpu": "c"}}
     assert "| {} | {} |".format(*tokens.values()) in markdown(scoring.table(record))
+
+
+def test_a_moderated_variance_is_right_where_limma_s_distribution_holds():
+    """Of many comparisons whose variances are scaled inverse chi-square; and of equal variances it is their mean."""
+    errors, rng, seeds, prior = benchmark("errors"), np.random.default_rng(0), 4, 8
+    spreads = np.sqrt(prior / rng.chisquare(prior, (400, 200)))[..., None]
+    values = spreads * rng.normal(size=(400, 200, seeds))
+    variances, degrees = errors.moderated(values.var(axis=-1, ddof=1), seeds - 1)
+    assert np.median(degrees) == pytest.approx(prior + seeds - 1, rel=0.1)
+    p = 2 * stats.t.sf(np.abs(values.mean(axis=-1)) / np.sqrt(variances / seeds), degrees)
+    assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.003)
+    same, degrees = errors.moderated(np.full((1, 5), 2.0), seeds - 1)
+    assert np.ptp(same) == pytest.approx(0, abs=1e-4) and degrees == 5 * (seeds - 1)
+
+
+def test_the_published_errors_are_of_all_comparisons_of_the_published_ladder():
+    published = json.loads((PUBLISHED / "errors-cpu.json").read_text())
+    spreads = benchmark("errors").ladder_spreads()
+    assert {row["table"]: row["comparisons"] for row in published["variances shared"]} == {
+        table: len(of_table) for table, of_table in spreads.items()
+    }

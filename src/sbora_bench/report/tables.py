@@ -13,6 +13,7 @@ from sbora_bench.report.views.base_table import REFERENCE_AGAINST_BASE
 from sbora_bench.report.views.cell_runs import CELL_RUNS
 from sbora_bench.report.views.difference_table import DIFFERENCES
 from sbora_bench.report.views.forgetting_table import FORGETTING
+from sbora_bench.report.views.format_table import FORMATS
 from sbora_bench.report.views.gain_table import GAINS
 from sbora_bench.report.views.index_seed_table import INDEX_SEEDS
 from sbora_bench.report.views.leaderboard import LEADERBOARD
@@ -43,6 +44,7 @@ TABLES: list[TableView] = [
     LEADERBOARD,
     SCORES,
     RATES,
+    FORMATS,
     OTHER_SUITES,
     FORGETTING,
     INDEX_SEEDS,
