@@ -116,6 +116,11 @@ def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
+def priority(plan: Plan, runs: list[Run]) -> int:
+    """A job's: those of runs that a learning rate is picked by go first, for the table's other runs wait for them."""
+    return 10 if runs[0].seed in plan.experiment.tables[runs[0].table].picking_seeds else 0
+
+
 def _asked_with(plan: Plan, run: Run) -> tuple:
     """What runs of a model have alike that are all asked for at once; bases go with the first look."""
     table = plan.experiment.tables[run.table]

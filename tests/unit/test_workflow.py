@@ -215,6 +215,7 @@ def test_a_job_has_only_runs_that_are_asked_for_together(workplace):  # noqa: F8
     assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are asked for: the base and the cells share them
     assert last == [(4, 5), (4, 5)] and all(len({run.cell for run in job}) == 1 for job in carried[3:5])
     assert picking == [(100, 100), (100, 100)]  # not three and one: two cores end at once
+    assert [workflow.priority(plan, job) for job in carried] == [0, 0, 0, 0, 0, 10, 10]  # the others wait for these
     without = load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:]))
     assert [[run.name for run in job] for job in workflow.jobs(without, "sums")] == [
         [run.name for run in job] for job in carried[:5]

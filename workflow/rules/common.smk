@@ -17,6 +17,7 @@ from sbora_bench.workflow import (
     jobs,
     looked_at,
     paper_catalog,
+    priority,
     report_entries,
     requested,
     rule_name,

@@ -15,6 +15,7 @@ for table in PLAN.experiment.tables:
                 FILES.made(runs),
             log:
                 f"{FILES.root}/logs/run/{table}-{number}.log",
+            priority: priority(PLAN, runs)
             conda:
                 "../../environment.yml"
             threads: PLAN.protocol(table).threads
