@@ -24,14 +24,9 @@ from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import load_catalog
 
-CASES = [
-    ("lora", "all"),
-    ("lora", "supervised"),
-    ("lora", "padding-free"),
-    ("dora", "supervised"),
-    ("sbora-fa", "supervised"),
-]
-CASES += [("sbora-fb", "supervised"), ("qlora", "all"), ("qlora", "supervised"), ("qsbora-fa", "supervised")]
+CASES = [("lora", "all"), ("lora", "supervised"), ("lora", "padding-free"), ("dora", "supervised")]
+CASES += [("sbora-fa", "supervised"), ("sbora-fb", "supervised")]
+CASES += [("qlora", "all"), ("qlora", "supervised"), ("qsbora-fa", "supervised")]
 TIMED = 5
 
 
@@ -147,6 +142,7 @@ def main() -> None:
         write_json(arguments.output, record)
         del bare, model
         torch.cuda.empty_cache()  # nothing without a card
+    write_json(arguments.output, record)
 
 
 if __name__ == "__main__":
