@@ -6,6 +6,7 @@ in it.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +82,28 @@ def wait_for(what: str, process: subprocess.Popen, look):
         assert time.monotonic() < end, f"waited in vain for: {what}"
         time.sleep(0.05)
     return value
+
+
+def killed_and_resumed(root: Root, experiment: str, record: str) -> Path:
+    """The results of an experiment, killed once a checkpoint's `record` was there and run to its end, which left that
+    as it was.
+    """
+    (root.folder / "experiments" / "small.yaml").write_text(experiment)
+    results, config = root.folder / "results" / "small", ("--config", "experiment=small")
+    planned = root.snakemake("-n", *config)
+    assert planned.returncode == 0 and "checkpoint" in planned.stdout + planned.stderr, planned.stderr[-3000:]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *config]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, cwd=root.folder, env=offline, start_new_session=True) as process:
+        wait_for(record, process, (results / record).exists)
+        os.killpg(process.pid, signal.SIGKILL)
+    first = (results / record).read_bytes()
+    done = root.snakemake(*config)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert (results / record).read_bytes() == first
+    again = root.snakemake(*config)
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr, again.stderr[-3000:]
+    return results
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
 """Grids of learning rates that the real workflow extends: killed between rounds, it goes on to the same picks."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.workflow.conftest import wait_for
+from tests.workflow.conftest import killed_and_resumed
 
 # rates so low that the loss falls with each higher one: cells try rates beyond
 EXPERIMENT = """
@@ -33,22 +29,7 @@ tables:
 
 @pytest.mark.slow
 def test_killed_between_rounds_it_goes_on(root):
-    (root.folder / "experiments" / "small.yaml").write_text(EXPERIMENT)
-    results, config = root.folder / "results" / "small", ("--config", "experiment=small")
-    planned = root.snakemake("-n", *config)
-    assert planned.returncode == 0 and "checkpoint extend" in planned.stdout + planned.stderr, planned.stderr[-3000:]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *config]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, cwd=root.folder, env=environment, start_new_session=True) as process:
-        wait_for("the first round", process, (results / "rounds" / "sums-1.json").exists)
-        os.killpg(process.pid, signal.SIGKILL)
-    first = (results / "rounds" / "sums-1.json").read_bytes()
-    done = root.snakemake(*config)
-    assert done.returncode == 0, done.stderr[-6000:]
-    assert (results / "rounds" / "sums-1.json").read_bytes() == first
-    again = root.snakemake(*config)
-    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr, again.stderr[-3000:]
-
+    results = killed_and_resumed(root, EXPERIMENT, "rounds/sums-1.json")
     rounds = [json.loads(path.read_text())["more"] for path in sorted((results / "rounds").iterdir())]
     assert rounds[0] and len(rounds) == 2, "the toy no longer needs a rate beyond its grid"
     rates = json.loads((results / "rates" / "sums.json").read_text())["cells"]

@@ -2,15 +2,11 @@
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.workflow.conftest import wait_for
+from tests.workflow.conftest import killed_and_resumed
 
 EXPERIMENT = """
 title: Small
@@ -34,23 +30,8 @@ tables:
 
 @pytest.mark.slow
 def test_killed_between_looks_it_goes_on(root):
-    (root.folder / "experiments" / "small.yaml").write_text(EXPERIMENT)
-    results, config = root.folder / "results" / "small", ("--config", "experiment=small")
-    planned = root.snakemake("-n", *config)
-    assert planned.returncode == 0 and "checkpoint" in planned.stdout + planned.stderr, planned.stderr[-3000:]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *config]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, cwd=root.folder, env=environment, start_new_session=True) as process:
-        wait_for("the first look", process, (results / "looks" / "sums-1.json").exists)
-        os.killpg(process.pid, signal.SIGKILL)
-    first = (results / "looks" / "sums-1.json").read_bytes()
-    done = root.snakemake(*config)
-    assert done.returncode == 0, done.stderr[-6000:]
-    assert (results / "looks" / "sums-1.json").read_bytes() == first
-    again = root.snakemake(*config)
-    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr, again.stderr[-3000:]
-
-    look = json.loads(first)
+    results = killed_and_resumed(root, EXPERIMENT, "looks/sums-1.json")
+    look = json.loads((results / "looks" / "sums-1.json").read_text())
     seeds = {path.name for path in (results / "runs").iterdir() if (path / "scores.json").is_file()}
     rates = json.loads((results / "rates" / "sums.json").read_text())["cells"]
     assert len(rates) == 3 and len(seeds) == 1 + sum(5 if cell in look["more"] else 4 for cell in rates)
