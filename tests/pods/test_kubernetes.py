@@ -106,7 +106,7 @@ def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitt
         assert [pod for pod in cluster.pods.values() if pod.exit_code] == [evicted]
         status, again = told_by(command, versioned, environment)
     assert status == 0 and "Nothing to be done" in again
-    assert not (versioned.folder / "results").exists()
+    assert not (versioned.folder / "results" / "tiny").exists()
     folder = fetched(bucket, tmp_path / "fetched")
     assert results_of(folder) == results_of(reproduction.folder)
     records = (folder / "results" / "tiny" / "runs").glob("arithmetic-*/train.json")
