@@ -275,7 +275,10 @@ class _Forward(TorchFunctionMode):
             return _dropout_cuda(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(self.device, *args, **kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        # there a view of rows, which nobody adds to in place
+        is_view = func is torch.ops.bitsandbytes.gemm_4bit.default and self.device == "cpu"
+        return result.view(result.shape) if is_view else result
 
     def _lowered(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point() or tensor.dtype == self.low:
