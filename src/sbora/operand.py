@@ -315,8 +315,8 @@ class _ChosenProduct(Function):
         if matrices is not None:
             grad_rows = torch.bmm(grad, matrices[numbers].transpose(-2, -1).to(grad.dtype))
         if rows is not None:
-            each = torch.bmm(rows.transpose(-2, -1).to(grad.dtype), grad)
-            grad_matrices = each.new_zeros(ctx.shape).index_put((numbers,), each, accumulate=True)
+            of_chosen = torch.bmm(rows.transpose(-2, -1).to(grad.dtype), grad)
+            grad_matrices = of_chosen.new_zeros(ctx.shape).index_put((numbers,), of_chosen, accumulate=True)
         return grad_rows, grad_matrices, None
 
 

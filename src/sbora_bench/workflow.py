@@ -19,6 +19,7 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import MODEL_CARD, scored_parts
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
+from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
 from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file, round_file
 from sbora_bench.results.records import check_results
@@ -233,20 +234,21 @@ class Files:
     @property
     def picking_tables(self) -> str:
         """The tables whose rates are picked, as a wildcard's constraint."""
-        tables = self.plan.experiment.tables.items()
-        return "|".join(name for name, table in tables if table.picking_seeds) or "none"
+        return self._tables_where(lambda table: table.picking_seeds)
 
     @property
     def extending_tables(self) -> str:
         """The tables whose grids of learning rates are extended, as a wildcard's constraint."""
-        tables = self.plan.experiment.tables.items()
-        return "|".join(name for name, table in tables if table.rounds) or "none"
+        return self._tables_where(lambda table: table.rounds)
 
     @property
     def looking_tables(self) -> str:
         """The tables whose seeds are asked for in looks, as a wildcard's constraint."""
+        return self._tables_where(lambda table: table.looks)
+
+    def _tables_where(self, wanted: Callable[[Table], Any]) -> str:
         tables = self.plan.experiment.tables.items()
-        return "|".join(name for name, table in tables if table.looks) or "none"
+        return "|".join(name for name, table in tables if wanted(table)) or "none"
 
     def stage_settings(self, wildcards: Any) -> list[str]:
         """All that a table's rounds, picked rates and looks (`wildcards.table`) depend on but records and code."""
@@ -386,12 +388,12 @@ def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = Non
     only = whole.experiment.model_copy(update={"tables": {table: whole.experiment.tables[table]}})
     plan, root = Plan(whole.name, only, whole.catalog, whole.path, part=whole.part), Path(files.root)
     entry = plan.experiment.tables[table]
-    for number in range(1, len(range(entry.rounds)[:rounds]) + 1):
+    for number in range(1, entry.rounds + 1)[:rounds]:
         checkpoints.extend.get(table=table, round=number)
         asking = round_at(plan, root, table, number)
         if asking is None or not asking.more:
             break
-    for number in range(1, len(entry.looks[:looks]) + 1):
+    for number in range(1, len(entry.looks) + 1)[:looks]:
         checkpoints.look.get(table=table, look=number)
         record = look_at(plan, root, table, number)
         if record is None or not record.more:

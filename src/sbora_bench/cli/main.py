@@ -156,6 +156,13 @@ for name, work, does in (
     cli.add_command(_running(name, work, does))
 
 
+def _of_table(table: str, command: str, experiment: str, part: dict[str, str]) -> "Plan":
+    """The plan of a command on one table. Raises UserError for a table that the experiment doesn't have."""
+    loaded = load(experiment, **part)
+    loaded.table(table, command)
+    return loaded
+
+
 @cli.command()
 @experiment_option
 @narrowing_options
@@ -164,8 +171,7 @@ for name, work, does in (
 @click.option("--round", "number", type=int, required=True, help="Which of its rounds; the first is 1.")
 def extend(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
     """Find the cells whose best learning rate ends their grid, and the next they try; leaves rounds/TABLE-N.json."""
-    loaded = load(experiment, **part)
-    loaded.table(table, "extend")
+    loaded = _of_table(table, "extend", experiment, part)
     from sbora_bench.analysis.extend import extend as stage
 
     stage(loaded, table, number, results_folder(loaded.name, results))
@@ -178,8 +184,7 @@ def extend(experiment: str, results: Path | None, table: str, number: int, **par
 @click.option("--table", required=True, help="The table whose learning rates are picked.")
 def pick(experiment: str, results: Path | None, table: str, **part: str) -> None:
     """Pick a learning rate for each cell of a table by held-out training rows; leaves rates/TABLE.json."""
-    loaded = load(experiment, **part)
-    loaded.table(table, "pick")
+    loaded = _of_table(table, "pick", experiment, part)
     from sbora_bench.analysis.pick import pick as stage
 
     stage(loaded, table, results_folder(loaded.name, results))
@@ -193,8 +198,7 @@ def pick(experiment: str, results: Path | None, table: str, **part: str) -> None
 @click.option("--look", "number", type=int, required=True, help="Which of its looks; the first is 1.")
 def look(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
     """Decide a table's planned comparisons on the seeds so far; leaves looks/TABLE-N.json."""
-    loaded = load(experiment, **part)
-    loaded.table(table, "look")
+    loaded = _of_table(table, "look", experiment, part)
     from sbora_bench.analysis.look import look as stage
 
     stage(loaded, table, number, results_folder(loaded.name, results))

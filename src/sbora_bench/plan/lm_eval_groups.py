@@ -37,6 +37,9 @@ class Index:
     groups: dict[str, Path] = field(default_factory=dict)
     tags: dict[str, set[str]] = field(default_factory=dict)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.tasks or name in self.groups or name in self.tags
+
 
 def members(name: str, own: Path | None) -> list[Member]:
     """The tasks of a group or tag, nested ones too, each once; none where the name is a task's or unknown.
@@ -47,7 +50,7 @@ def members(name: str, own: Path | None) -> list[Member]:
     if own is None and near_task(name, shipped()):
         return []
     first = index_of(own) if own else _shipped_index()
-    if name in first.tasks or name not in first.groups.keys() | first.tags.keys():
+    if name in first.tasks or name not in first:
         return []
     return list(dict.fromkeys(_Expansion(name, own, first).of(name, {}, ())))
 
@@ -91,12 +94,10 @@ class _Expansion:
         return [Member(name, given.get(SHOTS), self.own is not None and name in self.first.tasks)]
 
     def _knows(self, name: Any) -> bool:
-        index = self._index(name)
-        return name in index.tasks or name in index.groups or name in index.tags
+        return name in self._index(name)
 
     def _index(self, name: Any) -> Index:
-        first = self.first
-        return first if name in first.tasks or name in first.groups or name in first.tags else _shipped_index()
+        return self.first if name in self.first else _shipped_index()
 
 
 def _of_tasks(keys: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def index_of(folder: Path) -> Index:
     for path in sorted(folder.rglob("*.yaml"), key=Path.as_posix):
         stated = _stated(path, texts)
         (name,) = stated.get("group", stated.get("task", []))[:1] or [""]
-        if not name or name in index.tasks or name in index.groups or name in index.tags:
+        if not name or name in index:
             continue
         if "group" in stated and "class" not in stated:
             index.groups[name] = path

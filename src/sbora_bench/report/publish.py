@@ -34,12 +34,8 @@ def decided(plan: Plan, results: Path) -> list[str]:
     for name, table in plan.experiment.tables.items():
         if table.picking_seeds:
             names.append(str(rates_file("", name)))
-        if table.rounds:
-            names += [
-                str(round_file("", name, number + 1)) for number in range(len(rounds_made(plan, results, name)) or 1)
-            ]
-        if table.looks:
-            names += [
-                str(look_file("", name, number + 1)) for number in range(len(looks_made(plan, results, name)) or 1)
-            ]
+        rounds = len(rounds_made(plan, results, name)) or bool(table.rounds)
+        looks = len(looks_made(plan, results, name)) or bool(table.looks)
+        names += [str(round_file("", name, number)) for number in range(1, rounds + 1)]
+        names += [str(look_file("", name, number)) for number in range(1, looks + 1)]
     return names

@@ -6,7 +6,7 @@ run is read from them alone, the same way whoever asks: the workflow, the tables
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -79,6 +79,9 @@ class LookRecord(Record):
     more: list[str] = Field(description="names of the cells that need the next look")
 
 
+StageRecord = TypeVar("StageRecord", RatesRecord, RoundRecord, LookRecord)
+
+
 def rates_hash(plan: Plan, table: str) -> str:
     """The key of how a table picks its learning rates."""
     entry = plan.experiment.tables[table]
@@ -93,22 +96,25 @@ def looks_hash(plan: Plan, table: str) -> str:
     return hash_of([[*entry.seeds], [*entry.looks], [one.model_dump(mode="json") for one in entry.comparisons]])
 
 
+def _of_settings(path: Path, kind: type[StageRecord], settings_sha256: str) -> StageRecord | None:
+    record = record_at(path, kind)
+    return record if record is not None and record.settings_sha256 == settings_sha256 else None
+
+
 def picked_rates(plan: Plan, results: Path, table: str) -> RatesRecord | None:
     """The rates that a table's stage picked, or None; also where they were picked by another plan than this."""
-    record = record_at(rates_file(results, table), RatesRecord)
-    return record if record is not None and record.settings_sha256 == rates_hash(plan, table) else None
+    return _of_settings(rates_file(results, table), RatesRecord, rates_hash(plan, table))
 
 
 def round_at(plan: Plan, results: Path, table: str, number: int) -> RoundRecord | None:
     """What a round said, or None; also where it was of another plan than this."""
-    record = record_at(round_file(results, table, number), RoundRecord)
-    return record if record is not None and record.settings_sha256 == rates_hash(plan, table) else None
+    return _of_settings(round_file(results, table, number), RoundRecord, rates_hash(plan, table))
 
 
 def rounds_made(plan: Plan, results: Path, table: str, most: int | None = None) -> list[RoundRecord]:
     """A table's rounds so far, or so many, in order; the first that asks for nothing is the last."""
     made: list[RoundRecord] = []
-    for number in range(1, len(range(plan.experiment.tables[table].rounds)[:most]) + 1):
+    for number in range(1, plan.experiment.tables[table].rounds + 1)[:most]:
         record = round_at(plan, results, table, number)
         if record is None:
             break
@@ -126,8 +132,7 @@ def rounds_ended(plan: Plan, results: Path, table: str) -> bool:
 
 def look_at(plan: Plan, results: Path, table: str, look: int) -> LookRecord | None:
     """What a look said, or None; also where it was of another plan than this."""
-    record = record_at(look_file(results, table, look), LookRecord)
-    return record if record is not None and record.settings_sha256 == looks_hash(plan, table) else None
+    return _of_settings(look_file(results, table, look), LookRecord, looks_hash(plan, table))
 
 
 def looks_made(plan: Plan, results: Path, table: str) -> list[LookRecord]:
