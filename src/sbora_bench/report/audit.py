@@ -131,12 +131,13 @@ def averages(rows: list[ReportedNumber]) -> Iterable[Finding]:
 
 def parameters(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
     """Each printed number of trained parameters against the count, and against half of it."""
+    lines = printed_lines(rows)
     true = {}
-    for key, line in printed_lines(rows).items():
+    for key, line in lines.items():
         if key[0] in SUITE_OF and line[0].millions:
             true[key] = count(*key[:3], key[3] or UNSTATED_RANK)
     for key, counted in true.items():
-        row = printed_lines(rows)[key][0]
+        row = lines[key][0]
         slack = half_unit(row.millions) + SLACK
         fits = {divisor: abs(counted / divisor / 1e6 - float(row.millions)) <= slack for divisor in (1, 2)}
         verdict = Agreement.AGREES if fits[1] else Agreement.HALVED if fits[2] else Agreement.DISAGREES
