@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sbora_bench import code_hash
+from sbora_bench.cost.expected import share_of_width
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import check_writable, hash_of, write_text
 from sbora_bench.inputs.check import check_inputs, checked_plan
@@ -37,6 +38,7 @@ from sbora_bench.results.stages import (
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
 ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
 CARD = f"adapter/{MODEL_CARD}"
+PICKING = 1000  # the priority of what others wait for, above any number of tokens
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,13 @@ def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
 
 
 def priority(plan: Plan, runs: list[Run]) -> int:
-    """A job's: those of runs that a learning rate is picked by go first, for the table's other runs wait for them."""
-    return 10 if runs[0].seed in plan.experiment.tables[runs[0].table].picking_seeds else 0
+    """A job's: those of runs that a learning rate is picked by go first, for the table's other runs wait for them; then
+    those of the most tokens, so that no long one is left alone at the end. Tokens are known where the updates are.
+    """
+    table, protocol = plan.experiment.tables[runs[0].table], plan.protocol(runs[0].table)
+    width = protocol.max_length * share_of_width(plan.catalog, table.train, protocol)
+    tokens = len(tuned(runs)) * (protocol.steps or 0) * protocol.batch_size * width
+    return (PICKING if runs[0].seed in table.picking_seeds else 0) + round(10 * math.log2(tokens + 1))
 
 
 def _asked_with(plan: Plan, run: Run) -> tuple:

@@ -11,6 +11,7 @@ from sbora_bench.results import failures
 from sbora_bench.results.stages import is_staged
 from sbora_bench.workflow import (
     CARD,
+    PICKING,
     Files,
     asked_for,
     code,

@@ -40,7 +40,7 @@ rule pretrain:
         "resources/logs/{model}.log",
     wildcard_constraints:
         model=FILES.models(pretrained=True),
-    priority: 10
+    priority: PICKING
     conda:
         "../../environment.yml"
     params:

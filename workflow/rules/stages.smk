@@ -12,7 +12,7 @@ checkpoint extend:
     wildcard_constraints:
         table=FILES.extending_tables,
         round="[0-9]+",
-    priority: 20
+    priority: 2 * PICKING
     conda:
         "../../environment.yml"
     params:
@@ -34,7 +34,7 @@ rule pick:
         f"{FILES.root}/logs/pick/{{table}}.log",
     wildcard_constraints:
         table=FILES.picking_tables,
-    priority: 20
+    priority: 2 * PICKING
     conda:
         "../../environment.yml"
     params:
@@ -57,7 +57,7 @@ checkpoint look:
     wildcard_constraints:
         table=FILES.looking_tables,
         look="[0-9]+",
-    priority: 20
+    priority: 2 * PICKING
     conda:
         "../../environment.yml"
     params:
