@@ -13,6 +13,9 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 ifneq ($(shell mkdir -p "$(CACHE)" 2>/dev/null && test -w "$(CACHE)" && echo yes),yes)
 export XDG_CACHE_HOME := $(CURDIR)/resources/cache
 endif
+# uv leaves packages uncompiled, and a container may forbid Python to keep what it compiles: every job would do it anew,
+# which takes twice as long as the imports do
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: reproduce test test-slow rehearse bench docs publish lint lint-python lint-types lint-workflow clean
 .DELETE_ON_ERROR:

@@ -1,12 +1,17 @@
-"""The Makefile where HOME is not to be written to: Snakemake's cache stands below the checkout."""
+"""The Makefile in a home that can't be written to, and in a container that forbids Python to keep what it compiles."""
 
 import subprocess
+import sys
 
 import pytest
 
 from tests.factories.shipped import ROOT
 
-SHOW = "show: ; @echo $(XDG_CACHE_HOME)"
+
+def shown(line: str) -> str:
+    """What a recipe of the Makefile prints."""
+    command = ["make", "-s", "--eval", f"show: ; @{line}", "show"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -15,6 +20,9 @@ def test_a_home_that_cannot_be_written_to_does_not_stop_snakemake(tmp_path, monk
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    command = ["make", "-s", "--eval", SHOW, "show"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    assert shown == ("" if writable else str(ROOT / "resources" / "cache"))
+    assert shown("echo $(XDG_CACHE_HOME)") == ("" if writable else str(ROOT / "resources" / "cache"))
+
+
+def test_what_a_job_compiles_is_kept_for_the_next(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert shown(f"{sys.executable} -c 'import sys; print(sys.dont_write_bytecode)'") == "False"
