@@ -1,6 +1,7 @@
 """YAML as experiments and catalogs are written: one mapping, no key twice, no tags, bounded in depth and size."""
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,22 +14,13 @@ LARGEST = 200_000  # values, counted after aliases are followed
 
 
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+# What YAML reads in another base than it seems: 010 is its 8, 1:30 its 90.
+OTHER_BASE = re.compile(r"[-+]?0[0_]*[1-7][0-7_]+|.*:.*")
 
 
 class _Loader(yaml.CSafeLoader):
-    """Safe YAML in which a key is text as it is written (`on`, `007`), and one given twice an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != MERGE and key_node.value:
-                key_node.tag = TEXT
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None) or key in seen:
-                problem = f"key {key!r} stands twice or isn't a plain name"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    """Safe YAML; no code is run from it."""
 
 
 def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
@@ -46,7 +38,7 @@ def read_yaml(path: str | Path) -> dict:
         if not text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # which YAML allows
             text.decode()
         _check_depth(text)
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = _constructed(text)
         _check_size(value)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -66,6 +58,53 @@ def read_yaml(path: str | Path) -> dict:
         kind = "nothing" if value is None else type(value).__name__
         raise UserError(f"{path}: expected a mapping of keys, found {kind}")
     return value
+
+
+def _constructed(text: bytes) -> Any:
+    """The one value of a document; None of an empty one."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _check_nodes(node)
+    return loader.construct_document(node)
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Make each key text as it is written (`on`, `007`). Raises ConstructorError for a key that stands twice or is no
+    plain name, and for a number that is read in another base than it seems.
+    """
+    waiting, seen = [root], {id(root)}
+
+    def follow(node: yaml.Node) -> None:
+        if id(node) not in seen:  # an alias is the same node
+            seen.add(id(node))
+            waiting.append(node)
+
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and OTHER_BASE.fullmatch(node.value):
+            problem = f"{node.value} would be read in base 8 or 60; write a decimal number, or put it in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                follow(item)
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            for _, value in node.value:
+                follow(value)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        plain = isinstance(key, yaml.ScalarNode)
+        if not plain or key.value in seen:
+            problem = f"key {key.value!r} stands twice" if plain else "a key isn't a plain name"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        seen.add(key.value)
+        if key.tag != MERGE:
+            key.tag = TEXT
 
 
 def _check_depth(text: bytes) -> None:

@@ -1,6 +1,7 @@
 """The commands of `sbora-bench` that plan and check, and how a command names an experiment, a part, its results."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,8 @@ def plan(
     for option, given in (("--price", price is not None), ("--calibrate", calibrate)):
         if given and not cost:
             raise UserError(f"plan: {option} belongs to --cost; say plan --cost {option}")
+    if price is not None and not math.isfinite(price):
+        raise UserError(f"plan: --price: found {price}, allowed the price of an hour, from 0")
     if pilot is not None and power is None:
         raise UserError("plan: --pilot belongs to --power; say plan --power SD --pilot")
     if power is not None and as_json:

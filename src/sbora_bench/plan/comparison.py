@@ -81,8 +81,8 @@ def planned(
     """The comparisons of a table, model by model, in the order of the file.
 
     `cells`: the table's tuned ones; `metric_of`: a metric by its name and the place for messages; `where`: begins them.
-    Raises UserError for cells that the table hasn't, a pair that stands twice, and methods that aren't at one rank
-    where the file says so. Whether parameters are equal is for `check_methods.py`, which can count.
+    Raises UserError for cells that the table hasn't, a pair that stands twice, a margin that no difference can leave,
+    and methods that aren't at one rank where the file says so. Whether parameters are equal is for `check_methods.py`, which can count.
     """
     resolved: list[Planned] = []
     for index, comparison in enumerate(comparisons):
@@ -96,6 +96,11 @@ def planned(
                 " where those are alike, else equal: neither"
             )
         metric = metric_of(comparison.metric, f"{place}.metric")
+        if comparison.margin >= metric.width:
+            raise UserError(
+                f"{place}.margin: found {comparison.margin:g}, allowed below {metric.width:g}, how far the metric goes:"
+                " every difference would be within; two points of a share are 0.02"
+            )
         for a, b in pairs:
             if any({a, b} == set(other.cells) and comparison.metric == other.metric_name for other in resolved):
                 raise UserError(f"{place}: {a.model}: {ranked(a)} and {ranked(b)} are compared twice; remove one")

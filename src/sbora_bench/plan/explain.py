@@ -14,7 +14,7 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     # a key that is missing because another is misspelt: that one says more
     misspelt = [one for one in errors if one["type"] == "extra_forbidden" and one["loc"][:-1] == errors[0]["loc"][:-1]]
     first = misspelt[0] if misspelt and errors[0]["type"] == "missing" else errors[0]
-    key = ".".join(_written(model, first["loc"])) or "(top level)"
+    key = ".".join(_written(model, first["loc"]))
     suffix = "" if first["type"] == "missing" else f", found {short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], dict):
@@ -27,7 +27,10 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
         known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         message, suffix = one_of(str(first["input"]), known, "key"), ""
     rest = f" (and {len(errors) - 1} more)" if errors[1:] else ""
-    return f"{key}: {message}{suffix}{rest}"
+    place = (
+        "" if first["type"] == "value_error" and not key else f"{key or '(top level)'}: "
+    )  # the former names its key
+    return f"{place}{message}{suffix}{rest}"
 
 
 def _written(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> list[str]:

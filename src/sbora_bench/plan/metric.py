@@ -1,5 +1,6 @@
 """What a task's items are scored by: direction, range, unit, and how two models are compared on them."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -53,9 +54,14 @@ class Metric(BaseModel):
         return "%" if self.is_share else self.unit
 
     @property
+    def width(self) -> float:
+        """Of the range; infinity where it has no end."""
+        return math.inf if self.low is None or self.high is None else self.high - self.low
+
+    @property
     def point(self) -> float:
         """The difference that a number of seeds is reckoned for: a hundredth of the range, else of the unit."""
-        return 0.01 if self.low is None or self.high is None else (self.high - self.low) / 100
+        return 0.01 if math.isinf(self.width) else self.width / 100
 
     @property
     def sign(self) -> int:

@@ -15,6 +15,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
+    model_validator,
 )
 
 from sbora_bench.plan.entry import Strict
@@ -22,7 +23,8 @@ from sbora_bench.plan.explain import explain
 
 FIRST_LOOK = 4  # seeds; with fewer a t of several looks rests on a spread of two or three numbers
 
-Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+SEEDS = 2**31
+Seed = Annotated[int, Field(ge=0, lt=SEEDS, strict=True)]
 HIGHEST_RATE = 1
 Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE)]
 End = Literal["lowest", "highest"]  # of a grid of learning rates
@@ -48,6 +50,13 @@ class Looks(Strict):
         if looks != sorted(set(looks)):
             raise ValueError("allowed are ascending numbers of seeds")
         return looks
+
+    @model_validator(mode="after")
+    def _last(self) -> Self:
+        last = self.first + self.looks[-1] - 1
+        if last >= SEEDS:
+            raise ValueError(f"the last seed would be {last}, allowed are seeds below {SEEDS}; lower `from` or `looks`")
+        return self
 
 
 class Seeds(list[int]):

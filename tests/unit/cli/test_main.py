@@ -325,6 +325,7 @@ def test_power_belongs_to_a_spread(workplace):  # noqa: F811
         (["--pilot", "8"], "plan: --pilot belongs to --power; say plan --power SD --pilot"),
         (["--power", "0.1", "--json"], "plan: --power prints lines, not JSON; leave out --power or --json"),
         (["--power", "0.1"], "no comparison is planned"),
+        (["--cost", "--price", "nan"], "plan: --price: found nan, allowed the price of an hour"),
     ):
         status, out, err = workplace.run("plan", "small", *arguments)
         assert (status, out) == (2, "") and expected in err

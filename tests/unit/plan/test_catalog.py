@@ -245,6 +245,12 @@ NOT_YAML = {
     "a key twice": (b"title: a\ntitle: b\n", "line 2: not valid YAML: key 'title' stands twice"),
     "an inner key twice": (b"tables:\n  a: 1\n  a: 2\n", "line 3: not valid YAML: key 'a' stands twice"),
     "a list as a key": (b"? [a, b]\n: 1\n", "isn't a plain name"),
+    "a merged key twice": (
+        b"a: &a {b: 1}\nc:\n  <<: *a\n  d: 1\n  d: 2\n",
+        "line 5: not valid YAML: key 'd' stands twice",
+    ),
+    "an octal number": (b"title: a\nseeds: [0, 010]\n", "line 2: not valid YAML: 010 would be read in base 8 or 60"),
+    "a number of base 60": (b"limit: {gsm8k: 1:30}\n", "line 1: not valid YAML: 1:30 would be read in base 8 or 60"),
     "two documents": (b"a: 1\n---\nb: 2\n", "not valid YAML"),
     "a Python object": (b"a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
     "an unknown tag": (b"a: !mine 1\n", "not valid YAML"),
@@ -282,6 +288,18 @@ def test_names_are_text_as_they_are_written(workplace):  # noqa: F811
         workplace.write(f"title: {value}\n")
         message = workplace.refused("validate", "small")
         assert f"title: Input should be a valid string, found {expected}; put it in quotes" in message, message
+
+
+def test_a_mapping_takes_in_another_and_its_own_keys_go_before(tmp_path):
+    text = """
+    a: {deep: {deeper: &deep {on: 1, 007: 2}}}
+    b: &b {<<: *deep, on: 3}
+    c: {<<: *b, d: {<<: [*deep, {on: 4, e: 5}]}}
+    """
+    (tmp_path / "a.yaml").write_text(text)
+    value = read_yaml(tmp_path / "a.yaml")
+    assert value["b"] == {"on": 3, "007": 2}
+    assert value["c"] == {"on": 3, "007": 2, "d": {"on": 1, "007": 2, "e": 5}}
 
 
 def test_aliases_and_values_of_every_kind_are_read(tmp_path):
