@@ -82,7 +82,8 @@ def planned(
 
     `cells`: the table's tuned ones; `metric_of`: a metric by its name and the place for messages; `where`: begins them.
     Raises UserError for cells that the table hasn't, a pair that stands twice, a margin that no difference can leave,
-    and methods that aren't at one rank where the file says so. Whether parameters are equal is for `check_methods.py`, which can count.
+    and methods that aren't at one rank where the file says so. Whether parameters are equal is for `check_methods.py`,
+    which can count.
     """
     resolved: list[Planned] = []
     for index, comparison in enumerate(comparisons):

@@ -32,6 +32,16 @@ from tests.factories.shipped import catalog
         ("stated-number", "at 12, 5 more came", "5"),
         ("stated-number", "The answer is 1. No: the answer is 2", "2"),
         ("stated-number", "no idea", ""),
+        ("stated-number", "The answer is -$293.", "-293"),
+        ("stated-number", "he owes $ -1,234.50 now", "-1234.50"),
+        ("stated-number", "The answer is −5.", "−5"),
+        ("stated-number", "10−4", "4"),
+        ("stated-number", "$5-$3", "3"),
+        ("stated-number", "the answer is .5", ".5"),
+        ("stated-number", "it is -.25 of them", "-.25"),
+        ("stated-number", "It is done.5", ""),
+        ("stated-number", "version 1.2.3", "1.2"),
+        ("stated-number", "1 234 apples", "1234"),
         ("first-capital", "Because x = 2. The answer is (D).", "B"),
         ("first-capital", "The answer is (D).", "D"),
         ("first-capital", "none", ""),
@@ -127,7 +137,8 @@ def test_shipped_rationales_of_the_number_tasks(task, official, strict, count):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("7.", 7), ("-2.5", -2.5), ("3/4", 0.75), ("", float("inf")), ("x", float("inf"))]
+    ("text", "value"),
+    [("7.", 7), ("-2.5", -2.5), ("−5", -5), (".5", 0.5), ("3/4", 0.75), ("", float("inf")), ("x", float("inf"))],
 )
 def test_numbers(text, value):
     assert number(text) == value

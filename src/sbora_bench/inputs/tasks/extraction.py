@@ -20,13 +20,13 @@ class Rule(TypedDict):
 RULES: dict[str, Rule] = {
     # The authors' rule for the five number tasks: every comma goes, the last number counts.
     "last-number": {"drop": r",", "patterns": [(r"-?\d+\.?\d*", "last")]},
-    # The number that is said to be the answer, else the last one. Commas go between thousands only, a minus after a
-    # digit subtracts, a/b is one number.
+    # The number that is said to be the answer, else the last one. Commas and thin spaces go between thousands only,
+    # signs of money before a number; a minus after a digit subtracts, a/b is one number.
     "stated-number": {
-        "drop": r"(?<=\d),(?=\d{3}(?!\d))",
+        "drop": r"(?<=\d)[,\u00a0\u2009\u202f](?=\d{3}(?!\d))|[$€£](?=\s*[-−.\d])",
         "patterns": [
-            (r"(?i:answer is|####)\s*:?\s*\$?\s*(-?\d+(?:\.\d+)?(?:/[1-9]\d*)?)", "last"),
-            (r"(?<![\d.])-?\d+(?:\.\d+)?(?:/[1-9]\d*)?", "last"),
+            (r"(?i:answer is|####)\s*:?\s*([-−]?(?:\d+(?:\.\d+)?|\.\d+)(?:/[1-9]\d*)?)", "last"),
+            (r"(?:(?<![\d.])[-−]?\d+(?:\.\d+)?|(?<![\w.])[-−]?\.\d+)(?:/[1-9]\d*)?", "last"),
         ],
     },
     # The authors' rule for AQuA: the first of these capitals anywhere, inside a word too.
@@ -92,6 +92,7 @@ def answer_value(text: str) -> float | str:
 
 def number(text: str) -> float:
     """The number that `text` spells, as `12`, `-3.5` or `3/4`; infinity if it spells none (authors' code)."""
+    text = text.replace("−", "-")
     try:
         return float(Fraction(text) if "/" in text else text)
     except (ValueError, ArithmeticError):  # 1/0 is none either
