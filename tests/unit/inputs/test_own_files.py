@@ -216,6 +216,14 @@ def test_a_map_that_does_not_fit(columns, expected):
         read('{"q": "1", "a": "2"}', columns=columns)
 
 
+def test_a_null_is_no_word_of_a_template():
+    text = '{"q": "1", "a": "2"}\n{"q": "1", "a": null}'
+    with pytest.raises(UserError, match=r"line 2: the template can't be filled: a value is null; write \{\{ column or"):
+        read(text, columns={"instruction": "q", "output": "The answer is {{ a }}"})
+    rows = read(text, columns={"instruction": "q", "output": "{% if a %}{{ a }}{% endif %}{{ a or ' none' }}"})
+    assert [row["output"] for row in rows] == ["22", " none"]
+
+
 def test_a_field_that_is_none_of_an_example_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="instruction"):
         Catalog.model_validate({"data": {"own": {"path": "x", "columns": {"quesion": "q"}}}})

@@ -141,11 +141,20 @@ def jinja(text: str, where: str) -> Callable[[dict], str]:
 
 
 def environment() -> "Environment":
-    """Jinja for templates of a user's: sandboxed, an unknown name is an error, nothing is escaped."""
+    """Jinja for templates of a user's: sandboxed, an unknown name or an empty value is an error, nothing is escaped."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_refuse_none
+    )
+
+
+def _refuse_none(value: Any) -> Any:
+    """The value. Raises TypeError for None, which Jinja would write as a word."""
+    if value is None:
+        raise TypeError("a value is null; write {{ column or '' }}, or leave the row out")
+    return value
 
 
 def _column(column: str, row: dict) -> Any:
