@@ -57,7 +57,7 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
 
 @click.command("table-footprint")
 @click.argument("table")
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 def table_footprint(table: str, experiment: str, results: Path | None, **part: str) -> None:
@@ -120,7 +120,9 @@ def publish_traces() -> None:
 
 
 @click.command()
-@click.option("--experiment", "-e", help="Count every run of a table of this experiment ...")
+@experiment_option(
+    default=None, does="Count every run of a table of this experiment, a name in experiments/ or a YAML file ..."
+)
 @click.option("--table", help="... of this one.")
 @narrowing_options
 @results_option

@@ -6,18 +6,18 @@ import click
 GROUPS = {
     "An experiment": {
         "init": "mine --model smollm2-135m --train my.jsonl --tasks questions.jsonl",
-        "sizes": "experiments/mine.yaml",
-        "plan": "paper --cost --device rtx-4090",
-        "validate": "experiments/tiny.yaml",
+        "sizes": "-e experiments/mine.yaml",
+        "plan": "-e paper --cost --device rtx-4090",
+        "validate": "-e experiments/tiny.yaml",
         "prepare": "-e tiny --table arithmetic --output results/tiny/data/arithmetic",
-        "pretrain": "ladder-xs --output resources/models/ladder-xs",
+        "pretrain": "-e ladder ladder-xs --output resources/models/ladder-xs",
         "run": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "finetune": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "evaluate": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "extend": "-e ladder --table arithmetic --round 1",
         "pick": "-e ladder-index --table arithmetic",
         "look": "-e ladder-index --table arithmetic --look 1",
-        "status": "tiny",
+        "status": "-e tiny",
         "failures": "-e tiny",
     },
     "Its results": {
@@ -29,7 +29,7 @@ GROUPS = {
         "verify": "results/tiny",
         "show": "-e tiny arithmetic-ladder-xs-lora-r4-s0",
         "compare": "-e tiny arithmetic-ladder-xs-lora-r4-s0 arithmetic-ladder-xs-sbora-fa-r4-s0",
-        "compare-published": "paper",
+        "compare-published": "-e paper",
         "publish": "-e tiny",
     },
     "One adapter": {

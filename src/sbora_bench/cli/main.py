@@ -67,7 +67,7 @@ def protocols(into: Path | None) -> None:
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @click.option("--table", help="Prepare this table's training set and items.")
 @click.option("--model", help="Prepare this model's weights.")
@@ -86,7 +86,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @click.argument("model")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--threads", default=1, show_default=True)
@@ -134,7 +134,7 @@ def _running(stage: str, work: Work, does: str) -> click.Command:
     """A command that works on runs, on a GPU where there is one."""
 
     @click.command(stage, help=does)
-    @experiment_option
+    @experiment_option()
     @narrowing_options
     @click.argument("runs", nargs=-1, required=True)
     @resources_option
@@ -164,7 +164,7 @@ def _of_table(table: str, command: str, experiment: str, part: dict[str, str]) -
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 @click.option("--table", required=True, help="The table whose grids of learning rates are extended.")
@@ -178,7 +178,7 @@ def extend(experiment: str, results: Path | None, table: str, number: int, **par
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 @click.option("--table", required=True, help="The table whose learning rates are picked.")
@@ -191,7 +191,7 @@ def pick(experiment: str, results: Path | None, table: str, **part: str) -> None
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 @click.option("--table", required=True, help="The table whose comparisons are looked at.")
@@ -286,7 +286,7 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
     """The command of a stage that only reads what runs left; the module's function has the command's name."""
 
     @click.command(stage, help=does)
-    @experiment_option
+    @experiment_option()
     @narrowing_options
     @results_option
     def command(experiment: str, results: Path | None, **part: str) -> None:
@@ -309,7 +309,7 @@ for stage, module, does in (
 
 
 @cli.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 def failures(experiment: str, results: Path | None, **part: str) -> None:

@@ -4,8 +4,9 @@ import json
 import math
 import shlex
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +15,44 @@ from sbora_bench.errors import UserError
 if TYPE_CHECKING:
     from sbora_bench.plan.experiment import Plan
 
-experiment_option = click.option(
-    "--experiment", "-e", default="ladder", show_default=True, help="A name in experiments/, or a YAML file."
-)
+EXPERIMENT = "A name in experiments/, or a YAML file."
+
+
+def experiment_option(
+    default: str | None = "ladder", argument: bool = False, does: str = EXPERIMENT
+) -> Callable[[Callable], Callable]:
+    """`-e`, as every command on an experiment takes it.
+
+    With `argument` also EXPERIMENT alone, required unless there is a default. Both may be given where they mean one
+    file; UserError else.
+    """
+    if not argument:
+        return click.option("--experiment", "-e", default=default, show_default=default is not None, help=does)
+
+    def decorate(command: Callable) -> Callable:
+        @click.argument("experiment", required=False)
+        @click.option(
+            "--experiment", "-e", "named", help=f"{does}  [{f'default: {default}' if default else 'required'}]"
+        )
+        @wraps(command)
+        def with_one(experiment: str | None, named: str | None, **rest: Any) -> None:
+            context = click.get_current_context()
+            if experiment and named and file_of(experiment).resolve() != file_of(named).resolve():
+                raise UserError(f"{context.info_name}: found {experiment} and --experiment {named}; give one of them")
+            if not (chosen := experiment or named or default):
+                raise click.MissingParameter(param_type="argument", param_hint="'EXPERIMENT'", ctx=context)
+            command(experiment=chosen, **rest)
+
+        return with_one
+
+    return decorate
+
+
+def file_of(experiment: str) -> Path:
+    """The file of an experiment that is named, or given as a YAML file."""
+    path = Path(experiment)
+    return path if path.suffix in (".yaml", ".yml") else Path("experiments") / f"{experiment}.yaml"
+
 
 results_option = click.option(
     "--results", default=None, type=click.Path(path_type=Path), help="[default: results/EXPERIMENT]"
@@ -62,12 +98,11 @@ def load_so_far(experiment: str, results: Path | None, **part: str) -> tuple["Pl
 
 def results_folder(experiment: str, results: Path | None) -> Path:
     """Where the results of an experiment lie, named or given as a YAML file, unless `--results` says otherwise."""
-    path = Path(experiment)
-    return results or Path("results") / (path.stem if path.suffix in (".yaml", ".yml") else experiment)
+    return results or Path("results") / file_of(experiment).stem
 
 
 @click.command()
-@click.argument("experiment", default="ladder")
+@experiment_option(argument=True)
 @narrowing_options
 @click.option("--cost", is_flag=True, help="Steps, tokens, GPU-hours, disk, memory and batch split of every run.")
 @click.option("--device", default="a100-80gb", show_default=True, help="For --cost: a card of the catalog, or cpu.")
@@ -204,13 +239,17 @@ def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | Non
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True)
-def validate(files: tuple[str, ...]) -> None:
-    """Check experiment FILES with their catalog."""
+@click.argument("files", nargs=-1)
+@click.option("--experiment", "-e", "named", multiple=True, help=f"{EXPERIMENT} One more of FILES.")
+@click.pass_context
+def validate(context: click.Context, files: tuple[str, ...], named: tuple[str, ...]) -> None:
+    """Check experiment FILES, or names in experiments/, with their catalog."""
+    if not (files or named):
+        raise click.MissingParameter(param_type="argument", param_hint="'FILES...'", ctx=context)
     from sbora_bench.inputs.check import checked_plan
     from sbora_bench.report.outputs import figure_files, table_files
 
-    for file in files:
+    for file in (*files, *named):
         loaded = checked_plan(file, methods=True)
         table_files(loaded)
         figure_files(loaded)
@@ -226,7 +265,7 @@ def schema() -> None:
 
 
 @click.command()
-@click.argument("experiment")
+@experiment_option(default=None, argument=True)
 def sizes(experiment: str) -> None:
     """Choose the ranks of EXPERIMENT's grids that say a size (`at`), and write them beside it."""
     from sbora_bench.cost.sizes import choose_sizes

@@ -12,7 +12,9 @@ from sbora_bench.errors import UserError
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--experiment", "-e", help="Whose results they are.  [default: the folder's name]")
+@experiment_option(
+    default=None, does="Whose results they are: a name in experiments/, or a YAML file.  [default: the folder's name]"
+)
 @narrowing_options
 def verify(results: Path, experiment: str | None, **part: str) -> None:
     """Recompute the tables of RESULTS from the samples alone; a line a finding, exit status 2 if any."""
@@ -53,7 +55,7 @@ def _folder(results: Path | None, experiment: str, part: dict[str, str], *runs: 
 
 
 @click.command()
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 @click.option("--into", type=click.Path(path_type=Path), help="[default: results/published/EXPERIMENT]")
@@ -69,7 +71,7 @@ def publish(experiment: str, results: Path | None, into: Path | None, **part: st
 
 @click.command()
 @click.argument("run")
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 def show(run: str, experiment: str, results: Path | None, **part: str) -> None:
@@ -82,7 +84,7 @@ def show(run: str, experiment: str, results: Path | None, **part: str) -> None:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@experiment_option
+@experiment_option()
 @narrowing_options
 @results_option
 def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) -> None:
@@ -94,7 +96,7 @@ def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) 
 
 
 @click.command("compare-published")
-@click.argument("experiment")
+@experiment_option(default=None, argument=True)
 @narrowing_options
 @results_option
 @click.option("--published", type=click.Path(path_type=Path), help="A file of bands.  [default: that of the harness]")
@@ -109,7 +111,7 @@ def compare_published(experiment: str, results: Path | None, published: Path | N
 
 
 @click.command()
-@click.argument("experiment", default="ladder")
+@experiment_option(argument=True)
 @narrowing_options
 @results_option
 @click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
@@ -147,7 +149,7 @@ def megabytes(size: int) -> str:
 @click.command()
 @click.argument("a", metavar="RUN")
 @click.argument("b", metavar="[RUN]", required=False)
-@experiment_option
+@experiment_option()
 @results_option
 @click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."

@@ -54,6 +54,9 @@ WRONG = {
     "a missing option": (["prepare", "-e", "small", "--table", "sums"], ["--output"]),
     "a missing argument": (["finetune", "-e", "small"], ["RUNS"]),
     "too many arguments": (["plan", "small", "smaller"], ["smaller"]),
+    "two experiments": (["plan", "small", "-e", "tiny"], ["plan: found small and --experiment tiny; give one of them"]),
+    "no experiment": (["sizes"], ["EXPERIMENT"]),
+    "no file": (["validate"], ["FILES"]),
     "a rank that is no number": (["footprint", "--model", "llama-7b", "--rank", "four"], ["--rank", "four"]),
     "threads that are no number": (["pretrain", "m", "--output", "o", "--threads", "x"], ["--threads"]),
     "an unknown run": (["finetune", "-e", "small", "sums-ladder-xs-lora-r4-s7"], ["did you mean", "r4-s0"]),
@@ -243,6 +246,37 @@ def test_an_experiment_by_name_and_by_path_has_one_results_folder(name):
     by_name, by_path = (results_folder(experiment, None) for experiment in (name, f"experiments/{name}.yaml"))
     assert by_name == by_path == Path("results") / name
     assert results_folder(name, Path("elsewhere")) == Path("elsewhere")
+
+
+NO_EXPERIMENT = {"init", "score", "export", "audit", "protocols", "schema", "publish-traces"}
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands.keys() - NO_EXPERIMENT - {"cell-footprint", "paper-footprint"}))
+def test_every_command_on_an_experiment_takes_it_behind_e(name):
+    (option,) = [param for param in cli.commands[name].params if "-e" in param.opts]
+    assert "--experiment" in option.opts
+    for allowed in ("A name in experiments/", "YAML file"):
+        assert allowed.lower() in option.help.lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["plan"], ["status"], ["compare-published", "--published", "none.yaml"], ["sizes"], ["validate"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_experiment_by_option_and_by_argument_is_one(workplace, arguments):  # noqa: F811
+    workplace.experiment()
+    (workplace.folder / "none.yaml").write_text("[]")
+    ways = [["small"], ["experiments/small.yaml"], ["-e", "small"], ["--experiment", "experiments/small.yaml"]]
+    outcomes = [workplace.run(*arguments, *way) for way in ways]
+    assert outcomes[0] == outcomes[1] == outcomes[2] == outcomes[3]
+    if arguments != ["validate"]:  # which takes several
+        assert workplace.run(*arguments, "small", "-e", "experiments/small.yaml") == outcomes[0]
+
+
+def test_validate_takes_files_and_names(workplace):  # noqa: F811
+    workplace.experiment()
+    assert workplace.run("validate", "small", "-e", "experiments/small.yaml")[1].count("small.yaml: good") == 2
 
 
 def test_help_shows_every_command_once_under_a_heading():
