@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from sbora_bench.files import sha256, write_jsonl
+from sbora_bench.files import hash_of, sha256, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run, load_plan
 from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.results.records import (
@@ -129,6 +129,17 @@ def make_results(plan: Plan, results: Path) -> None:
         make_run(plan, results, run)
 
 
+def with_settings(plan: Plan, results: Path) -> None:
+    """The tables' data again, with the hash of their settings in the record."""
+    for table in plan.experiment.tables:
+        make_contamination(plan, results, table, hash_of(plan.data_settings(table)))
+
+
+def with_table(written: dict, **changes) -> dict:
+    """The experiment as it is written, with changes of its arithmetic table."""
+    return written | {"tables": written["tables"] | {"arithmetic": written["tables"]["arithmetic"] | changes}}
+
+
 def make_experiment(folder: Path, written: dict | None = None, entries: dict | None = None) -> tuple[Plan, Path]:
     """A plan below `folder` and its results there, every record of every run."""
     plan, results = make_plan(folder, written, entries), folder / "results"
@@ -136,7 +147,8 @@ def make_experiment(folder: Path, written: dict | None = None, entries: dict | N
     return plan, results
 
 
-def make_contamination(plan: Plan, results: Path, table: str) -> None:
+def make_contamination(plan: Plan, results: Path, table: str, settings_sha256: str = "") -> None:
+    """`settings_sha256`: of the data's settings; a record without is taken as it is."""
     entry = plan.experiment.tables[table]
     tasks = {task: TaskData(available=ITEMS, n=ITEMS) for task in plan.scored(table)}
     if "AddSub" in tasks:
@@ -148,6 +160,7 @@ def make_contamination(plan: Plan, results: Path, table: str) -> None:
         train_rows=100,
         train_sha256="0" * 64,
         policy=entry.contaminated,
+        settings_sha256=settings_sha256,
         tasks=tasks,
     )
     write_record(results / "data" / table / "contamination.json", record)

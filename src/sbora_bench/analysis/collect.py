@@ -28,14 +28,26 @@ NORMAL_95 = 1.959964  # standard errors on either side
 def collect(plan: Plan, results: Path) -> None:
     """Write `scores.csv`, `footprint.csv` and `budget.csv` into `results`.
 
+    Raises UserError as `collected` does.
+    """
+    for name, text in collected(plan, results).items():
+        write_text(results / name, text)
+
+
+def collected(plan: Plan, results: Path) -> dict[str, str]:
+    """The three files by name.
+
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
     whole = Results(plan, results)
     shown = picked(whole)
-    scores, footprints = score_rows(shown), footprint_rows(whole)
-    write_text(results / "scores.csv", csv_text(SCORES, scores))
-    write_text(results / "footprint.csv", csv_text(FOOTPRINT, footprints))
-    write_text(results / "budget.csv", csv_text(BUDGET, budget_rows(shown)))
+    for table in plan.experiment.tables:
+        whole.contamination(table)
+    return {
+        "scores.csv": csv_text(SCORES, score_rows(shown)),
+        "footprint.csv": csv_text(FOOTPRINT, footprint_rows(whole)),
+        "budget.csv": csv_text(BUDGET, budget_rows(shown)),
+    }
 
 
 def score_rows(results: Results) -> list[dict[str, Any]]:

@@ -238,11 +238,11 @@ class Plan:
         entry = self.experiment.tables[table]
         return sorted(entry.seeds) if entry.fresh_items else []
 
-    def data_settings(self, table: str) -> dict[str, Any]:
-        """All that a table's prepared data depend on, as JSON."""
+    def data_settings(self, table: str, own: dict[str, str] | None = None) -> dict[str, Any]:
+        """All that a table's prepared data depend on, as JSON; `own`: in the place of `own_data`, which reads files."""
         entry, protocol = self.experiment.tables[table], self.protocol(table)
         data = self.catalog.data
-        own = self.own_data(table)
+        own = self.own_data(table) if own is None else own
         more: dict[str, Any] = {"validation_items": entry.validation_items} if entry.learning_rates else {}
         if entry.also:
             more["also"] = {suite: self.protocol(table, suite).score_prompt for suite in entry.also}

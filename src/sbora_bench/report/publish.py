@@ -3,16 +3,19 @@
 import shutil
 from pathlib import Path
 
+from sbora_bench.analysis.collect import collected
 from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.outputs import published_files
 from sbora_bench.results.folders import LOOKS, ROUNDS, look_file, rates_file, round_file
-from sbora_bench.results.stages import looks_made, rounds_made
+from sbora_bench.results.stages import looks_made, rounds_made, so_far
 
 
 def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
-    """Copy the published files of `results` into `folder`; returns them. Raises UserError where one is missing.
+    """Copy the published files of `results` into `folder`; returns them.
+
+    Raises UserError where one is missing, and where the records are not those of the plan or give others now.
 
     With them what the experiment's stages decided, so that the plan as it was run can be read from `folder` too.
     """
@@ -20,6 +23,12 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
+    for name, text in collected(so_far(plan, results), results).items():
+        if (results / name).read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{results / name}: not what {plan.path} and the records give now; run the experiment again, then"
+                " publish"
+            )
     for part in (ROUNDS, LOOKS):
         shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
     for name in names:

@@ -18,6 +18,7 @@ from sbora_bench.results.records import (
     TrainRecord,
     record_at,
 )
+from sbora_bench.results.table_data import other_settings
 
 TEXTS = ("prompt", "response", "extracted")  # of a sample: large, and of no use to a test
 R = TypeVar("R", bound=Record)
@@ -92,8 +93,18 @@ class Results:
         return self._record(folders.footprint_of(self.plan, self.folder, run), FootprintRecord)
 
     def contamination(self, table: str) -> ContaminationRecord | None:
-        """Which test items of a table stand in its training set, or None where that was not checked."""
-        return self._record(folders.data_folder(self.folder, table) / folders.CONTAMINATION, ContaminationRecord)
+        """Which test items of a table stand in its training set, or None where that was not checked.
+
+        Raises UserError where the table's data were made under other settings than the plan's.
+        """
+        return self.once(("contamination", table), lambda: self._contamination(table))
+
+    def _contamination(self, table: str) -> ContaminationRecord | None:
+        path = folders.data_folder(self.folder, table) / folders.CONTAMINATION
+        record = self._record(path, ContaminationRecord)
+        if record is not None and (reason := other_settings(self.plan, table, record)):
+            raise UserError(f"{path}: {reason}; run the experiment again")
+        return record
 
     def samples(self, run: Run, task: str) -> list[dict[str, Any]]:
         """What the model said, item by item; read anew at each call. Raises UserError if missing or damaged."""

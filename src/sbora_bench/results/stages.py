@@ -13,6 +13,7 @@ from pydantic import Field
 from sbora_bench.files import hash_of
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.folders import look_file, rates_file, round_file
 from sbora_bench.results.records import Record, record_at
@@ -87,13 +88,20 @@ def rates_hash(plan: Plan, table: str) -> str:
     entry = plan.experiment.tables[table]
     cells = [cell.name for cell in plan.tuned_cells(table)]
     extended = [entry.beyond] if entry.rounds else []
-    return hash_of([[*entry.learning_rates], [*entry.picking_seeds], cells, *extended])
+    return hash_of([[*entry.learning_rates], [*entry.picking_seeds], cells, *extended, *_compared_by(plan, table)])
 
 
 def looks_hash(plan: Plan, table: str) -> str:
     """The key of how a table's comparisons are decided."""
     entry = plan.experiment.tables[table]
-    return hash_of([[*entry.seeds], [*entry.looks], [one.model_dump(mode="json") for one in entry.comparisons]])
+    comparisons = [one.model_dump(mode="json") for one in entry.comparisons]
+    return hash_of([[*entry.seeds], [*entry.looks], comparisons, *_compared_by(plan, table)])
+
+
+def _compared_by(plan: Plan, table: str) -> list[str]:
+    """What a table's cells are compared by, where its runs are the same whatever that is: else they tell it."""
+    metric = plan.experiment.tables[table].metric
+    return [metric] if plan.gold(table) and metric != GOLD_LOSS else []
 
 
 def _of_settings(path: Path, kind: type[StageRecord], settings_sha256: str) -> StageRecord | None:

@@ -6,18 +6,21 @@ Records say what is done or failed, the JSON lines of the jobs' logs (progress.p
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sbora_bench import progress
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.file_names import scored_parts
 from sbora_bench.results.failures import failed_runs
-from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder
-from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
+from sbora_bench.results.folders import CONTAMINATION, SCORES, TRAINING, data_folder, log_files, run_folder
+from sbora_bench.results.records import ContaminationRecord, Record, ScoresRecord, TrainRecord, read_record, record_at
+from sbora_bench.results.table_data import other_settings
 
 STAGES = {"pretrain": "pre-training", "finetune": "training", "evaluate": "scoring"}
 SILENT = 600  # seconds without a line after which a job is held to be gone; or ten times what it took between lines
 STATES = ("done", "running", "failed", "waiting")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
         if not at[base].silent:
             by_state["running"][base] = str(at[base])
     for run in plan.all_runs:
-        name, trained = run.name, run.is_base or _has(results, run, TRAINING, TrainRecord)
+        name, trained = run.name, run.is_base or bool(_record(results, run, TRAINING, TrainRecord))
         if name in failed:
             by_state["failed"][name] = failed[name]
-        elif trained and _has(results, run, SCORES, ScoresRecord, scored_parts(plan, run)[-1]):
-            by_state["done"][name] = ""
+        elif trained and (scores := _record(results, run, SCORES, ScoresRecord, scored_parts(plan, run)[-1])):
+            reason = _outdated(plan, results, run, scores)
+            by_state["waiting" if reason else "done"][name] = reason
         elif name in at and not at[name].silent:
             by_state["running"][name] = str(at[name])
         elif name in at:
@@ -80,11 +84,23 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
     return by_state
 
 
-def _has(results: Path, run: Run, name: str, kind: type, part: str = "") -> bool:
+def _record(results: Path, run: Run, name: str, kind: type[R], part: str = "") -> R | None:
     try:
-        return bool(read_record(run_folder(results, run) / part / name, kind))
+        return read_record(run_folder(results, run) / part / name, kind)
     except UserError:
-        return False
+        return None
+
+
+def _outdated(plan: Plan, results: Path, run: Run, scores: ScoresRecord) -> str:
+    """Why a finished run is none of the experiment's as it is now; empty where it is."""
+    if scores.settings_sha256 != plan.settings_hash(run):
+        return "made under other settings than the experiment and its catalog say now"
+    try:
+        data = record_at(data_folder(results, run.table) / CONTAMINATION, ContaminationRecord)
+    except UserError as error:
+        return str(error)
+    reason = other_settings(plan, run.table, data) if data else ""
+    return f"its data were {reason}" if reason else ""
 
 
 def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:

@@ -35,6 +35,15 @@ def difference(plan: Plan, table: str, record: ContaminationRecord) -> str:
     changed = [name for name, digest in now.items() if record.own_data.get(name, digest) != digest]
     if changed:
         return f"data {', '.join(changed)} changed since this was made"
+    return other_settings(plan, table, record) or "made for other data than are here now"
+
+
+def other_settings(plan: Plan, table: str, record: ContaminationRecord) -> str:
+    """How the settings that `record` was made for differ from those of now; empty where they do not, whatever became
+    of the data files, which need not be at hand.
+    """
+    if record.settings_sha256 in ("", hash_of(plan.data_settings(table, record.own_data))):
+        return ""
     if (record.experiment, record.table) != (plan.name, table):
         return f"made for table {record.table} of experiment {record.experiment}, not for {table} of {plan.name}"
     return "made for other settings than the experiment and its catalog say now"

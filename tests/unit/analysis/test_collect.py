@@ -7,7 +7,15 @@ from sbora_bench.analysis.csv_files import FOOTPRINT, SCORES, by_place, lines, r
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.results.records import SEAL
-from tests.factories.made_results import GOLDEN, experiment, make_experiment, make_plan, make_run
+from tests.factories.made_results import (
+    GOLDEN,
+    experiment,
+    make_experiment,
+    make_plan,
+    make_run,
+    with_settings,
+    with_table,
+)
 
 
 @pytest.fixture
@@ -140,6 +148,15 @@ def test_a_record_of_other_settings_is_an_error(made, tmp_path):
     other = make_plan(tmp_path / "changed", changed)
     with pytest.raises(UserError, match="settings_sha256: .* has changed since"):
         collect(other, results)
+
+
+def test_data_of_other_settings_are_an_error(tmp_path):
+    plan, results = make_experiment(tmp_path / "a")
+    with_settings(plan, results)
+    collect(plan, results)
+    edited = with_table(experiment(), limit={"gsm8k": 3})
+    with pytest.raises(UserError, match="data/arithmetic/contamination.json: made for other settings"):
+        collect(make_plan(tmp_path / "b", edited), results)
 
 
 def test_reading_says_what_is_wrong(tmp_path):

@@ -20,7 +20,7 @@ from sbora_bench.report.verify import stages_again
 from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.folders import rates_file, round_file, run_folder
 from sbora_bench.results.read import Results
-from sbora_bench.results.stages import picked_rates, rates_hash, round_at, rounds_made, so_far, with_grids
+from sbora_bench.results.stages import looks_hash, picked_rates, rates_hash, round_at, rounds_made, so_far, with_grids
 from tests.factories import made_results
 
 TABLE = "arithmetic"
@@ -185,6 +185,22 @@ def test_rounds_of_another_plan_are_not_those_of_this(plan, tmp_path):
     part = narrowed(plan, "method=lora")
     assert part.experiment.tables[TABLE].rounds == 2 and rates_hash(part, TABLE) != rates_hash(plan, TABLE)
     assert len(part.picking_runs(TABLE)) == 3 + 2 + 2
+
+
+def test_where_runs_say_the_same_by_score_and_by_loss_the_picked_rates_do_not(tmp_path):
+    def table(metric: str) -> Plan:
+        made, grids = made_results.experiment(), [{"models": ["llama-7b"], "methods": ["lora", "dora"], "ranks": [32]}]
+        by_loss = {"a": "lora-r32", "b": "dora-r32", "equal": "rank", "margin": 0.1, "metric": "gold_loss"}
+        changes = {"grids": grids, "learning_rates": PICKED, "comparisons": [by_loss], "metric": metric}
+        changes |= {"seeds": {"looks": [4, 6]}}
+        one = {TABLE: made["tables"][TABLE] | changes}
+        return made_results.make_plan(tmp_path / metric, made | {"tables": one})
+
+    score, loss = table("score"), table("gold_loss")
+    runs = score.picking_runs(TABLE)
+    assert [score.settings_hash(run) for run in runs] == [loss.settings_hash(run) for run in runs]
+    assert rates_hash(score, TABLE) != rates_hash(loss, TABLE)
+    assert looks_hash(score, TABLE) != looks_hash(loss, TABLE)
 
 
 def test_without_extend_nothing_is_another(plan, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sbora_bench.analysis.collect import score_rows
+from sbora_bench.analysis.collect import collect, score_rows
 from sbora_bench.analysis.look import look
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
@@ -184,6 +184,7 @@ def test_what_is_published_says_what_was_decided(tmp_path, written):
     until(plan, results, 2)
     (published / "looks").mkdir(parents=True)
     (published / "looks" / "arithmetic-3.json").write_text("of an earlier run, which took more looks")
+    collect(so_far(plan, results), results)
     publish(plan, results, published)
     assert sorted(path.name for path in (published / "looks").iterdir()) == ["arithmetic-1.json", "arithmetic-2.json"]
     here, there = so_far(plan, results), so_far(plan, published)

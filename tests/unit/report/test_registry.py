@@ -17,7 +17,7 @@ from sbora_bench.report.publish import publish
 from sbora_bench.report.tables import TABLES, printed_tables, tables
 from sbora_bench.report.view import TableView
 from sbora_bench.results.read import Results
-from tests.factories.made_results import catalog, experiment, make_experiment, make_plan
+from tests.factories.made_results import catalog, experiment, make_experiment, make_plan, with_table
 from tests.factories.shipped import ROOT
 
 
@@ -81,6 +81,27 @@ def test_nothing_is_published_of_an_unfinished_experiment(tmp_path):
     with pytest.raises(UserError, match="scores.csv: no such file; run the experiment to its end"):
         publish(plan, tmp_path / "results", tmp_path / "published")
     assert not (tmp_path / "published").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seeds": [0]}, "scores.csv: not what .* and the records give now"),
+        ({"title": "Sums"}, ""),
+        ({"overrides": {"learning_rate": 0.5}}, "scores.json: settings_sha256"),
+    ],
+)
+def test_nothing_is_published_of_another_experiment_than_that_of_now(tmp_path, changes, reason):
+    plan, results = make_experiment(tmp_path / "a")
+    collect(plan, results)
+    for name in published_files(plan):
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).touch()
+    edited = make_plan(tmp_path / "b", with_table(experiment(), **changes))
+    if reason:
+        with pytest.raises(UserError, match=reason):
+            publish(edited, results, tmp_path / "published")
+    assert bool(publish(plan if reason else edited, results, tmp_path / "published"))
 
 
 def test_entries_of_one_title_differ_by_their_ids(tmp_path):

@@ -66,6 +66,23 @@ def test_each_state_is_told(plan, tmp_path):
     assert later["running"] == {} and later["waiting"][SECOND].startswith("stopped in training, step 4 of 10")
 
 
+def test_what_was_made_for_another_experiment_than_that_of_now_is_not_done(tmp_path):
+    written = made_results.experiment()
+    plan, results = made_results.make_experiment(tmp_path, written)
+    made_results.with_settings(plan, results)
+    assert len(status.status(plan, results, tmp_path)["done"]) == len(plan.runs)
+    for number, (changes, reason) in enumerate(
+        [
+            ({"overrides": {"learning_rate": 0.5}}, "made under other settings than the experiment"),
+            ({"limit": {"gsm8k": 3}}, "its data were made for other settings"),
+        ]
+    ):
+        edited = made_results.make_plan(tmp_path / str(number), made_results.with_table(written, **changes))
+        now = status.status(edited, results, tmp_path)
+        assert {run.partition("-")[0] for run in now["done"]} == {"mmlu"}
+        assert reason in now["waiting"][FIRST] and reason in now["waiting"][BASE]
+
+
 def test_time_left_is_that_of_the_pace_so_far():
     start = datetime(2026, 1, 1, tzinfo=UTC)
 
