@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,28 +24,38 @@ OPTIONAL = ("liger-kernel",)  # named where they are installed
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that make the numbers."""
-    versions = {"python": platform.python_version()}
-    for package in (*PACKAGES, *OPTIONAL):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            if package in PACKAGES:
-                versions[package] = "not installed"
-    return versions
+    installed = {package: _version(package) for package in (*PACKAGES, *OPTIONAL)}
+    named = {
+        package: version or "not installed" for package, version in installed.items() if version or package in PACKAGES
+    }
+    return {"python": platform.python_version()} | named
+
+
+@cache
+def _version(package: str) -> str:
+    """Of a package, once a process: each look-up parses all that the package says of itself. Empty of one not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def git_state() -> dict[str, Any]:
     """Commit and whether the tree differs from it; empty outside a checkout, and where the checkout that this lies in
-    is another project's.
+    is another project's. As a process first finds it, for it goes on with the code that it has imported.
     """
+    return dict(_git_state(SOURCE))
 
+
+@cache
+def _git_state(source: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=SOURCE, check=False)
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=source, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
     try:
         top = git("rev-parse", "--show-toplevel")
-        if not top or Path(top).resolve() != SOURCE.parent:
+        if not top or Path(top).resolve() != source.parent:
             return {}
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))} if commit else {}

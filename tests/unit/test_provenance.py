@@ -20,6 +20,13 @@ def test_versions_and_git(monkeypatch):
     assert provenance.git_state() == {}
 
 
+def test_a_process_looks_once(monkeypatch):
+    before = provenance.versions(), provenance.git_state()
+    monkeypatch.setattr(provenance.metadata, "version", lambda name: pytest.fail(f"{name} is looked up again"))
+    monkeypatch.setattr(provenance.subprocess, "run", lambda *_, **__: pytest.fail("git is asked again"))
+    assert (provenance.versions(), provenance.git_state()) == before
+
+
 @pytest.fixture
 def torch_as_it_was(monkeypatch):
     import torch

@@ -37,12 +37,11 @@ def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
     """Of each item `gold_loss`, in nats a token of its gold answer, `gold_tokens` and, of a choice, `likeliest`."""
     of_items = []
     answers: list[Answer] = []
-    for item in items:
+    texts_of = [[item["gold"], *(_with_label(item, label) for label in item.get("labels") or [])] for item in items]
+    ended = _ended(scorer, [text for texts in texts_of for text in texts])
+    for item, texts in zip(items, texts_of, strict=True):
         prompt = scorer.context_ids(item["prompt"])
-        gold = _ended(scorer, item["gold"])
-        labels = item.get("labels") or []
-        texts = [_with_label(item, label) for label in labels]
-        named = [_ended(scorer, text) for text in texts]
+        gold, *named = (ended[text] for text in texts)
         place = _only_difference(named)
         of_item = [Answer(prompt, gold)]
         if place is not None:
@@ -50,7 +49,7 @@ def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
         else:
             of_item += [Answer(prompt, ids) for ids in named]
         answers += of_item
-        of_items.append((labels, of_item))
+        of_items.append((item.get("labels") or [], of_item))
     weigh(scorer, answers)
     return [_figures(labels, of_item) for labels, of_item in of_items]
 
@@ -63,8 +62,11 @@ def _figures(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
     return {GOLD: -gold.log_probability / count, "gold_tokens": count} | likeliest
 
 
-def _ended(scorer: "Scorer", text: str) -> list[int]:
-    return [*scorer.tokenizer(text, add_special_tokens=False)["input_ids"], scorer.tokenizer.eos_token_id]
+def _ended(scorer: "Scorer", texts: list[str]) -> dict[str, list[int]]:
+    """Text -> its token ids and the EOS. One call for all: a call takes several times as long as a text."""
+    distinct = list(dict.fromkeys(texts))
+    ids = scorer.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    return {text: [*of_text, scorer.tokenizer.eos_token_id] for text, of_text in zip(distinct, ids, strict=True)}
 
 
 def _with_label(item: dict, label: str) -> str:

@@ -155,6 +155,7 @@ def train_run(
         model = adapted(base, method, config, protocol, first)
     except UserError as error:  # this run's alone: its siblings go on
         raise TrainingFailed(str(error), {"step": 0}) from error
+    model.create_or_update_model_card = lambda folder: None  # `cards` writes one; PEFT's takes longer than an update
     trainable, total = model.get_nb_trainable_parameters()
     tokens_to_check = token_choice(train[0]["input_ids"], model.config.get_text_config().vocab_size, config)
     begun_logits = logits_of(model, *tokens_to_check)
@@ -322,7 +323,6 @@ def save_adapter(
     model.save_pretrained(
         str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors, **converted
     )
-    (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("target_modules", "exclude_modules", "modules_to_save"):

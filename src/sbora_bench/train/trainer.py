@@ -1,6 +1,7 @@
 """transformers' Trainer as a protocol and a method have it."""
 
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,14 @@ def build_trainer(
             with whole_ranks(self.model):
                 super()._load_best_model()
             load_state(self.model, Path(self.state.best_model_checkpoint))
+
+        @cached_property
+        def counted_parameters(self) -> int:
+            return self.model.num_parameters(exclude_embeddings=True)
+
+        def floating_point_ops(self, inputs: "dict[str, torch.Tensor]") -> int:
+            """As Trainer's, which counts the parameters in each update: as long as clipping their gradients takes."""
+            return 6 * inputs["input_ids"].numel() * self.counted_parameters
 
         def get_train_dataloader(self) -> "DataLoader":
             loader = super().get_train_dataloader()

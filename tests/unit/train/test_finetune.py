@@ -58,6 +58,12 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
     ]
 
 
+def test_no_card_of_peft_is_made_to_be_thrown_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("peft.PeftModel.create_or_update_model_card", lambda *_: pytest.fail("made"))
+    train(house(tmp_path), tmp_path, "toy-tiny-lora-r4-s0")
+    assert read_record(tmp_path / "results/runs/toy-tiny-lora-r4-s0/train.json", TrainRecord).status == "ok"
+
+
 def test_a_finished_run_is_taken_from_the_store(trained, monkeypatch):
     plan, root = trained
     name = "toy-tiny-lora-r4-s0"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
@@ -71,6 +71,15 @@ def trainer_of(protocol: Protocol, folder, train: int = 64, validation: int = 8,
 def linear(step: int, steps: int, rate: float) -> float:
     """Update `step` (from 0) of `steps`: up over the first 100, then down to 0 after the last."""
     return rate * (step / 100 if step < 100 else (steps - step) / (steps - 100))
+
+
+def test_operations_are_counted_as_trainer_has_it_and_the_parameters_once(tmp_path, monkeypatch):
+    trainer, _ = trainer_of(shipped.protocol("official", "arithmetic", **CPU), tmp_path)
+    batch = {"input_ids": torch.ones(3, 5, dtype=torch.long)}
+    expected = Trainer.floating_point_ops(trainer, batch)
+    assert trainer.floating_point_ops(batch) == expected > 0
+    monkeypatch.setattr(type(trainer.model.get_base_model()), "num_parameters", lambda *_, **__: pytest.fail("again"))
+    assert trainer.floating_point_ops(batch) == expected
 
 
 # --- how many updates -----------------------------------------------------------------------------------------------
