@@ -19,27 +19,23 @@ from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import FileData
+from sbora_bench.plan.lengths import deciles
 
 # Sets that can't be measured here, and the one that stands for each: why.
 ALIKE = {"math-10k": ("math-data", "written by the same makers for the same questions; math_10k.json was not at hand")}
 LADDER = {"commonsense": "ladder-commonsense", "arithmetic": "ladder-math", "mmlu": "ladder-instruct"}
 
 
-def deciles(lengths: list[int]) -> list[int]:
-    ordered = sorted(lengths)
-    return [ordered[round(place * (len(ordered) - 1) / 10)] for place in range(11)]
-
-
-def measured(tokenizer, rows: list[dict], training: bool, prompt: str = "llm-adapters-train") -> dict[str, list[int]]:
+def measured(tokenizer, rows: list[dict], training: bool, template: str = "llm-adapters-train") -> dict[str, list[int]]:
     count = lambda text: len(tokenizer(text)["input_ids"])  # noqa: E731
     questions = [row["instruction"] for row in rows]
     if not training:
-        return {"prompt": deciles([count(render("llm-adapters-score", question)) for question in questions])}
+        return {"prompt": list(deciles([count(render("llm-adapters-score", question)) for question in questions]))}
     answers = [count(row["output"]) + 1 for row in rows]
-    prompts = [count(render(prompt, row["instruction"], row.get("input", ""))) for row in rows]
+    prompts = [count(render(template, row["instruction"], row.get("input", ""))) for row in rows]
     return {
-        "example": deciles([asked + answer for asked, answer in zip(prompts, answers, strict=True)]),
-        "answer": deciles(answers),
+        "example": list(deciles([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])),
+        "answer": list(deciles(answers)),
     }
 
 
@@ -61,13 +57,13 @@ def main() -> None:
         path = Path(root) / entry.path if isinstance(entry, FileData) else None
         if path is None or entry.stand_in or not path.is_file():
             continue
-        lengths = measured(tokenizer, read_json(path), training="ft-training_set" in entry.path)
+        lengths = measured(tokenizer, read_json(path), training="train" in entry.path)
         known[name] = lengths, f"{len(read_json(path)):,} rows of {entry.path}, tokens of {arguments.model.name}"
     ladder = AutoTokenizer.from_pretrained(arguments.ladder)
     for suite, name in LADDER.items():
         rows = read_examples(name, catalog.data[name])
-        prompt = catalog.protocol("ladder", suite, {}, "ladder").train_prompt
-        known[name] = measured(ladder, rows, True, prompt), f"{len(rows):,} rows made here, tokens of ladder-s"
+        template = catalog.protocol("ladder", suite, {}, "ladder").train_prompt
+        known[name] = measured(ladder, rows, True, template), f"{len(rows):,} rows made here, tokens of ladder-s"
     for name, (other, why) in ALIKE.items():
         if name not in known and other in known:
             known[name] = known[other][0], f"those of {known[other][1]}; {why}"

@@ -44,6 +44,17 @@ def cli() -> None:
     """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
 
 
+def _leave_lengths(plan: "Plan", table: str, prepared: Path) -> None:
+    """For `plan --cost`; what can't be measured is no reason to fail."""
+    from sbora_bench.inputs.lengths import leave_lengths
+
+    try:
+        for path in leave_lengths(plan, table, prepared):
+            click.echo(f"{path}: how long its examples are, for plan --cost")
+    except UserError as error:
+        click.echo(f"note: lengths are not measured: {error}", err=True)
+
+
 resources_option = click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
@@ -81,6 +92,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
     loaded = load(experiment, **part)
     if table is not None:
         stage.prepare_table(loaded, table, output)
+        _leave_lengths(loaded, table, output)
     elif model is not None:
         stage.prepare_model(loaded.catalog, model, output, loaded.path)
 

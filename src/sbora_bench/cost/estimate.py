@@ -31,13 +31,13 @@ MANY = 8  # cells to trace that are worth the start of further processes
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter
 BASIS = {
     "steps": "exact, from the row counts of the catalog",
-    "tokens": "at most: every example as long as the protocol allows; expected: by the catalog's lengths, padding too",
+    "tokens": "at most: every example as long as the protocol allows; expected: by known lengths, padding too",
     "peak": "traced: exact for a micro-batch of the longest examples; scoring: a batch of the longest prompts",
     "adapter": "exact, to the byte",
     "samples": f"at most: {SAMPLE_BYTES} bytes a token of the longest prompts and answers",
     "base": "16 bits a parameter as the hub has them, 32 where the weights are made here",
-    "hours": "expected: examples, prompts and answers as long as the catalog's `lengths` say, as allowed where it has"
-    " none; at most: all as long as allowed",
+    "hours": "expected: examples, prompts and answers as long as `prepare` measured them here, else as the catalog's"
+    " `lengths` say, as allowed where neither has any; at most: all as long as allowed",
     "score": f"estimate: each operator at {roofline.EFFICIENCY:.0%} of the card's peak or bandwidth (roofline)",
     "roofline": f"estimate: each operator at {roofline.EFFICIENCY:.0%} of the card's peak or bandwidth (roofline), as"
     " PEFT's runs on an L40S reach; `--calibrate` measures the machine at hand",

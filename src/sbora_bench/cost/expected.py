@@ -4,16 +4,17 @@ from collections.abc import Callable
 
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.lengths import lengths_of
 from sbora_bench.plan.protocol import Protocol
 
 STEPS = 500  # of the numerical mean over a distribution
 
 
 def share_of_width(catalog: Catalog, train: str, protocol: Protocol) -> float:
-    """Tokens of a micro-batch, padding among them, as a part of one whose rows are all as long as allowed; 1 where the
-    catalog has no lengths of the training set. Of a published mean: as if all rows were that long, without padding.
+    """Tokens of a micro-batch, padding among them, as a part of one whose rows are all as long as allowed; 1 where no
+    lengths of the training set are known. Of a published mean: as if all rows were that long, without padding.
     """
-    entry = catalog.lengths.get(train)
+    entry = lengths_of(train, catalog.data, catalog.lengths)
     if entry is None or not (entry.example or entry.example_mean):
         return 1.0
     deciles = entry.example or (entry.example_mean or 0,) * 11
@@ -26,10 +27,10 @@ def expected_questions(plan: Plan, table: str, bounds: list[tuple[int, int, int]
     `bounds`: the same at most. Answers are as long as those that the table trains on.
     """
     catalog, entry = plan.catalog, plan.experiment.tables[table]
-    trained = catalog.lengths.get(entry.train)
+    trained = lengths_of(entry.train, catalog.data, catalog.lengths)
     rows = []
     for (items, prompt, new), data in zip(bounds, plan.items(table).values(), strict=True):
-        known = catalog.lengths.get(data)
+        known = lengths_of(data, catalog.data, catalog.lengths)
         prompt_tokens = mean(known.prompt, prompt) if known and known.prompt else float(prompt)
         answer_tokens = mean(trained.answer, new) if trained and trained.answer and new > 1 else float(new)
         rows.append((items, prompt_tokens, answer_tokens))
