@@ -21,7 +21,7 @@ class Canned(LM):
 
     def __init__(self, responses: dict[str, str]) -> None:
         super().__init__()
-        self.responses, self.tokens, self.requests = responses, dict.fromkeys(responses, 0), []
+        self.responses, self.tokens, self.requests, self.cut = responses, dict.fromkeys(responses, 0), [], set()
 
     def generate_until(self, requests, disable_tqdm=False):
         self.tokens = {request.args[0]: 3 for request in requests}

@@ -24,7 +24,7 @@ from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
-from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
+from sbora_bench.inputs.prepare import NO_LABELS, Columns, label_place, labels_of, task_row, training_row
 from sbora_bench.inputs.tasks.extraction import extract, number
 from sbora_bench.inputs.tasks.named_columns import check_held
 from sbora_bench.inputs.tasks.templates import config_in
@@ -213,6 +213,9 @@ class _Check:
         if bare and plan.answer_by(table, task) == "label":
             yield f"{where}: data {name}: row {bare[0]}: {NO_LABELS}"
             return
+        if plan.gold(table) and (problem := no_gold(items, isinstance(plan.catalog.data[name], OwnData))):
+            yield f"{where}: data {name}: {problem}"
+            return
         if not entry.lm_eval:
             try:
                 check_held(config, rows)
@@ -233,6 +236,16 @@ class _Check:
             if tokenizer is None or not tokenizer.positions:
                 continue
             prompts = [row["prompt"] for row in rows]
+            if plan.gold(table):
+                most, gold = (
+                    min(protocol.score_max_length, tokenizer.positions),
+                    longest_of([row["gold"] for row in rows], tokenizer),
+                )
+                if gold >= most:
+                    yield (
+                        f"{where}: data {name} has outputs of {gold:,} tokens, whose loss is taken, and {most:,} tokens"
+                        f" go through model {model} at most; shorten or leave out those items"
+                    )
             longest = min(longest_of(prompts, tokenizer), protocol.score_max_length - room)
             if longest + room > tokenizer.positions:
                 new = f" and up to {room:,} new ones follow" if room else ""
@@ -360,6 +373,19 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
                 return f"{problem} what the task's extraction rule can read, as one letter; correct it"
             if "regex_pattern" in step and answer not in [_read(step["regex_pattern"], text) for text in texts]:
                 return f"{problem} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
+    return ""
+
+
+def no_gold(items: list[Example], own: bool) -> str:
+    """Which item's output can't be the answer whose likelihood is taken; empty where all can. An empty one is told of
+    one's `own` data alone: an item of the paper's GSM8K has none.
+    """
+    for index, item in enumerate(items):
+        shown = f"item {index}: output: found {item['output'][:80]!r}, allowed"
+        if own and not item["output"].strip():
+            return f"{shown} a text, whose likelihood is taken; give the item an answer, or leave it out"
+        if labels_of(item) and label_place(item["output"], item["answer"]) is None:
+            return f"{shown} a text that names the item's answer {item['answer']!r}; correct one of them"
     return ""
 
 

@@ -245,6 +245,13 @@ def task_row(
     return {key: example[key] for key in example if key not in ours and (columns.whole or key not in FIELDS)} | made
 
 
+def label_place(text: str, label: str) -> int | None:
+    """Where a label stands last in a text, as a word of its own if it does anywhere; None where it stands nowhere."""
+    words = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(label)}(?!\w)", text)]
+    place = words[-1] if words else text.rfind(label)
+    return None if place < 0 else place
+
+
 def labels_of(example: Example) -> dict[str, list[str]]:
     """The labels that a question of LLM-Adapters names, where its answer is one of them; else nothing."""
     formats = re.findall(r"Answer format: (\S+)", example["instruction"])

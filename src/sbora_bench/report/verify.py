@@ -24,6 +24,7 @@ from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
 from sbora_bench.results.aggregate import (
     clean_mean,
+    cut_prompts,
     gold_means,
     macro_average,
     mean_loss,
@@ -139,7 +140,7 @@ def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) ->
         value, stderr = mean_of(values)
         extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
         extra |= mean_loss(rows) if "loss" in rows[0] else {}
-        extra |= gold_means(rows)
+        extra |= gold_means(rows) | cut_prompts(rows)
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}

@@ -7,6 +7,7 @@ from typing import Any
 
 from sbora_bench.plan.metric import GOLD_LOSS as GOLD
 
+CUT = "cut"  # of a sample whose prompt was too long, and of a score how many
 LIKELIEST = "by_likelihood"  # share of choices whose likeliest label is right
 
 
@@ -31,6 +32,12 @@ def gold_means(rows: list[dict[str, Any]]) -> dict[str, float]:
     if rows and all("likeliest" in row for row in rows):
         means[LIKELIEST] = sum(row["likeliest"] == row["answer"] for row in rows) / len(rows)
     return means
+
+
+def cut_prompts(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How many of the samples' prompts didn't go through the model whole; empty where all did."""
+    cut = sum(row.get(CUT, False) for row in rows)
+    return {CUT: float(cut)} if cut else {}
 
 
 def clean_mean(values: list[float], items: list[dict]) -> dict[str, float]:

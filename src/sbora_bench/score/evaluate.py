@@ -35,7 +35,16 @@ from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
-from sbora_bench.results.aggregate import clean_mean, gold_means, macro_average, mean_loss, mean_of, other_means
+from sbora_bench.results.aggregate import (
+    CUT,
+    clean_mean,
+    cut_prompts,
+    gold_means,
+    macro_average,
+    mean_loss,
+    mean_of,
+    other_means,
+)
 from sbora_bench.results.folders import run_folder
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
@@ -339,7 +348,7 @@ def score_items(
     else:
         score, rows = by_likelihood(config, items, answers, choice=answered == "label")
     rows = [row | answer for row, answer in zip(rows, answers, strict=True)]
-    return score.model_copy(update={"extra": score.extra | gold_means(rows)}), rows
+    return score.model_copy(update={"extra": score.extra | gold_means(rows) | cut_prompts(rows)}), rows
 
 
 def score_task(
@@ -358,6 +367,7 @@ def score_task(
     name = config["task"]
     described = {key: value for key, value in task.dump_config().items() if key != "custom_dataset"}
     scorer.tokens.clear()
+    scorer.cut.clear()
     evaluated = run_lm_eval(
         scorer, {"tasks": {name: task}, "groups": {}}, bootstrap_iters=0
     )  # no 100,000 of each metric
@@ -398,11 +408,12 @@ def score_task(
             **({"correct": value == 1.0} if measured.right_or_wrong else {"value": value}),
             **({"subject": item["subject"]} if "subject" in item else {}),
             **({"metrics": beside[place]} if beside else {}),
+            **({CUT: True} if example["arguments"][0][0] in scorer.cut else {}),
             **answer,
         }
-        for place, (item, value, answer) in enumerate(zip(items, values, answers, strict=True))
+        for place, (item, example, value, answer) in enumerate(zip(items, examples, values, answers, strict=True))
     ]
-    return score, rows
+    return score.model_copy(update={"extra": score.extra | cut_prompts(rows)}), rows
 
 
 def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:

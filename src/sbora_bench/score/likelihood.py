@@ -11,9 +11,9 @@ import torch
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
-from sbora_bench.inputs.prepare import NO_LABELS
+from sbora_bench.inputs.prepare import NO_LABELS, label_place
 from sbora_bench.plan.metric import LOSS
-from sbora_bench.results.aggregate import GOLD, LIKELIEST, clean_mean, mean_of
+from sbora_bench.results.aggregate import CUT, GOLD, LIKELIEST, clean_mean, mean_of
 from sbora_bench.results.records import TaskScore
 from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving
 
@@ -34,7 +34,9 @@ class Answer:
 
 
 def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
-    """Of each item `gold_loss`, in nats a token of its gold answer, `gold_tokens` and, of a choice, `likeliest`."""
+    """Of each item `gold_loss`, in nats a token of its gold answer, `gold_tokens` and, of a choice, `likeliest`; `cut`
+    where not all of its prompt goes through the model.
+    """
     of_items = []
     answers: list[Answer] = []
     texts_of = [[item["gold"], *(_with_label(item, label) for label in item.get("labels") or [])] for item in items]
@@ -51,7 +53,12 @@ def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
         answers += of_item
         of_items.append((item.get("labels") or [], of_item))
     weigh(scorer, answers)
-    return [_figures(labels, of_item) for labels, of_item in of_items]
+    return [_figures(labels, of_item) | _cut(scorer, of_item) for labels, of_item in of_items]
+
+
+def _cut(scorer: "Scorer", answers: list[Answer]) -> dict[str, bool]:
+    too_long = any(len(one.prompt) + len(one.answer) > scorer.max_length for one in answers)
+    return {CUT: True} if too_long else {}
 
 
 def _figures(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
@@ -71,10 +78,10 @@ def _ended(scorer: "Scorer", texts: list[str]) -> dict[str, list[int]]:
 
 def _with_label(item: dict, label: str) -> str:
     """The gold answer with another label in the place of its own. Raises UserError where it doesn't name its own."""
-    before, own, after = item["gold"].rpartition(item["answer"])
-    if not own:
+    place = label_place(item["gold"], item["answer"])
+    if place is None:
         raise UserError(f"item {item['id']}: its output {item['gold']!r} doesn't name its answer {item['answer']!r}")
-    return before + label + after
+    return item["gold"][:place] + label + item["gold"][place + len(item["answer"]) :]
 
 
 def _only_difference(texts: list[list[int]]) -> int | None:

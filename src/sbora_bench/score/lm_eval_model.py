@@ -49,6 +49,7 @@ class Scorer(HFLM):
             )
         self.model_check: ModelCheck | None = None  # of a model with an adapter
         self.tokens: dict[str, int] = {}
+        self.cut: set[str] = set()  # prompts that didn't go through the model whole
         self.label = "scoring"
         virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         self.shared_prefixes = shared_prefixes and not virtual  # virtual tokens would stand before the padding
@@ -101,6 +102,7 @@ class Scorer(HFLM):
                 prompt_room = max(self.max_length - room, 1)
                 room = max(1, min(room, self.max_length - prompt_room))
                 rows = [encoded[context][-prompt_room:] for context in contexts]
+                self.cut |= {context for context in contexts if len(encoded[context]) > prompt_room}
                 made = halving(lambda part: self.generate_ids(part, room, **settings), rows)  # noqa: B023
                 for context, new in zip(contexts, (new for _, news in made for new in news), strict=True):
                     self.tokens[context] = len(new)
@@ -119,10 +121,13 @@ class Scorer(HFLM):
             letter = continuation.strip()
             if len(letter) == 1 and letter in string.ascii_uppercase:
                 if context not in encoded:
-                    encoded[context] = self.context_ids(context)[: self.max_length]
+                    ids = self.context_ids(context)
+                    encoded[context] = ids[: self.max_length]
+                    self.cut |= {context} if len(ids) > self.max_length else set()
                 pair = encoded[context], [self.letter_id(continuation)]
             else:
                 pair = self._encode_pair(context, continuation) if context else self._alone(continuation)
+                self.cut |= {context} if len(pair[0]) + len(pair[1]) > self.max_length + 1 else set()
             self.tokens[context + continuation] = len(pair[1])
             rows.append(((context, continuation), *pair))
         return self._loglikelihood_tokens(rows, disable_tqdm)

@@ -105,6 +105,26 @@ def test_labels_that_no_question_names(place):
     assert "tables.sums: task own: data items: row 1: its question doesn't name the labels" in line, line
 
 
+LABELLED = {"instruction": "Is it? Answer format: yes/no", "answer": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ({"output": " "}, "item 1: output: found ' ', allowed a text, whose likelihood is taken"),
+        (
+            {"output": "It is.", **LABELLED},
+            "item 1: output: found 'It is.', allowed a text that names the item's answer",
+        ),
+    ],
+)
+def test_an_output_whose_likelihood_cannot_be_taken_is_refused_by_item(place, item, reason):
+    write("items.jsonl", [ROWS[0], ROWS[1] | item])
+    experiment(place, ([*TABLE, "metric"], "gold_loss"))
+    (line,) = problems(place)
+    assert f"tables.sums: task own: data items: {reason}" in line, line
+
+
 def test_a_subject_in_some_items_alone_is_refused_by_item(place):
     write("items.jsonl", [ROWS[0] | {"subject": "sums"}, *ROWS[1:]])
     (line,) = problems(place)

@@ -15,7 +15,14 @@ from sbora_bench.report.tables import printed_tables, tables
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import ContaminationRecord, TooLong, TrainRecord, read_record, write_record
+from sbora_bench.results.records import (
+    ContaminationRecord,
+    ScoresRecord,
+    TooLong,
+    TrainRecord,
+    read_record,
+    write_record,
+)
 from tests.factories.made_results import (
     GOLDEN,
     GOLDEN_FILES,
@@ -280,6 +287,18 @@ def test_the_papers_footprint(tmp_path):
 def test_agreement_is_rounding_either_way():
     assert agreement(56_049_999, 56.1) == "other" and agreement(56_050_000, 56.1) == "yes"
     assert agreement(56_150_000, 56.1) == "yes" and agreement(2 * 43_516_000, 43.5) == "half"
+
+
+def test_prompts_that_were_cut_are_a_note(tmp_path):
+    plan, results = make_experiment(tmp_path)
+    assert "Prompts that were cut" not in " ".join(view(plan, results, "arithmetic").notes)
+    for run, cut in (("lora-r32-s0", 2), ("lora-r32-s1", 3)):
+        path = results / "runs" / f"arithmetic-llama-7b-{run}" / "scores.json"
+        record = read_record(path, ScoresRecord)
+        score = record.tasks["gsm8k"].model_copy(update={"extra": {"cut": cut}})
+        write_record(path, record.model_copy(update={"tasks": record.tasks | {"gsm8k": score}}))
+    notes = " ".join(view(plan, results, "arithmetic").notes)
+    assert "Prompts that were cut, for more tokens don't go through the model: GSM8K 3 of 40 (LLaMA-7B)." in notes
 
 
 def test_rows_that_were_too_long_to_train_on_are_a_note(tmp_path):

@@ -5,8 +5,9 @@ import torch
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256, write_jsonl
+from sbora_bench.inputs.prepare import label_place
 from sbora_bench.plan.metric import LOSS, SHARE
-from sbora_bench.report.verify import recomputed
+from sbora_bench.report.verify import from_samples, recomputed
 from sbora_bench.results.records import ScoresRecord
 from sbora_bench.score.evaluate import score_items
 from sbora_bench.score.likelihood import gold_answers
@@ -106,8 +107,37 @@ def test_memory_that_does_not_suffice_halves_the_answers(shared):
 def test_a_long_prompt_loses_its_beginning_and_an_answer_alone_too_long_is_told(shared):
     whole, cut = gold_answers(scorer(), items()), gold_answers(scorer(max_length=9, shared=shared), items())
     assert [one["gold_tokens"] for one in whole] == [one["gold_tokens"] for one in cut] and whole != cut
+    lengths = [len(toy_runs.tokenizer()(item["prompt"])["input_ids"]) + 5 for item in items()]
+    assert ["cut" in one for one in cut] == [length > 9 for length in lengths] and max(lengths) > 9
+    assert not any("cut" in one for one in whole)
     with pytest.raises(UserError, match="an answer has 5 tokens and 5 go"):
         gold_answers(scorer(max_length=5, shared=shared), items())
+
+
+@pytest.mark.parametrize("answered", ["template", "loss", "label"])
+@pytest.mark.parametrize(("max_length", "some"), [(256, False), (12, True)])
+def test_items_whose_prompt_was_cut_are_marked_and_counted(tmp_path, answered, max_length, some):
+    template = GENERATED if answered != "template" else GENERATED | {"generation_kwargs": {"max_gen_toks": 9}}
+    score, rows = score_items(scorer(max_length=max_length), template, items(LABELS), True, {}, answered)
+    cut = sum("cut" in row for row in rows)
+    assert bool(cut) == some and cut == score.extra.get("cut", 0)
+    path = tmp_path / "own.jsonl"
+    write_jsonl(path, rows)
+    assert from_samples(path, score, rows).extra == pytest.approx(score.extra)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "place"),
+    [
+        ("it is true, truely", "true", 6),
+        ("untrue", "true", 2),
+        ("true or true", "true", 8),
+        ("答案是A", "A", 3),
+        ("no", "A", None),
+    ],
+)
+def test_a_label_is_a_word_of_its_own_where_it_can_be(text, label, place):
+    assert label_place(text, label) == place
 
 
 def test_a_gold_answer_that_does_not_name_its_label_is_told():

@@ -18,6 +18,7 @@ from sbora_bench.plan.titles import row_titles, task_titles
 from sbora_bench.report.collected import entries_of, footprint_lines, scores, trainable_parameters
 from sbora_bench.report.render import MARKS, PrintedTable, Text
 from sbora_bench.report.view import AGAIN, RUN, TableView, of_layouts
+from sbora_bench.results.aggregate import CUT
 from sbora_bench.results.paper.reported import AVERAGE, anomaly_of
 from sbora_bench.results.read import Results
 
@@ -183,7 +184,7 @@ def _data_notes(results: Results, table: str) -> list[str]:
         if leaks
         else f"No test item's question is in {train}."
     ]
-    notes += _long_rows(results, table)
+    notes += [*_long_rows(results, table), *_long_prompts(results, table)]
     requested = {title[task]: name for task, name in plan.items(table).items()}
     notes += [
         f"{name}: the items are {data.source}, for {requested[name]} could not be had."
@@ -208,6 +209,21 @@ def _long_rows(results: Results, table: str) -> list[str]:
         f" {count.rows:,}, of which {count.cut:,} were cut and {count.dropped:,} left out of training."
         for model, count in counts.items()
     ]
+
+
+def _long_prompts(results: Results, table: str) -> list[str]:
+    """How many items were asked with a part of their prompt alone; the most of a task's on a model."""
+    plan, counts = results.plan, dict[tuple[str, str], tuple[float, int]]()
+    for run in plan.runs_of(table):
+        for task, score in results.task_scores(run).items():
+            if score is not None and (cut := score.extra.get(CUT)):
+                counts[run.model, task] = max(counts.get((run.model, task), (0.0, 0)), (cut, score.n))
+    title = task_titles(plan, table)
+    shown = [
+        f"{title.get(task, task)} {cut:.0f} of {n:,} ({plan.catalog.models[model].title})"
+        for (model, task), (cut, n) in counts.items()
+    ]
+    return [f"Prompts that were cut, for more tokens don't go through the model: {', '.join(shown)}."] if shown else []
 
 
 def _failures(results: Results, scores: pd.DataFrame) -> list[str]:
