@@ -119,6 +119,19 @@ def test_false_words_in_a_table_stay_at_five_per_cent():
     assert stats.binomtest(wrong, 30, 0.05, alternative="greater").pvalue > 0.001
 
 
+def test_false_words_stay_at_five_per_cent_where_pairs_share_their_cells():
+    """Every two of five equal methods, as a table has them: ten pairs that depend on each other."""
+    rng, tables, wrong = np.random.default_rng(11), 40, 0
+    cells = [Cell("t", "m", f"method-{number}", 16) for number in range(5)]
+    for _ in range(tables):
+        difficulty = rng.normal(0, DIFFICULTY, ITEMS)
+        made = {cell: answers(rng, row, difficulty) for cell, row in zip(cells, draw(rng, 0.5, (5, 6)), strict=True)}
+        pairs = comparison.average_pairs([made], {}, least=1, which=comparison.every_two)
+        assert len(pairs) == 10
+        wrong += any(pair.verdict.shown for pair in comparison.judged(pairs))
+    assert stats.binomtest(wrong, tables, 0.05, alternative="greater").pvalue > 0.01
+
+
 def test_of_what_is_shown_at_most_one_in_twenty_is_false():
     """Half of the pairs differ by 25 points: the false ones among those shown."""
     rng = np.random.default_rng(7)
