@@ -162,7 +162,7 @@ def test_the_first_screen_answers(visit, path):
     assert drawn.first.get_attribute("alt").startswith("The planned differences") and drawn.count() == 2
     assert all(drawn.nth(place).bounding_box()["y"] < 600 for place in range(2))
     assert first.locator(".said").bounding_box()["y"] < 300
-    assert "planned comparisons are decided" in first.locator(".said p").inner_text()
+    assert "planned comparisons are decided" in first.locator(".said p").first.inner_text()
     undecided = first.locator("details")
     assert not undecided.locator("li").first.is_visible()
     undecided.locator("summary").click()
@@ -207,9 +207,9 @@ def test_every_control_is_reached_by_the_keyboard_and_has_a_name(visit, made):
         ".filter((each) => !(each.labels?.[0] || each).textContent.trim() || each.tabIndex < 0).length"
     )
     assert nameless == 0
-    page.locator("nav a").last.focus()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "permalink"
+    assert page.evaluate("document.activeElement.closest('nav') !== null")  # the sections, before all else
+    page.locator("#tables figcaption .permalink").first.focus()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "search"
     page.keyboard.press("Tab")
@@ -221,3 +221,39 @@ def test_on_paper_nothing_is_cut_off_and_no_control_is_printed(visit, made):
     page.emulate_media(media="print")
     assert not page.locator(".search, nav").first.is_visible()
     assert page.locator("#table-arithmetic .scroll").evaluate("each => getComputedStyle(each).overflowX") == "visible"
+    assert page.locator("#answer .first details li").first.is_visible()  # the undecided ones, too
+    page.set_viewport_size({"width": 720, "height": 1000})  # A4 between a browser's own margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 720
+
+
+def test_a_figure_on_a_phone_keeps_its_size_and_scrolls_by_itself(visit, path):
+    page = visit(path, 390, 844).page
+    forest = page.locator("#figure-forest img")
+    assert forest.bounding_box()["width"] == int(forest.get_attribute("width")) > 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_table_is_copied_as_latex(visit, made):
+    page = visit(made).page
+    figure = page.locator("#table-arithmetic")
+    figure.locator("details.latex summary").click()
+    button = figure.locator("details.latex button")
+    button.click()
+    assert button.inner_text() == "Copied"
+    copied = page.evaluate("getSelection().toString()")
+    assert copied.strip() == (made.parent / "tables/arithmetic.tex").read_text().strip()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_of_text_can_be_read(visit, path, scheme):
+    page = visit(path, scheme=scheme).page
+    shown = page.evaluate(
+        "['a', '.note', '.tone.better', '.tone.worse', '.tone.equivalent', '.tone.undecided', 'summary']"
+        ".map((of) => document.querySelector(of)).filter(Boolean).map((each) => getComputedStyle(each).color)"
+    )
+    papers = page.evaluate(
+        "['--paper', '--tint'].map((name) => { document.body.style.color = `var(${name})`;"
+        " return getComputedStyle(document.body).color; })"
+    )
+    assert len(shown) >= 5
+    assert min(contrast(ink, paper) for ink in shown for paper in papers) > 4.5  # WCAG AA

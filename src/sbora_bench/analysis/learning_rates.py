@@ -14,6 +14,7 @@ from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.stages import End
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord
+from sbora_bench.results.stages import picked_rates
 
 
 def picked(results: Results) -> Results:
@@ -84,6 +85,20 @@ def pick(rates: dict[float, list[float]]) -> float:
     """The rate with the highest mean over its seeds; of equals the lowest."""
     means = {rate: sum(shares) / len(shares) for rate, shares in rates.items()}
     return min(rate for rate, mean in means.items() if mean == max(means.values()))
+
+
+def rate_ends(results: Results, table: str) -> dict[Cell, End]:
+    """The cells whose picked rate is the lowest or the highest that they tried, so that a better one may lie beyond."""
+    plan, entry = results.plan, results.plan.experiment.tables[table]
+    cells = plan.tuned_cells(table)
+    ends: dict[Cell, Literal["", End]] = {}
+    if entry.picking_seeds:
+        record = picked_rates(plan, results.folder, table)
+        rates = {} if record is None else record.cells
+        ends = {cell: rates[cell.name].edge for cell in cells if cell.name in rates}
+    elif entry.learning_rates:
+        ends = {cell: edge_of(plan.rates[cell], entry.learning_rates) for cell in cells if cell in plan.rates}
+    return {cell: end for cell, end in ends.items() if end}
 
 
 def edge_of(rate: float, tried: Iterable[float]) -> Literal["", End]:

@@ -1,6 +1,6 @@
 """What the tests say of pairs of methods, in words: the one place where verdicts become prose."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sbora_bench.analysis.judged import Judgement, judgements
@@ -12,7 +12,7 @@ from sbora_bench.report.view import table_title
 from sbora_bench.results.read import Results
 
 ARROWS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
-EQUAL = {"rank": " at equal rank", "parameters": " at equal trainable parameters", "neither": ""}
+EQUAL = {"rank": " at equal rank", "parameters": " at equal parameters", "neither": ""}
 
 
 def measured(judgement: Judgement) -> str:
@@ -39,30 +39,68 @@ def interval_text(judgement: Judgement) -> str:
     return text.replace("-", "−")
 
 
+@dataclass(frozen=True)
+class Said:
+    """A planned comparison's verdict and its sentence."""
+
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The sentences on comparisons of a table and model that are measured alike, and what they are measured in."""
+
+    heading: str
+    said: list[Said]
+
+    def part(self, decided: bool) -> "Verdicts":
+        """The decided ones alone, or the others."""
+        undecided = Verdict.UNDECIDED.value
+        return Verdicts(self.heading, [one for one in self.said if (one.verdict != undecided) == decided])
+
+
 def verdict_sentence(results: Results, judgement: Judgement) -> str:
-    """What was found of a planned comparison, in a sentence."""
+    """What was found of a planned comparison, in a sentence: the numbers in the unit of its heading."""
     plan, planned, decision = results.plan, judgement.planned, judgement.decision
     a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in planned.cells)
-    unit = "points" if planned.metric.is_share else planned.metric.unit
-    where = f"{table_title(plan, planned.table)}, {model_titles(plan, planned.table)[planned.model]}"
-    seeds = f"{decision.seeds} of {judgement.seeds_planned} seeds"
-    seeds += f", {judgement.failed} more failed" if judgement.failed else ""
-    numbers = f"{interval_text(judgement)} {unit}, {seeds}"
-    within = f"{plain_number(judgement, planned.margin)} {unit}"
     finding = {
         Verdict.BETTER: f"{a} is better than {b}{EQUAL[planned.equal]}",
         Verdict.WORSE: f"{a} is worse than {b}{EQUAL[planned.equal]}",
-        Verdict.EQUIVALENT: f"{a} and {b}{EQUAL[planned.equal]} are equivalent within {within}",
+        Verdict.EQUIVALENT: f"{a} and {b}{EQUAL[planned.equal]} are equivalent",
         Verdict.UNDECIDED: f"{a} against {b}{EQUAL[planned.equal]} is undecided",
     }
-    return f"{where}: {finding[decision.verdict]} ({numbers})."
+    remarks = "".join(f"; {remark}" for remark in remarks_on(results, judgement))
+    return f"{finding[decision.verdict]}: {interval_text(judgement)}{remarks}."
 
 
-def verdict_sentences(results: Results) -> list[tuple[str, str]]:
-    """Of each planned comparison the verdict and its sentence."""
-    return [
-        (judgement.decision.verdict.value, verdict_sentence(results, judgement)) for judgement in judgements(results)
-    ]
+def remarks_on(results: Results, judgement: Judgement) -> list[str]:
+    """What a reader of a verdict should know of it: that it matters, rests on fewer seeds, or on a rate at an end."""
+    planned, run, of = judgement.planned, judgement.seeds_run, judgement.seeds_planned
+    remarks = ["by more than the margin"] if judgement.beyond_margin else []
+    if judgement.stopped_early:
+        remarks.append(f"stopped after {run} of {of} seeds, so the mean leans away from 0")
+    elif run < of:
+        remarks.append(f"{run} of {of} seeds so far")
+    if judgement.failed:
+        remarks.append(f"{judgement.failed} of {run} seeds failed")
+    for cell, end in judgement.rate_ends.items():
+        name = ranked_title(results.plan, planned.table, cell.method, cell.rank)
+        remarks.append(f"{name} is at the {end} learning rate tried, and a better one may lie beyond")
+    return remarks
+
+
+def verdict_sentences(results: Results) -> list[Verdicts]:
+    """Of each planned comparison the verdict and its sentence, under what it is of and measured in."""
+    plan = results.plan
+    groups: dict[str, list[Said]] = {}
+    for one in judgements(results):
+        planned = one.planned
+        where = f"{table_title(plan, planned.table)}, {model_titles(plan, planned.table)[planned.model]}"
+        margin = f"margin {plain_number(one, planned.margin)}"
+        heading = f"{where}: {measured(one)}; {margin}, {one.seeds_planned} seeds"
+        groups.setdefault(heading, []).append(Said(one.decision.verdict.value, verdict_sentence(results, one)))
+    return [Verdicts(heading, said) for heading, said in groups.items()]
 
 
 def verdict_text(pair: Pair) -> str:
@@ -76,7 +114,14 @@ def verdict_summary(results: Results) -> str:
     counts = {verdict: verdicts.count(verdict) for verdict in Verdict if verdict is not Verdict.UNDECIDED}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     decided = sum(counts.values())
-    return f"{decided} of {len(verdicts)} planned comparisons are decided" + (f": {counted}." if counted else ".")
+    summary = f"{decided} of {len(verdicts)} planned comparisons are decided" + (f": {counted}." if counted else ".")
+    apart = counts[Verdict.BETTER] + counts[Verdict.WORSE]
+    beyond = sum(one.beyond_margin for one in judgements(results))
+    return summary + (
+        f" Of the {apart} better or worse {beyond or 'none'} are shown to be so by more than the margin."
+        if apart
+        else ""
+    )
 
 
 OF_PAIR = ("table", "model", "seeds", "sd", "low", "high", "p_both")  # what a pair knows beside its fields

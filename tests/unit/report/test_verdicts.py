@@ -8,14 +8,19 @@ import matplotlib
 import pytest
 
 from sbora_bench.analysis.collect import collect
-from sbora_bench.analysis.judged import judgements
+from sbora_bench.analysis.judged import Judgement, judgements
+from sbora_bench.analysis.learning_rates import rate_ends
+from sbora_bench.analysis.pick import pick
+from sbora_bench.analysis.sequential import Decision, Verdict
+from sbora_bench.plan.comparison import Planned
 from sbora_bench.plan.metric import LOSS, SHARE
+from sbora_bench.plan.runs import Cell
 from sbora_bench.report import audit
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_files, published_files, table_files
 from sbora_bench.report.page import report
 from sbora_bench.report.tables import tables
-from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
+from sbora_bench.report.verdicts import remarks_on, verdict_sentence, verdict_sentences, verdict_summary
 from sbora_bench.report.views.leaderboard import leaderboard
 from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
@@ -77,26 +82,75 @@ def test_a_list_of_seeds_is_one_look(made):
 
 def test_sentences_say_what_was_found(made):
     plan, results = made
-    (better, first), (undecided, second) = verdict_sentences(Results(plan, results))
-    assert (better, undecided) == ("better", "undecided")
+    first, second = verdict_sentences(Results(plan, results))  # of one table, with two margins
+    assert first.heading == "Arithmetic, by hand, LLaMA-7B: points; margin 1.0, 5 seeds"
+    assert second.heading == "Arithmetic, by hand, LLaMA-7B: points; margin 0.1, 5 seeds"
     assert re.fullmatch(
-        r"Arithmetic, by hand, LLaMA-7B: SBoRA-FA r = 32 is better than LoRA r = 32 at equal rank"
-        r" \(\+3\d\.\d \[2\d\.\d, 3\d\.\d\] points, 5 of 5 seeds\)\.",
-        first,
+        r"SBoRA-FA r = 32 is better than LoRA r = 32 at equal rank: \+3\d\.\d \[2\d\.\d, 3\d\.\d\]; by more than the"
+        r" margin\.",
+        first.said[0].sentence,
     )
-    assert " DoRA r = 32 against LoRA r = 32 at equal rank is undecided (" in second
-    assert verdict_summary(Results(plan, results)) == "1 of 2 planned comparisons are decided: 1 better."
+    assert second.said[0].sentence.startswith("DoRA r = 32 against LoRA r = 32 at equal rank is undecided: ")
+    assert (first.part(decided=True).said, second.part(decided=True).said) == (first.said, [])
+    assert verdict_summary(Results(plan, results)) == (
+        "1 of 2 planned comparisons are decided: 1 better. Of the 1 better or worse 1 are shown to be so by more than"
+        " the margin."
+    )
+
+
+def judged(verdict, low, high, seeds_run=6, of=12, lost=0, ends=None):
+    """A comparison of SBoRA-FA and LoRA as it came out, with a margin of 0.01."""
+    a, b = (Cell(TABLE, "llama-7b", method, 32) for method in ("sbora-fa", "lora"))
+    planned = Planned(a, b, "rank", "gold_loss", LOSS, 0.01)
+    decision = Decision(Verdict(verdict), seeds_run - lost, (low + high) / 2, low, high)
+    return Judgement(
+        planned, decision, seeds_run, of, {{"a": a, "b": b}[side]: end for side, end in (ends or {}).items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("judgement", "remarks"),
+    [
+        (judged("better", -0.03, -0.005, 12), []),
+        (judged("better", -0.03, -0.0101, 12), ["by more than the margin"]),
+        (judged("worse", 0.0101, 0.02, 12), ["by more than the margin"]),
+        (judged("equivalent", -0.009, 0.009), ["stopped after 6 of 12 seeds, so the mean leans away from 0"]),
+        (judged("undecided", -0.02, 0.02), ["6 of 12 seeds so far"]),
+        (judged("undecided", -0.02, 0.02, 12, lost=2), ["2 of 12 seeds failed"]),
+        (
+            judged("worse", 0.001, 0.02, 12, ends={"b": "highest"}),
+            ["LoRA r = 32 is at the highest learning rate tried, and a better one may lie beyond"],
+        ),
+    ],
+)
+def test_what_a_verdict_rests_on_is_said_beside_it(tmp_path, judgement, remarks):
+    plan = make_plan(tmp_path, written([0, 1], [PLANNED[0]]))
+    results = Results(plan, tmp_path)
+    assert remarks_on(results, judgement) == remarks
+    assert all(f"; {remark}" in verdict_sentence(results, judgement) for remark in remarks)
+
+
+def test_a_rate_at_an_end_is_found_where_it_was_picked(tmp_path):
+    made = written([0, 1], [PLANNED[0]])
+    made["tables"][TABLE]["learning_rates"] = {"pick": [1e-3, 2e-3, 4e-3], "seeds": [9]}
+    plan, results = make_plan(tmp_path, made), tmp_path / "results"
+    assert rate_ends(Results(plan, results), TABLE) == {}
+    for run in plan.picking_runs(TABLE):
+        right = {"lora": {1e-3: 9}, "dora": {2e-3: 9}, "sbora-fa": {4e-3: 9}}[run.method].get(run.learning_rate, 5)
+        made_results.make_held_out(plan, results, run, right)
+    pick(plan, TABLE, results)
+    ends = {cell.method: end for cell, end in rate_ends(Results(plan, results), TABLE).items()}
+    assert ends == {"lora": "lowest", "sbora-fa": "highest"}
 
 
 def test_a_margin_that_holds_the_interval_is_equivalent(tmp_path, monkeypatch):
     monkeypatch.setattr(made_results, "samples", own_items(RIGHT, [-2, -1, 0, 1, 2]))
     plan = make_plan(tmp_path, written([0, 1, 2, 3], [PLANNED[2] | {"margin": 0.2}]))
     make_results(plan, tmp_path / "results")
-    ((verdict, sentence),) = verdict_sentences(Results(plan, tmp_path / "results"))
-    assert (
-        verdict == "equivalent"
-        and "DoRA r = 32 and LoRA r = 32 at equal rank are equivalent within 20.0 points" in sentence
-    )
+    (group,) = verdict_sentences(Results(plan, tmp_path / "results"))
+    (said,) = group.said
+    assert said.verdict == "equivalent" and group.heading.endswith("points; margin 20.0, 4 seeds")
+    assert said.sentence.startswith("DoRA r = 32 and LoRA r = 32 at equal rank are equivalent: ")
 
 
 def test_a_failed_seed_is_counted_and_a_missing_one_waited_for(made):
@@ -104,7 +158,7 @@ def test_a_failed_seed_is_counted_and_a_missing_one_waited_for(made):
     make_run(plan, results, plan.run(f"{TABLE}-llama-7b-lora-r32-s1"), failed="no memory")
     (first, second) = judgements(Results(plan, results))
     assert (first.decision.seeds, first.failed, first.decision.verdict) == (4, 1, "better")
-    assert "4 of 5 seeds, 1 more failed)" in verdict_sentences(Results(plan, results))[0][1]
+    assert "; 1 of 5 seeds failed." in verdict_sentences(Results(plan, results))[0].said[0].sentence
     (results / f"runs/{TABLE}-llama-7b-dora-r32-s0/scores.json").unlink()
     first, second = judgements(Results(plan, results))
     assert first.decision.verdict == "better"
@@ -148,8 +202,9 @@ def test_the_page_begins_with_the_verdicts_and_the_forest(made):
     audit.write(list(audit.own_tables(results / "tables")), results)
     report(plan, results)
     text = (results / "report.html").read_text()
-    answer = text[text.index('<section id="answer">') : text.index("<nav")]
-    assert answer.index('<span class="tone better">better</span>') < answer.index("<img")
+    answer = text[text.index('<section id="answer">') : text.index('<section id="tables">')]
+    assert text.index("<nav") < text.index('<section id="answer">')
+    assert answer.index('<li class="tone better"><span>SBoRA-FA r = 32 is better') < answer.index("<img")
     assert answer.count("<img") == 2 and "The planned differences" in answer and "score against trainable" in answer
     assert '<td class="text"><span class="value tone better">better</span></td>' in text
     assert not [name for name in table_files(plan) + figure_files(plan) if not (results / name).is_file()]

@@ -45,12 +45,13 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
     ]
     unit = ranked[0].cells[0].metric.shown_unit
     notes = [
-        "Ranked by the mean of the table's own tasks. Interval of the rank: between one more than the number of cells"
+        "Ranked by the mean of the table's own tasks, each a mean over its items, also where the table of scores has"
+        " the mean over subjects. Interval of the rank: between one more than the number of cells"
         " shown to be better and as many as are not shown to be worse, all at once at 95 %. Cells that share a letter"
         " can't be told apart (over seeds and items; Holm over all pairs of a table and model). In brackets: the 95 %"
         " interval of the score over the seeds.",
     ]
-    header = ["Model", "Method", "Place", "Interval", "Letters", f"Score{f', {unit}' if unit else ''}"]
+    header = ["Model", "Method", "Place", "Its interval", "Letters", f"Score{f', {unit}' if unit else ''}"]
     header += ["Trainable parameters", "Seeds"]
     title = f"Ranked: {table_title(plan, table)}"
     return PrintedTable(f"leaderboard-{table}", title, header, groups, notes, text_columns=2)

@@ -4,6 +4,7 @@ The choice itself is made in learning_rates.py, without the test items that are 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from sbora_bench.analysis.learning_rates import by_loss, edge_of
@@ -78,8 +79,7 @@ def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, 
     n = max((row.validation_items for row in rows), default=0)
     notes = [
         f"{'Loss of the gold answer, nats a token,' if loss else 'Per cent right'} of {n:,} training rows held out of"
-        " training, mean ± standard deviation over the seeds that only pick"
-        f" ({', '.join(map(str, entry.picking_seeds))}). Bold: the rate picked, the best on the held-out rows and of"
+        f" training, {_of_seeds(entry.picking_seeds)}. Bold: the rate picked, the best on the held-out rows and of"
         " equals the lowest; a rate at which a run failed is none. Every other table is of runs at that rate with"
         " other seeds. Where it is the lowest or the highest tried, a better one may lie beyond."
         + (" Empty: tried by those alone whose best rate till then ended their grid." if further else ""),
@@ -88,6 +88,13 @@ def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, 
     numbers = [[*COLUMNS, *GAIN], *(_numbers(row) for row in rows)]
     title = f"Learning rate by held-out training rows: {table_title(plan, table)}"
     return PrintedTable(f"{RATES_PREFIX}{table}", title, header, list(groups.values()), notes, numbers, text_columns=2)
+
+
+def _of_seeds(seeds: Sequence[int]) -> str:
+    """What a score on held-out rows is over the seeds that only pick."""
+    if len(seeds) == 1:
+        return f"of the one seed that only picks ({seeds[0]}): another might pick a rate beside"
+    return f"mean ± standard deviation over the seeds that only pick ({', '.join(map(str, seeds))})"
 
 
 def _numbers(row: RateScore) -> list[Any]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MANY = 14  # methods that can be told apart in a figure
+BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}  # of a cluster's ranks
 WITHIN = 0.06  # a share of a size: other sizes no further from it stand in one cluster
 
 
@@ -101,7 +102,9 @@ def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figu
         ceiling = 100 if all(row["metric"].is_share for row in tuned) else math.inf
         for ranks, x, top in clusters(tuned, ceiling=ceiling):
             ranks_text = ", ".join(f"r{rank}" for rank in ranks)
-            axis.annotate(ranks_text, (x, top), xytext=(0, 3), textcoords="offset points", fontsize=6, ha="center")
+            axis.annotate(
+                ranks_text, (x, top), xytext=(0, 3), textcoords="offset points", fontsize=6, ha="center", bbox=BEHIND
+            )
         axis.set_xlim(left=0)
         score_axis(axis, shown, COSTS["parameters"])
 

@@ -116,9 +116,10 @@ FOREST = FigureView(
     key="forest",
     subjects=of_experiment("forest", has_comparisons),
     caption=lambda plan, _: (
-        "The planned differences, first method less second, with the repeated intervals: each table's hold together at"
-        " 95 %, wherever training stopped. Shaded: the difference that doesn't matter. At the right the verdict on the"
-        " first, and the seeds that it rests on."
+        "The planned differences, first method less second, with the repeated intervals, two-sided: each table's hold"
+        " together at 95 %, wherever training stopped. Shaded: the difference that doesn't matter. At the right the"
+        " verdict on the first (better, worse: off 0, however little; equivalent: all within the shade), and the seeds"
+        " that it rests on."
     ),
     draw=lambda results, _: forest_figure(results.plan, judgements(results)),
     published=True,

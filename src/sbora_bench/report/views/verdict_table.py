@@ -4,7 +4,7 @@ from typing import Any
 
 from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.plan.comparison import ranked
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.verdicts import interval_text, measured, plain_number
@@ -28,17 +28,18 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
     groups: dict[tuple[str, str], list[list[Text]]] = {}
     for one in judgements(results):
         planned, decision = one.planned, one.decision
-        a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in planned.cells)
+        a, b = (_cell(results, one, cell) for cell in planned.cells)
         failed = (f"{one.failed} failed",) if one.failed else ()
-        line = [Text(table_title(plan, planned.table)), Text(model_titles(plan, planned.table)[planned.model]), Text(a)]
-        line += [Text(decision.verdict.value, bold=decision.decided, tone=decision.verdict.value), Text(b)]
+        line = [Text(table_title(plan, planned.table)), Text(model_titles(plan, planned.table)[planned.model]), a]
+        line += [Text(decision.verdict.value, bold=decision.decided, tone=decision.verdict.value), b]
         line += [Text(planned.equal), Text(interval_text(one)), Text(plain_number(one, planned.margin))]
         line += [Text(f"{decision.seeds} of {one.seeds_planned}", below=failed), Text(measured(one))]
         groups.setdefault((planned.table, planned.model), []).append(line)
     notes = [
         "Planned before anything ran, and decided by these tests alone: a table's comparisons share 5 %, each over all"
         " its looks (the interval is the repeated one: it holds wherever training stopped). Better and worse: of the"
-        " first, the interval lies on one side of 0. Equivalent: it lies within the margin, the difference that"
+        " first, the interval lies on one side of 0; that a difference matters is shown where it lies beyond the margin"
+        " too. Equivalent: it lies within the margin, the difference that"
         " doesn't matter. Undecided: neither, with all the seeds planned or run so far.",
         "The mean of a comparison that stopped early leans away from 0; its interval allows for it. Where all seeds"
         " share their items the interval is of other items too.",
@@ -47,6 +48,12 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
     numbers: list[list[Any]] = [COLUMNS, *map(_numbers, judgements(results))]
     title = "Planned comparisons, decided"
     return PrintedTable(VERDICTS_NAME, title, header, list(groups.values()), notes, numbers, text_columns=6)
+
+
+def _cell(results: Results, one: Judgement, cell: Cell) -> Text:
+    end = one.rate_ends.get(cell)
+    name = ranked_title(results.plan, cell.table, cell.method, cell.rank)
+    return Text(name, below=(f"{end} learning rate tried",) if end else ())
 
 
 def _numbers(one: Judgement) -> list[Any]:
