@@ -80,6 +80,22 @@ def clear(row: dict[str, str]) -> bool:
     return low > margin or high < -margin
 
 
+def test_rates_at_an_end_of_their_grid_are_said():
+    """Of ladder-effects, whose grids don't go on by themselves; the default's do, and none of its rates ends one."""
+
+    def at_ends(experiment: str, table: str) -> tuple[int, int]:
+        text = (PUBLISHED / experiment / "tables" / f"rates-{table}.md").read_text(encoding="utf-8")
+        cells = [line for line in text.splitlines() if line.startswith("| Ladder S |")]
+        return sum(line.endswith("est tried |") for line in cells), len(cells)
+
+    said = ["{} of {} picked rates on commonsense", "{} of {} on arithmetic end their grid"]
+    counts = [at_ends("ladder-effects", table) for table in ("commonsense", "arithmetic")]
+    assert " and ".join(text.format(*count) for text, count in zip(said, counts, strict=True)) in plain(RESULTS)
+    of_default = [at_ends("ladder", table) for table in ("commonsense", "arithmetic", "mmlu")]
+    assert [ends for ends, _ in of_default] == [0, 0, 0]
+    assert f"Of {sum(cells for _, cells in of_default)} picked rates none ends its grid" in plain(RESULTS)
+
+
 @pytest.mark.parametrize("said", CLAIMED)
 def test_what_readme_says_of_methods_is_a_published_verdict(said):
     assert said in plain(README)

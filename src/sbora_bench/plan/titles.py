@@ -45,5 +45,6 @@ def row_titles(plan: Plan, tables: tuple[str, ...], row: Cell) -> tuple[str, str
 
 
 def ranked_title(plan: Plan, table: str, method: str, rank: int | None) -> str:
-    """A method of a table with its rank: `LoRA r = 32`."""
-    return method_titles(plan, table)[method] + ("" if rank is None else f" r = {rank}")
+    """A method of a table with its rank: `LoRA r = 32`; without one where it has no size of its own: `IA3`."""
+    sized = rank is not None and plan.catalog.methods[method].has_size
+    return method_titles(plan, table)[method] + (f" r = {rank}" if sized else "")

@@ -19,6 +19,7 @@ COLORS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73", "und
 MARKERS = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
 ROW = 0.21  # inches
 APART = 8
+TICKS = 6  # of a panel, beyond the first: more run into each other where they have a sign and three decimals
 
 
 def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
@@ -62,6 +63,8 @@ def _blocks(rows: list[Judgement]) -> dict[tuple[str, str], list[Judgement]]:
 
 
 def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     metric = rows[0].planned.metric
     unit = "points" if metric.is_share else metric.unit
     place, ticks, labels = 0, [], []
@@ -82,6 +85,7 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
     axis.set_ylim(place - 0.4, -0.6)
+    axis.xaxis.set_major_locator(MaxNLocator(TICKS))
     if not metric.higher_is_better:
         axis.invert_xaxis()
     axis.set_xlabel(f"Difference, {unit}; right of 0 the first is better; shaded: doesn't matter")
