@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.inputs.models.load import nf4_config
+from sbora_bench.inputs.models.load import leave_unpacked, nf4_config
 from sbora_bench.inputs.padding_free import packed, prepare
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog
@@ -43,6 +43,7 @@ def random_model(config: "PretrainedConfig", method: MethodEntry, rank: int, pro
             if place == "cpu":
                 del settings["device_map"]
             base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
+        leave_unpacked(base)
     else:
         base = base.to(place)
     return as_trained(base, method, adapter_config(method, rank, 0, protocol), protocol)

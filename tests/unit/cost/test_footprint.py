@@ -86,6 +86,13 @@ def test_4_bit_storages_are_bitsandbytes_own(catalog, method, tmp_path):
     assert len({storage_bytes(weight_tensors(model)) for model in models}) == 1
 
 
+def test_weights_of_4_bits_are_not_packed_anew(catalog, monkeypatch):
+    """As in training; on CPUs of AVX512-BF16 bitsandbytes would, and then say that a layer's size doesn't divide."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    parts = [part for part in real(catalog, "qlora", protocol_of(catalog)).modules() if isinstance(part, Linear4bit)]
+    assert len(parts) > 2 and not any(part.support_avx512bf16_for_cpu for part in parts)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, "qlora", "qsbora-fb"])
 def test_estimated_memory_is_what_the_allocator_did(catalog, method, checkpointing, tmp_path):

@@ -134,11 +134,11 @@ def load_base(
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean
         for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
             layer.weight.data[-new:] = layer.weight.data[:-new].mean(dim=0)
-    _leave_unpacked(base)
+    leave_unpacked(base)
     return base.eval()
 
 
-def _leave_unpacked(base: "torch.nn.Module") -> None:
+def leave_unpacked(base: "torch.nn.Module") -> None:
     """Have bitsandbytes keep 4-bit weights as they are.
 
     On some CPUs it packs them at the first pass in eval mode, for a kernel that rounds more and passes no gradient. So
