@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers.pytorch_utils import Conv1D
 
 from ._peft import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, BaseTunerLayer
@@ -34,7 +34,8 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
 
     Call it before `get_peft_model`, with the same model and configuration. `"activation"` scores inputs (FA) or
     outputs (FB) by their mean square, `"gradient"` columns or rows by the norm of their gradient, the squares
-    summed over the backward passes.
+    summed over the backward passes. Where `torch.distributed` has several processes, all of them call it: what they saw
+    is put together, for each has other batches and all must choose alike.
 
     Args:
         model: the base model.
@@ -90,6 +91,18 @@ def _add(totals: dict[str, Tensor], key: str, squares: Tensor) -> None:
     totals[key] = totals[key] + squares if key in totals else squares
 
 
+def _add_of_other_processes(sums: dict) -> None:
+    """Add up what all processes have under a key, in the order of their ranks, so that all get the same bits."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, {k: v.cpu() if isinstance(v, Tensor) else v for k, v in sums.items()})
+    sums.clear()
+    for part in parts:
+        for key, value in part.items():
+            sums[key] = sums[key] + value if key in sums else value
+
+
 @contextmanager
 def _watch_activations(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
     counts: dict[str, int] = {}
@@ -109,14 +122,19 @@ def _watch_activations(model: nn.Module, targets: list, variant: str, totals: di
     finally:
         for handle in handles:
             handle.remove()
+    _add_of_other_processes(totals)
+    _add_of_other_processes(counts)
     for key in totals:
         totals[key] /= max(counts[key], 1)
 
 
 @contextmanager
 def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
-    def record(key: str, dim: int, weight: Tensor) -> None:
-        _add(totals, key, weight_scores(weight.grad, dim).square())
+    dims: dict[nn.Parameter, dict[str, int]] = {}  # of what is scored, for each target that has the parameter
+
+    def record(weight: nn.Parameter) -> None:
+        for key, dim in dims[weight].items():
+            _add(totals, key, weight_scores(cast("Tensor", weight.grad), dim).square())
         weight.grad = None  # no more than one layer's gradient is alive
 
     before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
@@ -131,8 +149,9 @@ def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict
                 raise ValueError(f"index_init = 'gradient' needs weights that are not quantised, but {key!r} is.")
             weight.requires_grad_(True)
             in_dim = -2 if isinstance(module, Conv1D) else in_dimension(module, weight)
-            hook = partial(record, key, in_dim if variant == "fa" else -3 - in_dim)
-            handles.append(weight.register_post_accumulate_grad_hook(hook))
+            if weight not in dims:
+                handles.append(weight.register_post_accumulate_grad_hook(record))
+            dims.setdefault(weight, {})[key] = in_dim if variant == "fa" else -3 - in_dim
         with torch.enable_grad():
             yield
     finally:
@@ -141,5 +160,6 @@ def _watch_gradients(model: nn.Module, targets: list, variant: str, totals: dict
         for parameter, (required, gradient) in before.items():
             parameter.requires_grad_(required)
             parameter.grad = gradient
+    _add_of_other_processes(totals)
     for key in totals:
         totals[key] = totals[key].sqrt()

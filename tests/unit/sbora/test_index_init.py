@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import nn
+from torch import distributed, nn
 
 from sbora import SboraConfig, preprocess_index
 from sbora.region import in_order
@@ -250,3 +250,54 @@ def test_scores_that_are_not_finite_are_refused(toy, variant, init):
     run = (lambda: toy(broken)) if init == "activation" else _backward(toy, (broken,))
     with pytest.raises(ValueError, match=f"left {init}s that are not finite for .*lin"):
         preprocess_index(toy, _config(variant, index_init=init), run)
+
+
+@pytest.mark.parametrize("init", ["activation", "gradient"])
+@VARIANTS
+def test_processes_with_other_batches_choose_alike(monkeypatch, toy, variant, init):
+    """As they would of all batches; LoRA has no index set that could differ."""
+    sent = {0: [], 1: []}
+
+    def preprocess(rank, x):
+        base, config = copy.deepcopy(toy), _config(variant, index_init=init)
+        calls = iter(range(9))
+
+        def gather(parts, own):
+            sent[rank].append(copy.deepcopy(own))
+            number = next(calls)
+            parts[:] = copy.deepcopy([sent[r][number] if number < len(sent[r]) else {} for r in (0, 1)])
+
+        monkeypatch.setattr(distributed, "all_gather_object", gather)
+        preprocess_index(base, config, (lambda: base(x)) if init == "activation" else _backward(base, (x,)))
+        return _chosen(get_peft_model(base, config))
+
+    def alone(batches):
+        base, config = copy.deepcopy(toy), _config(variant, index_init=init)
+        run = _backward(base, batches)
+        preprocess_index(base, config, run if init == "gradient" else lambda: [base(x) for x in batches])
+        return _chosen(get_peft_model(base, config))
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = 3 * torch.randn(3, 20, generator=generator), torch.randn(3, 20, generator=generator)
+    of_all, of_its_own = alone((first, second)), alone((second,))
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    preprocess(0, first)
+    chosen = preprocess(1, second)  # which has what the first one sent
+    assert all(torch.equal(one, two) for one, two in zip(chosen, of_all, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(chosen, of_its_own, strict=True))
+
+
+@VARIANTS
+def test_two_layers_on_one_parameter_share_its_gradient(variant):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 20))
+    base[2].weight = base[0].weight
+    base(X).square().sum().backward()
+    expected = _top(base[0].weight.grad.norm(dim=0 if variant == "fa" else 1))
+    base.zero_grad()
+    config = SboraConfig(variant=variant, r=4, target_modules=["0", "2"], index_init="gradient")
+    preprocess_index(base, config, _backward(base, (X,)))
+    model = get_peft_model(base, config).base_model.model
+    assert torch.equal(model[0].sbora_index["default"], expected)
+    assert torch.equal(model[2].sbora_index["default"], expected)
