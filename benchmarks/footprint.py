@@ -95,7 +95,7 @@ def predict(known, case: dict) -> dict[str, int]:
     """Bytes by kind at the peak of a traced step on `meta`."""
     protocol = protocol_of(known, case)
     model = meta_twin.build(known, case["model"], known.methods[case["method"]], RANK, protocol)
-    adapter = counting.adapter_state(model).values()
+    adapter = counting.adapter_tensors(model)
     return traced_step.trace_training(model, adapter, protocol, ROWS, case["length"], "cpu").peak()
 
 

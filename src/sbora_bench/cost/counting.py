@@ -42,8 +42,7 @@ def counts(model: torch.nn.Module) -> dict[str, Any]:
     """Counts of a model on `meta`: numbers trained and in all, bytes of the adapter's file, of weights and adapter."""
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad] if isinstance(model, peft.PeftModel) else []
-    state = adapter_state(model)
-    held, adapter = storage_bytes(weight_tensors(model)), storage_bytes(state.values())
+    held, adapter = storage_bytes(weight_tensors(model)), storage_bytes(adapter_tensors(model))
     return {
         "trainable_parameters": sum(p.numel() for p in trained),
         "total_parameters": sum(numbers(p) for p in parameters),
@@ -80,8 +79,25 @@ def adapter_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     if not isinstance(model, peft.PeftModel):
         return {}
+    if model.active_peft_config.is_prompt_learning:
+        return {"prompt_embeddings": prompt_embeddings(model)}
     tensors = dict(saved_tensors(model))
     return peft.get_peft_model_state_dict(model, state_dict=tensors, save_embedding_layers=False)
+
+
+def adapter_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
+    """The adapter's tensors while it is trained; of a prompt its encoder, which isn't what is saved."""
+    if isinstance(model, peft.PeftModel) and model.active_peft_config.is_prompt_learning:
+        return list(model.prompt_encoder.parameters())
+    return list(adapter_state(model).values())
+
+
+def prompt_embeddings(model: peft.PeftModel) -> torch.Tensor:
+    """What a prompt's encoder says, as PEFT saves it, which would copy it to the CPU first."""
+    encoder, tokens = model.prompt_encoder[model.active_adapter], model.prompt_tokens[model.active_adapter]
+    if model.active_peft_config.peft_type == peft.PeftType.PREFIX_TUNING:
+        tokens = tokens[: model.active_peft_config.num_virtual_tokens]
+    return encoder(tokens.unsqueeze(0).to("meta"))[0].detach()
 
 
 def file_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

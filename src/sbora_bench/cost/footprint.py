@@ -122,6 +122,6 @@ def trace(
     model: torch.nn.Module, protocol: Protocol, kernels: str, micro_batch: int | None = None, length: int | None = None
 ) -> Tracer:
     """A traced training step of an adapted model, at the protocol's micro-batch and length where none is given."""
-    adapter = counting.adapter_state(model).values()
+    adapter = counting.adapter_tensors(model)
     rows, length = micro_batch or protocol.micro_batch, length or protocol.max_length
     return trace_training(model, adapter, protocol, rows, length, kernels)

@@ -32,6 +32,8 @@ OPTIMIZERS = {
     "adamw_8bit": bnb.optim.AdamW8bit,
 }
 
+KEYS_AND_VALUES = {"PREFIX_TUNING", "CARTRIDGE"}  # prompts that are no tokens before the row
+
 # transformers makes no mask for an attention that it has no mask function of; for `sdpa` it would read values.
 UNMASKED = "sdpa_unmasked"
 AttentionInterface.register(UNMASKED, sdpa_attention_forward)
@@ -55,14 +57,19 @@ def trace_training(
     model.config.use_cache = False
     fused = model.config._attn_implementation in ("sdpa", UNMASKED)
     supervised = None
+    prompt = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
     if protocol.logits == "supervised":
         if fused:
             model.set_attn_implementation(UNMASKED)
         with contextlib.suppress(Unfit):  # then training goes the plain way too
+            if prompt and model.active_peft_config.peft_type not in KEYS_AND_VALUES:
+                raise Unfit("PEFT's loss has a row's first token too, after the last virtual one")
             supervised = SupervisedLoss(model, [0, 0])
     unpadded = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if unpadded else "sdpa")
+    # PEFT puts a prompt's ones before a row of the mask
+    mask = None if unpadded else (length,) if prompt else (1, length, length)
     flat = protocol.padding_free and not prepare(model, [])
     tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
@@ -79,7 +86,7 @@ def trace_training(
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, masked=not unpadded)
+        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, mask)
         loss = training_loss(model, inputs, kernels, supervised, micro_batch) / accumulation
         del inputs
         tracer.phase = "backward"
@@ -120,10 +127,12 @@ def training_loss(
     return outputs.loss
 
 
-def batch(rows: int, length: int, masked: bool) -> dict[str, torch.Tensor | None]:
-    """Token ids, labels and a mask (rows, 1, length, length) or none, for masks of rows with padding are made so."""
+def batch(rows: int, length: int, mask_shape: tuple[int, ...] | None) -> dict[str, torch.Tensor | None]:
+    """Token ids, labels and a mask of that shape a row, or none: (1, length, length) as masks of rows with padding are
+    made, or (length,) where the model makes them.
+    """
     ids = torch.empty(rows, length, dtype=torch.long, device="meta")
-    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta") if masked else None
+    mask = None if mask_shape is None else torch.empty(rows, *mask_shape, dtype=torch.bool, device="meta")
     return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
 

@@ -152,6 +152,8 @@ class Tracer(TorchDispatchMode):
         if func is torch.ops.bitsandbytes.gemm_4bit.default:
             with self:  # one operator to autograd, several to the allocator
                 return _gemm_4bit_default_impl(*args, **kwargs)
+        if func is aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
+            return False  # what is asked of values: whether some are infinite, whether no token is padding
         if func in COMPOSITE:  # within that one, where autograd has not taken them apart
             with self:
                 return func.decompose(*args, **kwargs)

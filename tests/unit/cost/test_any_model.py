@@ -101,25 +101,56 @@ VALUES = {
     "shira": method_entry("SHIRA", r="$rank", **TARGETS),
     "adamss": method_entry("ADAMSS", r="$rank", num_subspaces=2, subspace_rank=1, **TARGETS),
     "frod": method_entry("FROD", **TARGETS),
+}
+PROMPTS = {
     "prompt": method_entry("PROMPT_TUNING", num_virtual_tokens="$rank"),
     "prefix": method_entry("PREFIX_TUNING", num_virtual_tokens="$rank"),
     "p-tuning": method_entry("P_TUNING", num_virtual_tokens="$rank"),
 }
 
 
-@pytest.mark.parametrize("name", VALUES)
-def test_a_method_that_needs_values_costs_its_trace_alone(catalog, name, tmp_path):
-    """Counts and bytes are those of the real adapter on all three layers; the reason stands in the record."""
+def small_cell(catalog, name, method, tmp_path):
+    """The record of a method on three layers, and the real adapter, saved beside the model."""
     AutoConfig.for_model("llama", **GROUPED).save_pretrained(tmp_path)
-    method, protocol = VALUES[name], catalog.protocol("smollm2", "arithmetic", {"weights_dtype": "float32"}, "test")
+    protocol = catalog.protocol("smollm2", "arithmetic", {"weights_dtype": "float32"}, "test")
     protocol = protocol.model_copy(update={"max_length": 16, "gradient_checkpointing": False})
     record = cell_footprint(catalog, Cell("t", str(tmp_path), name, 4), method, protocol, "cpu")
-    assert record.status == "not traced" and record.reason and record.flops_per_step is None
     real = real_step.random_model(read_config(catalog, str(tmp_path)), method, 4, protocol)
     assert (record.trainable_parameters, record.total_parameters) == real.get_nb_trainable_parameters()
     real.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     assert record.adapter_bytes == (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    return record
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_method_that_needs_values_costs_its_trace_alone(catalog, name, tmp_path):
+    """Counts and bytes are those of the real adapter on all three layers; the reason stands in the record."""
+    record = small_cell(catalog, name, VALUES[name], tmp_path)
+    assert record.status == "not traced" and record.reason and record.flops_per_step is None
     assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_prompt_is_traced(catalog, name, tmp_path):
+    """Though what is saved of it is its encoder's output, and it makes its mask itself."""
+    record = small_cell(catalog, name, PROMPTS[name], tmp_path)
+    assert record.status == "ok" and record.flops_per_step
+    assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.02)
+
+
+QUESTIONS = {  # VB-LoRA asks whether a logit is infinite; LoHa a number drawn on the CPU, which has a value
+    "vblora": method_entry("VBLORA", r="$rank", num_vectors=8, vector_length=16, topk=2, **TARGETS),
+    "loha": method_entry("LOHA", r="$rank", alpha="$alpha", **TARGETS),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_questions_of_values_are_answered_no(catalog, name):
+    sizes = {"weights_dtype": "float32", "max_length": 16, "gradient_checkpointing": False}
+    protocol = catalog.protocol("smollm2", "arithmetic", sizes, "test")
+    record = cell_footprint(catalog, Cell("t", "ladder-xs", name, 4), QUESTIONS[name], protocol, "cpu")
+    assert record.status == "ok", record.reason
+    assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.02)
 
 
 PUBLISHED = {  # Llama-3.2-3B as PEFT has it; the others: held fast, their pages were not opened
