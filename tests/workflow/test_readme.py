@@ -77,7 +77,7 @@ LISTED = [
         "needs several GPUs; tests/unit/train/test_distributed.py launches two processes on a CPU",
     ),
     (r"sbora-bench init mine .*", "of one's own files; tests/unit/cli/test_init.py runs it on others"),
-    (r"python benchmarks/peft_gpu_results.py .*", "half an hour, and needs PEFT's own file; not run by any test"),
+    (r"python benchmarks/peft_gpu_results.py .*", "minutes, and needs PEFT's own file; not run by any test"),
     (r"(\S+=\S+ )?python benchmarks/(training|scoring).py .*", "four minutes each; need weights and data of the hub"),
     (r"python benchmarks/gpu.py .*", "needs a GPU"),
     (r"python -m pytest .*test_merge_other_quantized.py", "needs the two packages named before it"),
