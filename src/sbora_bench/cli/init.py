@@ -13,6 +13,7 @@ from sbora_bench.errors import UserError, one_of
 INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
 OUTPUTS = ("output", "response", "completion", "solution", "answer")
 ANSWERS = ("answer", "label", "target")
+LENGTH = 512  # tokens of a training row at most
 LABELS = 10  # different answers of a file up to which they are the labels of a choice
 
 EXPERIMENT = """\
@@ -59,7 +60,7 @@ protocols:
 @click.argument("name")
 @click.option("--model", required=True, help="A model of the catalog, a folder with weights, a GGUF file, or a hub id.")
 @click.option("--train", required=True, type=click.Path(path_type=Path), help="JSON, JSONL, CSV, TSV or Parquet.")
-@click.option("--tasks", required=True, help="A suite of the catalog, or a file of questions with answers.")
+@click.option("--tasks", required=True, help="A suite of the catalog, a task of lm-eval, or a file of questions.")
 def init(name: str, model: str, train: Path, tasks: str) -> None:
     """Write experiments/NAME.yaml and its catalog entries: SBoRA and LoRA on your model, data and tasks."""
     from sbora_bench.inputs.check import checked_plan
@@ -89,6 +90,7 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
 def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tuple[str, str]:
     """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
     from sbora_bench.plan.entry import BELOW
+    from sbora_bench.plan.lm_eval_groups import known_to_lm_eval
     from sbora_bench.plan.model_entry import hub_gguf
 
     rows = _rows(train)
@@ -112,17 +114,36 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     suite, items, more_data = tasks, "own", ""
     if tasks in catalog.suites:
         items = _items_of(catalog, tasks)
+    elif known_to_lm_eval(tasks):
+        suite = f"{name}-suite"
+        more.append(
+            f"suites:\n  {suite}:\n    title: {json.dumps(tasks)}\n    tasks: [{{lm_eval: {json.dumps(tasks)}}}]\n"
+        )
     elif Path(tasks).is_file():
         suite, questions = f"{name}-suite", _rows(Path(tasks))
         mapped = _columns(Path(tasks), questions, True)
         more_data = f"  {name}-items:\n    path: {json.dumps(str(Path(tasks).resolve()))}\n{mapped}"
         more.append(_task(name, questions))
     else:
-        raise UserError(f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a file of questions")
-    length = 128 if model_id.startswith("ladder") else 512
+        raise UserError(
+            f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a task of lm-eval, or a file of questions"
+        )
+    length = _length(model, catalog)
     fields = {"name": name, "model": model_id, "items": items, "suite": suite, "length": length}
     fields |= {"train": json.dumps(str(train.resolve())), "columns": columns, "more_data": more_data}
     return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
+
+
+def _length(model: str, catalog: Any) -> int:
+    """Tokens of a training row at most: LENGTH, or as many as the model has positions, where that is known and less."""
+    from sbora_bench.inputs.models.config import positions_of
+    from sbora_bench.inputs.models.sources import named_source
+
+    try:
+        positions = positions_of(named_source(catalog, model).values())
+    except UserError:  # not at hand: said where it is needed
+        return LENGTH
+    return min(LENGTH, positions or LENGTH)
 
 
 def _rows(path: Path) -> list[Any]:

@@ -21,6 +21,7 @@ from sbora_bench.inputs.data.chat import refuse_without_template
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
+from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
@@ -41,6 +42,28 @@ def data_problems(plan: Plan) -> list[str]:
     """Every problem of the experiment's data and tasks, each one line: file, key, what was found, what to do."""
     check = _Check(plan)
     return list(dict.fromkeys(problem for table in plan.experiment.tables for problem in check.table(table)))
+
+
+def length_notes(plan: Plan) -> list[str]:
+    """A line for each table whose protocol's max_length is beyond the positions of one of its models.
+
+    No problem as long as rows are shorter, which `data_problems` looks at. Models whose config isn't at hand are left
+    out.
+    """
+    notes = []
+    for table in plan.experiment.tables:
+        length = plan.protocol(table).max_length
+        for model in dict.fromkeys(cell.model for cell in plan.cells(table)):
+            try:
+                positions = positions_of(source_of(model, plan.catalog.models[model]).values())
+            except UserError:
+                continue
+            if positions and length > positions:
+                notes.append(
+                    f"{plan.path}: tables.{table}.protocol: max_length: found {length:,}, and model {model} has"
+                    f" {positions:,} positions; set max_length: {positions} under `overrides`"
+                )
+    return notes
 
 
 class Tokenizer:

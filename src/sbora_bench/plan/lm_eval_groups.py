@@ -6,6 +6,7 @@ lm-eval's own index parses some 14,000 files in ten seconds; here four keys of e
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,13 @@ def members(name: str, own: Path | None) -> list[Member]:
     if name in first.tasks or name not in first:
         return []
     return list(dict.fromkeys(_Expansion(name, own, first).of(name, {}, ())))
+
+
+def known_to_lm_eval(name: str) -> bool:
+    """Whether a task, a group or a tag that comes with lm-eval has that name."""
+    if find_spec("lm_eval") is None or not re.fullmatch(r"\w[\w.-]*", name):
+        return False
+    return near_task(name, shipped()) is not None or name in _shipped_index()
 
 
 class _Expansion:

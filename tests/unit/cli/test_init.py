@@ -1,9 +1,12 @@
 """`sbora-bench init`: a newcomer's own comparison, that validates; or a line, and nothing written."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from sbora_bench.cli.init import texts_of
+from sbora_bench.plan.catalog import load_catalog
 from tests.factories.toy_tasks import write_tasks
 from tests.factories.workplace import workplace  # noqa: F401
 
@@ -63,3 +66,38 @@ def test_what_is_no_good_is_a_line(workplace, row, options, words):  # noqa: F81
     arguments = [word for pair in (given | options).items() for word in pair]
     message = workplace.refused("init", "mine", *arguments)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"model_type": "gpt2", "n_positions": 64}, 64),
+        ({"model_type": "llama", "max_position_embeddings": 4096}, 512),
+        ({"model_type": "bloom"}, 512),
+    ],
+)
+def test_rows_are_no_longer_than_the_model_s_positions(workplace, config, length):  # noqa: F811
+    folder = workplace.folder / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
+    texts = texts_of("mine", str(folder), Path(train), "corpus", load_catalog())
+    assert f"    max_length: {length}\n" in texts[1]
+
+
+def test_a_task_of_lm_eval_serves_by_its_name(workplace):  # noqa: F811
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
+    experiment, entries = texts_of("mine", "ladder-xs", Path(train), "arc_easy", load_catalog())
+    assert "suite: mine-suite" in experiment and '    tasks: [{lm_eval: "arc_easy"}]\n' in entries
+    message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "arc_eazy")
+    assert "did you mean 'arc-easy'" in message and "a task of lm-eval" in message
+
+
+def test_a_length_beyond_the_model_s_positions_is_said(workplace):  # noqa: F811
+    """And no more: rows may be shorter, which is looked at as well."""
+    status, out, err = workplace.run(
+        "validate", workplace.experiment((["tables", "sums", "overrides"], {"max_length": 9999}))
+    )
+    assert status == 0 and "good" in out
+    assert "note: " in err and "max_length: found 9,999, and model ladder-xs has" in err and "set max_length:" in err
+    assert workplace.run("validate", workplace.experiment())[2] == ""
