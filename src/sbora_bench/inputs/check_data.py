@@ -390,6 +390,8 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
         answer, problem = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
         if "within_tolerance" in metrics and not math.isfinite(number(answer)):
             return f"{problem} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
+        if not answer.strip():
+            return f"{problem} a text: a response of which nothing is read would be right; give the item an answer"
         for step in steps if "exact_match" in metrics else ():
             texts = (answer, item["output"])
             if "rule" in step and answer not in [extract(text, step["rule"]) for text in texts]:

@@ -351,6 +351,7 @@ def test_an_answer_s_expression_is_compiled_and_letters_are_letters(place):
         ("number", "last-number", None, "found 'It is 3', allowed a number as 12, -3.5 or 3/4, alone; give it in a"),
         ("choice", "true|false", "maybe", "found 'maybe', allowed what `answer: true|false` reads"),
         ("choice", "true|false", "true.", "found 'true.', allowed what"),
+        ("choice", "true|false", "", "found '', allowed a text: a response of which nothing is read would be right"),
         ("option", "first-capital", "F", "found 'F', allowed what the task's extraction rule"),
     ],
 )

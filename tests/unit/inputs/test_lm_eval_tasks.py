@@ -96,6 +96,18 @@ def test_it_is_scored_as_any_task(tasks, name, metrics):
     assert score.extra.keys() >= set(list(metrics)[1:])
 
 
+@pytest.mark.parametrize("label", [-1, 2, "green"])
+def test_an_item_of_which_no_choice_is_right_is_refused(tasks, label):
+    """lm-eval marks all answers to it as wrong: a split whose labels are hidden has -1."""
+    path = tasks / "own" / "choice.jsonl"
+    path.write_text(path.read_text() + json.dumps({"question": "the cat is", "label": label}) + "\n")
+    catalog = catalog_of(tasks, {"lm_eval": "toy_choice"})
+    with pytest.raises(
+        UserError, match=f"item 4: its right answer is '?{label}'?, allowed one of its choices, 'red', 'bl"
+    ):
+        read_examples("d", catalog.data["lm-eval-toy-choice"])
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 SHOTS_SEED = 1234  # lm-eval's own
+SHOWN = 6  # choices in a message
 NOT_TAKEN = {  # keys of a task that can't be scored here, and why
     "class": "is written in Python beside YAML",
     "unsafe_code": "runs the code that a model writes",
@@ -120,6 +121,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
         with contextlib.redirect_stderr(io.StringIO()):
             task = ConfigurableTask(config=keys | {"num_fewshot": shots})
             task.set_fewshot_seed(SHOTS_SEED)
+            _check_answers(task, where)
             return [_row(task, doc, shots) for doc in task.eval_docs]
     except (UserError, KeyboardInterrupt):
         raise
@@ -128,6 +130,20 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
         raise Unreachable(f"{where}: its data set can't be had: {in_a_line(error)}", address) from None
     except Exception as error:  # whatever a task's expressions and functions raise
         raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(error)}") from None
+
+
+def _check_answers(task: "ConfigurableTask", where: str) -> None:
+    """Raise UserError for an item of which no choice is right: lm-eval marks each answer to it as wrong."""
+    own_marks = task.multiple_input or callable(task.config.process_results)
+    for index, doc in enumerate(() if task.OUTPUT_TYPE != "multiple_choice" or own_marks else task.eval_docs):
+        choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
+        for answer in target if isinstance(target, list) else [target]:
+            if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
+                raise UserError(
+                    f"{where}: item {index}: its right answer is {answer!r}, allowed one of its choices,"
+                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}; take a split"
+                    " that has right answers, or leave the item out"
+                )
 
 
 def _row(task: "ConfigurableTask", doc: dict[str, Any], shots: int) -> dict[str, Any]:
