@@ -87,7 +87,8 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list
         ]
         if layout.averaged:
             kept = [line for of_row, there in zip(scored, available, strict=True) if there for line in of_row]
-            cells.append(_average(kept, printed[None], leaks, layout.columns[0].metric, of_lm_eval))
+            whole = printed[None] if all(available) else None  # the paper's average is over all of its tasks
+            cells.append(_average(kept, whole, leaks, layout.columns[0].metric, of_lm_eval))
         by_row[row] = cells
     return by_row
 

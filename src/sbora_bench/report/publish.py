@@ -1,5 +1,7 @@
 """Copy what README, docs and notebooks show of an experiment's results: `sbora-bench publish -e EXPERIMENT`."""
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from sbora_bench.results.stages import looks_made, rounds_made, so_far
 def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     """Copy the published files of `results` into `folder`; returns them.
 
-    Raises UserError where one is missing, and where the records are not those of the plan or give others now.
+    Raises UserError where one or a run is missing, and where the records are not those of the plan or give others now.
 
     With them what the experiment's stages decided, so that the plan as it was run can be read from `folder` too.
     """
@@ -23,12 +25,19 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
-    for name, text in collected(so_far(plan, results), results).items():
+    files = collected(so_far(plan, results), results)
+    for name, text in files.items():
         if (results / name).read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{results / name}: not what {plan.path} and the records give now; run the experiment again, then"
                 " publish"
             )
+    lines = csv.DictReader(io.StringIO(files["scores.csv"]))
+    if waiting := list(dict.fromkeys(line["run"] for line in lines if line["status"] == "not run")):
+        raise UserError(
+            f"{results}: {len(waiting)} runs have no results yet, {waiting[0]} say; run the experiment to its end, then"
+            " publish"
+        )
     for part in (ROUNDS, LOOKS):
         shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
     for name in names:

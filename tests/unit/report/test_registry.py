@@ -1,6 +1,7 @@
 """A view is one object in a list: file lists, stages, page, Snakemake's own report and publishing follow from it."""
 
 import re
+import shutil
 
 import pytest
 
@@ -97,6 +98,12 @@ def test_nothing_is_published_of_another_experiment_than_that_of_now(tmp_path, c
     for name in published_files(plan):
         (results / name).parent.mkdir(exist_ok=True)
         (results / name).touch()
+    shutil.move(results / "runs" / "arithmetic-llama-7b-lora-r32-s0", tmp_path / "away")
+    collect(plan, results)
+    with pytest.raises(UserError, match="1 runs have no results yet, arithmetic-llama-7b-lora-r32-s0 say"):
+        publish(plan, results, tmp_path / "published")
+    shutil.move(tmp_path / "away", results / "runs" / "arithmetic-llama-7b-lora-r32-s0")
+    collect(plan, results)
     edited = make_plan(tmp_path / "b", with_table(experiment(), **changes))
     if reason:
         with pytest.raises(UserError, match=reason):
