@@ -197,14 +197,14 @@ def comparable(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, C
 
 def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE) -> list[Pair]:
     """The pairs of one task."""
-    pairs = average_pairs([cells], counts, metric, 1)
+    pairs = average_pairs([cells], counts, metric, 1, redrawn=not metric.right_or_wrong)
     if not metric.right_or_wrong:
         return [replace(pair, pairs=(pair.items or 0) * (1 if pair.over.fresh else pair.seeds)) for pair in pairs]
     counted = []
     for pair in pairs:
         test = paired(*pooled(by_seed(cells[pair.a], cells[pair.b])))
         of_one_task = replace(pair, pairs=test.n, only_a=test.only_a, only_b=test.only_b)
-        counted.append(replace(of_one_task, tasks=None, items=None, items_low=None, items_high=None))
+        counted.append(replace(of_one_task, tasks=None, items=None))
     return counted
 
 
@@ -214,11 +214,12 @@ def average_pairs(
     metric: Metric = SHARE,
     least: int = 2,
     which: Callable[[list[Cell], dict[Cell, int]], list[tuple[Cell, Cell, str, float | None]]] = comparable,
+    redrawn: bool = True,
 ) -> list[Pair]:
     """The pairs on the unweighted average of the tasks that both cells have, over the seeds that have them all.
 
     Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `which`:
-    cells to the pairs among them.
+    cells to the pairs among them; `redrawn`: with the interval over other draws of the items, two thirds of the time.
     """
     pairs, rows = [], []
     for a, b, equal, ratio in which(list(dict.fromkeys(cell for cells in tasks for cell in cells)), counts):
@@ -239,6 +240,8 @@ def average_pairs(
         pair = Pair(a, b, equal, ratio, metric, first, second, over.mean, p, over, p_seeds)
         pairs.append(replace(pair, tasks=len(both), items=sum(map(len, of_items))))
         rows.append([[value / (1 if over.fresh else len(seeds)) for value in task.values()] for task in of_items])
+    if not redrawn:
+        return pairs
     drawn = bootstrap_averages(rows)
     return [replace(pair, items_low=one.low, items_high=one.high) for pair, one in zip(pairs, drawn, strict=True)]
 

@@ -69,7 +69,7 @@ def ranking(tasks: list[CellItems], metric: Metric, counts: dict[Cell, int]) -> 
     """Of the cells that have every task, over the seeds in which they have them all."""
     cells = {cell: score for cell in tasks[0] if (score := _score(tasks, cell, metric)) is not None}
     order = sorted(cells, key=lambda cell: -metric.sign * cells[cell].mean)
-    better = shown_better(average_pairs(tasks, counts, metric, 1, every_two))
+    better = shown_better(average_pairs(tasks, counts, metric, 1, every_two, redrawn=False))
     letters = compact_letters(order, better)
     ranked = [
         Ranked(

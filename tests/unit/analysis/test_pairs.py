@@ -10,6 +10,7 @@ from sbora_bench.analysis import statistics
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.pairs import Outcome
+from sbora_bench.analysis.ranking import ranking
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE, Metric
@@ -38,6 +39,14 @@ def test_equal_rank_equal_parameters_or_ranks_of_one_method():
         comparison.alike(LORA, Cell("t", "m", "dora", 32), COUNTS | {Cell("t", "m", "dora", 32): 101})[0]
         == "rank and parameters"
     )
+
+
+def test_nothing_is_drawn_again_where_no_interval_is_shown(monkeypatch):
+    monkeypatch.setattr(comparison, "bootstrap_averages", None)
+    cells = {LORA: rights(30, 31), FA: rights(20, 22)}
+    (one,) = comparison.task_pairs(cells, COUNTS)
+    assert (one.items_low, one.items_high) == (None, None) and one.only_a == 19
+    assert len(ranking([cells], SHARE, COUNTS).cells) == 2
 
 
 def rights(*counts, of=50):
