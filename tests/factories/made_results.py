@@ -229,7 +229,8 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         write_jsonl(folder / "samples" / f"{task}.jsonl", rows)
         value = sum(row["correct"] for row in rows) / len(rows)
         scores[task] = TaskScore(
-            metric="acc_macro" if task == "mmlu" else "acc",
+            metric="acc",
+            mean_over="subjects" if task == "mmlu" else "items",
             value=value,
             stderr=(value * (1 - value) / len(rows)) ** 0.5,
             n=len(rows),

@@ -70,6 +70,7 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
                     "train": None if run.is_base else entry.train,
                     "task": task,
                     "metric": score.metric if score else "",
+                    "mean_over": score.mean_over if score else "items",
                     "value": done.value if done else None,
                     "stderr": stderr,
                     "n": done.n if done else None,
@@ -95,7 +96,7 @@ def over_items(score: TaskScore) -> tuple[float | None, float, float]:
     if not metric.right_or_wrong:
         low, high = value - NORMAL_95 * (stderr or 0.0), value + NORMAL_95 * (stderr or 0.0)
         return stderr, metric.within(low), metric.within(high)
-    if not score.over_subjects:
+    if score.mean_over == "items":
         return binomial_stderr(value * n, n), *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
     return stderr, *wilson(value * size, size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
+from sbora_bench.results.records import old_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +40,10 @@ SCORES = {
     "gold_loss": FRACTION,  # of the gold answer, nats a token
     "by_likelihood": FRACTION,  # share of choices whose likeliest label is right
     "learning_rate": FRACTION,  # that was picked for the cell before its runs were made
+    "mean_over": TEXT,  # items or subjects: what the value is a mean over
 }
-OPTIONAL = (
-    "gold_loss",
-    "by_likelihood",
-    "learning_rate",
-)  # columns of `scores.csv` that only experiments with such values have
+# columns of `scores.csv` that only experiments with such values have, and `mean_over`, which older files lack
+OPTIONAL = ("gold_loss", "by_likelihood", "learning_rate", "mean_over")
 FOOTPRINT = {
     "experiment": TEXT,
     "table": TEXT,
@@ -104,7 +103,12 @@ def read_frame(path: Path, columns: dict[str, str]) -> pd.DataFrame:
 
 def read_scores(results: Path) -> pd.DataFrame:
     """`scores.csv`, typed: a row a run and task."""
-    return read_frame(results / "scores.csv", SCORES)
+    read = read_frame(results / "scores.csv", SCORES)
+    if read.mean_over.isna().all():
+        named = [old_metric(metric) for metric in read.metric.fillna("")]
+        read = read.assign(metric=[name for name, _ in named], mean_over=[over for _, over in named])
+        read = read.astype(SCORES)
+    return read
 
 
 def read_footprint(results: Path) -> pd.DataFrame:

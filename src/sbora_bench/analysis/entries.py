@@ -11,7 +11,6 @@ from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.file_names import Column, Layout
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
-from sbora_bench.results.records import MACRO
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +97,7 @@ def _named(column: list[Any]) -> list[str]:
     done = [line for line in column if line.status == "ok"]
     names = ["clean"] if any(line.clean_n is not None and line.clean_n < line.n for line in done) else []
     if any(line.micro is not None for line in done):
-        names.append("micro" if all(line.metric.endswith(MACRO) for line in done) else "macro")
+        names.append("micro" if all(line.mean_over == "subjects" for line in done) else "macro")
     return names
 
 

@@ -119,7 +119,7 @@ def score_lines(plan: Plan, scores: dict[str, TaskScore]) -> list[str]:
     tasks = plan.catalog.tasks
     lines = [
         f"| {tasks[task].title} | {_shown(score.value, score.measured)} | {_shown(score.stderr, score.measured)} |"
-        f" {score.n:,} | {score.metric} |"
+        f" {score.n:,} | {score.shown_metric} |"
         for task, score in scores.items()
     ]
     head = ["| Task | Score, % | Standard error | Items | Metric |", "|---|---:|---:|---:|---|"]

@@ -90,7 +90,7 @@ def score_line(title: str, score: TaskScore) -> list[str]:
     error = "–" if stderr is None else f"{scale * stderr:.{digits}f}"
     interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
     value = "–" if score.value is None else f"{scale * score.value:.{digits}f}"
-    return [title, value, interval, error, f"{score.n:,}", score.metric]
+    return [title, value, interval, error, f"{score.n:,}", score.shown_metric]
 
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:

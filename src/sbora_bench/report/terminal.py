@@ -50,7 +50,7 @@ def show(folder: Path) -> str:
         _, low, high = over_items(score)
         scale, digits, unit = score.measured.scale, score.measured.digits, score.measured.shown_unit
         interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-        shown = f"{scale * score.value:5.{digits}f} {unit}  {interval}  n {score.n:,}  {score.metric}"
+        shown = f"{scale * score.value:5.{digits}f} {unit}  {interval}  n {score.n:,}  {score.shown_metric}"
         lines.append(f"  {task:{titles}}  {shown}")
     return "\n".join([*lines, f"samples: {folder / 'samples'}"])
 

@@ -131,7 +131,7 @@ def recomputed(folder: Path, record: ScoresRecord) -> tuple[ScoresRecord, list[s
 
 
 def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) -> TaskScore:
-    """A score counted again: the mean of the items, or that of the subjects' means where the metric says so.
+    """A score counted again: the mean of the items, or that of the subjects' means where the record says so.
 
     Raises UserError where the rows are not samples of a scored task.
     """
@@ -144,9 +144,9 @@ def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) ->
         if rows and "subject" in rows[0]:
             average, spread = macro_average(values, [row["subject"] for row in rows])
             extra |= {"micro": value, "macro": average}
-            if recorded.over_subjects:
+            if recorded.mean_over == "subjects":
                 value, stderr = average, spread
-        elif recorded.over_subjects:
+        elif recorded.mean_over == "subjects":
             raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not samples of a scored task ({error!r}); score the run again") from None

@@ -16,7 +16,7 @@ from sbora_bench.plan.explain import explain
 from sbora_bench.plan.metric import SHARE, Metric
 
 VERSION: Final = 1
-MACRO = "_macro"  # ends the metric's name in files where the score is a mean over subjects
+OLD_MACRO = "_macro"  # ended the metric's name before there was `mean_over`
 SEAL = "record_sha256"  # a record's own checksum, of all its other keys
 # what is alive at the peak of a training step, by what it is for
 MEMORY_KINDS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "temporaries")
@@ -159,12 +159,18 @@ class TrainRecord(RunRecord):
     on: Environment
 
 
+def old_metric(metric: str) -> tuple[str, Literal["items", "subjects"]]:
+    """A metric's name as it was written before there was `mean_over`: the name, and what the mean is over."""
+    return metric.removesuffix(OLD_MACRO), "subjects" if metric.endswith(OLD_MACRO) else "items"
+
+
 class TaskScore(Strict):
     """One task's score: the mean over its items of a metric, or the mean over subjects of those means."""
 
     status: Literal["ok", "not available", "failed"] = "ok"
     reason: str = ""
-    metric: str = Field(default="", description="its name; ends in _macro where the mean is over subjects")
+    metric: str = Field(default="", description="its name")
+    mean_over: Literal["items", "subjects"] = "items"
     measured: Metric = Field(default=SHARE, exclude_if=lambda metric: metric == SHARE)
     value: float | None = None
     stderr: float | None = None
@@ -174,10 +180,15 @@ class TaskScore(Strict):
     samples_sha256: str = ""
     extra: dict[str, float] = Field(default_factory=dict, description="further metrics, micro average say")
 
+    def model_post_init(self, _: Any) -> None:
+        """A score from before there was `mean_over` says it as one from now."""
+        if "mean_over" not in self.model_fields_set:
+            vars(self).update(zip(("metric", "mean_over"), old_metric(self.metric), strict=True))
+
     @property
-    def over_subjects(self) -> bool:
-        """Whether the value is a mean over subjects, not over items. The one place that reads it off the name."""
-        return self.metric.endswith(MACRO)
+    def shown_metric(self) -> str:
+        """The metric's name, and what the mean is over where that isn't the items."""
+        return self.metric if self.mean_over == "items" else f"{self.metric}, mean over {self.mean_over}"
 
 
 class ModelCheck(Sparse):

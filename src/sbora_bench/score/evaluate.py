@@ -48,7 +48,6 @@ from sbora_bench.results.aggregate import (
 from sbora_bench.results.folders import run_folder
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
-    MACRO,
     ContaminationRecord,
     ScoresRecord,
     TaskData,
@@ -385,12 +384,13 @@ def score_task(
         average, spread = macro_average(values, [item["subject"] for item in items])
         extra |= {"micro": float(value), "macro": average}
         if macro:
-            metric, value, stderr = f"{metric}{MACRO}", average, spread
+            value, stderr = average, spread
     answers = [answered(task, example, scorer.tokens) for example in examples]
     if task.OUTPUT_TYPE == "loglikelihood":
         extra |= mean_loss(answers)
     score = TaskScore(
         metric=metric,
+        mean_over="subjects" if macro and "subject" in items[0] else "items",
         measured=measured,
         value=float(value),
         stderr=stderr,

@@ -45,6 +45,16 @@ def test_a_row_a_run_and_task_sorted_and_typed(made):
     assert ((scores.value >= 0) & (scores.value <= 1)).all()
 
 
+def test_scores_from_before_the_mean_had_a_column_read_as_those_from_now(made):
+    plan, results = made
+    collect(plan, results)
+    now = read_scores(results)
+    assert set(zip(now.task == "mmlu", now.mean_over, strict=True)) == {(True, "subjects"), (False, "items")}
+    before = now.assign(metric=now.metric.where(now.mean_over == "items", now.metric + "_macro"))
+    before.drop(columns="mean_over").to_csv(results / "scores.csv", index=False)
+    assert read_scores(results).equals(now)
+
+
 def test_the_same_records_give_the_same_bytes(made, tmp_path):
     plan, results = made
     collect(plan, results)

@@ -97,8 +97,8 @@ def write_run(plan, results, run) -> None:
         extra = {"micro": value + 0.01, "macro": value} if entry.suite == "mmlu" else {}
         if entry.train == "math-10k" and task in LEAKS:
             extra = {"clean": value - 0.2 if numbers else 0.0, "clean_n": N[task] - LEAKS[task]}
-        metric = "acc_macro" if entry.suite == "mmlu" else "acc"
-        scores[task] = TaskScore(metric=metric, value=value, n=N.get(task, 1000), extra=extra)
+        over = "subjects" if entry.suite == "mmlu" else "items"
+        scores[task] = TaskScore(metric="acc", mean_over=over, value=value, n=N.get(task, 1000), extra=extra)
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     record = ScoresRecord(
         **names,

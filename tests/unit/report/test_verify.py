@@ -208,7 +208,7 @@ def test_not_a_results_folder(made, tmp_path):
 
 
 def test_macro_averages_are_of_the_subjects(tmp_path):
-    recorded = TaskScore(metric="acc_macro", value=0.9, n=3)
+    recorded = TaskScore(metric="acc", mean_over="subjects", value=0.9, n=3)
     rows = [
         {"correct": correct, "contaminated": False, "subject": subject}
         for correct, subject in [(True, "a"), (True, "a"), (False, "b"), (True, "b"), (False, "b"), (False, "b")]

@@ -9,6 +9,8 @@ from sbora_bench.results.records import (
     VERSION,
     BaseRecord,
     FootprintRecord,
+    ScoresRecord,
+    TaskScore,
     TrainRecord,
     check_results,
     read_record,
@@ -121,3 +123,29 @@ def test_a_misspelt_measurement_is_refused(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"train\.json: happened\.tokens_a_second"):
         read_record(tmp_path / "train.json", TrainRecord)
+
+
+@pytest.mark.parametrize(
+    ("written", "metric", "mean_over"),
+    [
+        ({"metric": "acc_macro"}, "acc", "subjects"),
+        ({"metric": "acc"}, "acc", "items"),
+        ({"metric": "f1_macro", "mean_over": "items"}, "f1_macro", "items"),
+        ({"metric": "acc", "mean_over": "subjects"}, "acc", "subjects"),
+    ],
+)
+def test_a_score_says_what_its_mean_is_over_one_of_before_too(tmp_path, written, metric, mean_over):
+    names = dict.fromkeys(
+        ("experiment", "table", "run", "model", "method", "suite", "protocol", "settings_sha256"), "x"
+    )
+    value = {"version": VERSION, **names, "rank": None, "seed": None, "train": None, "tasks": {"mmlu": written}}
+    (tmp_path / "scores.json").write_text(json.dumps(value))
+    record = read_record(tmp_path / "scores.json", ScoresRecord)
+    assert (record.tasks["mmlu"].metric, record.tasks["mmlu"].mean_over) == (metric, mean_over)
+    write_record(tmp_path / "scores.json", record)
+    assert read_record(tmp_path / "scores.json", ScoresRecord) == record
+
+
+def test_a_mean_over_subjects_is_shown_with_the_metric():
+    assert TaskScore(metric="acc", mean_over="subjects").shown_metric == "acc, mean over subjects"
+    assert TaskScore(metric="acc", mean_over="items").shown_metric == "acc"

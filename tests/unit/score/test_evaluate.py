@@ -98,7 +98,7 @@ def test_macro_micro_and_clean_scores(scored):
     right = [row["correct"] for row in toy_runs.read_rows(samples / "letters.jsonl")]
     birds, maths = right[0::2], right[1::2]
     letters = record.tasks["letters"]
-    assert letters.metric == "acc_macro"
+    assert (letters.metric, letters.mean_over) == ("acc", "subjects")
     assert letters.value == pytest.approx((sum(birds) / 5 + sum(maths) / 5) / 2)
     assert letters.extra["micro"] == pytest.approx(sum(right) / 10)
     right = [row["correct"] for row in toy_runs.read_rows(samples / "count.jsonl")]
