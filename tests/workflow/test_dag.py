@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -14,6 +15,12 @@ from tests.workflow.conftest import CANARY
 
 TINY = ("--config", "experiment=tiny")
 RUN = "arithmetic-ladder-xs-sbora-fa-r4-s1"
+IN_TURN = """
+import sys
+from sbora_bench.cli.main import cli
+for stage in ("finetune", "evaluate"):
+    cli([stage, *sys.argv[1:]], standalone_mode=False)
+"""
 
 
 def digests(folder) -> dict[str, str]:
@@ -76,29 +83,32 @@ def test_no_token_is_in_anything_that_a_reproduction_leaves_or_says(reproduction
     assert [path for path in left if CANARY.encode() in path.read_bytes()] == []
 
 
-def test_a_second_run_has_nothing_to_do_and_a_deleted_record_is_made_again(reproduction):
+def missing(done) -> set[str]:
+    """The files for whose absence a dry run names its jobs."""
+    said = " ".join(re.findall("Missing output files: (.+)", done.stdout + done.stderr))
+    return {name.strip() for name in said.split(",")}
+
+
+def test_a_second_run_has_nothing_to_do_and_what_is_deleted_is_made_again(reproduction):
     assert nothing_to_do(reproduction.snakemake(*TINY))
     results = reproduction.folder / "results" / "tiny"
     before = digests(results / "runs" / RUN)
+    shared = {name: results / name for name in ("scores.csv", "footprint.csv", "budget.csv", "audit.json", "data/mmlu")}
     scores = sha256(results / "scores.csv")
+    for path in shared.values():
+        path.rename(path.with_name(f"{path.name}.away"))
+    try:
+        done = reproduction.snakemake("--dry-run", *TINY)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert {f"results/tiny/{name}" for name in shared} <= missing(done)
+    finally:
+        for path in shared.values():
+            path.with_name(f"{path.name}.away").rename(path)
     (results / "runs" / RUN / "scores.json").unlink()
     (results / "runs" / RUN / "adapter" / "adapter_model.safetensors").unlink()
     done = reproduction.snakemake(*TINY)
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(results / "runs" / RUN) == before and sha256(results / "scores.csv") == scores
-    assert nothing_to_do(reproduction.snakemake(*TINY))
-
-
-def test_what_is_not_a_runs_own_is_made_again_too(reproduction):
-    for name in ("scores.csv", "footprint.csv", "budget.csv", "audit.json", "data/mmlu"):
-        path = reproduction.folder / "results" / "tiny" / name
-        beside = path.with_name(f"{path.name}.away")
-        path.rename(beside)
-        try:
-            done = reproduction.snakemake("--dry-run", *TINY)
-            assert done.returncode == 0 and not nothing_to_do(done), (name, done.stderr[-3000:])
-        finally:
-            beside.rename(path)
     assert nothing_to_do(reproduction.snakemake("--dry-run", *TINY))
 
 
@@ -118,13 +128,12 @@ def test_snakemakes_own_report_has_the_tables_and_figures_with_captions(reproduc
 
 
 def test_the_commands_give_the_bytes_of_the_dag(reproduction):
-    """Here `sbora-bench` is a process of its own; the jobs of the reproduction were forks (tests/forked.py)."""
+    """Here they are in a process of its own; the jobs of the reproduction were forks (tests/forked.py)."""
     dag, own = reproduction.folder / "results" / "tiny", reproduction.folder / "results" / "by-hand"
     shutil.copytree(dag / "data", own / "data")
     try:
-        for stage in ("finetune", "evaluate"):
-            done = reproduction.run("sbora-bench", stage, "--experiment", "tiny", "--results", str(own), RUN)
-            assert done.returncode == 0, done.stderr[-3000:]
+        done = reproduction.run(sys.executable, "-c", IN_TURN, "--experiment", "tiny", "--results", str(own), RUN)
+        assert done.returncode == 0, done.stderr[-3000:]
         done = reproduction.bench("cards", "--experiment", "tiny", "--results", str(own))
         assert done.returncode == 0, done.stderr[-3000:]
         by_hand, by_dag = digests(own / "runs" / RUN), digests(dag / "runs" / RUN)

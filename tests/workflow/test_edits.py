@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,19 @@ FOOTPRINTS = {"footprint_arithmetic", "footprint_mmlu"}
 READING = {"collect", "cards", "tables", "figures", "audit", "report", "failures"}
 PAGE = {"report", "failures"}  # `failures` only looks once all is there
 
-# file, what stands in it, what an edit makes of it, the rules that then run
-EDITS = {
-    "docstring": ("sbora_bench/train/finetune.py", '"""Train', '"""Reworded: train', set()),
-    "comment": ("sbora_bench/score/evaluate.py", "\nimport gc\n", "\n# a reason\nimport gc\n", set()),
-    "help of a command": ("sbora_bench/cli/main.py", 'prog_name="sbora-bench"', 'prog_name="sbora-bench" ', set()),
+# file, what stands in it, what an edit makes of it
+HARMLESS = {
+    "docstring": ("sbora_bench/train/finetune.py", '"""Train', '"""Reworded: train'),
+    "comment": ("sbora_bench/score/evaluate.py", "\nimport gc\n", "\n# a reason\nimport gc\n"),
+    "help of a command": ("sbora_bench/cli/main.py", 'prog_name="sbora-bench"', 'prog_name="sbora-bench" '),
     "a helper that nothing calls": (
         "sbora_bench/files.py",
         "\n\ndef ",
         "\n\ndef spelt_backwards() -> int:\n    return 1\n\n\ndef ",
-        set(),
     ),
+}
+# the same, and the rules that then run
+EDITS = {
     "model card": ("sbora_bench/report/cards.py", "## Scores", "## The scores", {"cards"}),
     "caption": ("sbora_bench/report/views/score_figure.py", "Methods stand a little", "They stand a little", PAGE),
     "table": ("sbora_bench/report/views/score_table.py", '"–"', '"-"', {"tables", "audit", *PAGE}),
@@ -73,18 +76,30 @@ def would_run(folder: Path) -> set[str]:
     return {name for name, _ in re.findall(r"^(\w+) +(\d+)$", counts, re.MULTILINE)} - {"all", "total"}
 
 
-def test_nothing_runs_where_nothing_was_edited(copied):
-    assert would_run(copied) == set()
+@contextmanager
+def edited(folder: Path, edits: list[tuple[str, str, str]]):
+    """The sources with these edits, for the block alone."""
+    texts = {}
+    for name, old, new in edits:
+        path = folder / "src" / name
+        texts[path] = text = path.read_text(encoding="utf-8")
+        assert old in text, f"{name} has no {old!r} any more"
+        path.write_text(text.replace(old, new, 1) if old else new + text, encoding="utf-8")
+    try:
+        yield
+    finally:
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+
+
+def test_what_changes_no_result_runs_nothing(copied):
+    """All such edits at once: none of them may run anything, so all of them don't."""
+    with edited(copied, list(HARMLESS.values())):
+        assert would_run(copied) == set()
 
 
 @pytest.mark.parametrize("kind", EDITS)
 def test_an_edit_runs_what_it_changes_alone(copied, kind):
-    name, old, new, expected = EDITS[kind]
-    path = copied / "src" / name
-    text = path.read_text(encoding="utf-8")
-    assert old in text, f"{name} has no {old!r} any more"
-    path.write_text(text.replace(old, new, 1) if old else new + text, encoding="utf-8")
-    try:
+    *edit, expected = EDITS[kind]
+    with edited(copied, [edit]):
         assert would_run(copied) == expected
-    finally:
-        path.write_text(text, encoding="utf-8")
