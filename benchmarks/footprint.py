@@ -4,7 +4,8 @@
 
 Measured: allocations and releases that `torch.profiler` saw, summed, at their highest; and, without the profiler, the
 growth of the process's resident memory at its highest. Random weights: memory doesn't depend on values. One row of the
-micro-batch is of full length and the others shorter, so there is padding, as in a real one.
+micro-batch is of full length and the others shorter, so there is padding, as in a real one. Logits are made of every
+token, as a trace takes all for supervised. Some micro-batches go through the model in two parts.
 """
 
 import argparse
@@ -62,12 +63,14 @@ def cases(quick: bool) -> list[dict]:
         for length in lengths
     ]
     autocast = [("small", method, "autocast", way, 96) for method in METHODS for way in (DROPOUT, AGAIN)]
+    parted = [("small", *cell, DROPOUT, 96, 192) for cell in itertools.product(METHODS, PRECISIONS)]
+    parted += [] if quick else [("smollm2-135m", method, "bfloat16", DROPOUT, 192, 384) for method in METHODS]
     ways = [] if quick else [(DROPOUT, 192), (AGAIN, 96), (DROPOUT, 48)]
     large = [("smollm2-135m", *cell, *way) for way in ways for cell in itertools.product(METHODS, PRECISIONS)]
-    return [case(*cell) for cell in [*small[0], *large, *autocast, *itertools.chain(*small[1:])]]
+    return [case(*cell) for cell in [*small[0], *large, *autocast, *itertools.chain(*small[1:]), *parted]]
 
 
-def case(model: str, method: str, precision: str, way: tuple[float, bool], length: int) -> dict:
+def case(model: str, method: str, precision: str, way: tuple[float, bool], length: int, at_once: int = 0) -> dict:
     dropout, checkpointing = way
     overrides = {
         "dropout": dropout,
@@ -80,9 +83,12 @@ def case(model: str, method: str, precision: str, way: tuple[float, bool], lengt
         "weights_dtype": "float32" if precision == "float32" else "bfloat16",
         "autocast": "bfloat16" if precision == "autocast" else None,
         "compute_dtype": "bfloat16",
+        "logits": "all",
+        "tokens_at_once": at_once,
     }
     method = f"q{method}" if precision == "nf4" else method
     name = f"{model} {method} {precision} dropout={dropout} checkpointing={checkpointing} length={length}"
+    name += f" at_once={at_once}" if at_once else ""
     about = {"name": name, "model": model, "method": method, "precision": precision, "length": length}
     return about | {"overrides": overrides}
 
@@ -110,7 +116,8 @@ def measured(known, case: dict, profiled: bool) -> dict[str, int]:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(WordLevel({"a": 1, "[PAD]": 0}, unk_token="a")), pad_token="[PAD]"
         )
-        lengths = [case["length"]] + [case["length"] - 8] * (ROWS - 1)  # one micro-batch, padded as a real one is
+        shorter = 1 if protocol.tokens_at_once else 8  # by one token, so that parts are equally wide
+        lengths = [case["length"]] + [case["length"] - shorter] * (ROWS - 1)  # one micro-batch, padded as a real one is
         rows = Dataset.from_list([{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
         run = Run(Cell("bench", case["model"], case["method"], RANK), 0)
         with mock.patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True):
@@ -140,7 +147,7 @@ def compare(case: dict) -> dict:
     known = catalog()
     estimated = predict(known, case)
     resident_growth = None
-    if case["model"] != "small" and case["length"] == 192:
+    if case["model"] != "small" and case["length"] == 192 and not case["overrides"]["tokens_at_once"]:
         resident_growth = measured(known, case, profiled=False)["resident"]
     real = measured(known, case, profiled=True)
     over = estimated["peak"] - estimated["weights"] - estimated["adapter"]
@@ -200,7 +207,8 @@ def words_of(case: dict) -> list[str]:
     """A case's model, length and what is on."""
     dropout, again = (case["overrides"][key] for key in ("dropout", "gradient_checkpointing"))
     ways = [f"dropout {dropout}"] * bool(dropout) + ["checkpointing"] * again
-    return [case["model"], f"{case['length']} tokens", " and ".join(ways) or "neither"]
+    parted = f", {at_once} at once" if (at_once := case["overrides"]["tokens_at_once"]) else ""
+    return [case["model"], f"{case['length']} tokens{parted}", " and ".join(ways) or "neither"]
 
 
 def peaks(row: dict) -> list[str]:

@@ -4,13 +4,15 @@
         --output results/benchmarks/training.json [--update 32] [--minutes 5.5] [--threads 2]
 
 The ways: padded rows with logits of all positions, logits of supervised positions alone, with these the update's
-micro-batches by length, and those without padding; each with PEFT's LoRA (rank 32, dropout) and with SBoRA-FA. They
-take turns: a round draws an update, and each way, in an order drawn anew, goes forward and backward through one of its
-micro-batches, so that other work on the machine bears on all. A way's seconds an example are its seconds a token that
-it computes, over all rounds, times the tokens that it computes for an example, padding among them, over all rows: few
-rounds are enough, and time is taken to grow as tokens do. Intervals (95 %, four rounds on): rounds drawn again.
+micro-batches by length, and those without padding, or in parts of so many tokens; each with PEFT's LoRA (rank 32,
+dropout) and with SBoRA-FA. They take turns: a round draws an update, and each way, in an order drawn anew, goes forward
+and backward through one of its micro-batches, so that other work on the machine bears on all. A way's seconds an
+example are its seconds a token that it computes, over all rounds, times the tokens that it computes for an example,
+padding among them, over all rows: few rounds are enough, and time is taken to grow as tokens do. Intervals (95 %, four
+rounds on): rounds drawn again.
 Beside the output stands its table, as Markdown.
-Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch.
+Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch; `--peaks` says it and
+times nothing.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.padding_free import NAME, packed
+from sbora_bench.inputs.parts import parts_of
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.protocol import Protocol
@@ -47,6 +50,8 @@ WAYS = {
     "logits": {"sort_by_length": False},
     "logits, sorted": {},
     "logits, sorted, padding-free": {"padding_free": True},
+    "logits, sorted, in parts of 1,024": {"tokens_at_once": 1024},
+    "logits, sorted, in parts of 512": {"tokens_at_once": 512},
 }
 BASELINE = "LoRA, plain"
 
@@ -79,23 +84,32 @@ class Way:
 
     def computed(self, rows: list[dict]) -> int:
         """Tokens that go through the model for a micro-batch."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        multiple = self.protocol.pad_to_multiple_of
-        return sum(lengths) if self.protocol.padding_free else len(rows) * -(-max(lengths) // multiple) * multiple
+        return sum(
+            int(part["attention_mask"].sum()) if self.protocol.padding_free else part["input_ids"].numel()
+            for part in self.parts(rows)
+        )
+
+    def width(self, rows: list[dict]) -> float:
+        """Tokens of an example of a micro-batch, padding among them where there is any, before it is parted."""
+        lengths, multiple = [len(row["input_ids"]) for row in rows], self.protocol.pad_to_multiple_of
+        return statistics.mean(lengths) if self.protocol.padding_free else -(-max(lengths) // multiple) * multiple
+
+    def parts(self, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+        """What goes through the model at a time, of a micro-batch."""
+        return parts_of(self.protocol, len(rows)).of(self.collate(rows))
 
     def seconds(self, rows: list[dict]) -> float:
         """Of forward and backward through a micro-batch, the adapter's gradients made anew."""
         self.model.zero_grad()
         self.model.get_base_model().set_attn_implementation(NAME if self.protocol.padding_free else "sdpa")
         began = time.perf_counter()
-        inputs = self.collate(rows)
-        if self.protocol.padding_free:
-            inputs = packed(inputs)
-        if self.protocol.logits == "all":
-            loss = self.model(**inputs).loss
-        else:
-            loss, _ = self.supervised(self.model, inputs)
-        loss.backward()
+        for part in self.parts(rows):
+            inputs = packed(part) if self.protocol.padding_free else part
+            if self.protocol.logits == "all":
+                loss = self.model(**inputs).loss
+            else:
+                loss, _ = self.supervised(self.model, inputs)
+            loss.backward()
         return time.perf_counter() - began
 
 
@@ -129,6 +143,11 @@ def traced_peak(way: Way, catalog: Catalog, folder: Path, length: int) -> int:
     twin = meta_twin.attach(base, method, RANK, way.protocol)
     peak = footprint.trace(twin, way.protocol, "cpu", MICRO, length).peak()
     return peak["peak"] - peak["weights"] - peak["adapter"]
+
+
+def largest_width(way: Way, updates: list[list[dict]]) -> int:
+    """Tokens of an example of an update's widest micro-batch, in the mean over updates."""
+    return round(statistics.mean(max(map(way.width, way.dealt(update))) for update in updates))
 
 
 def seconds_an_example(rounds: list[dict[str, tuple[float, int]]], way: str, tokens: float) -> float:
@@ -178,7 +197,9 @@ def table(record: dict) -> PrintedTable:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--output", required=True, type=Path)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--output", type=Path)
+    asked.add_argument("--peaks", action="store_true", help="print the traced peaks alone")
     parser.add_argument("--update", type=int, default=32, help="examples of an update, in micro-batches of 8")
     parser.add_argument("--rows", type=int, default=4096, help="of the data, drawn at random")
     parser.add_argument("--minutes", type=float, default=5.5, help="no round begins that would end later")
@@ -199,9 +220,12 @@ def main() -> None:
     }
     tokens = {name: sum(map(sum, of)) / (len(updates) * arguments.update) for name, of in sizes.items()}
     memory = {
-        name: traced_peak(way, catalog, arguments.model, round(statistics.mean(map(max, sizes[name])) / MICRO))
-        for name, way in made.items()
+        name: traced_peak(way, catalog, arguments.model, largest_width(way, updates)) for name, way in made.items()
     }
+    if arguments.peaks:
+        for name, size in memory.items():
+            print(f"{name:45} {size / 2**20:7,.0f} MiB over the weights, {size / memory[BASELINE]:.2f}")
+        return
     for way in made.values():  # buffers and kernels are made at the first call
         way.seconds([{key: values[:16] + values[-16:] for key, values in row.items()} for row in rows[:MICRO]])
     draw, rounds, longest = random.Random(0), [], 0.0
@@ -231,7 +255,7 @@ def main() -> None:
     write_text(arguments.output.with_suffix(".md"), markdown(table(record)))
     for name, of in record["ways"].items():
         interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if "interval" in of else ""
-        print(f"{name:38} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
+        print(f"{name:45} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
 
 
 if __name__ == "__main__":

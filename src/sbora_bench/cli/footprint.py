@@ -23,6 +23,7 @@ def cell_options(command: Callable) -> Callable:
             click.option("--suite", help="The suite that the protocol is meant for  [default: mmlu for 4-bit methods]"),
             click.option("--micro-batch", type=int, help="Rows of a forward pass  [default: the protocol's]"),
             click.option("--length", type=int, help="Tokens of a row  [default: the protocol's]"),
+            click.option("--tokens-at-once", type=int, help="Of a micro-batch, the model's  [default: the protocol's]"),
             click.option(
                 "--checkpointing/--no-checkpointing", default=None, help="Of activations  [default: the protocol's]"
             ),

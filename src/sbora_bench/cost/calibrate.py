@@ -111,6 +111,7 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
 
     from sbora_bench.cost import real_step
     from sbora_bench.cost.traced_step import OPTIMIZERS
+    from sbora_bench.inputs.parts import parts_of
 
     device = next(model.parameters()).device
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -122,12 +123,14 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
     mask[0, 0] = 0  # a batch with padding, as most are
     inputs = {"input_ids": ids, "attention_mask": mask, "labels": ids}
     supervised = real_step.supervised_loss(model, protocol, ids[0].tolist())
+    parts = parts_of(protocol, protocol.micro_batch).of(inputs)
 
     def step() -> None:
         low = torch.autocast(device.type, getattr(torch, protocol.autocast)) if protocol.autocast else None
-        with low or contextlib.nullcontext():
-            loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
-        loss.backward()
+        for part in parts:
+            with low or contextlib.nullcontext():
+                loss = model(**part).loss if supervised is None else supervised(model, part)[0]
+            loss.backward()
         if protocol.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
         optimizer.step()

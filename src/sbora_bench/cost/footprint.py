@@ -48,7 +48,8 @@ def cell_footprint(
         if method is None:
             raise
         return FootprintRecord(**about(cell), status="not traced", reason=str(error))
-    notes = [f"memory: micro-batch {protocol.micro_batch} x {protocol.max_length} tokens, {kernels} kernels"]
+    parted = f", {protocol.tokens_at_once} at once" if protocol.tokens_at_once else ""
+    notes = [f"memory: micro-batch {protocol.micro_batch} x {protocol.max_length} tokens{parted}, {kernels} kernels"]
     if method is not None and method.quantization and record.trainable_parameters is not None:
         halved = record.trainable_parameters // 2
         notes.append(f"the authors' code halves the count of 4-bit cells and would print {halved:,}")
@@ -107,7 +108,7 @@ def about(cell: Cell) -> dict[str, Any]:
 
 
 def work_of_an_update(traced: Tracer, protocol: Protocol) -> dict[str, Any]:
-    """Memory at the peak of a micro-batch, FLOPs and bytes moved of a whole update."""
+    """Memory at the peak of a micro-batch (of its largest part), FLOPs and bytes moved of a whole update."""
     times = protocol.batch_size // protocol.micro_batch
     flops = {name: value * times for name, value in traced.flops().items()}
     return {

@@ -43,6 +43,7 @@ class CellRequest:
     suite: str | None = None
     micro_batch: int | None = None
     length: int | None = None
+    tokens_at_once: int | None = None
     checkpointing: bool | None = None
     optimizer: str | None = None
     device: str | None = None
@@ -56,7 +57,7 @@ def resolve(catalog: Catalog, request: CellRequest) -> tuple[MethodEntry | None,
     method = None if request.method == "base" else catalog.find("methods", request.method, "--method")
     if method is not None and request.rank is None:
         raise UserError(f"--rank: missing; method {request.method} needs one")
-    for name in ("rank", "micro_batch", "length", "beams"):
+    for name in ("rank", "micro_batch", "length", "tokens_at_once", "beams"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: found {value}, allowed a whole number of at least 1")
@@ -72,8 +73,9 @@ def resolve(catalog: Catalog, request: CellRequest) -> tuple[MethodEntry | None,
     changes["batch_size"] = rows * -(-protocol.batch_size // rows)
     if request.checkpointing is not None:
         changes["gradient_checkpointing"] = request.checkpointing
-    if request.optimizer is not None:
-        changes["optimizer"] = request.optimizer
+    changes |= {
+        name: value for name in ("optimizer", "tokens_at_once") if (value := getattr(request, name)) is not None
+    }
     config = read_config(catalog, request.model)
     if method is not None:
         changes["target_modules"] = targets(config, method, request, protocol)
@@ -109,7 +111,8 @@ def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
     record, model, traced = counted_and_traced(catalog, cell, method, protocol, kernels)
     figures = record.model_dump(mode="json")
     figures |= {"micro_batch": protocol.micro_batch, "length": protocol.max_length, "kernels": kernels}
-    figures |= {name: getattr(protocol, name) for name in ("batch_size", "gradient_checkpointing", "optimizer")}
+    shown = ("batch_size", "gradient_checkpointing", "optimizer", "tokens_at_once")
+    figures |= {name: getattr(protocol, name) for name in shown}
     if method is not None:
         figures["target_modules"] = protocol.target_modules
     if record.status == "ok" and request.beams is not None:
@@ -229,9 +232,10 @@ def as_text(figures: dict[str, Any]) -> str:
     if figures["status"] == "not traced":
         lines.append(f"  not traced: {figures['reason']}")
     if figures["memory"].get("peak"):
+        parted = f" ({figures['tokens_at_once']:,} at once)" if figures["tokens_at_once"] else ""
         ways = ", checkpointing" if figures["gradient_checkpointing"] else ""
         lines.append(
-            f"peak of a training step, micro-batch {figures['micro_batch']} x {figures['length']} tokens,"
+            f"peak of a training step, micro-batch {figures['micro_batch']} x {figures['length']} tokens{parted},"
             f" {figures['optimizer']}{ways}, {figures['kernels']} kernels, GiB"
         )
         lines += [f"  {name:24} {value / GIB:>18.3f}" for name, value in figures["memory"].items()]

@@ -20,6 +20,7 @@ from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import leave_unpacked, nf4_config
 from sbora_bench.inputs.padding_free import packed, prepare
+from sbora_bench.inputs.parts import parts_of
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
@@ -69,7 +70,7 @@ def supervised_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) 
 
 def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int) -> int:
     """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
-    end in padding, unless the protocol has none.
+    end in padding, unless the protocol has none. In parts where the protocol has them so.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=FUSED[protocol.optimizer])
@@ -84,13 +85,15 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     supervised = supervised_loss(model, protocol, ids[0].tolist())
     low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
 
+    parts = parts_of(protocol, rows).of({"input_ids": ids, "labels": ids, "attention_mask": mask})
+
     def steps() -> None:
         for _ in range(2):
-            with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
-                inputs = {"input_ids": ids, "labels": ids, "attention_mask": mask}
-                inputs = packed(inputs) if protocol.padding_free else inputs
-                loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
-            loss.backward()
+            for part in parts:
+                with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
+                    inputs = packed(part) if protocol.padding_free else part
+                    loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -99,8 +102,11 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
 
 
 def cell_peak(catalog: Catalog, model: str, method: MethodEntry, rank: int, protocol: Protocol) -> int:
-    """Bytes at the highest of a training step of a cell, the model's own among them; at the protocol's longest."""
+    """Bytes at the highest of a training step of a cell, the model's own among them; at the protocol's longest or, in
+    parts, at the length that makes the largest.
+    """
     torch.set_num_threads(1)
     cell = random_model(read_config(catalog, model), method, rank, protocol)
-    over = step_peak(cell, protocol, protocol.micro_batch, protocol.max_length)
+    _, length = parts_of(protocol, protocol.micro_batch).largest(protocol.micro_batch, protocol.max_length)
+    over = step_peak(cell, protocol, protocol.micro_batch, length)
     return storage_bytes(weight_tensors(cell)) + over

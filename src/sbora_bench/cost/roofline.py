@@ -49,7 +49,10 @@ TRACED = {
     "micro_batch",
     "optimizer",
     "pad",
+    "pad_to_multiple_of",
+    "padding_free",
     "target_modules",
+    "tokens_at_once",
     "weights_dtype",
 }
 SCORED = {"compute_dtype", "double_quantization", "gradient_checkpointing", "merge", "num_beams", "pad"}

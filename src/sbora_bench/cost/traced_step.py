@@ -19,6 +19,7 @@ from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
 from sbora_bench.inputs.padding_free import places, prepare
+from sbora_bench.inputs.parts import parts_of
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.protocol import Protocol
 
@@ -49,6 +50,8 @@ def trace_training(
 ) -> Tracer:
     """Trace a step of `micro_batch` examples of `length` tokens, padding among them, on a `cpu` or `cuda` device.
 
+    Where the protocol has it go through the model in parts, parts of one shape are traced once and counted as often as
+    they are; the largest that shorter examples make is traced too.
     `model`: on `meta`, adapted. `adapter`: the tensors that belong to the adapter. Raises UserError for an optimizer
     that isn't known here.
     """
@@ -68,8 +71,6 @@ def trace_training(
     unpadded = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if unpadded else "sdpa")
-    # PEFT puts a prompt's ones before a row of the mask
-    mask = None if unpadded else (length,) if prompt else (1, length, length)
     flat = protocol.padding_free and not prepare(model, [])
     tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
@@ -78,7 +79,8 @@ def trace_training(
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     optimizer = ready_optimizer(protocol.optimizer, trained)
     accumulation = protocol.batch_size // protocol.micro_batch
-    if accumulation > 1:
+    shapes = parts_of(protocol, micro_batch).shapes(micro_batch, length)
+    if accumulation > 1 or sum(shapes.values()) > 1:
         for p in trained:
             p.grad = torch.empty_like(p)
     tracer.adopt(weight_tensors(model), "weights")
@@ -86,13 +88,17 @@ def trace_training(
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
     with tracer:
-        inputs = row_of_examples(micro_batch, length) if flat else batch(micro_batch, length, mask)
-        loss = training_loss(model, inputs, kernels, supervised, micro_batch) / accumulation
-        del inputs
-        tracer.phase = "backward"
-        loss.backward()
-        tracer.adopt((p.grad for p in trained), "gradients")
-        tracer.phase = "optimizer"
+        for (rows, width), tracer.times in shapes.items():
+            tracer.phase = "forward"
+            # PEFT puts a prompt's ones before a row of the mask
+            mask = None if unpadded else (width,) if prompt else (1, width, width)
+            inputs = row_of_examples(rows, width) if flat else batch(rows, width, mask)
+            loss = training_loss(model, inputs, kernels, supervised, rows) / accumulation
+            del inputs
+            tracer.phase = "backward"
+            loss.backward()
+            tracer.adopt((p.grad for p in trained), "gradients")
+        tracer.phase, tracer.times = "optimizer", 1
         if protocol.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
         if protocol.optimizer == "adamw_torch":

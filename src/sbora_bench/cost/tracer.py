@@ -113,14 +113,14 @@ def _described(value: Any) -> Any:
 class Tracer(TorchDispatchMode):
     """Counts while it is active, as on a `cpu` or `cuda` device.
 
-    Storages that stood before are named by `adopt`; `phase` names what is going on.
+    Storages that stood before are named by `adopt`; `phase` names what is going on, `times` says how often it is done.
     """
 
     def __init__(self, device: str, vocabulary: int, trained: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.device, self.vocabulary = device, vocabulary
         self.trained = {frozenset(p.shape) for p in trained if p.ndim == 2}
-        self.phase = "forward"
+        self.phase, self.times = "forward", 1
         self.storages: list[Storage] = []
         self.operations: Counter[Operation] = Counter()
         self._results = Results()
@@ -164,7 +164,7 @@ class Tracer(TorchDispatchMode):
             self._storage(tensor)
         if self.device == "cpu" and func._overloadpacket in PROMOTING:
             self._copies([t for t in args[:2] if isinstance(t, torch.Tensor)])
-        if not func.is_view:
+        if self.times and not func.is_view:
             count = FLOPS.get(func._overloadpacket)
             flops = count(*args, **kwargs, out_val=result) if count else 0
             part = (
@@ -174,7 +174,7 @@ class Tracer(TorchDispatchMode):
             )
             moved = sum(t.numel() * t.element_size() for t in inputs + outputs)
             dtype = str(outputs[0].dtype).removeprefix("torch.") if outputs else ""
-            self.operations[Operation(self.work, part, dtype, flops, moved)] += 1
+            self.operations[Operation(self.work, part, dtype, flops, moved)] += self.times
         return result
 
     @property

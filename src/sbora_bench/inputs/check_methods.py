@@ -44,6 +44,7 @@ KEYS = {
     "padding_free",
     "steps",
     "target_modules",
+    "tokens_at_once",
     "weights_dtype",
 }
 LAYERED = ("layer", "pattern")  # parts of the arguments' names that tell a model's layers apart
@@ -148,6 +149,11 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
 
         if reason := prepare(model, []):
             return f"padding_free: {reason}; say padding_free: false"
+    if protocol.tokens_at_once:
+        from sbora_bench.inputs.supervised_loss import loss_of_its_own
+
+        if reason := loss_of_its_own(model):
+            return f"tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0"
     return unmerged(model) if merged(method, protocol) else ""
 
 

@@ -44,12 +44,8 @@ class SupervisedLoss:
     def __init__(
         self, model: torch.nn.Module, row: list[int], in_chunks: bool = True, kernel: Kernel = "torch"
     ) -> None:
-        config = getattr(model, "active_peft_config", None)
-        if getattr(config, "monteclora_config", None) is not None:
-            raise Unfit("MonteCLoRA has a loss of its own")
-        kind = getattr(config, "peft_type", None)
-        if kind is not None and str(getattr(kind, "value", kind)) in ADDS_TO_THE_LOSS:
-            raise Unfit(f"{kind.value} has a loss of its own")
+        if reason := loss_of_its_own(model):
+            raise Unfit(reason)
         head = model.get_output_embeddings()
         if head is None:
             raise Unfit(f"{type(model).__name__} names no head")
@@ -125,6 +121,19 @@ class SupervisedLoss:
         with self.head.register_forward_hook(lambda module, arguments, output: made.append(output)):
             outputs = model(input_ids=ids)
         return len(made) == 1 and outputs.logits is made[0]
+
+
+def loss_of_its_own(model: torch.nn.Module) -> str:
+    """Why a model's loss isn't its tokens' alone, so that those of a micro-batch's rows don't add up; else empty."""
+    config = getattr(model, "active_peft_config", None)
+    if getattr(config, "monteclora_config", None) is not None:
+        return "MonteCLoRA has a loss of its own"
+    kind = getattr(config, "peft_type", None)
+    if kind is not None and str(getattr(kind, "value", kind)) in ADDS_TO_THE_LOSS:
+        return f"{kind.value} has a loss of its own"
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        return f"{model.config.model_type} adds a loss of its router"
+    return ""
 
 
 def frozen_linear(head: torch.nn.Module) -> bool:

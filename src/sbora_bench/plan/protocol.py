@@ -44,6 +44,12 @@ class Protocol(Strict):
         exclude_if=lambda choice: not choice,
         description="a micro-batch is one row of its examples, each attended to alone; equal but for rounding",
     )
+    tokens_at_once: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda tokens: not tokens,
+        description="a micro-batch of more, padding among them, is trained on in parts of whole rows; 0: whole",
+    )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     too_long: Literal["cut", "drop", "fail"] = Field(
         default="cut",

@@ -106,7 +106,7 @@ class Training(Sparse):
     seconds: float | None = Field(default=None, description="since the start, or since it went on from a checkpoint")
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = Field(default=None, description="of the allocator on a GPU, else of the process")
-    micro_batch: int | None = Field(default=None, description="rows that went through the model at a time")
+    micro_batch: int | None = Field(default=None, description="rows that went through the model at a time, at most")
     accumulation: int | None = None
     out_of_memory_with: list[int] | None = Field(default=None, description="micro-batches that were too large")
     trainable_parameters: int | None = None

@@ -1,15 +1,59 @@
-"""Ways to the same update with less work, each a parent of the Trainer's class: no needless logits, less padding."""
+"""Ways to the same update with less work or memory, each a parent of the Trainer's class: no needless logits, less
+padding, micro-batches in parts.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer as Parent
 
+    from sbora_bench.inputs.parts import Parts
     from sbora_bench.inputs.supervised_loss import SupervisedLoss
 else:
     Parent = object
+
+
+class InParts(Parent):
+    """Takes a micro-batch through the model in `parts`, each with its own gradient; to stand before all others."""
+
+    parts: "Parts"
+    _share: float = 1  # of the micro-batch's loss, that a part has
+
+    def training_step(
+        self, model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]", num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of the micro-batch `inputs` (tensors of one first dimension); gradients are added up."""
+        summed = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # over the items; else it is a mean
+        loss = 0
+        for part, share in self._parts(inputs):
+            self._share = 1 if summed else share
+            if self._share:
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+        self._share = 1
+        return loss
+
+    def prediction_step(
+        self, model: "torch.nn.Module", inputs: "dict[str, torch.Tensor]", *others: Any, **named: Any
+    ) -> Any:
+        """(the mean loss of the micro-batch `inputs`, None, None), as Trainer has it where the loss alone is wanted."""
+        loss = 0
+        for part, share in self._parts(inputs):
+            loss = loss + share * super().prediction_step(model, part, *others, **named)[0]
+        return loss, None, None
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        if isinstance(loss, tuple):
+            return loss[0] * self._share, *loss[1:]
+        return loss * self._share
+
+    def _parts(self, inputs: "dict[str, torch.Tensor]") -> "Iterator[tuple[dict[str, torch.Tensor], float]]":
+        """(a part, its share of the tokens that count): a row's first is no prediction."""
+        parts = self.parts.of(inputs)
+        counts = [int((part["labels"][:, 1:] >= 0).sum()) for part in parts] if len(parts) > 1 else [1]
+        return ((part, count / max(1, sum(counts))) for part, count in zip(parts, counts, strict=True))
 
 
 class SupervisedOnly(Parent):

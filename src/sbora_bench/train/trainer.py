@@ -1,5 +1,6 @@
 """transformers' Trainer as a protocol and a method have it."""
 
+import math
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.method_hooks import optimizer_of
+from sbora_bench.inputs.parts import Parts
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.experiment import Run
 from sbora_bench.plan.method_entry import MethodEntry
@@ -15,8 +17,7 @@ from sbora_bench.train import distributed as processes
 from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_checkpoint
 from sbora_bench.train.encoding import IGNORED, with_ends
 from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
-from sbora_bench.train.out_of_memory import InParts
-from sbora_bench.train.shortcuts import ByLength, PaddingFree, SupervisedOnly
+from sbora_bench.train.shortcuts import ByLength, InParts, PaddingFree, SupervisedOnly
 from sbora_bench.train.wandb_log import asked_for
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def build_trainer(
     """The Trainer as the protocol and the method have it; it logs to wandb where that is requested.
 
     `rows`: of a micro-batch that go through the model at a time; 0: all. Raises UserError where the protocol wants
-    micro-batches without padding and the model doesn't take them.
+    micro-batches without padding, or in parts, and the model doesn't take them.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -56,6 +57,7 @@ def build_trainer(
         if reason := prepare(model, train[0]["input_ids"]):
             raise UserError(f"{run.name}: padding_free: {reason}; say padding_free: false")
     supervised = supervised_loss(model, train[0]["input_ids"], protocol, run.name)
+    parts = parts_in_training(model, protocol, rows or protocol.micro_batch, run.name)
     carried = batches.carried_epochs(len(train), protocol)
 
     class ProtocolTrainer(InParts, PaddingFree, SupervisedOnly, ByLength, Trainer):
@@ -71,7 +73,7 @@ def build_trainer(
             self.add_callback(Sealing())
             self.remove_callback(PrinterCallback)
             self.add_callback(Telling(run.name))
-            self.rows = rows or protocol.micro_batch
+            self.parts = parts
             self.supervised = supervised
             self.sort_by_length = protocol.sort_by_length
             self.padding_free = protocol.padding_free
@@ -182,6 +184,20 @@ def build_trainer(
     return ProtocolTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
     )
+
+
+def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, name: str) -> Parts:
+    """How micro-batches are parted, of which memory suffices for `rows` rows. Raises UserError where the protocol has
+    parts and the model a loss that doesn't add up of theirs.
+    """
+    from sbora_bench.inputs.supervised_loss import loss_of_its_own
+
+    if protocol.tokens_at_once and (reason := loss_of_its_own(model)):
+        raise UserError(f"{name}: tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0")
+    tokens = math.ceil(protocol.tokens_at_once * rows / protocol.micro_batch)  # halved with the rows
+    # several processes wait for each other at every part, so all have as many: as of the longest rows
+    width = protocol.max_length if processes.count() > 1 else 0
+    return Parts(rows, tokens, protocol.pad_to_multiple_of, width)
 
 
 def supervised_loss(model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str) -> "SupervisedLoss | None":

@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -130,6 +131,42 @@ def test_estimated_memory_of_a_row_of_examples(catalog, logits, dtype):
     assert over == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("method", "rows", "ways"),
+    [
+        *((method, 8, {}) for method in METHODS),
+        *(("lora", 16, {"logits": logits, "weights_dtype": "bfloat16"}) for logits in ("all", "supervised")),
+        ("lora", 8, {"padding_free": True, "logits": "supervised"}),
+        ("sbora-fa", 8, {"gradient_checkpointing": True, "logits": "supervised"}),
+        ("qlora", 8, {}),
+        ("lora", 1, {}),  # a row that may be padded to its multiple, so that there is a mask
+    ],
+)
+def test_estimated_memory_of_parts_is_what_the_allocator_did(catalog, method, rows, ways):
+    """Micro-batches of 32 rows in parts of so many."""
+    protocol = protocol_of(catalog, **ways)
+    parted = protocol.model_copy(update={"tokens_at_once": rows * LENGTH})
+    over = []
+    for way in (protocol, parted):
+        traced = footprint.trace(on_meta(catalog, method, way), way, "cpu", 32, LENGTH).peak()
+        over.append(traced["peak"] - traced["weights"] - traced["adapter"])
+    measured = real_step.step_peak(real(catalog, method, parted), parted, 32, LENGTH)
+    assert over[1] == pytest.approx(measured, rel=0.01)
+    assert over[1] < 0.6 * over[0]
+
+
+def test_the_largest_part_of_any_length_is_traced(catalog):
+    """Of 64 tokens a row three fit into 240, of 48 five: those are the larger part; the work is of rows of 64."""
+    protocol = protocol_of(catalog, tokens_at_once=240, logits="all")
+    traced = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", 8, LENGTH)
+    over = traced.peak()["peak"] - traced.peak()["weights"] - traced.peak()["adapter"]
+    measured = [real_step.step_peak(real(catalog, "lora", protocol), protocol, 8, n) for n in (48, LENGTH)]
+    assert over == pytest.approx(measured[0], rel=0.01) and measured[0] > 1.1 * measured[1]
+    whole = protocol.model_copy(update={"tokens_at_once": 0})
+    whole_flops = footprint.trace(on_meta(catalog, "lora", whole), whole, "cpu", 8, LENGTH).flops()
+    assert traced.flops() == whole_flops and traced.moved() > 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_alone_has_no_mask(catalog, dtype):
     """Then keys and values stay as few as the model has them, which is estimated too."""
@@ -145,12 +182,14 @@ def test_a_row_alone_has_no_mask(catalog, dtype):
     assert all(one < two for one, two in rows.values())
 
 
-def test_a_small_cell_is_run_too(catalog):
+@pytest.mark.parametrize("tokens", [0, 240])
+def test_a_small_cell_is_run_too(catalog, tokens):
     """The record of a cell holds the estimated peak and, where a step is cheap, the allocator's own."""
-    protocol = protocol_of(catalog, max_length=LENGTH)
+    protocol = protocol_of(catalog, max_length=LENGTH, micro_batch=8, batch_size=8, tokens_at_once=tokens)
     cell = Cell("table", "tiny", "lora", RANK)
     record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
     assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.03)
+    assert record.notes[0] == f"memory: micro-batch 8 x 64 tokens{', 240 at once' if tokens else ''}, cpu kernels"
     assert (
         footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cuda").measured_peak_bytes is None
     )
@@ -286,6 +325,20 @@ def test_a_verdict(catalog):
     assert "fits, to spare" in one_cell.as_text(report) and json.loads(one_cell.as_json(report)) == report
 
 
+def test_tokens_at_once_of_a_cell(catalog):
+    """Said, with a lower peak; and the micro-batch that fits has no end but the search's."""
+    request = one_cell.CellRequest("tiny", "lora", RANK, "smollm2", micro_batch=16, length=64, device="rtx-4090")
+    whole, parted = (one_cell.report(catalog, replace(request, tokens_at_once=tokens)) for tokens in (None, 4 * LENGTH))
+    assert (whole["tokens_at_once"], parted["tokens_at_once"]) == (0, 256)
+    assert parted["memory"]["peak"] < whole["memory"]["peak"]
+    assert parted["flops_per_step"] == pytest.approx(whole["flops_per_step"], rel=1e-3), (
+        "the head has a token a pass more"
+    )
+    assert "micro-batch 16 x 64 tokens (256 at once), adamw_torch" in one_cell.as_text(parted)
+    assert "at once" not in one_cell.as_text(whole)
+    assert parted["device"]["largest_micro_batch"] == one_cell.MOST
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -295,6 +348,7 @@ def test_a_verdict(catalog):
         ({"rank": 200}, "allowed 1 to"),
         ({"rank": -1}, "at least 1"),
         ({"micro_batch": 0}, "--micro-batch: found 0"),
+        ({"tokens_at_once": -1}, "--tokens-at-once: found -1"),
         ({"length": 257}, "allowed 1 to 256, the positions"),
         ({"length": 200, "beams": 4}, "allowed 1 to 160, for the model has 256 positions"),
         ({"beams": 0}, "--beams: found 0"),

@@ -56,6 +56,20 @@ def test_a_trace_is_kept_by_what_it_depends_on(catalog, protocol, tmp_path, monk
     with pytest.raises(roofline.NotTraced, match="not callable"):
         longer = protocol.model_copy(update={"max_length": 24})
         roofline.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
+    for another in ({"tokens_at_once": 16}, {"padding_free": True}):
+        with pytest.raises(roofline.NotTraced, match="not callable"):
+            roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol.model_copy(update=another), tmp_path)
+
+
+def test_an_update_in_parts_has_the_same_arithmetic_and_a_lower_peak(catalog, protocol, tmp_path):
+    """Its weights are read once a part, so that more bytes move; and the head is passed a token in each."""
+    whole, parted = (
+        roofline.update_work(
+            catalog, "tiny", "lora", 2, protocol.model_copy(update={"micro_batch": 4, "tokens_at_once": n}), tmp_path
+        )
+        for n in (0, 16)
+    )
+    assert whole.flops < parted.flops < 1.01 * whole.flops and parted.moved > whole.moved and parted.peak < whole.peak
 
 
 def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):

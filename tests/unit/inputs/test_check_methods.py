@@ -86,6 +86,11 @@ WRONG = {
         {"overrides": {"padding_free": True}},
         ["own on ladder-xs", "padding_free: virtual tokens would stand", "say padding_free: false"],
     ),
+    "parts of a loss of the method's own": (
+        method("ADALORA", init_r=4, target_r=2, total_step=9, target_modules=["q_proj"]),
+        {"overrides": {"tokens_at_once": 64}},
+        ["own on ladder-xs", "tokens_at_once: ADALORA has a loss of its own", "say tokens_at_once: 0"],
+    ),
     "merging lily": (
         method("LILY", r="$rank", target_modules=["q_proj"]),
         {"overrides": {"merge": True}},

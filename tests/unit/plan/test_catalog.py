@@ -5,6 +5,7 @@ import re
 import pytest
 
 from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.entry import FILE_NAME, NAME
 from sbora_bench.plan.protocol import Protocol
@@ -213,6 +214,17 @@ def test_fields_of_a_protocol_that_do_not_go_together(change, message):
     catalog = shipped.catalog()
     with pytest.raises(UserError, match=message):
         catalog.protocol("tiny", "arithmetic", change, "here")
+
+
+@pytest.mark.parametrize("name", sorted(shipped.catalog().protocols))
+def test_a_protocol_that_does_not_say_tokens_at_once_has_the_hash_from_before_it_could(name):
+    catalog = shipped.catalog()
+    plain, none, some = (
+        catalog.protocol(name, "arithmetic", own, "here")
+        for own in ({}, {"tokens_at_once": 0}, {"tokens_at_once": 512})
+    )
+    assert "tokens_at_once" not in plain.model_dump() and hash_of(none.model_dump()) == hash_of(plain.model_dump())
+    assert some.model_dump() == plain.model_dump() | {"tokens_at_once": 512}
 
 
 @pytest.mark.parametrize("name", sorted(shipped.catalog().protocols))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from sbora_bench.errors import UserError
@@ -13,6 +14,7 @@ from sbora_bench.files import read_json
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import distributed as processes
+from sbora_bench.train.trainer import parts_in_training
 from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
 from tests.factories.toy_training import house
@@ -39,11 +41,12 @@ def bench(root, *command: str, launch=()) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_and_the_scores_of_one(tmp_path):
+@pytest.mark.parametrize("ways", [{}, {"tokens_at_once": 16, "pad_to_multiple_of": 1}], ids=["whole", "parts"])
+def test_two_processes_give_the_losses_and_the_scores_of_one(tmp_path, ways):
     curves, scores = [], []
     for name, launch in (("one", ()), ("two", LAUNCH)):
         root = tmp_path / name
-        house(root, steps=8, dropout=0.0, learning_rate=0.01)
+        house(root, steps=8, dropout=0.0, learning_rate=0.01, **ways)
         bench(root, "finetune", launch=launch)
         bench(root, "evaluate")
         records = [read_json(root / "results" / "runs" / run / "train.json") for run in RUNS]
@@ -77,6 +80,18 @@ def test_an_update_is_dealt_out_whole_or_not_at_all(two):
         processes.check(16, protocol(micro_batch=8), plain)
     with pytest.raises(UserError, match="one process only"):
         processes.check(10, protocol(), plain)
+
+
+def test_processes_have_as_many_parts_of_a_micro_batch_whatever_their_rows(two, monkeypatch):
+    """One with fewer would never come to where the others wait for its gradients."""
+    of_eight = protocol(batch_size=16, micro_batch=8, tokens_at_once=64, max_length=32)
+    batches = [{"attention_mask": torch.ones(8, width, dtype=torch.long)} for width in (8, 16, 32)]
+    model = toy_runs.model()
+    parts = parts_in_training(model, of_eight, 8, "run")
+    assert [len(parts.of(batch)) for batch in batches] == [4, 4, 4]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    parts = parts_in_training(model, of_eight, 8, "run")
+    assert [len(parts.of(batch)) for batch in batches] == [1, 2, 4]
 
 
 def test_fsdp_takes_no_four_bit_base(two, monkeypatch):

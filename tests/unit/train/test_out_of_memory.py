@@ -44,19 +44,28 @@ def losses(record: TrainRecord) -> list[float]:
 
 
 @pytest.mark.parametrize("average", ["tokens", "micro-batch"])
-@pytest.mark.parametrize(("rows", "micro", "too_many"), [(4, 8, [8]), (2, 8, [8, 4]), (1, 6, [6, 3])])
-def test_it_ends_as_an_undisturbed_one(tmp_path, small_memory, average, rows, micro, too_many):
+@pytest.mark.parametrize(
+    ("rows", "micro", "too_many", "at_once"),
+    [
+        (4, 8, [8], 0),
+        (2, 8, [8, 4], 0),
+        (1, 6, [6, 3], 0),
+        (4, 8, [], 64),  # the protocol's own parts fit
+        (2, 8, [8], 128),  # and are halved where they don't
+    ],
+)
+def test_it_ends_as_an_undisturbed_one(tmp_path, small_memory, average, rows, micro, too_many, at_once):
     settings = SETTINGS | {"loss_average": average, "micro_batch": micro, "batch_size": 2 * micro}
     whole, small = tmp_path / "whole", tmp_path / "small"
     train(house(whole, **settings), whole, LORA)
     small_memory(rows)
-    plan = house(small, **settings)
+    plan = house(small, **settings, tokens_at_once=at_once)
     train(plan, small, LORA)
     ours, theirs = record_of(small, LORA), record_of(whole, LORA)
     assert theirs.happened.out_of_memory_with == [] and theirs.happened.micro_batch == micro
     assert ours.happened.out_of_memory_with == too_many
     assert ours.happened.micro_batch * ours.happened.accumulation == 2 * micro == plan.protocol("toy").batch_size
-    assert ours.asked == theirs.asked and ours.happened.examples == theirs.happened.examples
+    assert (ours.asked == theirs.asked) == (at_once == 0) and ours.happened.examples == theirs.happened.examples
     assert len(losses(ours)) == theirs.happened.steps > 2
     assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
     assert digests(small, LORA)[1:] == digests(whole, LORA)[1:]

@@ -1,5 +1,5 @@
-"""Less work for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every kind of
-model; and that a shortcut that doesn't fit is left, with a line."""
+"""Less work or memory for the same update: losses and adapters of 20 updates with the shortcuts, and without, for every
+kind of model; and that a shortcut that doesn't fit is left, with a line."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     BloomConfig,
     LlamaConfig,
@@ -18,6 +18,7 @@ from transformers import (
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.padding_free import packed, prepare
+from sbora_bench.inputs.parts import Parts
 from sbora_bench.inputs.supervised_loss import (
     SupervisedLoss,
     Unfit,
@@ -28,7 +29,7 @@ from sbora_bench.inputs.supervised_loss import (
     supervised,
 )
 from sbora_bench.plan.experiment import Cell, Run
-from sbora_bench.train.shortcuts import by_length
+from sbora_bench.train.shortcuts import InParts, by_length
 from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs
 from tests.factories.architectures import KINDS, SIZES, WORDS, base
@@ -111,14 +112,91 @@ def test_micro_batches_without_padding_train_the_same_adapter(kind, settings, tm
     assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
 
 
+AT_ONCE = 40  # of micro-batches of up to 4 x 24 tokens
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """(rows, tokens of a row) of every training pass through a model, of trainers made from here on."""
+    passes, build = [], build_trainer
+
+    def watched(model, *others):
+        if others[3].tokens_at_once:
+            model.register_forward_pre_hook(
+                lambda module, _, named: passes.append(tuple(named["input_ids"].shape)) if module.training else None,
+                with_kwargs=True,
+            )
+        return build(model, *others)
+
+    monkeypatch.setattr(sys.modules[__name__], "build_trainer", watched)
+    return passes
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, {"logits": "supervised", "sort_by_length": True, "padding_side": "right"}) for kind in KINDS),
+        *((kind, {"logits": "all"}) for kind in ("llama", "gpt2")),
+        ("llama-grouped-queries", {"loss_average": "micro-batch"}),
+        ("gemma2-soft-cap", {"loss_average": "micro-batch", "logits": "supervised", "padding_side": "right"}),
+        ("qwen2-window", {"gradient_checkpointing": True, "logits": "supervised", "sort_by_length": True}),
+        ("qwen3", {"padding_free": True, "logits": "supervised", "sort_by_length": True}),
+        ("llama-tied", {"padding_free": True, "loss_average": "micro-batch"}),
+    ],
+)
+def test_micro_batches_in_parts_train_the_same_adapter(kind, settings, tmp_path, sizes):
+    plain = trained(adapted(kind), tmp_path / "plain", **settings)
+    ours = trained(adapted(kind), tmp_path / "ours", **settings, tokens_at_once=AT_ONCE)
+    same(ours, plain)
+    assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
+    assert len(sizes) > 2 * 2 * 20 and max(rows * width for rows, width in sizes) <= AT_ONCE
+    if settings.get("padding_side") == "right":
+        assert len({width for _, width in sizes}) == 3, "less is padded"
+
+
+def test_parts_do_not_average_what_they_should_add(tmp_path, monkeypatch):
+    """The comparison can fail: without the parts' shares of a micro-batch's mean it does."""
+    plain = trained(adapted("llama"), tmp_path / "plain", loss_average="micro-batch")
+    monkeypatch.setattr(InParts, "_parts", lambda self, inputs: [(part, 0.5) for part in self.parts.of(inputs)])
+    ours = trained(adapted("llama"), tmp_path / "ours", loss_average="micro-batch", tokens_at_once=AT_ONCE)
+    with pytest.raises(AssertionError):
+        same(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("config", "adapter", "reason"),
+    [
+        (
+            MixtralConfig(**SIZES, num_local_experts=4, output_router_logits=True),
+            LoraConfig(r=2, target_modules=["q_proj"]),
+            "mixtral adds a loss of its router",
+        ),
+        (
+            LlamaConfig(**SIZES),
+            AdaLoraConfig(init_r=2, target_r=1, total_step=9, target_modules=["q_proj"]),
+            "ADALORA has a loss of its own",
+        ),
+    ],
+    ids=["router", "adalora"],
+)
+def test_a_loss_of_the_model_s_own_is_not_had_in_parts(config, adapter, reason, tmp_path):
+    model = get_peft_model(base(config), adapter)
+    with pytest.raises(UserError) as refused:
+        trained(model, tmp_path, tokens_at_once=AT_ONCE)
+    assert (
+        str(refused.value) == f"t-m-lora-r4-s0: tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0"
+    )
+
+
 def test_every_kind_of_the_catalog_s_models_is_trained_here():
     entries = shipped.catalog().models.values()
     kinds = {entry.architecture.get("model_type", "llama") for entry in entries}
     assert len(kinds) > 2 and kinds <= {config.model_type for config in KINDS.values()}
 
 
-def test_dropout_without_padding_has_the_same_distribution():
-    """Other elements are dropped in a row of another shape, so losses of many draws are compared: of adapters' inputs
+@pytest.mark.parametrize("way", ["without padding", "in parts"])
+def test_dropout_has_the_same_distribution(way):
+    """Other elements are dropped in rows of another shape, so losses of many draws are compared: of adapters' inputs
     and of attention's weights, half the time each.
     """
     config = LlamaConfig(**SIZES | {"num_hidden_layers": 1, "attention_dropout": 0.5})
@@ -127,21 +205,29 @@ def test_dropout_without_padding_has_the_same_distribution():
     model, ids = get_peft_model(base(config), lora), rows(8)["input_ids"]
     padded = toy_runs.tokenizer().pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
     padded["labels"] = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, -100)
-    assert prepare(model, ids[-1]) == "" and padded["attention_mask"].sum() < padded["attention_mask"].numel()
+    assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
+    if way == "without padding":
+        assert prepare(model, ids[-1]) == ""
+        parts = [packed(padded)]
+    else:
+        parts = Parts(8, AT_ONCE).of(padded)
+        assert len(parts) > 2
+    counts = [int((part["labels"][:, 1:] >= 0).sum()) for part in parts]
     losses = {}
     with torch.no_grad():
         undropped = float(model.eval()(**padded).loss)
         model.train()
-        for way, inputs in (("padded", dict(padded)), ("packed", packed(padded))):
-            losses[way] = []
+        for name, inputs, shares in (("plain", [dict(padded)], [1]), ("ours", parts, counts)):
+            losses[name] = []
             for seed in range(200):
                 torch.manual_seed(seed)
-                losses[way].append(float(model(**inputs).loss))
-    mean, spread = ({way: of(values) for way, values in losses.items()} for of in (statistics.mean, statistics.stdev))
+                of_parts = [share * float(model(**part).loss) for part, share in zip(inputs, shares, strict=True)]
+                losses[name].append(sum(of_parts) / sum(shares))
+    mean, spread = ({name: of(values) for name, values in losses.items()} for of in (statistics.mean, statistics.stdev))
     errors = 4 * math.hypot(*spread.values()) / 200**0.5
-    assert abs(mean["packed"] - mean["padded"]) < errors
-    assert abs(mean["padded"] - undropped) > errors, "else the draws could not tell"
-    assert spread["packed"] == pytest.approx(spread["padded"], rel=0.3)
+    assert abs(mean["ours"] - mean["plain"]) < errors
+    assert abs(mean["plain"] - undropped) > errors, "else the draws could not tell"
+    assert spread["ours"] == pytest.approx(spread["plain"], rel=0.3)
 
 
 def test_a_row_of_examples_has_their_tokens_positions_and_begins():
@@ -174,11 +260,12 @@ def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypa
 
 
 def test_validation_has_the_same_loss(tmp_path):
-    losses = {}
-    for way in ({"logits": "all"}, {"logits": "supervised"}, {"padding_free": True}):
+    losses = []
+    parted = {"logits": "supervised", "tokens_at_once": AT_ONCE, "padding_side": "right"}
+    for way in ({"logits": "all"}, {"logits": "supervised"}, {"padding_free": True}, parted):
         _, _, trainer = trained(adapted("llama"), tmp_path / str(len(losses)), steps=2, **way)
-        losses[len(losses)] = trainer.evaluate(rows(6))["eval_loss"]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[2] == pytest.approx(losses[0], rel=1e-6)
+        losses.append(trainer.evaluate(rows(6))["eval_loss"])
+    assert losses[1:] == pytest.approx(losses[:1] * 3, rel=1e-6)
 
 
 @pytest.mark.parametrize(
