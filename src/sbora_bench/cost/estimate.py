@@ -6,8 +6,10 @@ samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from sbora_bench.cost import roofline
 from sbora_bench.cost.expected import expected_questions, share_of_width
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
-from sbora_bench.inputs.models.config import positions_of
+from sbora_bench.inputs.models.config import positions_of, read_config
+from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
@@ -281,14 +284,17 @@ def scoring_cost(
     name, rank = ("base", None) if alone else (cell.method, cell.rank)
     positions = positions_of(named_source(catalog, cell.model).values())
     most, expected, peaks = 0.0, 0.0, []
+    with_rows = batches_of(catalog, cell.model, name, rank, protocol, card, kept)
     for (items, prompt, new), (_, prompt_tokens, answer_tokens) in zip(
         setting.questions, setting.expected, strict=True
     ):
-        longest, batches = min(prompt, positions - new) if positions else prompt, -(-items // protocol.score_batch)
+        longest = min(prompt, positions - new) if positions else prompt
+        batched = with_rows(longest + new, items)
+        batches = -(-items // int(batched.score_batch))
         try:
-            work = roofline.scoring_work(catalog, cell.model, name, rank, protocol, longest, new, kept, kernels)
+            work = roofline.scoring_work(catalog, cell.model, name, rank, batched, longest, new, kept, kernels)
         except roofline.NotTraced:  # at least what the base takes
-            work = roofline.scoring_work(catalog, cell.model, "base", None, protocol, longest, new, kept, kernels)
+            work = roofline.scoring_work(catalog, cell.model, "base", None, batched, longest, new, kept, kernels)
         peaks.append(work.peak)
         if card is not None:
             reading, making = (
@@ -298,6 +304,23 @@ def scoring_cost(
             most += reading + making
             expected += reading * min(prompt_tokens / longest, 1) + making * answer_tokens / new
     return (None, None, max(peaks)) if card is None else (most, expected, max(peaks))
+
+
+def batches_of(
+    catalog: Catalog,
+    model: str,
+    method: str,
+    rank: int | None,
+    protocol: Protocol,
+    card: DeviceEntry | None,
+    kept: Path,
+) -> Callable[[int, int], Protocol]:
+    """(tokens of a prompt and its answer, items) -> the protocol with the rows of a batch of such for `auto`."""
+    if protocol.score_batch != "auto":
+        return lambda length, items: protocol
+    config = read_config(catalog, model)
+    held = roofline.counts(catalog, model, method, rank, protocol, kept)["memory"]
+    return partial(numbered, protocol, config, roofline.room(card) - held["weights"] - held["adapter"])
 
 
 def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: Path = CACHE) -> list[CellCost]:

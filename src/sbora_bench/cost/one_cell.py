@@ -15,6 +15,7 @@ from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.meta_twin import build, build_base, build_scored, targeted
 from sbora_bench.inputs.models.config import cut, positions_of, read_config
+from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.method_entry import MethodEntry
@@ -116,7 +117,8 @@ def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
     if method is not None:
         figures["target_modules"] = protocol.target_modules
     if record.status == "ok" and request.beams is not None:
-        figures["generation"] = generation(catalog, request, method, protocol, kernels, positions)
+        beside = room(card) - figures["memory"]["weights"] - figures["memory"].get("adapter", 0)
+        figures["generation"] = generation(catalog, request, method, protocol, kernels, positions, beside)
     if card is not None and traced is not None:
         figures["device"] = verdict(model, protocol, card, kernels, traced, positions)
     if record.status == "ok" and request.sweep:
@@ -125,17 +127,27 @@ def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
 
 
 def generation(
-    catalog: Catalog, request: CellRequest, method: MethodEntry | None, protocol: Protocol, kernels: str, positions: int
+    catalog: Catalog,
+    request: CellRequest,
+    method: MethodEntry | None,
+    protocol: Protocol,
+    kernels: str,
+    positions: int,
+    beside: int,
 ) -> dict:
     """The peak of generating the protocol's new tokens after prompts of the requested length, in bytes, and how many of
-    each. Raises UserError where prompt and new tokens are more than the model's positions.
+    each; `beside`: bytes that the weights leave. Raises UserError where prompt and new tokens are more than the model's
+    positions.
     """
-    rows, new = request.micro_batch or protocol.score_batch, protocol.max_new_tokens
+    new = protocol.max_new_tokens
     if protocol.max_length + new > positions:
         raise UserError(
             f"--length: found {protocol.max_length} and {new} new tokens, allowed 1 to {positions - new},"
             f" for the model has {positions} positions"
         )
+    batched = protocol.model_copy(update={"num_beams": request.beams or 1})
+    batched = numbered(batched, read_config(catalog, request.model), beside, protocol.max_length + new)
+    rows = request.micro_batch or int(batched.score_batch)
     model = build_scored(catalog, request.model, method, request.rank, protocol)
     peak = trace_generation(model, rows, protocol.max_length, new, request.beams or 1, kernels)
     return {"rows": rows, "beams": request.beams, "prompt": protocol.max_length, "new_tokens": new, "memory": peak}

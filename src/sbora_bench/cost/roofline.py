@@ -153,7 +153,7 @@ def scoring_work(
     cache: Path,
     kernels: str = "cuda",
 ) -> Work:
-    """The work of scoring `protocol.score_batch` prompts of `prompt` tokens, with `new_tokens` made for each.
+    """The work of scoring `protocol.score_batch` prompts (a number) of `prompt` tokens with `new_tokens` made for each.
 
     All of them are made: no answer ends early. Every step costs what the middle one does, for the cache grows evenly.
     With one new token (a letter's logits) there is the prompt alone. Method `base`: the untuned model.
@@ -164,7 +164,7 @@ def scoring_work(
         from sbora_bench.inputs import meta_twin
 
         twin = meta_twin.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
-        rows, beams = protocol.score_batch, protocol.num_beams
+        rows, beams = int(protocol.score_batch), protocol.num_beams
         peak = traced_step.trace_generation(twin, rows, prompt, new_tokens, beams, kernels)["peak"]
         first = work_of(traced_step.decoding_step(twin, rows, beams, prompt, 0, kernels)[0])
         middle = traced_step.decoding_step(twin, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]

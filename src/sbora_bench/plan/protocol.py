@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sbora_bench.plan.entry import Strict
 
@@ -112,7 +112,10 @@ class Protocol(Strict):
     merge: bool = Field(default=False, description="merge the adapter into the base before scoring")
     num_beams: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=32, ge=1, description="unless the task says otherwise")
-    score_batch: int = Field(default=1, ge=1)
+    score_batch: int | Literal["auto"] = Field(
+        default=1,
+        description="items scored at a time; auto: by length and memory, so that other machines round otherwise",
+    )
     score_max_length: int = Field(default=2048, ge=8)
     shared_prefixes: bool = Field(
         default=False,
@@ -126,6 +129,13 @@ class Protocol(Strict):
     host_defects: tuple[HostDefect, ...] = Field(
         default=(), description="defects of the authors' libraries to bring back (models/host.py)"
     )
+
+    @field_validator("score_batch", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError("allowed a whole number of at least 1, or auto")
+        return value
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Protocol":

@@ -25,6 +25,7 @@ from sbora_bench.inputs.data.chat import written_out
 from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of, prepared_for
 from sbora_bench.inputs.models.logits import Comparison
+from sbora_bench.inputs.models.scored_rows import by_memory
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
@@ -313,7 +314,8 @@ def load_scorer(
         model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     length = min(protocol.score_max_length, room_of(model))
-    scorer = Scorer(model, tokenizer, protocol.score_batch, length, protocol.shared_prefixes)
+    batch, rows_at = (1, by_memory(model)) if protocol.score_batch == "auto" else (protocol.score_batch, None)
+    scorer = Scorer(model, tokenizer, batch, length, protocol.shared_prefixes, rows_at)
     if comparison is not None:
         scorer.model_check = comparison.check(model, protocol, method)
     return scorer

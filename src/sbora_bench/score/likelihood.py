@@ -15,7 +15,7 @@ from sbora_bench.inputs.prepare import NO_LABELS, label_place
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.results.aggregate import CUT, GOLD, LIKELIEST, clean_mean, mean_of
 from sbora_bench.results.records import TaskScore
-from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving
+from sbora_bench.score.shared_prefixes import Row, halving
 
 if TYPE_CHECKING:
     from sbora_bench.score.lm_eval_model import Scorer
@@ -105,13 +105,13 @@ def weigh(scorer: "Scorer", answers: list[Answer]) -> None:
         raise UserError(f"an answer has {width:,} tokens and {scorer.max_length:,} go through the model at most")
     if scorer.shared_prefixes and answers:
         rows = [Row(tuple(_ids(scorer, one)[:-1]), len(one.answer)) for one in answers]
-        reader = PrefixReader(scorer.model, scorer.padded, scorer.batch_size * max(len(row.ids) for row in rows))
+        reader = scorer.prefix_reader(rows)
         reader.each_row(rows, lambda number, values: _fill_in(answers[number], values))
         scorer.read += reader.read
         return
     order = sorted(answers, key=lambda one: (-len(one.prompt) - len(one.answer), one.prompt, one.answer))
-    for start in range(0, len(order), scorer.batch_size):
-        for _ in halving(lambda batch: _weigh(scorer, batch), order[start : start + scorer.batch_size]):
+    for batch in scorer.in_batches(order, lambda one: len(one.prompt) + len(one.answer), width + 1):
+        for _ in halving(lambda part: _weigh(scorer, part), batch):
             pass
 
 

@@ -9,8 +9,8 @@ one-letter continuation is one token, chosen by the protocol (MMLU).
 import contextlib
 import string
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from transformers import PreTrainedTokenizerBase
 
+    from sbora_bench.inputs.models.scored_rows import RowsAt
+
+T = TypeVar("T")
+
 
 class Scorer(HFLM):
     """A causal model in memory, as lm-eval's tasks ask it."""
@@ -37,8 +41,11 @@ class Scorer(HFLM):
         batch_size: int,
         max_length: int,
         shared_prefixes: bool = False,
+        rows_at: "RowsAt | None" = None,
     ) -> None:
-        """`shared_prefixes`: prompts that begin alike have that read once, where a likelihood is wanted."""
+        """`shared_prefixes`: prompts that begin alike have that read once, where a likelihood is wanted; `rows_at`: how
+        many go through the model at a time, by their length, in place of `batch_size`.
+        """
         with _left_alone(model):
             super().__init__(
                 pretrained=model,
@@ -53,7 +60,29 @@ class Scorer(HFLM):
         self.label = "scoring"
         virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         self.shared_prefixes = shared_prefixes and not virtual  # virtual tokens would stand before the padding
+        self.rows_at = rows_at
         self.read = 0  # tokens that went through the model for likelihoods, where prefixes are shared
+
+    def rows_for(self, length: int, read: int = 1, beams: int = 1) -> int:
+        """Rows of a batch whose longest has `length` tokens, of which the logits at `read` are wanted."""
+        return self.batch_size if self.rows_at is None else self.rows_at(length, read=read, beams=beams)
+
+    def in_batches(self, rows: list[T], length: Callable[[T], int], read: int = 1, beams: int = 1) -> Iterator[list[T]]:
+        """`rows`, longest first by `length` in tokens, in batches."""
+        start = 0
+        while start < len(rows):
+            size = self.rows_for(length(rows[start]), read, beams)
+            yield rows[start : start + size]
+            start += size
+
+    def prefix_reader(self, rows: list[Row]) -> PrefixReader:
+        """What reads `rows`, as many tokens at a time as a batch of the longest has; by memory, as fit whatever their
+        length: the shorter a row, the more of it are logits.
+        """
+        longest = max(len(row.ids) for row in rows)
+        tokens = [self.rows_for(len(row.ids), row.needed) * len(row.ids) for row in rows] if self.rows_at else []
+        budget = max(longest, min(tokens)) if tokens else self.batch_size * longest
+        return PrefixReader(self.model, self.padded, budget)
 
     def context_ids(self, context: str) -> list[int]:
         """The prompt's token ids, without the EOS that some tokenizers put at the end; of an empty one BOS or EOS."""
@@ -87,7 +116,7 @@ class Scorer(HFLM):
         """The generated texts, in the order of the requests; `self.tokens` gets each prompt's number of new tokens."""
         arguments = [request.args for request in requests]
         encoded = {context: self.context_ids(context) for context, _ in arguments}
-        batches = Collator(
+        groups = Collator(
             arguments,
             sort_fn=lambda pair: (-len(encoded[pair[0]]), pair[0]),
             group_by="gen_kwargs",
@@ -95,20 +124,22 @@ class Scorer(HFLM):
         )
         texts: list[str] = []
         with self._progress(len(requests), disable_tqdm) as bar:
-            for batch in batches.get_batched(n=self.batch_size):
-                contexts, settings = [context for context, _ in batch], dict(batch[0][1])
+            for group in groups.get_batched(n=len(requests)):
+                settings = dict(group[0][1])
                 until, skip = settings.pop("until", []), settings.pop("skip_special_tokens", True)
                 room = settings.pop("max_gen_toks")
                 prompt_room = max(self.max_length - room, 1)
                 room = max(1, min(room, self.max_length - prompt_room))
-                rows = [encoded[context][-prompt_room:] for context in contexts]
-                self.cut |= {context for context in contexts if len(encoded[context]) > prompt_room}
-                made = halving(lambda part: self.generate_ids(part, room, **settings), rows)  # noqa: B023
-                for context, new in zip(contexts, (new for _, news in made for new in news), strict=True):
-                    self.tokens[context] = len(new)
-                    texts.append(_cut(self.tok_decode(new, skip_special_tokens=skip), until))
-                bar.update(len(contexts))
-        return batches.get_original(texts)
+                rows = [(context, encoded[context][-prompt_room:]) for context, _ in group]
+                self.cut |= {context for context, _ in group if len(encoded[context]) > prompt_room}
+                beams = settings.get("num_beams", 1)
+                for batch in self.in_batches(rows, lambda row: len(row[1]) + room, beams=beams):  # noqa: B023
+                    made = halving(lambda part: self.generate_ids(part, room, **settings), [ids for _, ids in batch])  # noqa: B023
+                    for (context, _), new in zip(batch, (new for _, news in made for new in news), strict=True):
+                        self.tokens[context] = len(new)
+                        texts.append(_cut(self.tok_decode(new, skip_special_tokens=skip), until))
+                    bar.update(len(batch))
+        return groups.get_original(texts)
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation and whether it is the likeliest; a letter is one token after the prompt.
@@ -153,12 +184,14 @@ class Scorer(HFLM):
         if self.shared_prefixes:
             return self._with_shared_prefixes(requests, disable_tqdm)
         if any(len(continuation) != 1 for _, _, continuation in requests):
+            if self.rows_at is not None:  # the stock class has one size for all, and reads the logits of all positions
+                longest = min(max(len(context) + len(more) for _, context, more in requests), self.max_length)
+                self.batch_size_per_gpu = self.rows_for(longest, longest)
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         contexts = sorted({tuple(context) for _, context, _ in requests}, key=lambda ids: (-len(ids), ids))
         scores: dict[tuple[int, ...], torch.Tensor] = {}
         with self._progress(len(contexts), disable_tqdm) as bar, torch.inference_mode():
-            for start in range(0, len(contexts), self.batch_size):
-                batch = contexts[start : start + self.batch_size]
+            for batch in self.in_batches(contexts, len):
                 inputs = self.padded([list(ids) for ids in batch])
                 logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
                 scores.update(zip(batch, logits.double().log_softmax(-1).cpu(), strict=True))
@@ -174,8 +207,7 @@ class Scorer(HFLM):
             wanted[ids] = max(wanted.get(ids, 0), min(len(continuation), len(ids)))
             inputs.append((ids, continuation[-len(ids) :]))
         rows = [Row(ids, needed) for ids, needed in wanted.items()]
-        budget = self.batch_size * max(len(row.ids) for row in rows)
-        reader = PrefixReader(self.model, self.padded, budget)
+        reader = self.prefix_reader(rows)
         with self._progress(len(rows), disable_tqdm) as bar:
             scores = dict(zip(wanted, reader.log_probabilities(rows, bar.update), strict=True))
         self.read += reader.read

@@ -246,6 +246,15 @@ def test_scoring_a_merged_adapter_costs_what_the_base_does(plan, kept):
     assert nf4.score_hours != base.score_hours  # 4-bit weights are never merged
 
 
+def test_batches_by_memory_fill_the_card_they_are_for_and_no_more(plan, kept):
+    table, cards = plan.experiment.tables["sums"], [card(0.55), card(0.6), card(10)]
+    plan.experiment.tables["sums"] = table.model_copy(update={"overrides": {"score_batch": "auto"}})
+    on_card = [estimate.costs(plan, one, {}, kept)[1] for one in cards]
+    assert all(cost.score_peak_bytes < roofline.room(one) for cost, one in zip(on_card, cards, strict=True))
+    assert on_card[0].score_peak_bytes < on_card[1].score_peak_bytes < on_card[2].score_peak_bytes
+    assert on_card[0].score_hours > on_card[2].score_hours
+
+
 def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     cells = plan.tuned_cells("sums")
     key = estimate.rate_key(plan.catalog, cells[0], plan.protocol("sums"))

@@ -19,6 +19,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import aten, flop_registry
 from sbora_bench.errors import UserError
 from sbora_bench.inputs import meta_twin
+from sbora_bench.inputs.models import scored_rows
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import CATALOG
 from sbora_bench.plan.experiment import Cell
@@ -293,6 +294,17 @@ def test_estimated_memory_of_generating_is_what_the_allocator_did(catalog, metho
     assert estimated["peak"] - estimated["weights"] == pytest.approx(over, rel=0.03)
     keys = ROWS * beams * TINY["num_key_value_heads"] * (prompt + new) * 32  # a head is 32 wide
     assert estimated["cache"] == 2 * TINY["num_hidden_layers"] * keys * getattr(torch, dtype).itemsize
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("length", [24, 160])
+def test_batches_by_memory_take_a_third_to_half_of_it(catalog, length, beams):
+    """Of 20 MB a beam beside the weights, by the trace of what the rows take."""
+    protocol = protocol_of(catalog, score_batch="auto", num_beams=beams)
+    model, memory = on_meta(catalog, "lora", protocol), 20_000_000 * beams
+    rows = scored_rows.numbered(protocol, model.config, memory, length).score_batch
+    traced = traced_step.trace_generation(model, rows, length - 8, 8, beams, "cuda")
+    assert rows > 1 and 0.3 < (traced["peak"] - traced["weights"]) / memory < 0.5
 
 
 def test_scoring_merges_where_the_protocol_does(catalog):

@@ -47,6 +47,18 @@ def _scores(root: Path, run) -> ScoresRecord:
     return read_record(root / "results" / "runs" / run.name / "scores.json", ScoresRecord)
 
 
+def test_batches_by_memory_leave_the_samples_of_batches_of_a_number(scored, tmp_path):
+    root, plan = scored
+    by_memory = _tuned(tmp_path, protocol={"score_batch": "auto"})
+    for run in by_memory.runs[:2]:
+        evaluate(by_memory, [run], tmp_path / "resources", tmp_path / "results")
+        ours, theirs = _bytes(tmp_path, run), _bytes(root, run)
+        assert {name: text for name, text in ours.items() if name != "scores.json"} == {
+            name: text for name, text in theirs.items() if name != "scores.json"
+        }
+        assert _scores(tmp_path, run).settings_sha256 != _scores(root, run).settings_sha256
+
+
 def test_every_task_has_samples_and_a_score(scored):
     root, plan = scored
     for run in plan.runs:
