@@ -7,6 +7,7 @@ of PEFT is pinned in `pyproject.toml`, and a test names each of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -35,6 +36,7 @@ from peft.utils import (
 )
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from transformers.core_model_loading import WeightRenaming
+from transformers.integrations.peft import PeftAdapterMixin
 
 __all__ = [
     "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
@@ -47,6 +49,7 @@ __all__ = [
     "_get_encoder",
     "_get_in_out_features",
     "_maybe_include_all_linear_layers",
+    "check_when_transformers_loads",
     "check_adapters_to_merge",
     "check_target_module_exists",
     "get_pattern_key",
@@ -98,6 +101,35 @@ def register(name: str, config_cls: type, model_cls: type) -> None:
             f"two packages cannot both provide it in one process, import only one of them."
         )
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+
+
+def check_when_transformers_loads(name: str, check: Callable[[Any, str], None]) -> None:
+    """Make transformers' `load_adapter`, which sets tensors past all hooks of modules, check a method's adapters.
+
+    Args:
+        name: the method.
+        check: (model, adapter's name); what it raises is raised by `load_adapter`, and the adapter is taken out again.
+    """
+    load = PeftAdapterMixin.load_adapter
+    if name in getattr(load, "checked_methods", ()):
+        return
+
+    @wraps(load)
+    def load_and_check(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = set(getattr(self, "peft_config", ()))
+        info = load(self, *args, **kwargs)
+        for adapter_name in set(self.peft_config) - before:
+            if self.peft_config[adapter_name].peft_type == name:
+                try:
+                    check(self, adapter_name)
+                except ValueError:
+                    self.delete_adapter(adapter_name)
+                    raise
+        return info
+
+    checking: Any = load_and_check
+    checking.checked_methods = (*getattr(load, "checked_methods", ()), name)
+    PeftAdapterMixin.load_adapter = checking
 
 
 def rename_when_transformers_loads(name: str, names: dict[str, tuple[str, str]]) -> None:

@@ -21,11 +21,13 @@ from ._peft import (
     get_quantization_kwargs,
     onload_layer,
 )
+from .base_model import PREFIX
 from .config import SboraConfig
 from .experts import ParamWrapper
 from .layer import SboraLayer, SboraLinear
 from .merging import Combination, add_union
-from .region import Region, Weights, checksum
+from .region import Region, Weights, checksum, checksum_with_names
+from .states import check_loaded_index
 from .targets import check_module, check_targets
 
 SAVED_NAMES = {"weight": "sbora_weight", "index": "sbora_index"}  # of a region's tensors, in a saved adapter
@@ -88,7 +90,8 @@ class SboraModel(BaseTuner):
         """An adapter's tensors, when it is saved; the checksum of its index sets goes into its configuration."""
         tensors = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         saved = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in tensors.items()}
-        config._saved_checksum = _checksum(saved)
+        sets = _saved_index_sets(saved)
+        config._saved_checksum = None if any(index.is_meta for index in sets.values()) else checksum(sets)
         for region in _regions(model, adapter_name):
             region.is_new = False
         return tensors
@@ -102,22 +105,14 @@ class SboraModel(BaseTuner):
         Raises:
             ValueError: the index sets are not those that the configuration was saved with.
         """
-        new = any(region.is_new for region in _regions(model, adapter_name))
-        if new and config._loaded_checksum not in (None, _checksum(state_dict)):
-            raise ValueError(
-                f"The index sets of adapter {adapter_name!r} are not those that it was saved with (index_checksum in "
-                "adapter_config.json): the file was changed, or averaged with others, or belongs to another adapter."
-            )
+        if any(region.is_new for region in _regions(model, adapter_name)):
+            loaded = _saved_index_sets(state_dict)  # those that a file leaves out are drawn
+            _check_checksum(adapter_name, config, loaded, _index_sets(model, adapter_name) | loaded)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
     def index_checksum(self, adapter_name: str = "default") -> str:
         """The checksum of an adapter's index sets as they are now: the same for copies, other where one has changed."""
-        sets = {
-            name: layer.sbora_index[adapter_name]
-            for name, layer in self.model.named_modules()
-            if isinstance(layer, SboraLayer) and adapter_name in layer.sbora_weight
-        }
-        return checksum(sets)
+        return checksum(_index_sets(self.model, adapter_name))
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """PEFT's own, with the adapter's name checked before the model is changed.
@@ -313,14 +308,46 @@ def _regions(model: nn.Module, adapter_name: str) -> list[Region]:
     return [layer.sbora_weight.region(adapter_name) for layer in layers]
 
 
-def _checksum(saved: dict[str, Tensor]) -> str | None:
-    end = ".sbora_index"
-    sets = {
-        key.removeprefix("base_model.model.").removesuffix(end): index
-        for key, index in saved.items()
-        if key.endswith(end)
+def _index_sets(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
+    """An adapter's index sets by name of module in the base model; `model` is that, with or without PEFT around it."""
+    return {
+        name.removeprefix(PREFIX): layer.sbora_index[adapter_name]
+        for name, layer in model.named_modules()
+        if isinstance(layer, SboraLayer) and adapter_name in layer.sbora_weight
     }
-    return None if any(index.is_meta for index in sets.values()) else checksum(sets)
+
+
+def _saved_index_sets(saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    end = ".sbora_index"
+    return {key.removeprefix(PREFIX).removesuffix(end): index for key, index in saved.items() if key.endswith(end)}
+
+
+def _check_checksum(adapter_name: str, config: SboraConfig, *allowed: dict[str, Tensor]) -> None:
+    known = [sets for sets in allowed if not any(index.is_meta for index in sets.values())]
+    checksums = [checksum_of(sets) for sets in known for checksum_of in (checksum, checksum_with_names)]
+    if config._loaded_checksum not in (None, *checksums):
+        raise ValueError(
+            f"The index sets of adapter {adapter_name!r} are not those that it was saved with (index_checksum in "
+            "adapter_config.json): the file was changed, or averaged with others, or belongs to another adapter."
+        )
+
+
+def check_loaded(model: nn.Module, adapter_name: str) -> None:
+    """Check an adapter that was loaded past PEFT and past torch's `load_state_dict`, as transformers does.
+
+    Args:
+        model: transformers' model with the adapter in it.
+
+    Raises:
+        ValueError: its index sets are broken, or not those that it was saved with.
+    """
+    config, sets = model.peft_config[adapter_name], _index_sets(model, adapter_name)
+    if not isinstance(config, SboraConfig) or any(index.is_meta for index in sets.values()):
+        return
+    _check_checksum(adapter_name, config, sets)
+    for layer in model.modules():
+        if isinstance(layer, SboraLayer) and adapter_name in layer.sbora_weight:
+            check_loaded_index(layer, None)
 
 
 def _check_weights_have_one_user(model: nn.Module, layers: list[SboraLayer]) -> None:

@@ -151,12 +151,22 @@ class Region(nn.Module):
 
 
 def checksum(index_sets: dict[str, Tensor]) -> str:
-    """Of index sets by name of module: hexadecimal SHA-256 of names and numbers."""
-    digest = hashlib.sha256()
-    for name in sorted(index_sets):
-        index = index_sets[name].detach().cpu().to(torch.int64)
-        digest.update(f"{name} {index.tolist()}\n".encode())
-    return digest.hexdigest()
+    """Of index sets by name of module: hexadecimal SHA-256 of the numbers, whatever the modules are called, for a base
+    model may be renamed between saving and loading (PEFT's `key_mapping`)."""
+    return _sha256(sorted(f"{_numbers(index)}\n" for index in index_sets.values()))
+
+
+def checksum_with_names(index_sets: dict[str, Tensor]) -> str:
+    """The checksum as it was saved before, of the names too."""
+    return _sha256([f"{name} {_numbers(index_sets[name])}\n" for name in sorted(index_sets)])
+
+
+def _numbers(index: Tensor) -> list:
+    return index.detach().cpu().to(torch.int64).tolist()
+
+
+def _sha256(lines: list[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Weights(nn.ParameterDict):

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -188,3 +190,108 @@ def test_states_of_other_types(toy, adapt, variant, dtype, assign):
     fresh.load_state_dict(state, assign=assign)
     assert torch.equal(fresh(X), model(X))
     assert all(index.dtype == torch.int64 for index in _sets(fresh))
+
+
+@pytest.fixture
+def saved(tmp_path, llama, adapt):
+    """A saved adapter: its folder and, to be changed, its tensors, which are written on leaving."""
+
+    @contextmanager
+    def change(variant, **settings):
+        model = adapt(llama, variant=variant, target_modules=["q_proj", "down_proj"], **settings)
+        model.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "adapter_model.safetensors")
+        yield tmp_path, model, tensors
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize("broken", ["changed", "beyond", "twice"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_transformers_own_loader_refuses_changed_files(llama, saved, variant, broken):
+    """It sets tensors past all hooks."""
+    with saved(variant) as (folder, model, tensors):
+        index = next(t for name, t in tensors.items() if name.endswith("q_proj.sbora_index"))
+        index.copy_(
+            {"changed": torch.arange(4), "beyond": torch.arange(30, 34), "twice": torch.tensor([1, 1, 2, 3])}[broken]
+        )
+        if broken != "changed":
+            config = folder / "adapter_config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"index_checksum": None}))
+    message = "not those that it was saved with" if broken == "changed" else "must be different numbers from 0 to 31"
+    with pytest.raises(ValueError, match=message):
+        llama.load_adapter(str(folder))
+    assert not any("sbora" in name for name in llama.state_dict())
+
+
+@pytest.mark.parametrize("loader", ["peft", "transformers"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_file_without_index_sets_is_that_of_the_drawn_ones(llama, saved, variant, loader):
+    """As averages of files leave them, which are told to leave them out."""
+    for seed in (0, 5):
+        with saved(variant, random_seed=seed) as (folder, model, tensors):
+            for name in [name for name in tensors if name.endswith("sbora_index")]:
+                del tensors[name]
+        if loader == "peft":
+            loaded = PeftModel.from_pretrained(copy.deepcopy(llama), folder)
+        else:
+            loaded = copy.deepcopy(llama)
+            loaded.load_adapter(str(folder))
+        assert torch.equal(loaded(torch.tensor([[1, 2, 3]])).logits, model(torch.tensor([[1, 2, 3]])).logits)
+    with saved(variant) as (folder, model, tensors):
+        for name in [name for name in tensors if name.endswith("sbora_index")]:
+            del tensors[name]
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"random_seed": 7}))
+    with pytest.raises(ValueError, match="not those that it was saved with"):
+        if loader == "peft":
+            PeftModel.from_pretrained(llama, folder)
+        else:
+            llama.load_adapter(str(folder))
+
+
+class Renamed(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.add_module(name, nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 8)))
+
+    def forward(self, x):
+        return self.get_submodule(self.name)(x)
+
+
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_a_base_model_whose_modules_are_called_otherwise_today(tmp_path, adapt, kind):
+    base = Renamed("language_model")
+    if kind == "lora":
+        model = get_peft_model(base, LoraConfig(target_modules=["0", "1"], init_lora_weights=False))
+    else:
+        model = adapt(base, variant=kind, target_modules=["0", "1"])
+    model.save_pretrained(tmp_path)
+    today = Renamed("model")
+    today.model.load_state_dict(_state_of_the_base(model))
+    loaded = PeftModel.from_pretrained(today, tmp_path, key_mapping={"^language_model": "model"})
+    assert torch.equal(loaded(X), model(X))
+
+
+def _state_of_the_base(model):
+    """The base's own weights, under the names that a plain Sequential gives them."""
+    inner = model.base_model.model.language_model
+    return {f"{i}.{key}": value for i in range(2) for key, value in inner[i].base_layer.state_dict().items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_checksum_with_names_as_it_was_saved_before(llama, saved, variant):
+    with saved(variant) as (folder, model, tensors):
+        sets = {
+            n.removeprefix("base_model.model.").removesuffix(".sbora_index"): t
+            for n, t in tensors.items()
+            if "index" in n
+        }
+        lines = "".join(f"{name} {sets[name].tolist()}\n" for name in sorted(sets))
+        config = folder / "adapter_config.json"
+        named = hashlib.sha256(lines.encode()).hexdigest()
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"index_checksum": named}))
+    loaded = PeftModel.from_pretrained(copy.deepcopy(llama), folder)
+    assert loaded.base_model.index_checksum() == model.base_model.index_checksum() != named
