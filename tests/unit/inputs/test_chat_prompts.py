@@ -103,6 +103,14 @@ def test_arguments_reach_the_template_and_what_it_refuses_is_one_line():
         written_out(tokenizer(), [row])
 
 
+def test_a_template_that_leaves_a_message_out_is_refused():
+    user_alone = "{% for m in messages if m.role == 'user' %}{{ m.content | trim }} {% endfor %}answer "
+    rows = [training_row(row, prompt()) for row in ROWS]
+    assert written_out(tokenizer(user_alone), rows[1:])[0]["prompt"] == "dog is the blue answer "
+    with pytest.raises(UserError, match="leaves out or changes the system's message 'the house'; put it into another"):
+        written_out(tokenizer(user_alone), rows)
+
+
 def test_a_tokenizer_without_a_template_is_refused():
     with pytest.raises(UserError, match="its tokenizer has no chat template"):
         written_out(tokenizer(None), [training_row(ROWS[0], prompt())])

@@ -82,6 +82,9 @@ def broken(folder, how: str) -> None:
     elif how == "no shard":
         index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif how in ("half a file", "no file of weights"):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100] if how == "half a file" else b"<!DOCTYPE html>" * 9)
     elif how == "no tokenizer":
         (folder / "tokenizer.json").unlink()
     elif how == "no config":
@@ -94,6 +97,8 @@ def broken(folder, how: str) -> None:
         ("no folder", "no config.json here"),
         ("no weights", "model.safetensors is missing"),
         ("no shard", "model-00001-of-00002.safetensors is missing"),
+        ("half a file", r"model.safetensors: not whole: [\d,]+ bytes, its header says [\d,]+; fetch it again"),
+        ("no file of weights", "model.safetensors: not whole"),
         ("no tokenizer", "neither tokenizer.json nor tokenizer.model"),
         ("no config", "config.json"),
     ],

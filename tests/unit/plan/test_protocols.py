@@ -176,6 +176,12 @@ def test_a_tokenizer_without_a_pad_token_takes_the_catalogs(resources):
     assert load_tokenizer(resources, "tiny", toy_protocol(pad="zero"), "<unk>").pad_token_id == 0
     with pytest.raises(UserError, match="models.tiny.pad_token: its tokenizer has no token '<nil>'"):
         load_tokenizer(resources, "tiny", toy_protocol(), "<nil>")
+    del config["eos_token"]
+    write_json(folder / "tokenizer_config.json", config)
+    record.files["tokenizer_config.json"] = sha256(folder / "tokenizer_config.json")
+    write_record(folder / "base.json", record)
+    with pytest.raises(UserError, match="model tiny: its tokenizer names no EOS"):
+        load_tokenizer(resources, "tiny", toy_protocol())
 
 
 def test_updates_are_grouped_by_characters_as_the_authors_count_them(resources, tmp_path):

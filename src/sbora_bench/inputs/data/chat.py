@@ -39,7 +39,7 @@ def plain(messages: list[Message]) -> str:
 def written_out(tokenizer: "PreTrainedTokenizerBase", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Prepared rows, the `prompt` of those with messages by the tokenizer's template, up to where the answer begins.
 
-    Raises UserError where the tokenizer has no template, or it doesn't take the messages.
+    Raises UserError where the tokenizer has no template, or it doesn't take the messages, or leaves one out.
     """
     if not any(ARGUMENTS in row for row in rows):  # messages alone may be a column of the source
         return rows
@@ -67,4 +67,12 @@ def _text(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], bos: str) -
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template doesn't take the prompt's messages: {in_a_line(error)}"
         ) from None
+    for message in row[MESSAGES]:
+        if (
+            message["content"].strip() not in str(text) and message["role"] != "assistant"
+        ):  # whose thoughts are left out
+            raise UserError(
+                f"{tokenizer.name_or_path}: its chat template leaves out or changes the {message['role']}'s message"
+                f" {message['content'][:60]!r}; put it into another role's, or take another prompt"
+            )
     return str(text).removeprefix(bos)

@@ -77,10 +77,15 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: s
     """The tokenizer, padding as the protocol has it: side, and token id 0, its own pad token or a new [PAD].
 
     A tokenizer without a pad token of its own takes `pad_token`, the catalog's for the model, or its EOS where that is
-    empty. Raises UserError where it doesn't know that token.
+    empty. Raises UserError where it doesn't know that token, and where it has no EOS, which ends every answer.
     """
     where, arguments = prepared_folder(resources, model)
     tokenizer = read_tokenizer(where, padding_side=protocol.padding_side, **arguments)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model {model}: its tokenizer names no EOS, the token that ends every answer; give its"
+            " tokenizer_config.json an eos_token, and prepare the model again"
+        )
     if protocol.pad == "zero":
         tokenizer.pad_token_id = 0
     elif protocol.pad == "add":

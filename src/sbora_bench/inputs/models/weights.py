@@ -1,5 +1,6 @@
 """A folder of weights in the hub's form: what must be in it, of what architecture, and how another folder uses it."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,32 @@ NAMES = set(TOKENIZER_FILES)
 
 
 def check_parts(folder: Path) -> None:
-    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors."""
+    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, each whole."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
     index = folder / "model.safetensors.index.json"
     shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     for name in [shard for shard in shards if not (folder / shard).is_file()]:
         raise UserError(f"{folder}: {name} is missing; expected safetensors (other formats are never read)")
+    for name in shards:
+        _check_whole(folder / name)
     if not has_tokenizer(folder):
         raise UserError(f"{folder}: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt is here")
+
+
+def _check_whole(path: Path) -> None:
+    """Raise UserError for a safetensors file of another size than its header says: of a download that broke off."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length < size else {}
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            expected = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        except (ValueError, AttributeError, KeyError, TypeError, LookupError):
+            raise UserError(f"{path}: not a safetensors file; fetch it again") from None
+    if size != expected:
+        raise UserError(f"{path}: not whole: {size:,} bytes, its header says {expected:,}; fetch it again")
 
 
 def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
