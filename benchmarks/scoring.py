@@ -1,15 +1,17 @@
 """What shared prefixes save in scoring by likelihood: five-shot MMLU-like prompts, and ARC-Easy's answers.
 
     SBORA_DATA_ROOT=... python benchmarks/scoring.py --model resources/models/smollm2-135m \\
-        --output results/benchmarks/scoring.json [--minutes 3.5] [--threads 2]
+        --output results/benchmarks/scoring.json [--minutes 3.5] [--threads 2] [--item-by-item 8]
 
 Each task is scored as `evaluate` would: item by item, and with what prompts share read once; the two take turns, part
-by part: a part is a subject, or 16 questions of ARC-Easy, and the first way is drawn. The answers chosen must be the
-same and in float32 each log-likelihood within 1e-4 of its size, or the benchmark ends with status 1. MMLU's prompts are
-not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36 questions
-are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and Ladder S's
-size with the tokenizer of `--model`, and, as ARC-Easy, by `--model` itself. Intervals (95 %, four parts on): parts
-drawn again. Beside the output stands its table, as Markdown.
+by part: a part is a subject, or 16 questions of ARC-Easy, and the first way is drawn. Of a part's questions some alone,
+drawn, may be read item by item, where a question costs the same whatever stands beside it, and their time counts for
+all: so SmolLM2 reads 57 subjects in minutes, not an hour (`--minutes 24 --item-by-item 8`). The answers chosen must be
+the same and in float32 each log-likelihood within 1e-4 of its size, or the benchmark ends with status 1. MMLU's prompts
+are not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36
+questions are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and
+Ladder S's size with the tokenizer of `--model`, and, as ARC-Easy, by `--model` itself. Intervals (95 %, four parts on):
+parts drawn again. Beside the output stands its table, as Markdown.
 """
 
 import argparse
@@ -73,41 +75,64 @@ def _split(listed: str) -> list[str]:
     return listed.split("\0")
 
 
-def compared(scorers: dict[str, Scorer], parts: list[list[tuple[str, str]]], until: float, draw: random.Random) -> dict:
-    """Both ways through the parts in turn, as long as the next would end before `time.perf_counter()` is `until`."""
+def compared(
+    scorers: dict[str, Scorer],
+    parts: list[list[tuple[str, str]]],
+    until: float,
+    draw: random.Random,
+    item_by_item: int | None = None,
+) -> dict:
+    """Both ways through the parts in turn, as long as the next would end before `time.perf_counter()` is `until`.
+
+    `item_by_item`: so many questions of a part are read so, or all; seconds and tokens are given for all of them.
+    """
     for scorer in scorers.values():  # buffers and kernels are made at the first call
         scorer.loglikelihood([SimpleNamespace(args=pair) for pair in parts[-1][:8]], disable_tqdm=True)
-    tokens = dict.fromkeys(WAYS, 0)
+    tokens, compared_requests = dict.fromkeys(WAYS, 0.0), 0
     rounds, differences, shares, same, longest = [], [], [], True, 0.0
     for part in parts:
         began = time.perf_counter()
         if rounds and began + longest > until:
             break
-        requests, seconds, values = [SimpleNamespace(args=pair) for pair in part], {}, {}
+        some = drawn(part, item_by_item, draw)
+        asked, seconds, values = {way: part if shared else some for way, shared in WAYS.items()}, {}, {}
         for way in draw.sample(list(WAYS), len(WAYS)):
+            requests, times = [SimpleNamespace(args=pair) for pair in asked[way]], len(part) / len(asked[way])
             with counted(scorers[way].model) as widths:
                 way_began = time.perf_counter()
-                values[way] = [value for value, _ in scorers[way].loglikelihood(requests, disable_tqdm=True)]
-                seconds[way] = time.perf_counter() - way_began
-            tokens[way] += sum(widths)
-        one, other = values.values()
+                likelihoods = scorers[way].loglikelihood(requests, disable_tqdm=True)
+                seconds[way] = (time.perf_counter() - way_began) * times
+            values[way] = {pair: value for pair, (value, _) in zip(asked[way], likelihoods, strict=True)}
+            tokens[way] += sum(widths) * times
+        one, other = ([values[way][pair] for pair in some] for way in WAYS)
+        compared_requests += len(some)
         differences += [abs(a - b) for a, b in zip(one, other, strict=True)]
         shares += [abs(a - b) / max(1.0, abs(a)) for a, b in zip(one, other, strict=True)]
-        same = same and choices(part, one) == choices(part, other)
+        same = same and choices(some, one) == choices(some, other)
         rounds.append([seconds[way] for way in WAYS])
         longest = max(longest, time.perf_counter() - began)
     again = sorted(ratio(draw.choices(rounds, k=len(rounds))) for _ in range(2000))
     return {
         "parts": len(rounds),
         "requests": sum(map(len, parts[: len(rounds)])),
+        "item_by_item": compared_requests,
         "seconds": dict(zip(WAYS, map(sum, zip(*rounds, strict=True)), strict=True)),
         "times_as_fast": ratio(rounds),
         "interval": [again[50], again[-51]] if len(rounds) >= 4 else None,
-        "tokens": tokens,
+        "tokens": {way: round(count) for way, count in tokens.items()},
         "largest_difference": max(differences),
         "largest_share": max(shares),
         "same_choices": same,
     }
+
+
+def drawn(part: list[tuple[str, str]], questions: int | None, draw: random.Random) -> list[tuple[str, str]]:
+    """The requests of so many questions of a part, in its order; all without a number."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in part))
+    if questions is None or questions >= len(prompts):
+        return part
+    chosen = set(draw.sample(prompts, questions))
+    return [pair for pair in part if pair[0] in chosen]
 
 
 @contextlib.contextmanager
@@ -151,7 +176,9 @@ def table(record: dict) -> PrintedTable:
         known = of.get("tokens", {"shared prefixes": of.get("tokens_read")})  # earlier records count one way
         tokens = [f"{known[way]:,}" if known.get(way) else "–" for way in WAYS]
         seconds = [f"{of['seconds'][way]:.1f}" for way in WAYS]
-        cells = task, f"{of['requests']:,}", *tokens, *seconds, f"{of['times_as_fast']:.2f}", interval
+        some = of.get("item_by_item", of["requests"])
+        likelihoods = f"{of['requests']:,}" + (f"; {some:,} item by item" if some < of["requests"] else "")
+        cells = task, likelihoods, *tokens, *seconds, f"{of['times_as_fast']:.2f}", interval
         lines.append([Text(cell) for cell in (*cells, f"{of['largest_difference']:.1e}")])
     header = ["Task", "Likelihoods", *(f"{what}, {way}" for what in ("Tokens", "Seconds") for way in WAYS)]
     header += ["Times as fast", "Interval"]
@@ -160,6 +187,10 @@ def table(record: dict) -> PrintedTable:
         f"{settings['dtype']}, {settings['threads']} threads, batches of {settings['batch']}; the answers chosen are"
         f" the same. Tokens: all that went through the model, padding too. {record['hardware']['cpu']}.",
     ]
+    if any(of.get("item_by_item", of["requests"]) < of["requests"] for of in record["tasks"].values()):
+        notes.append(
+            "Item by item some questions of a subject were read, drawn; tokens and seconds are given for all of them."
+        )
     header += ["Largest difference of a log-likelihood"]
     return PrintedTable("scoring", "What shared prefixes save in scoring", header, [lines], notes)
 
@@ -171,7 +202,10 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=57)
     parser.add_argument("--questions", type=int, default=36, help="of a subject")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=3.5, help="a third of them a task; no part ends later")
+    parser.add_argument(
+        "--minutes", type=float, default=3.5, help="of what is left, each task's share; no part ends later"
+    )
+    parser.add_argument("--item-by-item", type=int, help="so many questions of a part are read so  [default: all]")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
@@ -191,10 +225,12 @@ def main() -> None:
         "ARC-Easy by likelihood, SmolLM2": (whole, answers(rows, 16)),
     }
     record = {"settings": {key: str(value) for key, value in vars(arguments).items()}, "tasks": {}}
-    for task, (model, parts) in tasks.items():
+    end = time.perf_counter() + 60 * arguments.minutes
+    for place, (task, (model, parts)) in enumerate(tasks.items()):
         scorers = scorers_of(model, tokenizer, arguments.batch)
-        until = time.perf_counter() + 60 * arguments.minutes / len(tasks)
-        record["tasks"][task] = compared(scorers, parts, until, draw)
+        now = time.perf_counter()
+        until = now + (end - now) / (len(tasks) - place)
+        record["tasks"][task] = compared(scorers, parts, until, draw, arguments.item_by_item)
         print(task, record["tasks"][task], file=sys.stderr, flush=True)
     record |= {"versions": provenance.versions(), "hardware": provenance.hardware()}
     write_json(arguments.output, record)

@@ -47,6 +47,20 @@ def test_tokens_are_counted_of_both_ways():
     assert "| {} | {} |".format(*tokens.values()) in markdown(scoring.table(record))
 
 
+def test_some_questions_item_by_item_stand_for_all_of_their_subject():
+    scoring = benchmark("scoring")
+    shots = " ".join(["red blue cat dog"] * 6)
+    part = [(f"{shots} {word}", f" {letter}") for word in ("house", "is", "cat", "dog") for letter in "ABC"]
+    scorers, draw = scoring.scorers_of(toy_runs.model(), toy_runs.tokenizer(), 4), random.Random(0)
+    whole, some = (scoring.compared(scorers, [part] * 4, float("inf"), draw, count) for count in (None, 2))
+    assert (whole["requests"], whole["item_by_item"], some["requests"], some["item_by_item"]) == (48, 48, 48, 24)
+    assert some["tokens"] == whole["tokens"] and some["same_choices"] and some["interval"]
+    record = {"tasks": {"t": some}, "settings": {"dtype": "d", "threads": 1, "batch": 4}, "hardware": {"cpu": "c"}}
+    printed = markdown(scoring.table(record))
+    assert "| 48; 24 item by item |" in printed and "given for all of them" in printed
+    assert len({prompt for prompt, _ in scoring.drawn(part, 3, draw)}) == 3 and scoring.drawn(part, 9, draw) == part
+
+
 def test_a_moderated_variance_is_right_where_limma_s_distribution_holds():
     """Of many comparisons whose variances are scaled inverse chi-square; and of equal variances it is their mean."""
     errors, rng, seeds, prior = benchmark("errors"), np.random.default_rng(0), 4, 8
