@@ -63,26 +63,50 @@ class Adapter:
         return (self.weight.transpose(-2, -1) if natural else self.weight).to(dtype)
 
 
+# an index set of each expert, (experts, r) -> of each row, (..., r); kept for the backward pass, so it holds no inputs
+Place = Callable[[Tensor], Tensor]
+
+
 class _GatherAt(Function):
-    """(x, index) -> (x, x[row, index[row]]); the gradient of x is a sum made in place where nobody else holds it."""
+    """(x, index) -> (x, x[row, place(index)[row]]), the gradient of x summed in place where nobody else holds it.
+
+    An index set of each row takes more memory than what is gathered: it is made anew in the backward pass; so below.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, index: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(index)
-        ctx.shape = x.shape
-        return x, x.gather(-1, index)
+        ctx.shape, ctx.place = x.shape, place
+        return x, x.gather(-1, place(index))
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
-        (index,) = ctx.saved_tensors
         if grad_z is None:
-            return grad_x, None
+            return grad_x, None, None
+        index = ctx.place(*ctx.saved_tensors)
         if grad_x is None:
-            return grad_z.new_zeros(ctx.shape).scatter_add(-1, index, grad_z), None
+            return grad_z.new_zeros(ctx.shape).scatter_add(-1, index, grad_z), None, None
         alone = not torch.is_grad_enabled() and are_a_gradients(counts(grad_x))
         add = grad_x.scatter_add_ if alone else grad_x.scatter_add
-        return add(-1, index, grad_z.to(grad_x.dtype)), None
+        return add(-1, index, grad_z.to(grad_x.dtype)), None, None
+
+
+class _ScatterAt(Function):
+    """(y, z, index) -> y with z[row] added to y[row, place(index)[row]], in y's memory if told so."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor, index: Tensor, place: Place, in_place: bool) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.place = place
+        if not in_place:
+            return y.scatter_add(-1, place(index), z)
+        ctx.mark_dirty(y)
+        return y.scatter_add_(-1, place(index), z)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return grad_y, grad_y.gather(-1, ctx.place(*ctx.saved_tensors)), None, None, None
 
 
 @dataclass(eq=False)
@@ -203,21 +227,21 @@ class Operand:
         weight = self.parameter()
         return weight.transpose(-2, -1) if self.transposed else weight
 
-    def rows_times(self, x: Tensor, multiply: Callable, place: Callable[[Tensor], Tensor]) -> Tensor:
+    def rows_times(self, x: Tensor, multiply: Callable, place: Place) -> Tensor:
         """x W and what the adapters add.
 
         Args:
             x: rows, (..., c).
             multiply: (rows, W) -> rows W, in memory of its own; a matrix of each expert stands for W, too.
-            place: an index set of each expert, (experts, r) -> of each row, (..., r).
+            place: index sets of the experts -> of the rows.
         """
         natural, plain, parts = self._natural(), functional.plain(), []
         for adapter in self.adapters:
             matrix = adapter.matrix(natural, x.dtype)
-            index = place(adapter.index)
+            index = adapter.index
             if adapter.takes_inputs(natural):
                 watched = x.requires_grad and torch.is_grad_enabled() and not plain
-                x, z = _GatherAt.apply(x, index) if watched else (x, x.gather(-1, index))
+                x, z = _GatherAt.apply(x, index, place) if watched else (x, x.gather(-1, place(index)))
                 parts.append((F.dropout(z, adapter.dropout), matrix, None, adapter.scaling))
             else:
                 z = multiply(F.dropout(x, adapter.dropout) if adapter.dropout else x, matrix)
@@ -230,7 +254,10 @@ class Operand:
                 y = y.add_(update, alpha=scaling) if in_place else torch.add(y, update, alpha=scaling)
             else:
                 update = (z * scaling).to(y.dtype)
-                y = y.scatter_add_(-1, index, update) if in_place else y.scatter_add(-1, index, update)
+                if plain:
+                    y = y.scatter_add(-1, place(index), update)
+                else:
+                    y = _ScatterAt.apply(y, update, index, place, in_place)
         return y
 
 
@@ -289,8 +316,13 @@ def _matmul(a: Tensor | Operand, b: Tensor | Operand) -> Tensor | None:
     return b.rows_times(
         a,
         multiply=torch.bmm if numbers is None else partial(_chosen_product, numbers=numbers),
-        place=lambda index: (index if numbers is None else index[numbers]).unsqueeze(1).expand(-1, a.shape[1], -1),
+        place=partial(_of_batches, numbers=numbers, rows=a.shape[1]),
     )
+
+
+def _of_batches(index: Tensor, numbers: Tensor | None, rows: int) -> Tensor:
+    """Index sets of the experts, (experts, r) -> of the rows of batches, each of one expert, (batch, rows, r)."""
+    return (index if numbers is None else index[numbers]).unsqueeze(1).expand(-1, rows, -1)
 
 
 def _chosen_product(rows: Tensor, matrices: Tensor, numbers: Tensor) -> Tensor:
@@ -323,14 +355,16 @@ class _ChosenProduct(Function):
 def _grouped(x: Tensor, weight: Operand, offs: Tensor | None = None, **settings: Any) -> Tensor | None:
     if isinstance(x, Operand) or offs is None or x.dim() != 2 or weight.expert is not None or any(settings.values()):
         return None
-    row = torch.arange(len(x), device=x.device)
-    # rows behind the last expert's belong to no one: they are no one's to compute
-    numbers = torch.searchsorted(offs, row, right=True, out_int32=False).clamp(max=len(weight) - 1)
     return weight.rows_times(
-        x,
-        multiply=lambda rows, matrix: _grouped_product(rows, matrix, offs),
-        place=lambda i: i[numbers],
+        x, multiply=partial(_grouped_product, offs=offs), place=partial(_of_grouped_rows, offs=offs, rows=len(x))
     )
+
+
+def _of_grouped_rows(index: Tensor, offs: Tensor, rows: int) -> Tensor:
+    """Index sets of the experts, (experts, r) -> of the rows that `offs` gives to each, (rows, r)."""
+    row = torch.arange(rows, device=offs.device)
+    # rows behind the last expert's belong to no one: they are no one's to compute
+    return index[torch.searchsorted(offs, row, right=True).clamp(max=len(index) - 1)]
 
 
 def _grouped_product(rows: Tensor, matrices: Tensor, offs: Tensor) -> Tensor:
