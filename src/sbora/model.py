@@ -126,6 +126,7 @@ class SboraModel(BaseTuner):
                 "and not be that of one of torch's own attributes."
             )
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _call_layers_of_encoders(model)
 
     def _prepare_model(self, peft_config: SboraConfig, model: nn.Module) -> None:
         """Check all that the configuration targets, before the first of it is changed.
@@ -364,6 +365,25 @@ def _check_weights_have_one_user(model: nn.Module, layers: list[SboraLayer]) -> 
                 f"train_merged needs weights with one user, but {' and '.join(map(repr, names))} are one: the adapter "
                 "would be merged into both."
             )
+
+
+def _call_layers_of_encoders(model: nn.Module) -> None:
+    """Make torch's encoders call their adapted layers in eval mode too, where one kernel would take the bare weights.
+
+    They leave that kernel where a hook watches a module.
+    """
+    for encoder in model.modules():
+        if isinstance(encoder, (nn.TransformerEncoder, nn.TransformerEncoderLayer)):
+            layers = [module for module in encoder.modules() if isinstance(module, SboraLayer)]
+            if layers and isinstance(encoder, nn.TransformerEncoder):
+                encoder.use_nested_tensor = False  # which that kernel alone understands
+            for layer in layers:
+                if not layer._forward_pre_hooks:
+                    layer.register_forward_pre_hook(_watch)
+
+
+def _watch(module: nn.Module, args: tuple) -> None:
+    """A hook that does nothing."""
 
 
 def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple:

@@ -21,7 +21,7 @@ from ._peft import (
 )
 from .config import SboraConfig
 
-TRANSPOSED = ("Llama4TextExperts",)  # experts x in x out, without saying so
+TRANSPOSED = ("Llama4TextExperts", "GroupedLinearLayer", "CsmCodebooksHead")  # many x in x out, without saying so
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -69,6 +69,7 @@ def check_targets(model: nn.Module, config: SboraConfig) -> None:
     for key, module, name in targeted_parameters(model, config):
         _check_parameter(key, module, name, config)
     _warn_of_unmatched(model, config)
+    _warn_of_weights_used_elsewhere(model, config)
 
 
 def check_module(key: str, module: nn.Module, config: SboraConfig) -> None:
@@ -149,6 +150,19 @@ def _warn_of_unmatched(model: nn.Module, config: SboraConfig) -> None:
         warnings.warn(
             f"target_modules: {chosen!r} adapts modules alone. The model's experts are parameters, and stay as they "
             f"are unless they are named in target_parameters: {_named(left)}.",
+            stacklevel=2,
+        )
+
+
+def _warn_of_weights_used_elsewhere(model: nn.Module, config: SboraConfig) -> None:
+    """Warn of layers that are never called: torch's attention multiplies with the weight of `out_proj` itself."""
+    projections = {module.out_proj for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
+    keys = [key for key, module in targeted_modules(model, config) if module in projections]
+    keys += [key for key, module, _ in targeted_parameters(model, config) if module in projections]
+    if keys:
+        warnings.warn(
+            f"{', '.join(keys)}: torch.nn.MultiheadAttention uses this weight itself and never calls the layer, so "
+            "that an adapter there changes nothing and learns nothing. Put it into exclude_modules.",
             stacklevel=2,
         )
 

@@ -21,6 +21,8 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from transformers.models.convbert.modeling_convbert import GroupedLinearLayer
+from transformers.models.csm.modeling_csm import CsmCodebooksHead
 
 from sbora import ParamWrapper, SboraConfig, export
 from sbora.operand import Operand
@@ -497,3 +499,18 @@ def test_parameters_that_are_handed_on_in_lists(variant):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.merge_adapter()
     torch.testing.assert_close(model(x), y)
+
+
+@VARIANTS
+@pytest.mark.parametrize("module", [partial(CsmCodebooksHead, 32, 5, 64), partial(GroupedLinearLayer, 32, 64, 4)])
+def test_matrices_that_are_stored_the_other_way_without_saying_so(module, variant):
+    """FA takes inputs all the same: LoRA has no columns that could be rows."""
+    torch.manual_seed(0)
+    base = nn.Sequential(module())
+    nn.init.normal_(base[0].weight)
+    model = _adapt(base, variant=variant, target_parameters=["0.weight"])
+    layer = model.base_model.model[0]
+    assert (layer.in_features, layer.out_features) == tuple(base[0].weight.shape[1:])
+    x = torch.randn(2, 4, 32)
+    arguments = (x, torch.arange(1, 5)) if isinstance(base[0], CsmCodebooksHead) else (x,)
+    torch.testing.assert_close(model.base_model.model[0](*arguments), _of_the_sum(base, model)[0](*arguments))

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import warnings
 
 import pytest
 import torch
@@ -256,3 +257,37 @@ def test_peft_s_helper_against_casts_of_the_input(toy, adapt):
     expected = model(x)
     with disable_input_dtype_casting(model):
         assert torch.equal(model(x), expected)
+
+
+def _encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2)).eval()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_torch_s_encoder_in_eval_mode(adapt, variant, padded):
+    """Its fused kernel takes the bare weights, and LoRA's adapters are left out without a word."""
+    base, x = _encoder(), torch.randn(2, 5, 32)
+    model = adapt(base, variant=variant, target_modules=["linear1", "linear2"]).eval()
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if padded else None
+    merged = copy.deepcopy(model).merge_and_unload()[0]
+    seen = slice(None) if mask is None else ~mask
+    with torch.no_grad():
+        plain = base[0](x, src_key_padding_mask=mask)[seen]
+        y = model.base_model.model[0](x, src_key_padding_mask=mask)[seen]
+        torch.testing.assert_close(y, merged(x, src_key_padding_mask=mask)[seen])
+        assert not torch.allclose(y, plain)
+        torch.testing.assert_close(model.unload()[0](x, src_key_padding_mask=mask)[seen], plain)
+
+
+NEVER_CALLED = [{"target_modules": ["out_proj", "linear1"]}, {"target_parameters": ["out_proj.weight"]}]
+
+
+@pytest.mark.parametrize("targets", NEVER_CALLED)
+def test_a_layer_that_attention_never_calls_is_warned_of(adapt, targets):
+    with pytest.warns(UserWarning, match="out_proj.*an adapter there changes nothing"):
+        adapt(_encoder(), **{"target_modules": ["linear1"]} | targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt(_encoder(), target_modules=["linear1"])
