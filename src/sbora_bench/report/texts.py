@@ -1,8 +1,10 @@
 """How the numbers of tests are spelt in tables and sentences."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sbora_bench.analysis.pairs import Pair
+from sbora_bench.plan.metric import Metric
 
 
 def p_text(p: float) -> str:
@@ -22,6 +24,13 @@ def difference_text(pair: Pair) -> str:
     if pair.low is not None and pair.high is not None:
         text += f" [{scale * pair.low:.{digits}f}, {scale * pair.high:.{digits}f}]"
     return text.replace("-", "−")
+
+
+def difference_units(metrics: Iterable[Metric]) -> str:
+    """What differences in these metrics are in, as a header or a sentence begins: `Points`, or the unit's name."""
+    units = list(dict.fromkeys("points" if metric.is_share else metric.unit or "difference" for metric in metrics))
+    text = " or ".join(units or ["points"])
+    return text[0].upper() + text[1:]
 
 
 def p_numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:

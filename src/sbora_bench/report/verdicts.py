@@ -84,9 +84,11 @@ def remarks_on(results: Results, judgement: Judgement) -> list[str]:
         remarks.append(f"{run} of {of} seeds so far")
     if judgement.failed:
         remarks.append(f"{judgement.failed} of {run} seeds failed")
-    for cell, end in judgement.rate_ends.items():
-        name = ranked_title(results.plan, planned.table, cell.method, cell.rank)
-        remarks.append(f"{name} is at the {end} learning rate tried, and a better one may lie beyond")
+    for end in dict.fromkeys(judgement.rate_ends.values()):
+        cells = [cell for cell, one in judgement.rate_ends.items() if one == end]
+        names = " and ".join(ranked_title(results.plan, planned.table, cell.method, cell.rank) for cell in cells)
+        verb = "is" if len(cells) == 1 else "are"
+        remarks.append(f"{names} {verb} at the {end} learning rate tried, and a better one may lie beyond")
     return remarks
 
 
@@ -117,11 +119,9 @@ def verdict_summary(results: Results) -> str:
     summary = f"{decided} of {len(verdicts)} planned comparisons are decided" + (f": {counted}." if counted else ".")
     apart = counts[Verdict.BETTER] + counts[Verdict.WORSE]
     beyond = sum(one.beyond_margin for one in judgements(results))
-    return summary + (
-        f" Of the {apart} better or worse {beyond or 'none'} are shown to be so by more than the margin."
-        if apart
-        else ""
-    )
+    verb = "is" if beyond == 1 else "are"
+    size = f" Of the {apart} better or worse {beyond or 'none'} {verb} shown to be so by more than the margin."
+    return summary + (size if apart else "")
 
 
 OF_PAIR = ("table", "model", "seeds", "sd", "low", "high", "p_both")  # what a pair knows beside its fields

@@ -6,7 +6,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
 from sbora_bench.report.counts import count_text, differences_shown
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text
+from sbora_bench.report.texts import difference_units, p_numbers, p_text
 from sbora_bench.report.verdicts import pair_values
 from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
 from sbora_bench.report.views.method_table import PAIR_COLUMNS, SEED_COLUMNS
@@ -53,7 +53,8 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
         f"Columns that show no difference: {', '.join(undecided) or 'none'}.",
         "All pairs: differences.csv.",
     ]
-    header = ["Table", "Model", "Task", "Widest difference shown", "Points", "q", "Pairs that differ"]
+    units = difference_units(pair.metric for pair in tested.differences)
+    header = ["Table", "Model", "Task", "Widest difference shown", units, "q", "Pairs that differ"]
     title = "Do methods and ranks differ?"
     return PrintedTable("differences", title, header, list(groups.values()), notes, text_columns=4)
 

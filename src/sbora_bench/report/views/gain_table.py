@@ -6,7 +6,7 @@ from typing import Any
 from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, Gain, separation
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text, signed
+from sbora_bench.report.texts import difference_units, p_numbers, p_text, signed
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -31,9 +31,10 @@ def gain_table(results: Results, table: str) -> PrintedTable | None:
         line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
         line += [_gain_text(gains.get((cell, task))) for task in tasks]
         groups.setdefault(cell.model, []).append(line)
+    units = difference_units(row.metric for row in rows)
     notes = [
-        f"Points over the base on the same items. Bold: p < {DIFFERENCE_LEVEL} after Holm over this table (signs of the"
-        " items flipped, each averaged over its seeds: it speaks of the models trained here). Counts: gains.csv."
+        f"{units} over the base on the same items. Bold: p < {DIFFERENCE_LEVEL} after Holm over this table (signs of"
+        " the items flipped, each averaged over its seeds: it speaks of the models trained here). Counts: gains.csv."
     ]
     header = ["Model", "Method", *(task_titles(plan, table)[task] for task in tasks)]
     title = f"What tuning changed: {table_title(plan, table)}"

@@ -6,7 +6,7 @@ from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import difference_text, p_numbers, p_text
+from sbora_bench.report.texts import difference_text, difference_units, p_numbers, p_text
 from sbora_bench.report.verdicts import pair_values, verdict_text
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -64,7 +64,7 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         "than",
         "Equal",
         "Parameters, ratio",
-        "Points",
+        difference_units([pairs[0].metric]),
         "q, items",
         "q, both",
     ]
@@ -73,10 +73,8 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
 
 
 def _unit(metric: Metric) -> str:
-    if metric.is_share:
-        return "Points"
     direction = "" if metric.higher_is_better else ", where less is better,"
-    return f"{metric.unit or 'Difference'}{direction}"
+    return f"{difference_units([metric])}{direction}"
 
 
 METHODS = TableView(
