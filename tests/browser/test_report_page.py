@@ -83,7 +83,7 @@ def test_nothing_that_a_model_wrote_runs(visit, made):
 def test_no_request_leaves_and_no_error_is_told(visit, path):
     seen = visit(path)
     assert seen.messages == []
-    assert [url for url in seen.urls if not url.startswith("data:image/svg+xml;base64,")] == [path.resolve().as_uri()]
+    assert [url for url in seen.urls if not url.startswith("data:image/png;base64,")] == [path.resolve().as_uri()]
 
 
 def test_a_table_is_sorted_by_a_click_and_by_a_key(visit, made):

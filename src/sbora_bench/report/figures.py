@@ -59,3 +59,14 @@ def _write(figure: Figure, path: Path) -> None:
     for suffix in FIGURE_FORMATS:
         with whole_file(path.with_name(f"{path.name}.{suffix}")) as beside:
             figure.savefig(beside, format=suffix, metadata=METADATA[suffix])
+            if suffix == "png":
+                _with_palette(beside)
+
+
+def _with_palette(path: Path) -> None:
+    """The PNG with 256 colours in place of four channels, near enough to its own, in a quarter of the bytes."""
+    from PIL import Image
+
+    with Image.open(path) as drawn:
+        few = drawn.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(path, format="png", optimize=True, dpi=drawn.info["dpi"])

@@ -38,6 +38,11 @@ def figure_captions(plan: Plan) -> dict[str, str]:
     return {name: view.caption(plan, subject) for view in FIGURES for name, subject in view.subjects(plan).items()}
 
 
+def timed_figures(plan: Plan) -> set[str]:
+    """Names of the figures that show what a machine's clock said."""
+    return {name for view in FIGURES if view.timed for name in view.subjects(plan)}
+
+
 def figure_sections(plan: Plan) -> dict[str, str]:
     """Name of every figure -> the section of the page that shows it."""
     return {name: view.section for view in FIGURES for name in view.subjects(plan)}

@@ -6,7 +6,7 @@ hash. All text is escaped. Without the script nothing is missing but sorting and
 
 import base64
 import hashlib
-import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.outputs import PAGE, figure_captions, figure_sections
+from sbora_bench.report.outputs import PAGE, figure_captions, figure_sections, timed_figures
 from sbora_bench.report.page_answer import conclusions, highest_scores
 from sbora_bench.report.page_runs import run_sections, samples_shown
+from sbora_bench.report.page_shared import questions_of, without_shared_facts
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.render import HERE, PrintedTable, environment, latex
 from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
@@ -27,18 +28,31 @@ from sbora_bench.report.view import Hint
 from sbora_bench.results.failures import failures_with_logs
 from sbora_bench.results.read import Results
 
-SIZE = re.compile(rb'<svg[^>]* width="([\d.]+)pt" height="([\d.]+)pt"')
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"  # what follows are width and height in pixels
+DOTS, PIXELS = 150, 96  # an inch: of a figure's file (paper.mplstyle), and of a page
 
 
 def report(plan: Plan, results: Path) -> None:
     """Write `report.html`. Raises UserError where `collect`, `figures` or `audit` has not run."""
+    write_text(results / PAGE, page(plan, results))
+
+
+def page(plan: Plan, results: Path, published: bool = False) -> str:
+    """The page. `published`: without what each reproduction has of its own, seconds, memory, logs and machine, and
+    without the runs one by one, which have most of that. Raises UserError as `report` does.
+    """
     read, figures = Results(plan, results), figures_of(plan, results)
+    left_out = timed_figures(plan) if published else set()
+    usual = Path("results") / plan.name if published else results  # wherever these results lie
     tables: dict[str, list[tuple[PrintedTable, list[Hint]]]] = {}
     for view in all_tables():
-        shown = [(table, commands(plan, results, view.hints, table.name)) for table in view.tables(read)]
-        tables.setdefault(view.section, []).extend(shown)
-    sections = run_sections(read)
-    text = (
+        if not (published and view.timed):
+            shown = [(table, commands(plan, usual, view.hints, table.name)) for table in view.tables(read)]
+            tables.setdefault(view.section, []).extend(shown)
+    sections, facts = without_shared_facts([] if published else run_sections(read))
+    sections, questions = questions_of(sections)
+    failures = failures_with_logs(plan, results)
+    return (
         environment()
         .get_template("report.html")
         .render(
@@ -49,17 +63,19 @@ def report(plan: Plan, results: Path) -> None:
             conclusions=conclusions(plan, separation(read)),
             highest_scores=highest_scores(read),
             tables=tables,
-            figures=figures,
+            published=published,
+            figures=[figure for figure in figures if figure["name"] not in left_out],
             latex_of=latex_of,
-            failures=failures_with_logs(plan, results),
+            failures=failures,
             sections=sections,
+            facts=facts,
+            questions=questions,
             samples_shown=samples_shown(sections),
             anchors={section.name: section.anchor for section in sections},
             style=inline("report.css"),
             script=inline("report.js"),
         )
     )
-    write_text(results / PAGE, text)
 
 
 def latex_of(table: PrintedTable) -> str:
@@ -90,21 +106,20 @@ def commands(plan: Plan, results: Path, hints: tuple[Hint, ...], table: str) -> 
 
 
 def figures_of(plan: Plan, results: Path) -> list[dict[str, Any]]:
-    """The SVG of every figure as base64, with its caption and its size in pixels, that the page may draw it when it is
-    looked at. Raises UserError for a missing one.
+    """The PNG of every figure as base64, with its caption and its size in pixels of a page. Raises UserError for a
+    missing one.
     """
     figures = []
     sections = figure_sections(plan)
     for name, caption in figure_captions(plan).items():
-        path = results / "figures" / f"{name}.svg"
+        path = results / "figures" / f"{name}.png"
         try:
             drawn = path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run `sbora-bench figures` first") from None
-        size = SIZE.search(drawn)
-        if size is None:
-            raise UserError(f"{path}: not a figure of ours: it has no size in points; run `sbora-bench figures` again")
-        width, height = (round(float(points) * 4 / 3) for points in size.groups())
+        if not drawn.startswith(PNG):
+            raise UserError(f"{path}: not a figure of ours: it is no PNG; run `sbora-bench figures` again")
+        width, height = (round(dots * PIXELS / DOTS) for dots in struct.unpack(">II", drawn[16:24]))
         figures.append(
             {
                 "name": name,

@@ -15,10 +15,10 @@ from sbora_bench.results.folders import SCORES, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
 
-SAMPLES_BYTES = 2_500_000  # of all runs together, so that a page of 200 runs stays small and opens at once
+SAMPLES_BYTES = 800_000  # of all runs together, without prompts, so that a page of 200 runs is small and opens at once
 MOST = 5  # samples a task
 LONGEST = 1500  # signs of a prompt or of a model's text
-OVERHEAD = 450  # bytes of mark-up a sample
+OVERHEAD = 250  # bytes of mark-up a sample
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Section:
     """One run of the report; all of it text, but for the curve's coordinates."""
 
     name: str
+    table: str
     summary: str
     reason: str
     again: str
@@ -60,6 +61,7 @@ def section(results: Results, run: Run, room: int) -> Section:
     samples = chosen_samples(results, run, list(done), room)
     return Section(
         run.name,
+        run.table,
         _average(values, plan.common_metric(run.table, list(scores))),
         "; ".join(reasons),
         f"snakemake --cores all --force {run_folder(f'results/{plan.name}', run) / SCORES}{config}",
@@ -167,7 +169,8 @@ def chosen_samples(results: Results, run: Run, tasks: list[str], room: int) -> l
                 drawn[task] = sorted(results.samples(run, task), key=_lot_in(task))[:MOST]
             if place < len(drawn[task]):
                 sample = sample_shown(task_titles(results.plan, run.table)[task], drawn[task][place])
-                room -= OVERHEAD + sum(len(str(text).encode()) for text in sample.values())
+                said = (text for name, text in sample.items() if name != "prompt")  # which stands on the page once
+                room -= OVERHEAD + sum(len(str(text).encode()) for text in said)
                 if room < 0:
                     return [sample for samples in shown.values() for sample in samples]
                 shown[task].append(sample)

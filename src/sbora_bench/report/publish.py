@@ -7,15 +7,16 @@ from pathlib import Path
 
 from sbora_bench.analysis.collect import collected
 from sbora_bench.errors import UserError
-from sbora_bench.files import whole_file
+from sbora_bench.files import whole_file, write_text
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.outputs import published_files
+from sbora_bench.report.outputs import PAGE, published_files
+from sbora_bench.report.page import page
 from sbora_bench.results.folders import LOOKS, ROUNDS, look_file, rates_file, round_file
 from sbora_bench.results.stages import looks_made, rounds_made, so_far
 
 
 def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
-    """Copy the published files of `results` into `folder`; returns them.
+    """Copy the published files of `results` into `folder`, and draw the page for it; returns them.
 
     Raises UserError where one or a run is missing, and where the records are not those of the plan or give others now.
 
@@ -25,7 +26,8 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
-    files = collected(so_far(plan, results), results)
+    made = so_far(plan, results)
+    files = collected(made, results)
     for name, text in files.items():
         if (results / name).read_text(encoding="utf-8") != text:
             raise UserError(
@@ -38,12 +40,14 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
             f"{results}: {len(waiting)} runs have no results yet, {waiting[0]} say; run the experiment to its end, then"
             " publish"
         )
+    text = page(made, results, published=True)
     for part in (ROUNDS, LOOKS):
         shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
     for name in names:
         with whole_file(folder / name) as beside:
             shutil.copyfile(results / name, beside)
-    return names
+    write_text(folder / PAGE, text)
+    return [*names, PAGE]
 
 
 def decided(plan: Plan, results: Path) -> list[str]:

@@ -101,11 +101,12 @@ if (runs.length) searchable(runs[0], withText(runs, (run) => run.querySelector("
 
 function openTarget() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (target instanceof HTMLDetailsElement) {
-    target.hidden = false;
-    target.open = true;
-    target.scrollIntoView();
+  if (!(target instanceof HTMLDetailsElement)) return;
+  for (let part = target; part; part = part.parentElement.closest("details")) {
+    part.hidden = false;
+    part.open = true;
   }
+  target.scrollIntoView();
 }
 window.addEventListener("hashchange", openTarget);
 openTarget();

@@ -43,7 +43,8 @@ class TableView(Generic[S]):
     `make` gives the table's data, or None where nothing is to be shown. `formats`: files `tables/<name>.<format>`, none
     for a table of the page alone; `data_files`: files beside them, name -> its text. `section`: of the page. `hints`:
     how to get at its numbers. `published`: whether `make publish` copies its Markdown and CSV files. `caption`: what
-    Snakemake's own report says of it.
+    Snakemake's own report says of it. `timed`: whether it shows seconds or memory of the machine that trained, which
+    no reproduction gives again; then a published page leaves it out.
     """
 
     key: str
@@ -55,6 +56,7 @@ class TableView(Generic[S]):
     data_files: dict[str, Callable[[Results], str]] = field(default_factory=dict)
     hints: tuple[Hint, ...] = (AGAIN, NUMBERS, RUN)
     published: bool = True
+    timed: bool = False
 
     def files(self, plan: Plan) -> list[str]:
         """The files that it leaves, relative to the results folder."""
@@ -72,7 +74,7 @@ class TableView(Generic[S]):
 class FigureView(Generic[S]):
     """A kind of figure. `caption`: what one shows, below it on the page and in Snakemake's own report.
 
-    `section`: of the page.
+    `section`: of the page. `timed`: as of a table.
     """
 
     key: str
@@ -81,6 +83,7 @@ class FigureView(Generic[S]):
     draw: Callable[[Results, S], Figure]
     published: bool = False
     section: str = "figures"
+    timed: bool = False
 
     def files(self, plan: Plan) -> list[str]:
         """The files that it leaves, relative to the results folder."""

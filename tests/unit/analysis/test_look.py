@@ -170,7 +170,8 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
     ]
 
 
-def test_what_is_published_says_what_was_decided(tmp_path, written):
+def test_what_is_published_says_what_was_decided(tmp_path, written, monkeypatch):
+    monkeypatch.setattr("sbora_bench.report.publish.page", lambda *_, **__: "drawn")
     written["tables"][TABLE]["learning_rates"] = PICKED
     plan, results, published = made_results.make_plan(tmp_path, written), tmp_path / "results", tmp_path / "published"
     for name in published_files(plan):

@@ -3,8 +3,10 @@
 import math
 import statistics
 
-import matplotlib
+import matplotlib.style
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pareto import front, pareto_data
@@ -14,7 +16,7 @@ from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_captions, figure_files
-from sbora_bench.report.plotting import look, short
+from sbora_bench.report.plotting import STYLE, look, short
 from sbora_bench.report.views import score_figure as view
 from sbora_bench.report.views.footprint_figure import footprint_data
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
@@ -57,6 +59,17 @@ def test_svg_holds_no_date_and_png_no_version(drawn):
         text = (one / f"figures/{name}.svg").read_text()
         assert "<dc:date>" not in text and text.rstrip().endswith("</svg>")
         assert b"matplotlib" not in (one / f"figures/{name}.png").read_bytes().lower()
+
+
+def test_a_png_has_a_palette_near_its_colours(drawn):
+    plan, one, _ = drawn
+    with matplotlib.style.context(["default", STYLE]):
+        colours = [[255 * part for part in to_rgb(look(plan, method)["color"])] for method in ("lora", "sbora-fa")]
+    with Image.open(one / "figures/score-arithmetic.png") as image:
+        assert image.mode == "P" and image.info["dpi"] == pytest.approx((150, 150), rel=0.01)
+        found = [colour for _, colour in image.convert("RGB").getcolors()]
+    for colour in colours:
+        assert min(max(abs(a - b) for a, b in zip(colour, other, strict=True)) for other in found) <= 6
 
 
 def plotted(plan, results):

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -14,14 +15,24 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.report.outputs import audit_files, figure_captions, figure_files, table_files
+from sbora_bench.report.page import page as drawn_page
 from sbora_bench.report.page import report
 from sbora_bench.report.page_answer import conclusions, highest_scores
-from sbora_bench.report.page_runs import LONGEST, MOST, chosen_samples, loss_curve, sample_shown, section
+from sbora_bench.report.page_runs import LONGEST, MOST, chosen_samples, loss_curve, run_sections, sample_shown, section
+from sbora_bench.report.page_shared import questions_of, without_shared_facts
 from sbora_bench.report.views.contamination_table import contamination_table
 from sbora_bench.report.views.footprint_table import footprint_table
 from sbora_bench.report.views.run_table import run_table
 from sbora_bench.results.read import Results
-from sbora_bench.results.records import FootprintRecord, Training, read_record, write_record
+from sbora_bench.results.records import (
+    Environment,
+    FootprintRecord,
+    Hardware,
+    Training,
+    TrainRecord,
+    read_record,
+    write_record,
+)
 from tests.factories.made_results import catalog, experiment, make_experiment, make_plan, make_run
 
 EVIL = "<script>alert(1)</script>"
@@ -85,7 +96,7 @@ def test_whole_and_offline(page):
     checker.feed(text)
     assert checker.open == [] and checker.tags.count("script") == 1
     assert checker.tags.count("img") == len(figure_captions(plan)) == 4
-    assert all(source.startswith(("#", "data:image/svg+xml;base64,")) for source in checker.sources)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in checker.sources)
     assert not re.search(r"url\(|@import| style=| on[a-z]+=", re.sub("&lt;.*?&gt;", "", text))
     assert text.count("How to recompute this") == text.count('<figure class="table')
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -173,9 +184,50 @@ def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(
         [sample["id"] for sample in chosen_samples(Results(plan, results), run, ["gsm8k"], 10**6)] for run in runs
     )
     assert one == other != list(range(MOST))
-    few = chosen_samples(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 2200)
+    few = chosen_samples(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 1200)
     assert [sample["task"] for sample in few] == ["MultiArith", "MultiArith", "GSM8K", "GSM8K"]
     assert chosen_samples(Results(plan, results), runs[0], ["gsm8k"], 10) == []
+
+
+def test_what_runs_have_in_common_stands_once_and_nothing_is_lost(page):
+    plan, results, text = page
+    sections = run_sections(Results(plan, results))
+    own, shared = without_shared_facts(sections)
+    for before, after in zip(sections, own, strict=True):
+        for title, pairs in before.facts.items():
+            common = shared[before.table].get(title, [])
+            assert sorted(after.facts.get(title, []) + [pair for pair in common if pair in pairs]) == sorted(pairs)
+    tuned = [section.facts["Settings"] for section in sections if len(section.facts.get("Settings", ())) > 1]
+    assert ("learning_rate", "0.001") in shared["arithmetic"]["Settings"] and len(tuned) > 10
+    assert all(pair in pairs for pairs in tuned for pair in shared["arithmetic"]["Settings"])
+    assert text.count("<dt>learning_rate</dt>") == 1 and text.count("<dt>settings_sha256</dt>") == len(sections)
+    named, questions = questions_of(sections)
+    prompts = [sample["prompt"] for section in sections for sample in section.samples]
+    items = {(sample["task"], sample["id"]) for section in sections for sample in section.samples}
+    assert len(questions) == len(items) < len(prompts)
+    by_anchor = {question["anchor"]: question["prompt"] for question in questions}
+    assert [by_anchor[sample["question"]] for section in named for sample in section.samples] == prompts
+
+
+def test_a_published_page_is_the_same_wherever_it_is_drawn_and_has_no_times(page, tmp_path):
+    plan, results, text = page
+    moved = tmp_path / "moved"
+    shutil.copytree(results, moved)
+    for record in moved.glob("runs/*/train.json"):  # as another machine would leave it
+        trained = read_record(record, TrainRecord)
+        happened = trained.happened.model_copy(update={"seconds": 98765.4, "tokens_per_second": 54321.0})
+        write_record(
+            record, trained.model_copy(update={"happened": happened, "on": Environment(hardware=Hardware(gpu="B"))})
+        )
+    collect(plan, moved)
+    published = drawn_page(plan, results, published=True)
+    assert published == drawn_page(plan, moved, published=True) and len(published) < len(text)
+    assert "Published without" in published and "A card" not in published and "before &lt;" not in published
+    checker = Checker()
+    checker.feed(published)
+    assert checker.open == [] and checker.tags.count("img") == 3
+    ids = set(re.findall(r'\bid="([^"]+)"', published))
+    assert {source[1:] for source in checker.sources if source.startswith("#")} <= ids
 
 
 def test_long_texts_are_cut_and_say_so():
@@ -217,7 +269,7 @@ def test_a_missing_figure_is_an_error(tmp_path):
     plan = make_plan(tmp_path)
     results = tmp_path / "results"
     collect(plan, results)
-    with pytest.raises(UserError, match=r"score-arithmetic\.svg: no such file; run `sbora-bench figures` first"):
+    with pytest.raises(UserError, match=r"score-arithmetic\.png: no such file; run `sbora-bench figures` first"):
         report(plan, results)
     assert not (results / "report.html").exists()
 

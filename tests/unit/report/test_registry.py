@@ -58,6 +58,7 @@ def test_a_table_is_added_as_one_object(tmp_path):
         assert f"less {results}/tables/runs-arithmetic.csv" in page
         publish(plan, results, tmp_path / "published")
         assert (tmp_path / "published/tables/runs-arithmetic.md").is_file()
+        assert "Published without" in (tmp_path / "published/report.html").read_text()
         entries = workflow.report_entries(workflow.Files(plan))
         assert entries["results/by-hand/tables/runs-arithmetic.html"].caption == "How many runs there are."
     finally:

@@ -83,6 +83,7 @@ BUDGET = TableView(
     subjects=of_layouts("budget-"),
     make=budget_table,
     section="budget",
+    timed=True,
     formats=(),
     hints=(("The numbers", "less {results}/budget.csv"), RUN, ("Collected anew", "{collect}")),
 )

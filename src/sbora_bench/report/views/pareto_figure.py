@@ -56,6 +56,7 @@ PARETO_FRONTS = FigureView(
         " training run on the machine that ran it; bars are 95 % intervals over the seeds. Ringed, on the stepped"
         " line: no other cell is shown to score better for as little, or scores as high for less."
     ),
+    timed=True,
     draw=lambda results, layout: pareto_figure(
         results.plan, pareto_data(score_points(results, layout), shown_in_panels(results, layout))
     ),

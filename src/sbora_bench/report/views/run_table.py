@@ -47,6 +47,7 @@ RUNS = TableView(
     subjects=of_experiment("runs"),
     make=run_table,
     section="runs",
+    timed=True,
     formats=(),
     hints=(RUN, ("One run again", "{finetune} RUN; {evaluate} RUN")),
 )
