@@ -153,6 +153,10 @@ def test_a_run_opens_from_the_table_and_shows_wrong_samples_only(visit, made):
     page.keyboard.press("Space")
     assert not right.first.is_visible() and wrong.first.is_visible()
     assert run.locator("svg.curve").is_visible()
+    prompt = page.locator(wrong.first.locator("a").get_attribute("href"))
+    assert not prompt.locator("pre").is_visible()
+    wrong.first.locator("a").click()
+    assert prompt.locator("pre").is_visible()
 
 
 def test_the_first_screen_answers(visit, path):
