@@ -73,7 +73,10 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
     for path in (experiment, entries):
         if path.exists():
             raise UserError(f"{path}: is there already; choose another name, or edit it")
-    texts = texts_of(name, model, train, tasks, load_catalog())
+    catalog = load_catalog()
+    texts = texts_of(name, model, train, tasks, catalog)
+    if model not in catalog.models and not Path(model).exists():
+        click.echo(f"note: --model {model}: no such folder or file here, so a model of the hub", err=True)
     try:
         for path, text in zip((experiment, entries), texts, strict=True):
             path.write_text(text, encoding="utf-8")

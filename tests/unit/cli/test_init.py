@@ -101,3 +101,10 @@ def test_a_length_beyond_the_model_s_positions_is_said(workplace):  # noqa: F811
     assert status == 0 and "good" in out
     assert "note: " in err and "max_length: found 9,999, and model ladder-xs has" in err and "set max_length:" in err
     assert workplace.run("validate", workplace.experiment())[2] == ""
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_taken_for_a_model_of_the_hub(workplace, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
+    status, _, err = workplace.run("init", "mine", "--model", "models/none", "--train", train, "--tasks", "arithmetic")
+    assert status == 0 and err == "note: --model models/none: no such folder or file here, so a model of the hub\n"
