@@ -93,7 +93,8 @@ def test_nothing_is_published_of_an_unfinished_experiment(tmp_path):
         ({"overrides": {"learning_rate": 0.5}}, "scores.json: settings_sha256"),
     ],
 )
-def test_nothing_is_published_of_another_experiment_than_that_of_now(tmp_path, changes, reason):
+def test_nothing_is_published_of_another_experiment_than_that_of_now(tmp_path, monkeypatch, changes, reason):
+    monkeypatch.setattr("sbora_bench.report.publish.page", lambda *_, **__: "")  # no figures are drawn here
     plan, results = make_experiment(tmp_path / "a")
     collect(plan, results)
     for name in published_files(plan):
