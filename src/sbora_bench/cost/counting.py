@@ -23,6 +23,7 @@ T = TypeVar("T")
 GIB = 2**30
 LARGEST = 4 * GIB  # bytes of layers that are built for real to be counted
 VOCABULARY = 32  # rows of embeddings that such a model has
+KEYS_AND_VALUES = {"PREFIX_TUNING", "CARTRIDGE"}  # prompts that are no tokens before the row
 LAST = re.compile(r"\.1\.")  # in the name of a tensor: of the second of two layers
 # safetensors' names of dtypes, in the order in which it stores them.
 SAFETENSORS = {
@@ -95,7 +96,7 @@ def adapter_tensors(model: torch.nn.Module) -> list[torch.Tensor]:
 def prompt_embeddings(model: peft.PeftModel) -> torch.Tensor:
     """What a prompt's encoder says, as PEFT saves it, which would copy it to the CPU first."""
     encoder, tokens = model.prompt_encoder[model.active_adapter], model.prompt_tokens[model.active_adapter]
-    if model.active_peft_config.peft_type == peft.PeftType.PREFIX_TUNING:
+    if model.active_peft_config.peft_type in KEYS_AND_VALUES:
         tokens = tokens[: model.active_peft_config.num_virtual_tokens]
     return encoder(tokens.unsqueeze(0).to("meta"))[0].detach()
 

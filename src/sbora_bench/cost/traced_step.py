@@ -14,6 +14,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sbora_bench.cost.counting import KEYS_AND_VALUES
 from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
@@ -32,8 +33,6 @@ OPTIMIZERS = {
     "adamw_bnb_8bit": bnb.optim.AdamW8bit,
     "adamw_8bit": bnb.optim.AdamW8bit,
 }
-
-KEYS_AND_VALUES = {"PREFIX_TUNING", "CARTRIDGE"}  # prompts that are no tokens before the row
 
 # transformers makes no mask for an attention that it has no mask function of; for `sdpa` it would read values.
 UNMASKED = "sdpa_unmasked"

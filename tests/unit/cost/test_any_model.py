@@ -105,6 +105,7 @@ VALUES = {
 PROMPTS = {
     "prompt": method_entry("PROMPT_TUNING", num_virtual_tokens="$rank"),
     "prefix": method_entry("PREFIX_TUNING", num_virtual_tokens="$rank"),
+    "cartridge": method_entry("CARTRIDGE", num_virtual_tokens="$rank"),
     "p-tuning": method_entry("P_TUNING", num_virtual_tokens="$rank"),
 }
 
