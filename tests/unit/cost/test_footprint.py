@@ -282,7 +282,7 @@ GENERATED = [(*cell, "float32") for cell in itertools.product(METHODS, [LENGTH, 
 @pytest.mark.parametrize(("method", "prompt", "dtype"), GENERATED)
 def test_estimated_memory_of_generating_is_what_the_allocator_did(catalog, method, prompt, dtype, beams, tmp_path):
     """At the prompts (long ones) and at the last token (short ones), with `generate` as the scorer calls it."""
-    protocol, new = protocol_of(catalog, weights_dtype=dtype), 40
+    protocol, new = protocol_of(catalog, weights_dtype=dtype), 16 if prompt == LENGTH else 40
     estimated = traced_step.trace_generation(on_meta(catalog, method, protocol), ROWS, prompt, new, beams, "cpu")
     model = real(catalog, method, protocol).eval()
     mask = torch.ones(ROWS, prompt, dtype=torch.long)
