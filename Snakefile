@@ -12,6 +12,7 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/run.smk"
 include: "workflow/rules/stages.smk"
 include: "workflow/rules/footprint.smk"
+include: "workflow/rules/regions.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -22,7 +22,7 @@ from sbora_bench.plan.file_names import MODEL_CARD, scored_parts
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
-from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file, round_file
+from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file, region_file, round_file
 from sbora_bench.results.records import check_results
 from sbora_bench.results.stages import (
     is_staged,
@@ -288,6 +288,23 @@ class Files:
         return {key: [f"{self.root}/{name}"] * self.plan.experiment.paper_footprint for key, name in names.items()}
 
     @property
+    def region_jobs(self) -> dict[tuple[str, str], list[Run]]:
+        """(table, model) -> the runs whose regions are shown, which one job counts."""
+        together: dict[tuple[str, str], list[Run]] = {}
+        for run in (run for table in self.plan.experiment.tables for run in self.plan.region_runs(table)):
+            together.setdefault((run.table, run.model), []).append(run)
+        return together
+
+    def regions_of(self, runs: Iterable[Run]) -> list[str]:
+        """What these runs' adapters change."""
+        return [str(region_file(self.root, run)) for run in runs]
+
+    @property
+    def regions(self) -> list[str]:
+        """What the adapters change of all runs whose regions are shown."""
+        return [path for runs in self.region_jobs.values() for path in self.regions_of(runs)]
+
+    @property
     def tables(self) -> list[str]:
         return [f"{self.root}/{name}" for name in table_files(self.plan)]
 
@@ -316,7 +333,7 @@ class Files:
     def beside_runs(self) -> list[str]:
         """Every file of the whole experiment's that runs don't leave themselves."""
         paper = [path for paths in self.paper.values() for path in paths]
-        files = [*self.data, *self.collected, *paper, *self.tables, *self.figures, *self.audit]
+        files = [*self.data, *self.collected, *paper, *self.regions, *self.tables, *self.figures, *self.audit]
         return [self.every_run_ok, self.page, *files]
 
     @property

@@ -103,8 +103,13 @@ def prompts(count: int) -> list[str]:
     return [" ".join(WORDS[index] for index in draw(n)) for n in lengths]
 
 
-def write_experiment(root: Path, protocol: dict | None = None, tasks: dict | None = None, seeds=(0, 1)) -> Plan:
-    """`experiments/toy.yaml` with a catalog of its own (JSON is YAML), prepared weights and prepared items."""
+def write_experiment(
+    root: Path, protocol: dict | None = None, tasks: dict | None = None, seeds=(0, 1), table: dict | None = None
+) -> Plan:
+    """`experiments/toy.yaml` with a catalog of its own (JSON is YAML), prepared weights and prepared items.
+
+    `table`: further keys of its one table.
+    """
     tasks = tasks or TASKS
     catalog = {
         "models": {
@@ -126,6 +131,7 @@ def write_experiment(root: Path, protocol: dict | None = None, tasks: dict | Non
                 "protocol": "toy",
                 "seeds": list(seeds),
                 "grids": [{"models": ["tiny"], "methods": ["lora"], "ranks": [4]}],
+                **(table or {}),
             }
         },
     }

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from sbora_bench.files import read_json, sha256
+from sbora_bench.files import read_json, sha256, write_json
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.report.outputs import audit_files, figure_files, table_files
 from tests.workflow.conftest import CANARY
@@ -110,6 +110,31 @@ def test_a_second_run_has_nothing_to_do_and_what_is_deleted_is_made_again(reprod
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(results / "runs" / RUN) == before and sha256(results / "scores.csv") == scores
     assert nothing_to_do(reproduction.snakemake("--dry-run", *TINY))
+
+
+def test_regions_are_made_where_an_experiment_asks_for_them_and_verified(reproduction, root):
+    """Nothing is trained or scored for them, and what is kept of them is what the adapters give."""
+    for part in ("results/tiny", "resources"):
+        shutil.copytree(reproduction.folder / part, root.folder / part)
+    path, results = root.folder / "experiments" / "tiny.yaml", root.folder / "results" / "tiny"
+    written = yaml.safe_load(path.read_text())
+    written["tables"]["arithmetic"]["regions"] = {"cells": ["sbora-fa-r4"], "seeds": [0, 1]}
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    before = digests(results / "runs")
+    done = root.snakemake(*TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "regions_arithmetic_ladder_xs" in done.stdout + done.stderr and digests(results / "runs") == before
+    record = results / "regions" / f"{RUN}.json"
+    assert record.is_file() and (results / "tables" / "regions-arithmetic.md").is_file()
+    assert "SBoRA-FA r = 4, seed 0" in (results / "tables" / "overlaps-arithmetic.md").read_text()
+    verified = root.bench("verify", "results/tiny")
+    assert verified.returncode == 0, verified.stdout
+    kept = read_json(record)
+    del kept["record_sha256"]
+    kept["layers"][0]["norm"] *= 2
+    write_json(record, kept)
+    verified = root.bench("verify", "results/tiny")
+    assert verified.returncode == 2 and "norm: not what the run's adapter gives" in verified.stdout
 
 
 def test_snakemakes_own_report_has_the_tables_and_figures_with_captions(reproduction):

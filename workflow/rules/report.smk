@@ -23,6 +23,7 @@ rule tables:
         SAMPLES,
         FILES.data,
         FILES.paper["footprint"],
+        FILES.regions,
         FILES.collected,
     output:
         [in_report(name) for name in FILES.tables],
@@ -44,6 +45,7 @@ rule figures:
         RECORDS,
         FILES.paper["footprint"],
         FILES.paper["memory"],
+        FILES.regions,
         FILES.collected,
     output:
         [in_report(name) for name in FILES.figures],

@@ -22,6 +22,10 @@ def verify(results: Path, experiment: str | None, **part: str) -> None:
     from sbora_bench.report import verify as stage
 
     findings, notes = stage.verify(plan, results)
+    if any(map(plan.region_runs, plan.experiment.tables)):
+        from sbora_bench.score import regions
+
+        findings += regions.differing(plan, results, Path("resources"))
     for line in findings:
         click.echo(line)
     for note in notes:
@@ -147,41 +151,50 @@ def megabytes(size: int) -> str:
 
 
 @click.command()
-@click.argument("a", metavar="RUN")
-@click.argument("b", metavar="[RUN]", required=False)
+@click.argument("runs", nargs=-1, required=True)
 @experiment_option()
+@narrowing_options
 @results_option
 @click.option(
     "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
 )
+@click.option("--keep", is_flag=True, help="Write each run's to regions/RUN.json of the results folder, print nothing.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file to write the first run's regions to.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Heat maps of the first run's, .svg or .png.")
 def regions(
-    a: str,
-    b: str | None,
+    runs: tuple[str, ...],
     experiment: str,
     results: Path | None,
     resources: Path,
+    keep: bool,
     output: Path | None,
     figure: Path | None,
+    **part: str,
 ) -> None:
-    """Which rows and columns of which layers RUN changed; with a second run, what both changed."""
+    """Which rows and columns of which layers RUNS changed; of several, what the first and each other both changed."""
+    from sbora_bench.analysis import regions as shown
     from sbora_bench.report import terminal
+    from sbora_bench.results.records import write_record
     from sbora_bench.score import regions as stage
 
-    place = results_folder(experiment, results)
-    folders = [terminal.run_at(run, place) for run in (a, b) if run is not None]
-    regions = [stage.regions_of(folder, resources) for folder in folders]
-    for folder, region in zip(folders, regions, strict=True):
-        click.echo(stage.as_text(folder.name, region))
-    if len(regions) == 2:
-        click.echo(stage.overlap_text(*regions))
+    place = _folder(results, experiment, part, *runs)
+    if keep:
+        stage.keep([load(experiment, **part).run(run).name for run in runs], place, resources)
+        return
+    folders = [terminal.run_at(run, place) for run in runs]
+    records = [stage.record_of(folder, resources) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        if record.status != "ok":
+            raise UserError(f"{folder}: {record.reason}; name another run")
+        click.echo(shown.as_text(folder.name, record.layers))
+    for record in records[1:]:
+        click.echo(shown.overlap_text(records[0].layers, record.layers))
     if output is not None:
-        stage.write(folders[0].name, regions[0], output)
+        write_record(output, records[0])
     if figure is not None:
         from sbora_bench.report.region_figure import write_figure
 
-        write_figure({axis: stage.heat_data(regions[0], axis) for axis in ("columns", "rows")}, figure)
+        write_figure({axis: shown.heat_data(records[0].layers, axis) for axis in ("columns", "rows")}, figure)
 
 
 READING = (verify, publish, show, compare, compare_published, status, regions)

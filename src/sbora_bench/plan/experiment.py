@@ -26,6 +26,7 @@ from sbora_bench.plan.layer_widths import narrowest
 from sbora_bench.plan.method_entry import RANKED
 from sbora_bench.plan.metric import GOLD_LOSS, Metric
 from sbora_bench.plan.protocol import SCORING, Protocol
+from sbora_bench.plan.regions import region_runs
 from sbora_bench.plan.runs import Cell, Run, rate_text
 from sbora_bench.plan.sizes import Grid, sized
 from sbora_bench.plan.table import Experiment, Table
@@ -170,6 +171,18 @@ class Plan:
         primary = {"metric": GOLD_LOSS} if entry.metric == GOLD_LOSS else {}
         comparisons = [one if one.metric else one.model_copy(update=primary) for one in entry.comparisons]
         return planned(comparisons, self.tuned_cells(table), metric_of, where)
+
+    def region_runs(self, table: str) -> list[Run]:
+        """The runs of a table whose regions are shown. Raises UserError for a mistake in which."""
+        entry, where = self.experiment.tables[table], f"{self.path}: tables.{table}.regions"
+        if entry.regions is None:
+            return []
+        if entry.learning_rates and not entry.picking_seeds:
+            raise UserError(
+                f"{where}: each cell is run at every learning rate here; pick the rate first (learning_rates.pick), or"
+                " give one"
+            )
+        return region_runs(entry.regions, self.tuned_cells(table), entry.common_seeds, where)
 
     def table(self, name: str, where: str) -> Table:
         """The table of that name. Raises UserError beginning with `where` and naming near ones."""
@@ -381,6 +394,7 @@ class Plan:
                     f"{where}.seeds: found one, allowed at least 2 where comparisons are planned; add seeds"
                 )
             self.comparisons(name)
+            self.region_runs(name)
 
     def _check_fresh(self, table: str, where: str) -> None:
         for task, name in self.items(table).items():

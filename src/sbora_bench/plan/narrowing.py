@@ -114,20 +114,22 @@ def _part(plan: Plan, name: str, chosen: dict[str, list[str]], most: int | None)
     comparisons = [part for one in table.comparisons if (part := _compared(one, grids))] if len(seeds) > 1 else []
     if not comparisons and table.looks:
         seeds = list(seeds[: table.looks[0]])
-    changes = {"grids": grids, "seeds": seeds, "limit": limits, "comparisons": comparisons}
+    regions = table.regions and table.regions.part(lambda cell: bool(_models(cell, grids)), seeds)
+    changes = {"grids": grids, "seeds": seeds, "limit": limits, "comparisons": comparisons, "regions": regions}
     return table.model_copy(update=changes)
 
 
 def _compared(comparison: Comparison, grids: list[Grid]) -> Comparison | None:
     """What is left of a comparison: of the models that have both cells; None if no model has."""
-
-    def models(ranked: str) -> list[str]:
-        with_cell = [grid for grid in grids if any(f"{m}-r{r}" == ranked for m in grid.methods for r in grid.ranks)]
-        return [model for grid in with_cell for model in grid.models]
-
-    both = set(models(comparison.a)) & set(models(comparison.b))
+    both = set(_models(comparison.a, grids)) & set(_models(comparison.b, grids))
     left = [model for model in comparison.models if model in both]
     return comparison.model_copy(update={"models": left}) if left or both and not comparison.models else None
+
+
+def _models(ranked: str, grids: list[Grid]) -> list[str]:
+    """The models that have this method at this rank: `lora-r16`."""
+    with_cell = [grid for grid in grids if any(f"{m}-r{r}" == ranked for m in grid.methods for r in grid.ranks)]
+    return [model for grid in with_cell for model in grid.models]
 
 
 def _name(name: str, chosen_words: list[str]) -> str:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from sbora_bench.plan.comparison import Comparison
 from sbora_bench.plan.entry import Strict
+from sbora_bench.plan.regions import Regions
 from sbora_bench.plan.sizes import Grid
 from sbora_bench.plan.stages import End, RateList, Rates, Seed, SeedList, Seeds, once
 
@@ -49,6 +50,9 @@ class Table(Strict):
     overrides: dict[str, Any] = Field(default_factory=dict, description="protocol fields that differ here")
     comparisons: list[Comparison] = Field(
         default_factory=list, description="which cells are compared, declared before anything runs"
+    )
+    regions: Regions | None = Field(
+        default=None, description="the runs of which it is shown what their adapters change in the base's weights"
     )
 
     @field_validator("also")

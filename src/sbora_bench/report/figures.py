@@ -19,6 +19,7 @@ from sbora_bench.report.views.paper_footprint_figure import PAPER_FOOTPRINT_BARS
 from sbora_bench.report.views.paper_memory_figure import PAPER_MEMORY_BARS
 from sbora_bench.report.views.pareto_figure import PARETO_FRONTS
 from sbora_bench.report.views.rate_figure import RATE_CURVES
+from sbora_bench.report.views.region_figure import REGION_MAPS
 from sbora_bench.report.views.score_figure import SCORE_POINTS
 from sbora_bench.report.views.training_figure import TRAINING_CURVES
 from sbora_bench.report.views.verdict_figure import FOREST
@@ -36,6 +37,7 @@ FIGURES: list[FigureView] = [
     TRAINING_CURVES,
     OTHER_SUITES_PANELS,
     INDEX_SEED_LINES,
+    REGION_MAPS,
     PAPER_MEMORY_BARS,
     PAPER_FOOTPRINT_BARS,
 ]

@@ -11,7 +11,7 @@ from sbora_bench.files import whole_file, write_text
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.outputs import PAGE, published_files
 from sbora_bench.report.page import page
-from sbora_bench.results.folders import LOOKS, ROUNDS, look_file, rates_file, round_file
+from sbora_bench.results.folders import LOOKS, REGIONS, ROUNDS, look_file, rates_file, region_file, round_file
 from sbora_bench.results.stages import looks_made, rounds_made, so_far
 
 
@@ -22,7 +22,7 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
 
     With them what the experiment's stages decided, so that the plan as it was run can be read from `folder` too.
     """
-    names = [*published_files(plan), *decided(plan, results)]
+    names = [*published_files(plan), *decided(plan, results), *region_files(plan)]
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
@@ -41,13 +41,19 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
             " publish"
         )
     text = page(made, results, published=True)
-    for part in (ROUNDS, LOOKS):
+    for part in (ROUNDS, LOOKS, REGIONS):
         shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
     for name in names:
         with whole_file(folder / name) as beside:
             shutil.copyfile(results / name, beside)
     write_text(folder / PAGE, text)
     return [*names, PAGE]
+
+
+def region_files(plan: Plan) -> list[str]:
+    """The regions of the runs that the experiment shows them of."""
+    runs = [run for table in plan.experiment.tables for run in plan.region_runs(table)]
+    return [str(region_file("", run)) for run in runs]
 
 
 def decided(plan: Plan, results: Path) -> list[str]:

@@ -6,12 +6,14 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import whole_file
 from sbora_bench.report.plotting import STYLE
 from sbora_bench.report.view import FIGURE_FORMATS
 
+LAYER_TICKS = 8  # at most: a line a layer, and models have dozens
 Heat = dict[str, dict[str, np.ndarray]]  # "columns" and "rows" -> kind of layer -> norms of the change, a line a layer
 
 
@@ -30,7 +32,7 @@ def heat_figure(shown: Heat) -> Figure:
             place.set_title(kind)
             place.set_xlabel(axis.removesuffix("s").capitalize())
             place.set_ylabel("Layer")
-            place.set_yticks(range(len(values)))
+            place.yaxis.set_major_locator(MaxNLocator(min(LAYER_TICKS, max(1, len(values))), integer=True))
             place.grid(False)
     if drawn is not None:
         figure.colorbar(drawn, ax=axes, label="Norm of the change")

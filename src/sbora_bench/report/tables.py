@@ -21,6 +21,7 @@ from sbora_bench.report.views.method_table import METHODS
 from sbora_bench.report.views.other_suites_table import OTHER_SUITES
 from sbora_bench.report.views.paper_footprint_table import PAPER_FOOTPRINT
 from sbora_bench.report.views.rate_table import RATES
+from sbora_bench.report.views.region_table import OVERLAPS, REGIONS
 from sbora_bench.report.views.score_table import SCORES
 from sbora_bench.report.views.verdict_table import VERDICTS
 from sbora_bench.results.read import Results
@@ -48,6 +49,8 @@ TABLES: list[TableView] = [
     OTHER_SUITES,
     FORGETTING,
     INDEX_SEEDS,
+    REGIONS,
+    OVERLAPS,
     PAPER_FOOTPRINT,
     CELL_RUNS,
     METHODS,

@@ -3,6 +3,7 @@
 runs/<run>/{train,scores,footprint}.json, samples/<task>.jsonl, adapter/; validation/ has scores and samples, too
 data/<table>/{train,<task>}.jsonl, contamination.json
 rates/<table>.json, rounds/<table>-<n>.json: where rates are picked, and their grids extended
+regions/<run>.json: of the runs whose regions are shown
 looks/<table>-<n>.json, footprints/<cell>.json: where seeds are asked for in looks, the latter for rounds too
 store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, footprint.csv, budget.csv
 """
@@ -13,7 +14,7 @@ from sbora_bench.plan.experiment import Plan, Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
-FOOTPRINTS, RATES, ROUNDS, LOOKS = "footprints", "rates", "rounds", "looks"
+FOOTPRINTS, RATES, ROUNDS, LOOKS, REGIONS = "footprints", "rates", "rounds", "looks", "regions"
 LOGITS = "logits.safetensors"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
@@ -41,6 +42,11 @@ def round_file(results: str | Path, table: str, number: int) -> Path:
 def look_file(results: str | Path, table: str, look: int) -> Path:
     """What a look at a table's seeds so far says; the first is 1."""
     return Path(results) / LOOKS / f"{table}-{look}.json"
+
+
+def region_file(results: str | Path, run: Run | str) -> Path:
+    """What a run's adapter changes in the base's weights."""
+    return Path(results) / REGIONS / f"{run if isinstance(run, str) else run.name}.json"
 
 
 def footprint_of(plan: Plan, results: str | Path, run: Run) -> Path:

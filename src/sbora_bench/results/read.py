@@ -18,6 +18,7 @@ from sbora_bench.results.records import (
     TrainRecord,
     record_at,
 )
+from sbora_bench.results.regions import RegionsRecord
 from sbora_bench.results.table_data import other_settings
 
 TEXTS = ("prompt", "response", "extracted")  # of a sample: large, and of no use to a test
@@ -91,6 +92,17 @@ class Results:
     def footprint(self, run: Run) -> FootprintRecord | None:
         """What was counted of the run's cell, or None."""
         return self._record(folders.footprint_of(self.plan, self.folder, run), FootprintRecord)
+
+    def regions(self, run: Run) -> RegionsRecord | None:
+        """What the run's adapter changes in the base's weights, or None.
+
+        Raises UserError where it was counted of another adapter than the run's.
+        """
+        path = folders.region_file(self.folder, run)
+        record, training = self._record(path, RegionsRecord), self.training(run)
+        if record is not None and training is not None and record.adapter_sha256 != training.happened.adapter_sha256:
+            raise UserError(f"{path}: adapter_sha256: of another adapter than the run's; delete it and make it anew")
+        return record
 
     def contamination(self, table: str) -> ContaminationRecord | None:
         """Which test items of a table stand in its training set, or None where that was not checked.

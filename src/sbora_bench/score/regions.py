@@ -1,70 +1,66 @@
 """What an adapter changes in its base's weights: which rows and columns of which layers, how much, and how much not.
 
-`sbora-bench regions RUN [RUN]`. The change is the merged weight less the base's, both in float32, entry by entry: an
+`sbora-bench regions RUN...`. The change is the merged weight less the base's, both in float32, entry by entry: an
 entry is untouched where it is exactly 0. A 4-bit base is read before its quantisation.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.files import read_json, write_json
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.results.records import TrainRecord, read_record
+from sbora_bench.results.folders import TRAINING, region_file, run_folder
+from sbora_bench.results.records import RunRecord, TrainRecord, read_record, record_at, write_record
+from sbora_bench.results.regions import Region, RegionsRecord
 
 DIGITS = 5  # of a norm that is written
-
-
-@dataclass(frozen=True)
-class Region:
-    """The change of one layer's weight (rows x columns). `untouched`: entries; norms are Frobenius' and, a row and a
-    column each, Euclid's; a row or column whose norm is 0 is untouched as a whole.
-    """
-
-    layer: str
-    rows: int
-    columns: int
-    untouched: int
-    norm: float
-    row_norms: list[float]
-    column_norms: list[float]
-
-    @property
-    def size(self) -> int:
-        return self.rows * self.columns
-
-    def touched(self, axis: str) -> set[int]:
-        """Which `rows` or `columns` changed."""
-        norms = self.row_norms if axis == "rows" else self.column_norms
-        return {index for index, norm in enumerate(norms) if norm}
+CLOSE = 1e-3  # of a norm, and of the entries of a layer: what another processor's rounding moves, and more
 
 
 def region(layer: str, change: np.ndarray) -> Region:
     """The region of one layer from its change, a matrix."""
-    norms = [_short(np.linalg.norm(change, axis=axis)) for axis in (1, 0)]
+    row_norms, column_norms = (_short(np.linalg.norm(change, axis=axis)) for axis in (1, 0))
     rows, columns = change.shape
     (norm,) = _short(np.array([np.linalg.norm(change)]))
-    return Region(layer, rows, columns, int((change == 0).sum()), norm, *norms)
+    return Region(
+        layer=layer,
+        rows=rows,
+        columns=columns,
+        untouched=int((change == 0).sum()),
+        norm=norm,
+        row_norms=row_norms,
+        column_norms=column_norms,
+    )
 
 
 def _short(norms: np.ndarray) -> list[float]:
     return [float(f"{norm:.{DIGITS}g}") for norm in norms]
 
 
-def regions_of(folder: Path, resources: Path) -> list[Region]:
-    """The regions of a run: of each layer that its adapter changes, in the model's order.
+def record_of(folder: Path, resources: Path) -> RegionsRecord:
+    """The regions of a run, from its folder: of each layer that its adapter changes.
 
-    Raises UserError for the untuned base, for a run whose training failed, and for a method that changes no weight of
-    its base (prompts, say).
+    `failed`: its training failed, or its method changes no weight of its base (prompts, say). Raises UserError for the
+    untuned base.
     """
-    if not (folder / "train.json").is_file():
-        raise UserError(f"{folder / 'train.json'}: no such file; name a tuned run: the untuned base has no region")
-    record = read_record(folder / "train.json", TrainRecord)
+    if not (folder / TRAINING).is_file():
+        raise UserError(f"{folder / TRAINING}: no such file; name a tuned run: the untuned base has no region")
+    record = read_record(folder / TRAINING, TrainRecord)
+    names = {name: getattr(record, name) for name in RunRecord.model_fields}
     if record.status != "ok":
-        raise UserError(f"{folder}: its training failed ({record.reason}); name another run")
+        return RegionsRecord(**names, status="failed", reason=f"its training failed ({record.reason})")
+    layers = _layers(folder, resources, record)
+    changed: dict[str, Any] = {"status": "failed", "reason": layers} if isinstance(layers, str) else {"layers": layers}
+    return RegionsRecord(**names, adapter_sha256=record.happened.adapter_sha256, **changed)
+
+
+def _layers(folder: Path, resources: Path, record: TrainRecord) -> list[Region] | str:
+    """The regions of a run's layers, in the model's order; or why there is none."""
     from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer
 
     scoring = {"title": "", "score_prompt": "plain", "extraction": "strict"}  # a record of training lacks these
@@ -76,10 +72,8 @@ def regions_of(folder: Path, resources: Path) -> list[Region]:
     try:
         after = dict(load_adapter(base, folder / "adapter", merge=True).named_parameters())
     except (AttributeError, NotImplementedError, ValueError) as error:  # PEFT's own ways to say that it can't
-        raise UserError(
-            f"{folder}: {record.method} can't be merged into the base's weights, so it has no region there"
-            f" ({in_a_line(error)}); name a run of a method that changes weights"
-        ) from None
+        reason = f"{record.method} can't be merged into the base's weights, so it has no region there"
+        return f"{reason} ({in_a_line(error)})"
     changes = {
         name: as_matrix((after[name] - weight).detach().numpy()) for name, weight in before.items() if name in after
     }
@@ -93,53 +87,49 @@ def as_matrix(change: np.ndarray) -> np.ndarray:
     return change.reshape(-1, 1) if change.ndim < 2 else change.reshape(-1, change.shape[-1])
 
 
-def overlap(a: list[Region], b: list[Region], axis: str) -> float | None:
-    """Rows or columns that both change, as a share of those that either changes, over all layers; None of nothing."""
-    ours, theirs = ({(part.layer, i) for part in regions for i in part.touched(axis)} for regions in (a, b))
-    return len(ours & theirs) / len(ours | theirs) if ours | theirs else None
+def keep(names: list[str], results: Path, resources: Path) -> None:
+    """Write `regions/<run>.json` of each of these runs of a results folder."""
+    for name in names:
+        write_record(region_file(results, name), record_of(run_folder(results, name), resources))
 
 
-def as_text(name: str, regions: list[Region]) -> str:
-    """A line a layer: rows and columns changed, share untouched, norm of the change."""
-    if not regions:
-        return f"{name}\nno weight differs from the base's"
-    width = max(len(part.layer) for part in regions)
-    lines = [name, f"{'layer':{width}}     rows changed  columns changed  untouched, %  norm of the change"]
-    for part in regions:
-        rows, columns = (f"{len(part.touched(axis)):,} of {getattr(part, axis):,}" for axis in ("rows", "columns"))
-        share = 100 * part.untouched / part.size
-        lines.append(f"{part.layer:{width}} {rows:>16} {columns:>16} {share:13.2f} {part.norm:19.4f}")
-    size, untouched = sum(part.size for part in regions), sum(part.untouched for part in regions)
-    norm, share = float(np.sqrt(sum(part.norm**2 for part in regions))), 100 * untouched / size
-    lines.append(f"all of these layers: {untouched:,} of {size:,} weights untouched, {share:.2f} %; norm {norm:.4f}")
-    return "\n".join(lines)
+def differing(plan: Plan, results: Path, resources: Path) -> Iterator[str]:
+    """A line for each run of the plan whose kept regions are not what its adapter gives."""
+    for run in (run for table in plan.experiment.tables for run in plan.region_runs(table)):
+        path = region_file("", run)
+        kept = record_at(results / path, RegionsRecord)
+        if kept is None:
+            yield f"{path}: missing"
+            continue
+        again = record_of(run_folder(results, run), resources)
+        if reason := difference(kept, again):
+            yield f"{path}: {reason}: not what the run's adapter gives"
 
 
-def overlap_text(a: list[Region], b: list[Region]) -> str:
-    """The overlap of two runs' regions, rows and columns."""
-    shares = {axis: overlap(a, b, axis) for axis in ("rows", "columns")}
-    parts = [f"{axis} {100 * share:.1f} %" for axis, share in shares.items() if share is not None]
-    return f"changed by both, of what either changes: {', '.join(parts) or 'nothing is changed'}"
+def difference(kept: RegionsRecord, again: RegionsRecord) -> str:
+    """The first key in which two records of a run differ by more than rounding; empty where none does."""
+    for key in RegionsRecord.model_fields:
+        if key != "layers" and getattr(kept, key) != getattr(again, key):
+            return key
+    if [part.layer for part in kept.layers] != [part.layer for part in again.layers]:
+        return "layers"
+    for ours, theirs in zip(kept.layers, again.layers, strict=True):
+        if reason := _layer_difference(ours, theirs):
+            return f"{ours.layer}: {reason}"
+    return ""
 
 
-def write(name: str, regions: list[Region], path: Path) -> None:
-    """Write the regions as JSON, to be read back by `read`."""
-    write_json(path, {"run": name, "layers": [asdict(part) for part in regions]})
+def _layer_difference(a: Region, b: Region) -> str:
+    if (a.rows, a.columns) != (b.rows, b.columns):
+        return "rows, columns"
+    if abs(a.untouched - b.untouched) > CLOSE * a.size:
+        return "untouched"
+    for key in ("row_norms", "column_norms"):
+        ours, theirs = getattr(a, key), getattr(b, key)
+        if len(ours) != len(theirs) or not all(_close(*pair) for pair in zip(ours, theirs, strict=True)):
+            return key
+    return "" if _close(a.norm, b.norm) else "norm"
 
 
-def read(path: Path) -> list[Region]:
-    """What `write` wrote. Raises UserError where it isn't that."""
-    value: Any = read_json(path)
-    try:
-        return [Region(**layer) for layer in value["layers"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the regions of a run ({error!r}); make it with: sbora-bench regions") from None
-
-
-def heat_data(regions: list[Region], axis: str) -> dict[str, np.ndarray]:
-    """Kind of layer (`q_proj`) -> norms of the change, (layers, rows or columns)."""
-    kinds: dict[str, list[list[float]]] = {}
-    for part in regions:
-        norms = part.row_norms if axis == "rows" else part.column_norms
-        kinds.setdefault(part.layer.rpartition(".")[2], []).append(norms)
-    return {kind: np.array(lines) for kind, lines in kinds.items()}
+def _close(a: float, b: float) -> bool:
+    return bool(a) == bool(b) and math.isclose(a, b, rel_tol=CLOSE)

@@ -7,11 +7,13 @@ from peft import LNTuningConfig, PrefixTuningConfig, PromptTuningConfig, get_pef
 
 import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora import SboraConfig
+from sbora_bench.analysis.regions import as_text, heat_data, overlap, overlap_text
 from sbora_bench.errors import UserError
-from sbora_bench.files import write_json
 from sbora_bench.report.region_figure import heat_figure
-from sbora_bench.results.records import TrainRecord, write_record
-from sbora_bench.score.regions import as_text, heat_data, overlap, overlap_text, read, region, regions_of, write
+from sbora_bench.results.folders import region_file
+from sbora_bench.results.records import TrainRecord, read_record, write_record
+from sbora_bench.results.regions import RegionsRecord
+from sbora_bench.score.regions import differing, keep, record_of, region
 from tests.factories import toy_runs
 
 
@@ -45,8 +47,9 @@ def test_what_is_written_is_read_back_and_drawn_as_it_is(tmp_path):
         region("model.layers.0.q_proj", change(columns=[1])),
         region("model.layers.1.q_proj", change(columns=[2])),
     ]
-    write("a-run", regions, tmp_path / "a.json")
-    assert read(tmp_path / "a.json") == regions
+    names = {"experiment": "e", "table": "t", "run": "a-run", "model": "m", "method": "fa", "rank": 1, "seed": 0}
+    write_record(tmp_path / "a.json", RegionsRecord(**names, layers=regions))
+    assert read_record(tmp_path / "a.json", RegionsRecord).layers == regions
     assert (heat_data(regions, "columns")["q_proj"] > 0).tolist() == [
         [i == 1 for i in range(6)],
         [i == 2 for i in range(6)],
@@ -57,9 +60,6 @@ def test_what_is_written_is_read_back_and_drawn_as_it_is(tmp_path):
     assert image.mask.sum() == 10 and image.compressed().tolist() == [8.0, 8.0]
     lines = as_text("a-run", regions).splitlines()
     assert lines[-1].startswith("all of these layers: 40 of 48 weights untouched, 83.33 %")
-    write_json(tmp_path / "b.json", {"layers": [{"layer": "x"}]})
-    with pytest.raises(UserError, match="not the regions of a run"):
-        read(tmp_path / "b.json")
 
 
 def saved_run(root, config, seed=0):
@@ -82,7 +82,7 @@ def test_norms_that_are_tuned_are_a_region(tmp_path):
     """Vectors: a row an entry, one column; every one of them changed, and no matrix."""
     config = LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM")
     folder, tuned = saved_run(tmp_path, config)
-    regions = regions_of(folder, tmp_path / "resources")
+    regions = record_of(folder, tmp_path / "resources").layers
     assert [part.layer for part in regions] == [f"model.layers.{i}.input_layernorm" for i in range(2)]
     assert {(part.rows, part.columns, part.untouched) for part in regions} == {(32, 1, 0)}
     assert sum(part.size for part in regions) == tuned.get_nb_trainable_parameters()[0]
@@ -91,8 +91,8 @@ def test_norms_that_are_tuned_are_a_region(tmp_path):
 @pytest.mark.parametrize("config", [PrefixTuningConfig, PromptTuningConfig])
 def test_methods_that_change_no_weight_are_told_in_a_line(tmp_path, config):
     folder, _ = saved_run(tmp_path, config(num_virtual_tokens=3, task_type="CAUSAL_LM"))
-    with pytest.raises(UserError, match="can't be merged into the base's weights, so it has no region"):
-        regions_of(folder, tmp_path / "resources")
+    record = record_of(folder, tmp_path / "resources")
+    assert record.status == "failed" and "can't be merged into the base's weights, so it has no region" in record.reason
     assert as_text("a-run", []) == "a-run\nno weight differs from the base's"
 
 
@@ -116,11 +116,36 @@ def test_a_runs_region_is_its_adapters(tmp_path, variant, axis):
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     record = TrainRecord(**names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={})
     write_record(folder / "train.json", record)
-    regions = regions_of(folder, tmp_path / "resources")
+    regions = record_of(folder, tmp_path / "resources").layers
     assert {layer.layer: layer.touched(axis) for layer in regions} == drawn and len(drawn) == 4
     assert sum(layer.size - layer.untouched for layer in regions) == tuned.get_nb_trainable_parameters()[0]
     write_record(folder / "train.json", record.model_copy(update={"status": "failed", "reason": "diverged"}))
-    with pytest.raises(UserError, match="training failed .diverged."):
-        regions_of(folder, tmp_path / "resources")
+    assert record_of(folder, tmp_path / "resources").reason == "its training failed (diverged)"
     with pytest.raises(UserError, match="the untuned base has no region"):
-        regions_of(tmp_path, tmp_path / "resources")
+        record_of(tmp_path, tmp_path / "resources")
+
+
+def test_kept_regions_are_checked_against_the_adapter(tmp_path):
+    """As they were kept nothing differs; an edited norm, count or column does, and so does a file that is gone."""
+    config = SboraConfig(variant="fa", r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    folder, _ = saved_run(tmp_path, config)
+    shown = {"cells": ["lora-r4"], "seeds": [0]}
+    plan = toy_runs.write_experiment(tmp_path, seeds=(0,), table={"regions": shown})
+    (run,) = plan.region_runs("toy")
+    assert folder.name == run.name
+    results, resources = tmp_path / "results", tmp_path / "resources"
+    assert list(differing(plan, results, resources)) == [f"regions/{run.name}.json: missing"]
+    keep([run.name], results, resources)
+    assert list(differing(plan, results, resources)) == []
+    path = region_file(results, run)
+    kept = read_record(path, RegionsRecord)
+    first = kept.layers[0]
+    norms = [2 * norm for norm in first.column_norms]
+    for key, value in (("column_norms", norms), ("untouched", 0), ("norm", 1.01 * first.norm)):
+        edited = first.model_copy(update={key: value})
+        write_record(path, kept.model_copy(update={"layers": [edited, *kept.layers[1:]]}))
+        (finding,) = differing(plan, results, resources)
+        assert finding.startswith(f"regions/{run.name}.json: {first.layer}: {key}: not what the run's adapter gives")
+    rounded = first.model_copy(update={"norm": first.norm * 1.0001})
+    write_record(path, kept.model_copy(update={"layers": [rounded, *kept.layers[1:]]}))
+    assert list(differing(plan, results, resources)) == []  # another processor's rounding
