@@ -74,9 +74,8 @@ class _Server:
         self._program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         command = [sys.executable, "-c", "from tests import forked; forked.serve()", self.address]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | OFFLINE | {"PYTHONPATH": paths}
-        )
+        own = OFFLINE | {"PYTHONPATH": paths, "PYTHONHASHSEED": "random"}  # hashes that are not this process's
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | own)
         assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
 
     def _program(self, name: str, text: str) -> None:

@@ -1,9 +1,6 @@
 """Index sets: unique, in range, reproducible, one of its own for every module; regions are disjoint."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from torch import nn
 
 from sbora import SboraConfig
 from sbora.layer import draw_index
+from tests import forked
 
 sizes = st.integers(1, 300)
 
@@ -68,10 +66,9 @@ def test_another_process_draws_the_same_index_sets():
         "sets = [l.sbora_index['default'].tolist() for l in m.modules() if isinstance(l, SboraLayer)]\n"
         "print(hash('0'), json.dumps(sets))"
     )
-    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed}
-    command = [sys.executable, "-c", program]
-    line = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()[-1]
+    done = forked.python("-c", program)
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
     theirs, sets = line.split(" ", 1)
     assert int(theirs) != hash("0"), "two processes that hash alike prove nothing"
     first, second, third = json.loads(sets)
