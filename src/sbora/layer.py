@@ -25,6 +25,7 @@ from .config import SboraConfig
 from .index_init import choose, find_scores, weight_scores
 from .quantized import dequantize, keep_quantized, quantization_backend, requantize, restore_quantized
 from .region import UNDECIDED, IndexSets, Region, Weights, draw_index, in_order
+from .sharded import own_part, whole, write_back
 
 
 def _filled(name: str) -> property:
@@ -202,14 +203,14 @@ class SboraLayer(BaseTunerLayer):
 
     def _add_to_region(self, region: Tensor, adapter: str, weight: Tensor, scaling: float) -> Tensor:
         """The region of the base weight with an update of an adapter's added in at least fp32, rounded once."""
-        delta = weight.detach().to(region.device)
+        delta = whole(weight.detach()).to(region.device)
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
         delta = delta.transpose(-2, -1) if self.fan_in_fan_out else delta
         return torch.add(region, delta, alpha=scaling).to(region.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""
-        weight, index = self.sbora_weight[adapter], self.sbora_index[adapter]
+        weight, index = whole(self.sbora_weight[adapter]), self.sbora_index[adapter]
         update = weight.detach() * self.scaling[adapter]
         shape = (*self.experts, self.out_features, self.in_features)
         delta = weight.new_zeros(shape).transpose(-2, -1) if self.fan_in_fan_out else weight.new_zeros(shape)
@@ -262,21 +263,22 @@ class SboraLinear(nn.Module, SboraLayer):
         self.sbora_weight.region(name).check_decided()
         self._check_stored()
         quantized = self.quantization_backend is not None
-        weight = dequantize(self) if quantized else self.base_weight().data
+        stored = self.base_weight().data if not quantized else None
+        weight = dequantize(self) if stored is None else whole(stored)
         index = self.sbora_index[name].to(weight.device)
         replaced = self._read_region(weight, name, index)
         merged = self._add_to_region(replaced, name, self.sbora_weight[name], self.scaling[name])
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-        if quantized:
+        if stored is None:
             self._replaced_quantized[name] = keep_quantized(self)
             requantize(self, self._write_region(weight, name, index, merged))
         else:
             self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
             if not self._train_merged:  # where it would be another copy of the region in every layer
                 self.sbora_replaced_by[name] = merged
-                self._merged_as[name] = merge_order.note(weight), self._merged_below()
-            self._write_region(weight, name, index, merged)
+                self._merged_as[name] = merge_order.note(own_part(stored)), self._merged_below()
+            write_back(stored, self._write_region(weight, name, index, merged))
         self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
@@ -294,19 +296,20 @@ class SboraLinear(nn.Module, SboraLayer):
             if name in self._replaced_quantized:
                 restore_quantized(self, self._replaced_quantized.pop(name))
             elif name in self.sbora_replaced:
-                weight = self.base_weight().data
+                stored = self.base_weight().data
+                weight, part = whole(stored), own_part(stored)
                 index = self.sbora_replaced_at[name].to(weight.device)
                 if name in self.sbora_replaced_by:
                     merge, below = self._merged_as[name]
-                    if below != self._merged_below() or not merge_order.is_last(weight, merge):
+                    if below != self._merged_below() or not merge_order.is_last(part, merge):
                         raise merge_order.changed_since(name)
                     merge_order.check_untouched(
                         name, self._read_region(weight, name, index), self.sbora_replaced_by[name]
                     )
-                    merge_order.forget(weight, self._merged_as.pop(name)[0])
+                    merge_order.forget(part, self._merged_as.pop(name)[0])
                     del self.sbora_replaced_by[name]
                 del self.sbora_replaced_at[name]
-                self._write_region(weight, name, index, self.sbora_replaced.pop(name).to(weight))
+                write_back(stored, self._write_region(weight, name, index, self.sbora_replaced.pop(name).to(weight)))
             self.merged_adapters.pop()
 
     def _merged_below(self) -> list[list[str]]:

@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from peft.utils.other import fsdp_auto_wrap_policy
 from safetensors.torch import load_file
 from torch import distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.func import functional_call, grad, vmap
 
 from sbora import SboraConfig
@@ -165,3 +165,24 @@ def test_names_that_no_module_can_have(toy, adapt, name):
     with pytest.raises(ValueError, match="cannot be named"):
         model.add_adapter(name, SboraConfig(r=2, target_modules=["lin"]))
     assert set(model.state_dict()) == before and set(model.peft_config) == {"default"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_weights_that_are_shared_out(one_process, llama, kind):
+    """FSDP 2 makes them DTensors, which take no plain index."""
+    model = _adapted(llama, kind).eval()
+    expected, plain = model(IDS).logits, copy.deepcopy(model)
+    for layer in model.base_model.model.model.layers:
+        fully_shard(layer)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    before = layer.base_layer.weight.full_tensor().clone()
+    model.merge_adapter(safe_merge=kind != "lora")  # which loses it then
+    plain.merge_adapter()
+    merged = plain.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    torch.testing.assert_close(layer.base_layer.weight.full_tensor(), merged)
+    torch.testing.assert_close(model(IDS).logits, expected)
+    if kind != "lora":  # which has lost its merge by then
+        for block in model.base_model.model.model.layers:
+            block.reshard()
+        model.unmerge_adapter()
+        assert torch.equal(layer.base_layer.weight.full_tensor(), before)
