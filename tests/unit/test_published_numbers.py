@@ -27,11 +27,11 @@ CLAIMED = {
         ("equivalent", "commonsense", "sbora-fa-r16", "lora-r8"),
         ("equivalent", "commonsense", "sbora-fb-r16", "lora-r8"),
     ],
-    "FB worse on arithmetic, FA worse on MMLU.": [
+    "FB is worse on arithmetic, FA is worse on MMLU.": [
         ("worse", "arithmetic", "sbora-fb-r16", "lora-r8"),
         ("worse", "mmlu", "sbora-fa-r16", "lora-r8"),
     ],
-    "At equal rank FB is worse on arithmetic, FA on MMLU, and FB better on commonsense": [
+    "At equal rank FB is worse on arithmetic and FA on MMLU; on commonsense FB is better by this loss": [
         ("worse", "arithmetic", "sbora-fb-r16", "lora-r16"),
         ("worse", "mmlu", "sbora-fa-r16", "lora-r16"),
         ("better", "commonsense", "sbora-fb-r16", "lora-r16"),
@@ -70,8 +70,9 @@ def test_counts_of_verdicts_are_the_published_ones():
     )
     assert f"Of the {apart} better or worse, {len(beyond)} exceed the margin" in plain(RESULTS)
     assert {row["verdict"] for row in beyond} == {"worse"} and len(beyond) == 4
-    assert f"in {len(judged)} comparisons planned before the run (twelve seeds, {decided} decided)" in plain(README)
-    assert f"of these {apart} four, all of them worse, are shown to exceed the margin" in plain(README)
+    planned = f"in {len(judged)} comparisons that were planned before the run (twelve seeds). {decided} are decided:"
+    assert planned in plain(README)
+    assert f"four of these {apart} differences, all of them worse, are shown to exceed the margin" in plain(README)
 
 
 def clear(row: dict[str, str]) -> bool:
