@@ -84,13 +84,15 @@ def paper_footprint(output: Path, memory: bool) -> None:
     (paper_cells.paper_memory if memory else paper_cells.paper_footprint)(catalog, output)
 
 
-# The experiments that are dear, with the card that the docs plan each on.
-PLANNED = {
-    "paper": "a100-80gb",
-    "paper-clean": "a100-80gb",
-    "paper-one-gpu": "rtx-4090",
-    "peft-metamath": "l40s",
-}
+# The experiments that are dear, with the card that the docs plan each on, and the part where it is not the whole.
+PLANNED = [
+    ("paper", "a100-80gb", ""),
+    ("paper-clean", "a100-80gb", ""),
+    ("paper-one-gpu", "rtx-4090", ""),
+    ("peft-metamath", "l40s", ""),
+    ("paper-clean", "rtx-4090", "table=arithmetic,model=llama-7b"),
+    ("paper-clean", "rtx-4090", "table=mmlu-alpaca,model=llama-7b-huggyllama,llama-13b"),
+]
 
 
 @click.command("publish-traces")
@@ -105,6 +107,7 @@ def publish_traces() -> None:
     from sbora_bench.cost import estimate, paper_cells, roofline
     from sbora_bench.plan.catalog import load_catalog
     from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.narrowing import narrowed
     from sbora_bench.report import audit
 
     catalog = load_catalog()
@@ -114,9 +117,10 @@ def publish_traces() -> None:
         paper_cells.paper_memory(catalog, Path(folder) / "memory.csv")
     counts, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
     audit.audit(audit.read_rows(), counts, memory)
-    for experiment, device in PLANNED.items():
+    for experiment, device, only in PLANNED:
+        part = narrowed(load_plan(experiment), only=only) if only else load_plan(experiment)
         for _ in ("traced by other processes", "and read by this one"):
-            estimate.costs(load_plan(experiment), catalog.devices[device], {})
+            estimate.costs(part, catalog.devices[device], {})
     click.echo(f"{roofline.PUBLISHED}: {roofline.publish()} counts and traces")
 
 
