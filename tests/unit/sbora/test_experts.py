@@ -507,7 +507,8 @@ def test_matrices_that_are_stored_the_other_way_without_saying_so(module, varian
     """FA takes inputs all the same: LoRA has no columns that could be rows."""
     torch.manual_seed(0)
     base = nn.Sequential(module())
-    nn.init.normal_(base[0].weight)
+    for parameter in base.parameters():  # which the modules leave as memory had it
+        nn.init.normal_(parameter)
     model = _adapt(base, variant=variant, target_parameters=["0.weight"])
     layer = model.base_model.model[0]
     assert (layer.in_features, layer.out_features) == tuple(base[0].weight.shape[1:])
