@@ -66,7 +66,7 @@ def test_a_png_has_a_palette_near_its_colours(drawn):
     with matplotlib.style.context(["default", STYLE]):
         colours = [[255 * part for part in to_rgb(look(plan, method)["color"])] for method in ("lora", "sbora-fa")]
     with Image.open(one / "figures/score-arithmetic.png") as image:
-        assert image.mode == "P" and image.info["dpi"] == pytest.approx((150, 150), rel=0.01)
+        assert image.mode == "P" and image.info["dpi"] == pytest.approx((192, 192), rel=0.01)
         found = [colour for _, colour in image.convert("RGB").getcolors()]
     for colour in colours:
         assert min(max(abs(a - b) for a, b in zip(colour, other, strict=True)) for other in found) <= 6
