@@ -119,14 +119,19 @@ def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def priority(plan: Plan, runs: list[Run]) -> int:
+def tokens_of_a_run(plan: Plan, table: str) -> float:
+    """Expected in the training of a run of a table, padding among them; 0 where its number of updates isn't stated."""
+    protocol = plan.protocol(table)
+    share = share_of_width(plan.catalog, plan.experiment.tables[table].train, protocol)
+    return (protocol.steps or 0) * protocol.batch_size * protocol.max_length * share
+
+
+def priority(plan: Plan, runs: list[Run], tokens: float) -> int:
     """A job's: those of runs that a learning rate is picked by go first, for the table's other runs wait for them; then
-    those of the most tokens, so that no long one is left alone at the end. Tokens are known where the updates are.
+    those of the most tokens, so that no long one is left alone at the end. `tokens`: of a run.
     """
-    table, protocol = plan.experiment.tables[runs[0].table], plan.protocol(runs[0].table)
-    width = protocol.max_length * share_of_width(plan.catalog, table.train, protocol)
-    tokens = len(tuned(runs)) * (protocol.steps or 0) * protocol.batch_size * width
-    return (PICKING if runs[0].seed in table.picking_seeds else 0) + round(10 * math.log2(tokens + 1))
+    picking = runs[0].seed in plan.experiment.tables[runs[0].table].picking_seeds
+    return (PICKING if picking else 0) + round(10 * math.log2(len(tuned(runs)) * tokens + 1))
 
 
 def _asked_with(plan: Plan, run: Run) -> tuple:

@@ -215,7 +215,7 @@ def test_a_job_has_only_runs_that_are_asked_for_together(workplace):  # noqa: F8
     assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are asked for: the base and the cells share them
     assert last == [(4, 5), (4, 5)] and all(len({run.cell for run in job}) == 1 for job in carried[3:5])
     assert picking == [(100, 100), (100, 100)]  # not three and one: two cores end at once
-    priorities = [workflow.priority(plan, job) for job in carried]
+    priorities = [workflow.priority(plan, job, workflow.tokens_of_a_run(plan, "sums")) for job in carried]
     assert min(priorities[5:]) > workflow.PICKING > max(priorities[:5])  # the others wait for these
     without = load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:]))
     assert [[run.name for run in job] for job in workflow.jobs(without, "sums")] == [
@@ -229,7 +229,10 @@ def test_the_job_of_the_most_tokens_goes_first():
         table: [job for job in workflow.jobs(plan, table) if job[0].seed == 40 or job[0].is_base]
         for table in plan.experiment.tables
     }
-    longest = {table: workflow.priority(plan, of_table[0]) for table, of_table in jobs.items()}
+    longest = {
+        table: workflow.priority(plan, of_table[0], workflow.tokens_of_a_run(plan, table))
+        for table, of_table in jobs.items()
+    }
     assert longest["mmlu"] > longest["commonsense"] > longest["arithmetic"]  # rows of 45, 24 and 31 tokens, padded
 
 

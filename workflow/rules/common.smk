@@ -22,6 +22,7 @@ from sbora_bench.workflow import (
     report_entries,
     requested,
     rule_name,
+    tokens_of_a_run,
     tried,
 )
 

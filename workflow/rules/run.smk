@@ -2,6 +2,7 @@
 # imports cost as much as a short run. A finished run also stands in the results folder's store, its training and its
 # scores apart: neither a sibling's crash nor an edit of scoring takes a training along.
 for table in PLAN.experiment.tables:
+    tokens = tokens_of_a_run(PLAN, table)
     for number, runs in enumerate(jobs(PLAN, table)):
 
         rule:
@@ -15,7 +16,7 @@ for table in PLAN.experiment.tables:
                 FILES.made(runs),
             log:
                 f"{FILES.root}/logs/run/{table}-{number}.log",
-            priority: priority(PLAN, runs)
+            priority: priority(PLAN, runs, tokens)
             conda:
                 "../../environment.yml"
             threads: PLAN.protocol(table).threads
