@@ -4,7 +4,6 @@ A kind is a model and method under a protocol. Its model has the true layers wit
 is quantised and adapted as `finetune` does it; what is kept is FLOP/s, which the layers have in common.
 """
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,11 +125,7 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
     parts = parts_of(protocol, protocol.micro_batch).of(inputs)
 
     def step() -> None:
-        low = torch.autocast(device.type, getattr(torch, protocol.autocast)) if protocol.autocast else None
-        for part in parts:
-            with low or contextlib.nullcontext():
-                loss = model(**part).loss if supervised is None else supervised(model, part)[0]
-            loss.backward()
+        real_step.add_gradients(model, protocol, supervised, parts)
         if protocol.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
         optimizer.step()

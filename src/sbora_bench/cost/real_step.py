@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,6 +68,22 @@ def supervised_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) 
     return None
 
 
+def add_gradients(
+    model: torch.nn.Module,
+    protocol: Protocol,
+    supervised: SupervisedLoss | None,
+    parts: Iterable[dict[str, torch.Tensor]],
+    flat: bool = False,
+) -> None:
+    """Forward and backward through the parts of a padded micro-batch; `flat`: each as one row without padding."""
+    device, low = next(model.parameters()).device.type, getattr(torch, protocol.autocast or "bfloat16")
+    for part in parts:
+        with torch.autocast(device, low, enabled=protocol.autocast is not None):
+            inputs = packed(part) if flat else part
+            loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
+        loss.backward()
+
+
 def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int) -> int:
     """Bytes over the model at the highest of two training steps of `rows` x `length` tokens; other rows than the first
     end in padding, unless the protocol has none. In parts where the protocol has them so.
@@ -83,17 +99,11 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     else:
         mask[1:, -5:] = 0
     supervised = supervised_loss(model, protocol, ids[0].tolist())
-    low = getattr(torch, protocol.autocast) if protocol.autocast else torch.bfloat16
-
     parts = parts_of(protocol, rows).of({"input_ids": ids, "labels": ids, "attention_mask": mask})
 
     def steps() -> None:
         for _ in range(2):
-            for part in parts:
-                with torch.autocast("cpu", low, enabled=protocol.autocast is not None):
-                    inputs = packed(part) if protocol.padding_free else part
-                    loss = model(**inputs).loss if supervised is None else supervised(model, inputs)[0]
-                loss.backward()
+            add_gradients(model, protocol, supervised, parts, flat=protocol.padding_free)
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
