@@ -87,8 +87,8 @@ def weight_scores(weight: Tensor, dim: int) -> Tensor:
     return weight.detach().float().norm(dim=-3 - dim)
 
 
-def _add(totals: dict[str, Tensor], key: str, squares: Tensor) -> None:
-    totals[key] = totals[key] + squares if key in totals else squares
+def _add(totals: dict[str, Any], key: str, value: Any) -> None:
+    totals[key] = totals[key] + value if key in totals else value
 
 
 def _add_of_other_processes(sums: dict) -> None:
@@ -100,7 +100,7 @@ def _add_of_other_processes(sums: dict) -> None:
     sums.clear()
     for part in parts:
         for key, value in part.items():
-            sums[key] = sums[key] + value if key in sums else value
+            _add(sums, key, value)
 
 
 @contextmanager

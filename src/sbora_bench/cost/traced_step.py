@@ -60,12 +60,12 @@ def trace_training(
     fused = model.config._attn_implementation in ("sdpa", UNMASKED)
     supervised = None
     prompt = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
-    if protocol.logits == "supervised":
+    # PEFT's loss has a row's first token too, after the last virtual one
+    first_too = prompt and model.active_peft_config.peft_type not in KEYS_AND_VALUES
+    if protocol.logits == "supervised" and not first_too:
         if fused:
             model.set_attn_implementation(UNMASKED)
         with contextlib.suppress(Unfit):  # then training goes the plain way too
-            if prompt and model.active_peft_config.peft_type not in KEYS_AND_VALUES:
-                raise Unfit("PEFT's loss has a row's first token too, after the last virtual one")
             supervised = SupervisedLoss(model, [0, 0])
     unpadded = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
