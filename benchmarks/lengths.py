@@ -26,16 +26,15 @@ ALIKE = {"math-10k": ("math-data", "written by the same makers for the same ques
 LADDER = {"commonsense": "ladder-commonsense", "arithmetic": "ladder-math", "mmlu": "ladder-instruct"}
 
 
-def measured(tokenizer, rows: list[dict], training: bool, template: str = "llm-adapters-train") -> dict[str, list[int]]:
+def measured(tokenizer, rows: list[dict], training: bool, template: str = "llm-adapters-train") -> dict[str, tuple]:
     count = lambda text: len(tokenizer(text)["input_ids"])  # noqa: E731
-    questions = [row["instruction"] for row in rows]
     if not training:
-        return {"prompt": list(deciles([count(render("llm-adapters-score", question)) for question in questions]))}
+        return {"prompt": deciles([count(render("llm-adapters-score", row["instruction"])) for row in rows])}
     answers = [count(row["output"]) + 1 for row in rows]
     prompts = [count(render(template, row["instruction"], row.get("input", ""))) for row in rows]
     return {
-        "example": list(deciles([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])),
-        "answer": list(deciles(answers)),
+        "example": deciles([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]),
+        "answer": deciles(answers),
     }
 
 
@@ -70,7 +69,7 @@ def main() -> None:
     for name, (lengths, source) in known.items():
         print(f"  {name}:")
         for key, values in lengths.items():
-            print(f"    {key}: {values}")
+            print(f"    {key}: {list(values)}")
         print(f"    source: {source}")
 
 

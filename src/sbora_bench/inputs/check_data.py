@@ -260,10 +260,8 @@ class _Check:
                 continue
             prompts = [row["prompt"] for row in rows]
             if plan.gold(table):
-                most, gold = (
-                    min(protocol.score_max_length, tokenizer.positions),
-                    longest_of([row["gold"] for row in rows], tokenizer),
-                )
+                most = min(protocol.score_max_length, tokenizer.positions)
+                gold = longest_of([row["gold"] for row in rows], tokenizer)
                 if gold >= most:
                     yield (
                         f"{where}: data {name} has outputs of {gold:,} tokens, whose loss is taken, and {most:,} tokens"
@@ -402,8 +400,8 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
 
 
 def no_gold(items: list[Example], own: bool) -> str:
-    """Which item's output can't be the answer whose likelihood is taken; empty where all can. An empty one is told of
-    one's `own` data alone: an item of the paper's GSM8K has none.
+    """Which item's output can't be the answer whose likelihood is taken; empty where all can. An empty one is
+    reported of one's `own` data alone: an item of the paper's GSM8K has none.
     """
     for index, item in enumerate(items):
         shown = f"item {index}: output: found {item['output'][:80]!r}, allowed"

@@ -27,9 +27,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
         known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         message, suffix = one_of(str(first["input"]), known, "key"), ""
     rest = f" (and {len(errors) - 1} more)" if errors[1:] else ""
-    place = (
-        "" if first["type"] == "value_error" and not key else f"{key or '(top level)'}: "
-    )  # the former names its key
+    # what our own check of a whole file says names its key
+    place = "" if first["type"] == "value_error" and not key else f"{key or '(top level)'}: "
     return f"{place}{message}{suffix}{rest}"
 
 

@@ -154,11 +154,13 @@ class Scorer(HFLM):
                 if context not in encoded:
                     ids = self.context_ids(context)
                     encoded[context] = ids[: self.max_length]
-                    self.cut |= {context} if len(ids) > self.max_length else set()
+                    if len(ids) > self.max_length:
+                        self.cut.add(context)
                 pair = encoded[context], [self.letter_id(continuation)]
             else:
                 pair = self._encode_pair(context, continuation) if context else self._alone(continuation)
-                self.cut |= {context} if len(pair[0]) + len(pair[1]) > self.max_length + 1 else set()
+                if len(pair[0]) + len(pair[1]) > self.max_length + 1:
+                    self.cut.add(context)
             self.tokens[context + continuation] = len(pair[1])
             rows.append(((context, continuation), *pair))
         return self._loglikelihood_tokens(rows, disable_tqdm)

@@ -68,9 +68,8 @@ def _text(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], bos: str) -
             f"{tokenizer.name_or_path}: its chat template doesn't take the prompt's messages: {in_a_line(error)}"
         ) from None
     for message in row[MESSAGES]:
-        if (
-            message["content"].strip() not in str(text) and message["role"] != "assistant"
-        ):  # whose thoughts are left out
+        # an assistant's thoughts are left out by design
+        if message["role"] != "assistant" and message["content"].strip() not in str(text):
             raise UserError(
                 f"{tokenizer.name_or_path}: its chat template leaves out or changes the {message['role']}'s message"
                 f" {message['content'][:60]!r}; put it into another role's, or take another prompt"
