@@ -8,6 +8,7 @@ Without Slurm it is skipped; with CI=true Slurm is installed (Debian, root), and
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,22 +73,23 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
     return processes
 
 
-def freeze(root) -> tuple[str, str] | None:  # noqa: F811
-    """Stop a training of the arithmetic table in its loop, with a whole checkpoint to go on from; its job's id, and
-    what `status` says then.
+def freeze(root) -> str | None:  # noqa: F811
+    """Stop a training of the arithmetic table in its loop, with a whole checkpoint of its own to go on from, as `status`
+    shows it; its job's id.
     """
     store = root.folder / "results" / "tiny" / "store"
-    whole = "arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json"
-    if not any(store.glob(whole)):
+    whole = "finetune-*.checkpoints/checkpoint-*/done.json"
+    if not any(store.glob(f"arithmetic-*/{whole}")):
         return None
     for process in commands(root.folder, "run"):
         with contextlib.suppress(psutil.NoSuchProcess):
             if any(word.startswith("arithmetic-") for word in process.cmdline()):
                 process.send_signal(signal.SIGSTOP)
-                said = root.bench("status", "tiny").stdout
-                if any(store.glob(whole)) and "  running  arithmetic-" in said and ": training, step " in said:
-                    return process.environ()["SLURM_JOB_ID"], said
-                process.send_signal(signal.SIGCONT)  # its loop has ended: it saves, or scores
+                shown = root.bench("status", "tiny").stdout
+                training = re.search(r"^  running  (arithmetic-\S+): training, .* left, heard of ", shown, re.MULTILINE)
+                if training and any(store.glob(f"{training[1]}/{whole}")):
+                    return process.environ()["SLURM_JOB_ID"]
+                process.send_signal(signal.SIGCONT)  # before its first step, or after its last
     return None
 
 
@@ -111,9 +113,8 @@ def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, rep
         command = [sys.executable, "-m", "snakemake", *OPTIONS]
         process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            out_of_time, said = wait_for("a checkpoint", process, lambda: freeze(root))
+            out_of_time = wait_for("a checkpoint", process, lambda: freeze(root))
             cluster.ask("scontrol", "update", f"JobId={out_of_time}", "TimeLimit=1")  # minutes, since its start
-            assert " left, heard of " in said, said
             cluster.ask(*drained, "State=DRAIN", "Reason=test")
             states = ("squeue", "--noheader", "--states=PENDING", "--format=%i|%r")
             wait_for("a job that waits for the node", process, lambda: cluster.ask(*states))
