@@ -1,7 +1,7 @@
-"""What a job tells while it is at work: JSON lines on standard error, which the workflow keeps as one log a job.
+"""What a job reports while it runs: JSON lines on standard error, which the workflow keeps as one log a job.
 
-A line has `time` (UTC), `stage`, `run`, `event` and what belongs to it; `cpu` is this process's processor time in
-seconds. An event `begin` or `end` is that of a loop: pre-training's, training's or scoring's.
+A line has `time` (UTC), `stage`, `run`, `event`, `cpu` (this process's processor time in seconds) and the event's
+values. The events `begin` and `end` are those of a loop: pre-training's, training's or scoring's.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 
-def tell(stage: str, run: str, event: str, **more: Any) -> None:
-    """Write a line."""
+def write(stage: str, run: str, event: str, **values: Any) -> None:
+    """Write one line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": stage, "run": run, "event": event}
-    line |= {"cpu": round(time.process_time(), 2)} | {key: _json(value) for key, value in more.items()}
+    line |= {"cpu": round(time.process_time(), 2)} | {key: _json(value) for key, value in values.items()}
     print(json.dumps(line), file=sys.stderr, flush=True)
 
 
@@ -29,17 +29,17 @@ def _json(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def loop(stage: str, run: str, **more: Any) -> Iterator[None]:
-    """The block is the loop that the stage is for."""
-    tell(stage, run, "begin", **more)
+def loop(stage: str, run: str, **values: Any) -> Iterator[None]:
+    """The block is the loop of a stage: its begin and end are events."""
+    write(stage, run, "begin", **values)
     try:
         yield
     finally:
-        tell(stage, run, "end", **more)
+        write(stage, run, "end", **values)
 
 
 def read(log: Path) -> list[dict[str, Any]]:
-    """The lines of a job's log that `tell` wrote; others, and one half written, are left out."""
+    """The lines of a job's log that `write` wrote; others, and one half written, are left out."""
     events = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(json.JSONDecodeError):

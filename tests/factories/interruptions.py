@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sbora_bench.results.records import TrainRecord, read_record
-from sbora_bench.train import checkpoints
+from sbora_bench.train import callbacks, checkpoints
 from tests.factories.toy_training import train
 
 RESUMED = {"schedule": "linear", "warmup_steps": 2, "dropout": 0.2, "checkpoint_every": 2}
@@ -20,7 +20,7 @@ class Killed(BaseException):
 @contextlib.contextmanager
 def at_step(step: int, act):
     """Do `act` at the end of the update `step`, before its checkpoint."""
-    real = checkpoints.Watching.on_step_end
+    real = callbacks.TerminationCallback.on_step_end
 
     def on_step_end(self, args, state, control, **rest):
         if state.global_step == step:
@@ -28,7 +28,7 @@ def at_step(step: int, act):
         real(self, args, state, control, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Watching, "on_step_end", on_step_end)
+        patch.setattr(callbacks.TerminationCallback, "on_step_end", on_step_end)
         yield
 
 

@@ -85,16 +85,16 @@ FAULT = """
 import os, sys
 
 if os.environ.get("FAULT_RUN") and "run" in sys.argv:
-    from sbora_bench.train import checkpoints
+    from sbora_bench.train import callbacks
 
-    real = checkpoints.Watching.on_step_end
+    real = callbacks.TerminationCallback.on_step_end
 
     def on_step_end(self, args, state, control, **rest):
         if args.run_name == os.environ["FAULT_RUN"] and state.global_step == 7:
             raise RuntimeError("the device fell off the bus")
         real(self, args, state, control, **rest)
 
-    checkpoints.Watching.on_step_end = on_step_end
+    callbacks.TerminationCallback.on_step_end = on_step_end
 """
 
 

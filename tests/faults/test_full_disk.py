@@ -12,7 +12,7 @@ from sbora_bench.files import git_blob_id, nearly_full, read_json, write_json
 from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
 from sbora_bench.plan.data_entries import FileData
 from sbora_bench.results import store
-from sbora_bench.train import checkpoints
+from sbora_bench.train import callbacks
 from tests.factories import toy_pretraining as pretraining
 from tests.factories.interruptions import LORA, RESUMED, at_step, kept, record_of
 from tests.factories.servers import served
@@ -70,7 +70,7 @@ def test_during_the_adapter_and_its_record(tmp_path, disk, whole, monkeypatch, f
     small = disk(tmp_path / "results", "size=4m")
     plan = house(tmp_path, **SETTINGS)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.Watching, "on_train_end", lambda *_, **__: small.leave(free))
+        patch.setattr(callbacks.TerminationCallback, "on_train_end", lambda *_, **__: small.leave(free))
         with pytest.raises(UserError, match=FULL):
             train(plan, tmp_path, LORA)
     assert not parts(tmp_path) and not (tmp_path / "results" / "runs").exists()

@@ -33,7 +33,8 @@ from sbora_bench.results.folders import ADAPTER_FILES, run_folder
 from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
-from sbora_bench.train.checkpoints import check_finite, newest, step_of, stopping
+from sbora_bench.train.callbacks import check_finite
+from sbora_bench.train.checkpoints import newest, step_of
 from sbora_bench.train.encoding import in_buckets
 from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
@@ -209,7 +210,7 @@ def _train(trainer: Any, run: Run, resumed: Path | None, checkpoints: Path) -> f
     started = time.perf_counter()
     try:
         with progress.loop("finetune", run.name, step=step_of(resumed) if resumed else 0, steps=trainer.args.max_steps):
-            with stopping(trainer.watching):
+            with trainer.termination.by_sigterm():
                 trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             check_finite(trainer.model, trainer.state.global_step)
     except UserError:

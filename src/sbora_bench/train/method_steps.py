@@ -20,7 +20,7 @@ STATE, RANKS = "method.safetensors", "method.json"
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
 
 
-class MethodSteps(TrainerCallback):
+class MethodCallback(TrainerCallback):
     """Calls the method after each update (AdaLoRA prunes then), before gradients are cleared."""
 
     def __init__(self, model: "PeftModel") -> None:

@@ -30,7 +30,8 @@ from sbora_bench.inputs.data import corpus
 from sbora_bench.plan.model_entry import PretrainSource, ShippedSource
 from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, write_record
-from sbora_bench.train.checkpoints import Watching, check_finite, keep_newest, newest, step_of, stopping
+from sbora_bench.train.callbacks import TerminationCallback, check_finite, check_loss
+from sbora_bench.train.checkpoints import keep_newest, newest, step_of
 
 IGNORED = -100
 BUCKET = 40
@@ -225,9 +226,9 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     started -= counts["seconds"]
     schedule = _schedule(optimizer, checked, begun)
     model.train()
-    watching = Watching(len(tokenizer), scaled=False)
+    termination = TerminationCallback()
     shown = tqdm(batches(checked, tokenizer, begun), "pre-training", checked.steps, initial=begun, mininterval=5)
-    with progress.loop("pretrain", output.name, step=begun, steps=checked.steps), stopping(watching):
+    with progress.loop("pretrain", output.name, step=begun, steps=checked.steps), termination.by_sigterm():
         for step, (ids, labels) in enumerate(shown, begun + 1):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
@@ -236,12 +237,12 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
             schedule.step()
             optimizer.zero_grad()
             counts["tokens"] += ids.numel()
-            logged, stop = step % LOGGED == 1 or step == checked.steps, watching.stop
+            logged, stop = step % LOGGED == 1 or step == checked.steps, termination.requested
             saved = stop or step % checked.checkpoint_every == 0
             if logged or saved:
                 loss_now = round(loss.item(), 4)
-                progress.tell("pretrain", output.name, "step", step=step, steps=checked.steps, loss=loss_now)
-                watching.check(step, loss_now, norm.item())
+                progress.write("pretrain", output.name, "step", step=step, steps=checked.steps, loss=loss_now)
+                check_loss(step, loss_now, norm.item(), len(tokenizer))
                 if logged:
                     counts["loss"].append(loss_now)
             if saved:

@@ -1,32 +1,28 @@
-"""transformers' Trainer as a protocol and a method have it."""
+"""Builds the Trainer of a run: from a protocol to transformers' arguments, data collator and loss."""
 
 import math
 import sys
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
-from sbora_bench.inputs.method_hooks import optimizer_of
 from sbora_bench.inputs.parts import Parts
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.experiment import Run
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train import distributed as processes
-from sbora_bench.train.checkpoints import Sealing, Telling, Watching, whole_checkpoint
 from sbora_bench.train.encoding import IGNORED, with_ends
-from sbora_bench.train.method_steps import MethodSteps, load_state, save_state, whole_ranks
-from sbora_bench.train.shortcuts import ByLength, InParts, PaddingFree, SupervisedOnly
-from sbora_bench.train.wandb_log import asked_for
+from sbora_bench.train.wandb_log import is_enabled
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from torch.utils.data import DataLoader
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
 
     from sbora_bench.inputs.supervised_loss import SupervisedLoss
+    from sbora_bench.train.protocol_trainer import ProtocolTrainer
 
 
 def build_trainer(
@@ -39,101 +35,48 @@ def build_trainer(
     checkpoints: Path,
     rows: int = 0,
     method: MethodEntry | None = None,
-) -> "Trainer":
+) -> "ProtocolTrainer":
     """The Trainer as the protocol and the method have it; it logs to wandb where that is requested.
 
     `rows`: of a micro-batch that go through the model at a time; 0: all. Raises UserError where the protocol wants
     micro-batches without padding, or in parts, and the model doesn't take them.
     """
-    import torch
-    from torch.utils.data import DataLoader
-    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
-
-    from sbora_bench.train.epochs import EpochBatches
+    from sbora_bench.train.protocol_trainer import ProtocolTrainer
 
     if protocol.padding_free:
         from sbora_bench.inputs.padding_free import prepare
 
         if reason := prepare(model, train[0]["input_ids"]):
             raise UserError(f"{run.name}: padding_free: {reason}; say padding_free: false")
-    supervised = supervised_loss(model, train[0]["input_ids"], protocol, run.name)
-    parts = parts_in_training(model, protocol, rows or protocol.micro_batch, run.name)
-    carried = batches.carried_epochs(len(train), protocol)
-
-    class ProtocolTrainer(InParts, PaddingFree, SupervisedOnly, ByLength, Trainer):
-        """Trainer with the protocol's way of averaging the loss, and of going from one epoch to the next."""
-
-        optimizer: Any
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.watching = Watching(self.model.config.vocab_size, protocol.autocast == "float16")
-            self.add_callback(self.watching)
-            self.add_callback(MethodSteps(self.model))
-            self.add_callback(Sealing())
-            self.remove_callback(PrinterCallback)
-            self.add_callback(Telling(run.name))
-            self.parts = parts
-            self.supervised = supervised
-            self.sort_by_length = protocol.sort_by_length
-            self.padding_free = protocol.padding_free
-            if protocol.loss_average == "micro-batch":
-                self.model_accepts_loss_kwargs = False
-            elif supervised is not None:
-                self.model_accepts_loss_kwargs = True
-
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            sampler = super()._get_train_sampler(*args, **kwargs)
-            if protocol.group_by_length:  # else it draws from torch's state, which a resumed run doesn't have at hand
-                sampler.generator = torch.Generator().manual_seed(run.seed)
-            return sampler
-
-        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-            if self.optimizer is None and method is not None:
-                self.optimizer = optimizer_of(self.model, method, protocol)
-            return super().create_optimizer(*args, **kwargs)
-
-        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-            checkpoint = checkpoints / f"checkpoint-{self.state.global_step}"
-            with whole_checkpoint(checkpoint, self.model):
-                with whole_ranks(self.model):
-                    super()._save_checkpoint(*args, **kwargs)
-                if self.is_world_process_zero():
-                    save_state(self.model, checkpoint)
-
-        def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
-            with whole_ranks(self.model):
-                super()._load_from_checkpoint(checkpoint, *args, **kwargs)
-            load_state(self.model, Path(checkpoint))
-
-        def _load_best_model(self) -> None:
-            with whole_ranks(self.model):
-                super()._load_best_model()
-            load_state(self.model, Path(self.state.best_model_checkpoint))
-
-        @cached_property
-        def counted_parameters(self) -> int:
-            return self.model.num_parameters(exclude_embeddings=True)
-
-        def floating_point_ops(self, inputs: "dict[str, torch.Tensor]") -> int:
-            """As Trainer's, which counts the parameters in each update: as long as clipping their gradients takes."""
-            return 6 * inputs["input_ids"].numel() * self.counted_parameters
-
-        def get_train_dataloader(self) -> "DataLoader":
-            loader = super().get_train_dataloader()
-            if carried == 1:
-                return loader
-            sampler = EpochBatches(loader.batch_sampler, carried)
-            return self.accelerator.prepare(DataLoader(train, batch_sampler=sampler, collate_fn=self.data_collator))
-
     steps = batches.update_steps(len(train), protocol)
-    validating = "no" if validation is None or not protocol.validation_every else "steps"
+    return ProtocolTrainer(
+        protocol=protocol,
+        method=method,
+        epochs_in_a_pass=batches.carried_epochs(len(train), protocol),
+        supervised=supervised_loss(model, train[0]["input_ids"], protocol, run.name),
+        parts=parts_in_training(model, protocol, rows or protocol.micro_batch, run.name),
+        model=model,
+        args=training_arguments(protocol, run, checkpoints, steps, validation is not None),
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator(tokenizer, protocol),
+    )
+
+
+def training_arguments(
+    protocol: Protocol, run: Run, checkpoints: Path, steps: int, validated: bool
+) -> "TrainingArguments":
+    """The protocol in transformers' terms, for a run of so many updates; `validated`: on rows that are held out."""
+    import torch
+    from transformers import TrainingArguments
+
     saving = protocol.validation_every if protocol.keep_best else protocol.checkpoint_every
-    arguments = TrainingArguments(
+    sampling = "sequential" if protocol.length_buckets else "group_by_length" if protocol.group_by_length else "random"
+    return TrainingArguments(
         output_dir=str(checkpoints),
         run_name=run.name,
         use_cpu=not torch.cuda.is_available(),
-        report_to=["wandb"] if asked_for() else [],
+        report_to=["wandb"] if is_enabled() else [],
         seed=run.seed,
         data_seed=run.seed,
         max_steps=steps,
@@ -152,12 +95,8 @@ def build_trainer(
         bf16=protocol.autocast == "bfloat16",
         fp16=protocol.autocast == "float16",
         gradient_checkpointing=protocol.gradient_checkpointing,
-        train_sampling_strategy="sequential"
-        if protocol.length_buckets
-        else "group_by_length"
-        if protocol.group_by_length
-        else "random",
-        eval_strategy=validating,
+        train_sampling_strategy=sampling,
+        eval_strategy="steps" if validated and protocol.validation_every else "no",
         eval_steps=protocol.validation_every,
         save_strategy="no" if saving is None else "steps",
         save_steps=saving or 500,
@@ -172,18 +111,23 @@ def build_trainer(
         ddp_find_unused_parameters=False,
         disable_tqdm=not sys.stderr.isatty() and not protocol.threads > 1,
     )
+
+
+def collator(
+    tokenizer: "PreTrainedTokenizerBase", protocol: Protocol
+) -> "Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]":
+    """From rows (`input_ids`, `labels`) to a padded batch, (rows, longest row) each, as the protocol pads and ends."""
+    from transformers import DataCollatorForSeq2Seq
+
     padded = DataCollatorForSeq2Seq(
         tokenizer, padding=True, pad_to_multiple_of=protocol.pad_to_multiple_of, label_pad_token_id=IGNORED
     )
 
     def collate(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
-        """A padded batch, without the lengths by which the sampler groups."""
-        plain = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+        plain = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]  # not what the sampler groups by
         return padded(with_ends(plain, tokenizer.eos_token_id) if protocol.end_of_text == "padded" else plain)
 
-    return ProtocolTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation, data_collator=collate
-    )
+    return collate
 
 
 def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, name: str) -> Parts:

@@ -9,7 +9,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.train import distributed as processes
 
 
-def asked_for() -> bool:
+def is_enabled() -> bool:
     """Whether WANDB_MODE is set to `online` or `offline`."""
     return os.environ.get("WANDB_MODE") in ("online", "offline") and processes.is_first()
 
@@ -21,7 +21,7 @@ def tracked(plan: Plan, run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
     Its id is the hash of the settings: a run that resumes goes on in the wandb run that it began. Yields a function
     that writes the summary; transformers' own callback logs the steps. An error in the block marks it as failed.
     """
-    if not asked_for():
+    if not is_enabled():
         yield lambda summary: None
         return
     import wandb

@@ -47,13 +47,13 @@ def test_each_state_is_told(plan, tmp_path):
     (results / "runs" / THIRD / "scores.json").unlink()
 
     def training():
-        progress.tell("finetune", "elsewhere", "begin", step=0, steps=10)
-        progress.tell("finetune", "elsewhere", "end")
-        progress.tell("finetune", SECOND, "begin", step=2, steps=10)
-        progress.tell("finetune", SECOND, "step", step=4, steps=10, loss=1.25)
+        progress.write("finetune", "elsewhere", "begin", step=0, steps=10)
+        progress.write("finetune", "elsewhere", "end")
+        progress.write("finetune", SECOND, "begin", step=2, steps=10)
+        progress.write("finetune", SECOND, "step", step=4, steps=10, loss=1.25)
 
     log(results / "logs" / "run" / "arithmetic-0.log", training)
-    log(tmp_path / "logs" / "llama-s.log", lambda: progress.tell("pretrain", "llama-s", "begin", step=0, steps=40))
+    log(tmp_path / "logs" / "llama-s.log", lambda: progress.write("pretrain", "llama-s", "begin", step=0, steps=40))
     states = status.status(plan, results, tmp_path)
     assert list(states["done"]) == [BASE] and states["failed"] == {FIRST: "loss nan at step 3"}
     assert states["running"].keys() == {"llama-s", SECOND}
@@ -102,7 +102,7 @@ def test_time_left_is_that_of_the_pace_so_far():
 
 def test_a_number_without_a_json_sign_is_text(capsys):
     with pytest.raises(ArithmeticError), progress.loop("finetune", "r", steps=3):
-        progress.tell("finetune", "r", "step", loss=float("nan"))
+        progress.write("finetune", "r", "step", loss=float("nan"))
         raise ArithmeticError
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["event"] for line in lines] == ["begin", "step", "end"] and lines[1]["loss"] == "nan"

@@ -12,7 +12,7 @@ from transformers import TrainerState
 
 from sbora_bench.errors import Terminated
 from sbora_bench.results import store
-from sbora_bench.train import checkpoints
+from sbora_bench.train import callbacks
 from sbora_bench.train import finetune as stage
 from tests import forked
 from tests.factories.interruptions import FA, LORA, RESUMED, at_step, flip, kept, killed, record_of
@@ -159,7 +159,7 @@ def spoil(step: int):
                         parameter.fill_(torch.nan)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(checkpoints.Watching, "on_step_begin", on_step_begin)
+    patch.setattr(callbacks.TerminationCallback, "on_step_begin", on_step_begin)
     return patch
 
 
@@ -200,10 +200,10 @@ def test_a_diverging_loss_is_a_failed_record_and_siblings_go_on(tmp_path, undist
     ],
 )
 def test_what_counts_as_diverging(logs, scaled, fails):
-    watching = checkpoints.Watching(vocabulary=2.512, scaled=scaled)  # the logarithm is 0.921
+    diverging = callbacks.DivergenceCallback(vocabulary=2.512, scaled=scaled)  # the logarithm is 0.921
     check = contextlib.nullcontext() if not fails else pytest.raises(FloatingPointError, match=fails)
     with check:
-        watching.on_log(None, TrainerState(global_step=3), None, logs)
+        diverging.on_log(None, TrainerState(global_step=3), None, logs)
 
 
 def test_weights_that_diverge_in_the_last_update_fail_too(tmp_path, monkeypatch):
@@ -213,7 +213,7 @@ def test_weights_that_diverge_in_the_last_update_fail_too(tmp_path, monkeypatch)
         with torch.no_grad():
             next(p for p in model.parameters() if p.requires_grad).fill_(torch.inf)
 
-    monkeypatch.setattr(checkpoints.Watching, "on_train_end", on_train_end)
+    monkeypatch.setattr(callbacks.TerminationCallback, "on_train_end", on_train_end)
     train(plan, tmp_path, LORA)
     assert record_of(tmp_path, LORA).reason == "weights are not finite at step 2"
 
@@ -234,15 +234,15 @@ def test_sigterm_saves_a_checkpoint_at_once(tmp_path, undisturbed):
 SCRIPT = """
 import os, signal, sys
 from sbora_bench.cli import main as cli
-from sbora_bench.train import checkpoints
-real, number = checkpoints.Watching.on_step_end, int(sys.argv.pop())
+from sbora_bench.train import callbacks
+real, number = callbacks.TerminationCallback.on_step_end, int(sys.argv.pop())
 
 def on_step_end(self, args, state, control, **rest):
     if state.global_step == 5:
         os.kill(os.getpid(), number)
     real(self, args, state, control, **rest)
 
-checkpoints.Watching.on_step_end = on_step_end
+callbacks.TerminationCallback.on_step_end = on_step_end
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job may have it ignored
 sys.argv[:1] = ["sbora-bench", "finetune", "--experiment", "experiments/toy.yaml", "--results", "results"]
 cli.main()
