@@ -4,6 +4,7 @@ Each run leaves `adapter/` (safetensors) and `train.json`. Everything random com
 adapter is built.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -27,10 +28,11 @@ from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logi
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
 from sbora_bench.results.folders import ADAPTER_FILES, run_folder
-from sbora_bench.results.records import TrainRecord, read_record, write_record
+from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.callbacks import check_finite
@@ -47,13 +49,15 @@ from sbora_bench.train.wandb_log import tracked
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
     """Train `runs`, one after the other; a finished one is taken from the store.
 
-    A run that fails leaves a `train.json` that says so, and doesn't stop the others. Raises UserError for a base run,
-    Terminated on SIGTERM, after a checkpoint.
+    A run that fails leaves a `train.json` with the reason, and doesn't stop the others. Raises UserError for a base
+    run, Terminated on SIGTERM, after a checkpoint.
     """
     for run in runs:
         if run.is_base:
@@ -63,7 +67,7 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         checkpoints = store.checkpoints_of(folder)
         with processes.entry_lock(folder):
             if not store.is_whole(folder):
-                _train_or_tell(plan, run, resources, results, folder, checkpoints)
+                _train_or_fail(plan, run, resources, results, folder, checkpoints)
             if not processes.is_first():
                 continue
             if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
@@ -71,8 +75,8 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         store.take(folder, run_folder(results, run))
 
 
-def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
-    """Make the store's entry `folder` of a run: trained, or telling why not."""
+def _train_or_fail(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
+    """Make the store's entry `folder` of a run: a trained adapter, or a record of why it failed."""
     try:
         with processes.new_entry(folder) as made, tracked(plan, run) as summarise:
             train = partial(train_run, plan, run, resources, results, made, checkpoints)
@@ -83,7 +87,7 @@ def _train_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
         traceback.print_exc()
         print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
         with processes.new_entry(folder) as made:
-            leave_failure(plan, run, results, made, checkpoints, error)
+            write_failure(plan, run, results, made, checkpoints, error)
 
 
 def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
@@ -121,64 +125,43 @@ def train_run(
     Raises TrainingFailed where the loss or a weight is no number, UserError where rows, positions or processes don't
     fit the protocol, Terminated on SIGTERM.
     """
-    import torch
-    from transformers import set_seed
-
     assert run.rank is not None and run.seed is not None, run.name
     settle("transformers.trainer", "peft", "datasets")
     protocol = plan.protocol_of(run)
     method = plan.catalog.methods[run.method]
-    torch.set_num_threads(protocol.threads)
-    if torch.cuda.is_available():
-        provenance.use_deterministic_algorithms()
-    else:  # a fixed number of threads is enough; a run that was scored before in this process has set them
-        torch.use_deterministic_algorithms(False)
-    set_seed(run.seed)
-    tokenizer = load_tokenizer(resources, run.model, protocol, plan.catalog.models[run.model].pad_token)
+    _set_up_torch(protocol.threads, run.seed)
+    pad_token = plan.catalog.models[run.model].pad_token
+    tokenizer = load_tokenizer(resources, run.model, protocol, pad_token)
     base = load_base(resources, run.model, protocol, method, tokenizer)
-    tokenizer_key = [prepared_files(resources, run.model), protocol.pad, plan.catalog.models[run.model].pad_token]
+    tokenizer_key = [prepared_files(resources, run.model), protocol.pad, pad_token]
     encoded, too_long = training_rows(tokenizer, training_file(plan, results, run), protocol, tokenizer_key)
-    if too_long.rows:
-        print(
-            f"{run.name}: {too_long.rows:,} training rows have more tokens than max_length {protocol.max_length}:"
-            f" {too_long.cut:,} cut, {too_long.dropped:,} left out",
-            file=sys.stderr,
-            flush=True,
-        )
+    _report_too_long(run, too_long, protocol)
     check_positions(encoded, base, run.name)
     train, validation = split(encoded, protocol, run.seed)
     processes.check(len(train), protocol, method)
     config = adapter_config(method, run.rank, run.seed, protocol, batches.update_steps(len(train), protocol))
-    choose_index_sets(base, config, train, protocol, tokenizer.pad_token_id)
-    set_seed(run.seed)
-    first = partial(first_batches, train, protocol.micro_batch, tokenizer.pad_token_id, base.device)
-    try:
-        model = adapted(base, method, config, protocol, first)
-    except UserError as error:  # this run's alone: its siblings go on
-        raise TrainingFailed(str(error), {"step": 0}) from error
-    model.create_or_update_model_card = lambda folder: None  # `cards` writes one; PEFT's takes longer than an update
+    model = _adapted(base, config, method, train, protocol, run.seed, tokenizer.pad_token_id)
     trainable, total = model.get_nb_trainable_parameters()
     tokens_to_check = token_choice(train[0]["input_ids"], model.config.get_text_config().vocab_size, config)
-    begun_logits = logits_of(model, *tokens_to_check)
+    logits_before = logits_of(model, *tokens_to_check)
     _reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows, method)
     resumed = newest(checkpoints)
-    before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
-    begun = step_of(resumed) if resumed else 0
+    tokens_before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
     with first_values(model) as values:
         seconds = _train(trainer, run, resumed, checkpoints)
-        logits = logits_of(_to_look_at(trainer), *tokens_to_check)
+        logits_after = logits_of(_as_scored(trainer), *tokens_to_check)
         sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
         save_adapter(model, made / "adapter", run.model, sharded, values)
-    write_logits(made / "adapter", *tokens_to_check, begun_logits, logits)
+    write_logits(made / "adapter", *tokens_to_check, logits_before, logits_after)
     tokens = int(trainer.state.num_input_tokens_seen)
-    happened = {
+    figures = {
         "steps": trainer.state.global_step,
-        "resumed_from_step": begun,
+        "resumed_from_step": step_of(resumed) if resumed else 0,
         "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
         "tokens": tokens,
         "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then
-        "tokens_per_second": round((tokens - before) / seconds, 1),
+        "tokens_per_second": round((tokens - tokens_before) / seconds, 1),
         "peak_memory_bytes": _peak_memory(),
         "micro_batch": rows,
         "accumulation": batches.accumulation(protocol) * math.ceil(protocol.micro_batch / rows),
@@ -186,12 +169,63 @@ def train_run(
         "trainable_parameters": trainable,
         "total_parameters": total,
         "best_checkpoint_step": trainer.state.best_global_step,
+    }
+    happened = figures | {
         "too_long": too_long if too_long.rows else None,
         "adapter_sha256": {path.name: sha256(path) for path in sorted((made / "adapter").iterdir())},
         "loss_curve": loss_curve(trainer.state.log_history),
     }
     write_record(made / "train.json", train_record(plan, run, results, happened))
-    return {key: value for key, value in happened.items() if key not in ("adapter_sha256", "loss_curve", "too_long")}
+    return figures
+
+
+def _set_up_torch(threads: int, seed: int) -> None:
+    """Threads, deterministic algorithms and seed of a run."""
+    import torch
+    from transformers import set_seed
+
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        provenance.use_deterministic_algorithms()
+    else:  # a fixed number of threads is enough; a run that was scored before in this process has set them
+        torch.use_deterministic_algorithms(False)
+    set_seed(seed)
+
+
+def _report_too_long(run: Run, too_long: TooLong, protocol: Protocol) -> None:
+    if too_long.rows:
+        print(
+            f"{run.name}: {too_long.rows:,} training rows have more tokens than max_length {protocol.max_length}:"
+            f" {too_long.cut:,} cut, {too_long.dropped:,} left out",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _adapted(
+    base: "PreTrainedModel",
+    config: "PeftConfig",
+    method: MethodEntry,
+    train: "Dataset",
+    protocol: Protocol,
+    seed: int,
+    pad_token_id: int,
+) -> "PeftModel":
+    """The base with a new adapter, of values that come from the seed and, for some methods, from the training rows.
+
+    Raises TrainingFailed where the method can't start on them.
+    """
+    from transformers import set_seed
+
+    choose_index_sets(base, config, train, protocol, pad_token_id)
+    set_seed(seed)
+    first = partial(first_batches, train, protocol.micro_batch, pad_token_id, base.device)
+    try:
+        model = adapted(base, method, config, protocol, first)
+    except UserError as error:  # this run's alone: its siblings go on
+        raise TrainingFailed(str(error), {"step": 0}) from error
+    model.create_or_update_model_card = lambda folder: None  # `cards` writes one; PEFT's takes longer than an update
+    return model
 
 
 class TrainingFailed(Exception):
@@ -225,7 +259,7 @@ def _train(trainer: Any, run: Run, resumed: Path | None, checkpoints: Path) -> f
     return time.perf_counter() - started
 
 
-def _to_look_at(trainer: Any) -> "torch.nn.Module":
+def _as_scored(trainer: Any) -> "torch.nn.Module":
     """The trained model as it is scored: without autocast, which accelerate puts on it; sharded, as FSDP has it."""
     if processes.sharded():
         return trainer.model_wrapped
@@ -254,8 +288,8 @@ def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], 
     )
 
 
-def leave_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: Path, error: Exception) -> None:
-    """Write a `train.json` that tells of a failed training, and an adapter of empty files, which nothing can load."""
+def write_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: Path, error: Exception) -> None:
+    """Write the `train.json` of a failed training, and an adapter of empty files, which nothing can load."""
     last = newest(checkpoints)
     happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
     write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
@@ -339,12 +373,8 @@ def _reset_peak_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        try:
-            clear.write_text("5")
-        except OSError:
-            return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> int:

@@ -26,18 +26,15 @@ _kept: list[_Kept] = []  # one at most
 
 
 def training_rows(
-    tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol, tokenizer_key: object = None
+    tokenizer: "PreTrainedTokenizerBase", path: Path, protocol: Protocol, tokenizer_key: object
 ) -> "tuple[Dataset, TooLong]":
     """A `datasets.Dataset` of what `encode_rows` gives, and how many rows were too long.
 
-    `tokenizer_key`: JSON that no other tokenizer has; with it the rows are kept, and what was kept is given back where
-    the file's SHA-256, the protocol's fields and the tokenizer are the same.
+    `tokenizer_key`: JSON that no other tokenizer has. The last rows are kept, and returned again where the file's
+    SHA-256, the protocol's fields and the tokenizer are the same.
     """
     from datasets import Dataset
 
-    if tokenizer_key is None:
-        rows, too_long = encode_rows(tokenizer, path, protocol)
-        return Dataset.from_list(rows), too_long
     fields = {name: getattr(protocol, name) for name in ENCODED_BY}
     key = hash_of({"data": sha256(path), "protocol": fields, "tokenizer": tokenizer_key})
     if not _kept or _kept[0].key != key:

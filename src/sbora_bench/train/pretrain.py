@@ -32,8 +32,8 @@ from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.train.callbacks import TerminationCallback, check_finite, check_loss
 from sbora_bench.train.checkpoints import keep_newest, newest, step_of
+from sbora_bench.train.encoding import IGNORED
 
-IGNORED = -100
 BUCKET = 40
 """Batches that are sorted by length together, so that a batch is padded little."""
 LOGGED = 50  # steps from one loss that is kept to the next
@@ -202,6 +202,50 @@ def _restore(checkpoint: Path, model: LlamaForCausalLM, optimizer: torch.optim.A
     return files.read_json(checkpoint / COUNTS)
 
 
+def _train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.AdamW,
+    recipe: Recipe,
+    run: str,
+    checkpoints: Path,
+    begun: int,
+    counts: dict[str, Any],
+    started: float,
+) -> None:
+    """All updates after the first `begun`; losses and tokens go to `counts`, `started` is when its `seconds` began.
+
+    Raises FloatingPointError where the loss diverges, Terminated on SIGTERM, after a checkpoint.
+    """
+    schedule = _schedule(optimizer, recipe, begun)
+    model.train()
+    termination = TerminationCallback()
+    shown = tqdm(batches(recipe, tokenizer, begun), "pre-training", recipe.steps, initial=begun, mininterval=5)
+    with termination.by_sigterm():
+        for step, (ids, labels) in enumerate(shown, begun + 1):
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            counts["tokens"] += ids.numel()
+            logged, stop = step % LOGGED == 1 or step == recipe.steps, termination.requested
+            saved = stop or step % recipe.checkpoint_every == 0
+            if logged or saved:
+                loss_now = round(loss.item(), 4)
+                progress.write("pretrain", run, "step", step=step, steps=recipe.steps, loss=loss_now)
+                check_loss(step, loss_now, norm.item(), len(tokenizer))
+                if logged:
+                    counts["loss"].append(loss_now)
+            if saved:
+                counts["seconds"] = time.perf_counter() - started
+                _save(checkpoints, step, model, optimizer, counts)
+            if stop:
+                break
+    check_finite(model, recipe.steps)
+
+
 def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path, threads: int = 1) -> dict[str, Any]:
     """Train one LlamaForCausalLM (fp32, AdamW, linear decay) and save weights, config and tokenizer in `output`.
 
@@ -217,40 +261,15 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     tokenizer = corpus.tokenizer()
     model = _built(architecture, checked, tokenizer)
     optimizer = _optimizer(model, checked)
-    folder = store.checkpoints_of(output) / identity(architecture, checked, threads)[:16]
-    resumed = newest(folder)
+    checkpoints = store.checkpoints_of(output) / identity(architecture, checked, threads)[:16]
+    resumed = newest(checkpoints)
     counts: dict[str, Any] = {"loss": [], "tokens": 0, "seconds": 0.0}
     if resumed:
         counts = _restore(resumed, model, optimizer)
-    begun = step_of(resumed) if resumed else 0
     started -= counts["seconds"]
-    schedule = _schedule(optimizer, checked, begun)
-    model.train()
-    termination = TerminationCallback()
-    shown = tqdm(batches(checked, tokenizer, begun), "pre-training", checked.steps, initial=begun, mininterval=5)
-    with progress.loop("pretrain", output.name, step=begun, steps=checked.steps), termination.by_sigterm():
-        for step, (ids, labels) in enumerate(shown, begun + 1):
-            loss = model(input_ids=ids, labels=labels).loss
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            counts["tokens"] += ids.numel()
-            logged, stop = step % LOGGED == 1 or step == checked.steps, termination.requested
-            saved = stop or step % checked.checkpoint_every == 0
-            if logged or saved:
-                loss_now = round(loss.item(), 4)
-                progress.write("pretrain", output.name, "step", step=step, steps=checked.steps, loss=loss_now)
-                check_loss(step, loss_now, norm.item(), len(tokenizer))
-                if logged:
-                    counts["loss"].append(loss_now)
-            if saved:
-                counts["seconds"] = time.perf_counter() - started
-                _save(folder, step, model, optimizer, counts)
-            if stop:
-                break
-    check_finite(model, checked.steps)
+    begun = step_of(resumed) if resumed else 0
+    with progress.loop("pretrain", output.name, step=begun, steps=checked.steps):
+        _train(model, tokenizer, optimizer, checked, output.name, checkpoints, begun, counts, started)
     model.eval()
     accuracy = held_out_accuracy(model, tokenizer, checked.held_out, checked.seed + 1)
     summary = {

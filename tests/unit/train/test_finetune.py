@@ -146,7 +146,7 @@ def test_the_loss_is_averaged_as_the_protocol_says(tmp_path, average):
     ]  # unlike sums, however paired
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"prompt": prompt, "response": response} for prompt, response in texts])
-    rows, _ = stage.training_rows(tokenizer, path, protocol)
+    rows, _ = stage.training_rows(tokenizer, path, protocol, "toy")
     trainer = stage.build_trainer(model, tokenizer, rows, None, protocol, run, tmp_path / "checkpoints")
     seen = []
     plain = trainer.data_collator
