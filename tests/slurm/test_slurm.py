@@ -86,7 +86,9 @@ def freeze(root) -> str | None:  # noqa: F811
             if any(word.startswith("arithmetic-") for word in process.cmdline()):
                 process.send_signal(signal.SIGSTOP)
                 shown = root.bench("status", "tiny").stdout
-                training = re.search(r"^  running  (arithmetic-\S+): training, .* left, heard of ", shown, re.MULTILINE)
+                training = re.search(
+                    r"^  running  (arithmetic-\S+): training, .* left, last line ", shown, re.MULTILINE
+                )
                 if training and any(store.glob(f"{training[1]}/{whole}")):
                     return process.environ()["SLURM_JOB_ID"]
                 process.send_signal(signal.SIGCONT)  # before its first step, or after its last

@@ -18,31 +18,29 @@ from sbora_bench.results.records import ContaminationRecord, Record, ScoresRecor
 from sbora_bench.results.table_data import other_settings
 
 STAGES = {"pretrain": "pre-training", "finetune": "training", "evaluate": "scoring"}
-SILENT = 600  # seconds without a line after which a job is held to be gone; or ten times what it took between lines
+SILENT = 600  # seconds without a line after which a job counts as gone; or ten times what it took between lines
 STATES = ("done", "running", "failed", "waiting")
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
-class At:
-    """Where a loop is: its step, of how many, the loss, the seconds left if the rest goes as fast, and since it was
-    heard of.
-    """
+class LoopPosition:
+    """How far the loop of a stage is, by the last line of its log."""
 
     stage: str
     step: int
     steps: int
     loss: float | None
-    left: float | None
-    heard: float
-    silent: bool
+    seconds_left: float | None  # if the rest goes as fast; None before the first step
+    line_age: float  # seconds since the last line
+    silent: bool  # for so long that the job counts as gone
 
     def __str__(self) -> str:
         unit = "task" if self.stage == "evaluate" else "step"
         parts = [f"{STAGES[self.stage]}, {unit} {self.step} of {self.steps}"]
         parts += [f"loss {self.loss:.4g}"] if isinstance(self.loss, float) else []
-        parts += [f"{duration(self.left)} left"] if self.left is not None and not self.silent else []
-        return ", ".join([*parts, f"heard of {duration(self.heard)} ago"])
+        parts += [f"{duration(self.seconds_left)} left"] if self.seconds_left is not None and not self.silent else []
+        return ", ".join([*parts, f"last line {duration(self.line_age)} ago"])
 
 
 def duration(seconds: float) -> str:
@@ -54,20 +52,22 @@ def duration(seconds: float) -> str:
 
 
 def status(plan: Plan, results: Path, resources: Path, now: datetime | None = None) -> dict[str, dict[str, str]]:
-    """State -> what is in it -> what is said of it; runs, and the bases that are trained here while they are at work.
+    """State -> run, or base while it is pre-trained here -> a text: how far it is, or why it failed or waits.
 
-    A run whose job fell silent is waiting, and says where it stood.
+    A run whose job fell silent is waiting, and its text says where it stopped.
     """
     now = now or datetime.now(UTC)
     logs = log_files(results, "run")
     bases = {run.model for run in plan.runs}
     logs += [resources / "logs" / f"{model}.log" for model in sorted(bases)]
-    at = {run: here for log in logs if log.is_file() for run, here in open_loops(progress.read(log), now).items()}
+    positions: dict[str, LoopPosition] = {}
+    for log in filter(Path.is_file, logs):
+        positions |= open_loops(progress.read(log), now)
     failed = failed_runs(plan, results)
     by_state: dict[str, dict[str, str]] = {state: {} for state in STATES}
-    for base in sorted(bases & at.keys()):
-        if not at[base].silent:
-            by_state["running"][base] = str(at[base])
+    for base in sorted(bases & positions.keys()):
+        if not positions[base].silent:
+            by_state["running"][base] = str(positions[base])
     for run in plan.all_runs:
         name, trained = run.name, run.is_base or bool(_record(results, run, TRAINING, TrainRecord))
         if name in failed:
@@ -75,10 +75,10 @@ def status(plan: Plan, results: Path, resources: Path, now: datetime | None = No
         elif trained and (scores := _record(results, run, SCORES, ScoresRecord, scored_parts(plan, run)[-1])):
             reason = _outdated(plan, results, run, scores)
             by_state["waiting" if reason else "done"][name] = reason
-        elif name in at and not at[name].silent:
-            by_state["running"][name] = str(at[name])
-        elif name in at:
-            by_state["waiting"][name] = f"stopped in {at[name]}"
+        elif name in positions and not positions[name].silent:
+            by_state["running"][name] = str(positions[name])
+        elif name in positions:
+            by_state["waiting"][name] = f"stopped in {positions[name]}"
         else:
             by_state["waiting"][name] = "to be scored" if trained else ""
     return by_state
@@ -92,7 +92,7 @@ def _record(results: Path, run: Run, name: str, kind: type[R], part: str = "") -
 
 
 def _outdated(plan: Plan, results: Path, run: Run, scores: ScoresRecord) -> str:
-    """Why a finished run is none of the experiment's as it is now; empty where it is."""
+    """Why the results of a finished run are not the experiment's as it is now; empty where they are."""
     if scores.settings_sha256 != plan.settings_hash(run):
         return "made under other settings than the experiment and its catalog say now"
     try:
@@ -103,9 +103,9 @@ def _outdated(plan: Plan, results: Path, run: Run, scores: ScoresRecord) -> str:
     return f"its data were {reason}" if reason else ""
 
 
-def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:
-    """Run -> where it is, of those whose loop has begun and not ended."""
-    running: dict[str, At] = {}
+def open_loops(lines: list[dict], now: datetime) -> dict[str, LoopPosition]:
+    """Run -> its position, of the loops that have begun and not ended."""
+    running: dict[str, LoopPosition] = {}
     begun: dict[str, dict] = {}
     for line in lines:
         run = line["run"]
@@ -119,11 +119,11 @@ def open_loops(lines: list[dict], now: datetime) -> dict[str, At]:
         start = begun[run]
         step, first, steps = line.get("step", 0), start.get("step", 0), line.get("steps", 0)
         took = (_time(line) - _time(start)).total_seconds()
-        heard = (now - _time(line)).total_seconds()
+        age = (now - _time(line)).total_seconds()
         pace = took / (step - first) if step > first else None
-        left = max(0.0, pace * (steps - step) - heard) if pace is not None else None
+        left = max(0.0, pace * (steps - step) - age) if pace is not None else None
         limit = max(SILENT, 10 * took if line is not start else 0)
-        running[run] = At(line["stage"], step, steps, line.get("loss"), left, heard, heard > limit)
+        running[run] = LoopPosition(line["stage"], step, steps, line.get("loss"), left, age, age > limit)
     return running
 
 
@@ -131,12 +131,12 @@ def _time(line: dict) -> datetime:
     return datetime.fromisoformat(line["time"])
 
 
-def as_text(by_state: dict[str, dict[str, str]], every: int = 20) -> str:
-    """The states as text: what is done is counted, the rest is named, the first `every` of each state."""
+def as_text(by_state: dict[str, dict[str, str]], most: int = 20) -> str:
+    """The states as text: what is done is counted, the rest is named, at most `most` of each state."""
     lines = [", ".join(f"{len(runs)} {state}" for state, runs in by_state.items())]
     for state, runs in by_state.items():
         if state != "done":
-            shown = list(runs.items())[:every]
+            shown = list(runs.items())[:most]
             lines += [f"  {state:8} {run}" + (f": {what}" if what else "") for run, what in shown]
-            lines += [f"  {state:8} and {len(runs) - every} more"] if len(runs) > every else []
+            lines += [f"  {state:8} and {len(runs) - most} more"] if len(runs) > most else []
     return "\n".join(lines)

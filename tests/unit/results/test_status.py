@@ -57,8 +57,8 @@ def test_each_state_is_told(plan, tmp_path):
     states = status.status(plan, results, tmp_path)
     assert list(states["done"]) == [BASE] and states["failed"] == {FIRST: "loss nan at step 3"}
     assert states["running"].keys() == {"llama-s", SECOND}
-    assert states["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, heard of 0 s ago")
-    assert states["running"]["llama-s"].startswith("pre-training, step 0 of 40, heard of")
+    assert states["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, last line 0 s ago")
+    assert states["running"]["llama-s"].startswith("pre-training, step 0 of 40, last line")
     assert states["waiting"][THIRD] == "to be scored" and len(states["waiting"]) == len(plan.runs) - 3
     assert "1 done, 2 running, 1 failed, " in status.as_text(states)
 
@@ -93,10 +93,10 @@ def test_time_left_is_that_of_the_pace_so_far():
         }
 
     lines = [line("begin", 0, step=50, steps=100), line("step", 20, step=60, steps=100, loss=0.5)]
-    assert status.open_loops(lines, start + timedelta(seconds=25))["r"].left == pytest.approx(75)
+    assert status.open_loops(lines, start + timedelta(seconds=25))["r"].seconds_left == pytest.approx(75)
     assert status.open_loops([*lines, line("end", 21)], start) == {}
     again = [*lines, line("begin", 30, step=60, steps=100)]
-    assert status.open_loops(again, start + timedelta(seconds=31))["r"].left is None
+    assert status.open_loops(again, start + timedelta(seconds=31))["r"].seconds_left is None
     assert [status.duration(s) for s in (4, 600, 7500)] == ["4 s", "10 min", "2 h 5 min"]
 
 
