@@ -35,7 +35,7 @@ rule all:
     default_target: True
     input:
         FILES.beside_runs,
-        asked_for(FILES, checkpoints, "runs"),
+        required_files(FILES, checkpoints, "runs"),
 
 
 onsuccess:

@@ -1,4 +1,4 @@
-"""What the Snakefile asks of the package: the part of an experiment to run, its jobs, every stage's files and keys.
+"""What the Snakefile takes from the package: the part of an experiment to run, its jobs, every stage's files and keys.
 
 All paths are text, relative to the folder that `snakemake` runs in. The rules hold no Python of their own beyond calls.
 """
@@ -109,11 +109,11 @@ def jobs(plan: Plan, table: str) -> Iterator[list[Run]]:
     """The runs that a job carries: those of a table and a model, `runs_per_job` at most, jobs of about the same size.
 
     Runs that a learning rate is picked by, which the others wait for, are apart from them; those of later looks and of
-    rates beyond the grid, which may never be asked for, are a job a cell and look, or rate.
+    rates beyond the grid, which may never be needed, are a job a cell and look, or rate.
     """
     together: dict[tuple, list[Run]] = {}
     for run in [*plan.runs_of(table), *plan.picking_runs(table)]:
-        together.setdefault((run.model, *_asked_with(plan, run)), []).append(run)
+        together.setdefault((run.model, *_decided_with(plan, run)), []).append(run)
     for group in together.values():
         size = math.ceil(len(group) / math.ceil(len(group) / plan.experiment.runs_per_job))
         yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -134,8 +134,8 @@ def priority(plan: Plan, runs: list[Run], tokens: float) -> int:
     return (PICKING if picking else 0) + round(10 * math.log2(len(tuned(runs)) * tokens + 1))
 
 
-def _asked_with(plan: Plan, run: Run) -> tuple:
-    """What runs of a model have alike that are all asked for at once; bases go with the first look."""
+def _decided_with(plan: Plan, run: Run) -> tuple:
+    """What is equal for runs of a model that one decision makes needed, all at once; bases go with the first look."""
     table = plan.experiment.tables[run.table]
     if run.seed is not None and run.seed in table.picking_seeds:
         return ("pick", *((run.learning_rate, run.cell) if run.learning_rate not in table.learning_rates else ()))
@@ -255,7 +255,7 @@ class Files:
 
     @property
     def looking_tables(self) -> str:
-        """The tables whose seeds are asked for in looks, as a wildcard's constraint."""
+        """The tables whose seeds are added in looks, as a wildcard's constraint."""
         return self._tables_where(lambda table: table.looks)
 
     def _tables_where(self, wanted: Callable[[Table], Any]) -> str:
@@ -294,7 +294,7 @@ class Files:
 
     @property
     def region_jobs(self) -> dict[tuple[str, str], list[Run]]:
-        """(table, model) -> the runs whose regions are shown, which one job counts."""
+        """(table, model) -> the runs whose regions are shown, in one job."""
         together: dict[tuple[str, str], list[Run]] = {}
         for run in (run for table in self.plan.experiment.tables for run in self.plan.region_runs(table)):
             together.setdefault((run.table, run.model), []).append(run)
@@ -347,7 +347,7 @@ class Files:
 
     @property
     def where(self) -> str:
-        """What is said at the end."""
+        """The last line that Snakemake prints."""
         return f"Tables: {self.root}/tables/  figures: {self.root}/figures/  report: {self.page}"
 
     def model_settings(self, wildcards: Any) -> str:
@@ -370,8 +370,8 @@ class Files:
         return "|".join(name for name, model in models if (source_of(name, model).command == "pretrain") is pretrained)
 
 
-def asked_for(files: Files, checkpoints: Any, name: str) -> Any:
-    """Input of a rule: the files of all runs that are asked for, by a name of `Files` (`records`, say).
+def required_files(files: Files, checkpoints: Any, name: str) -> Any:
+    """Input of a rule: the files, by a name of `Files` (`records`, say), of all runs that are needed.
 
     A list; where stages decide on the way, functions of Snakemake's, a table each, that wait for them (`checkpoints`).
     """
@@ -384,9 +384,9 @@ def asked_for(files: Files, checkpoints: Any, name: str) -> Any:
     return [of(table) for table in files.plan.experiment.tables]
 
 
-def tried(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
+def scores_of_rates(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
     """Input of a round (`wildcards.table`, `wildcards.round`), or of picking: the scores at the rates tried so far, and
-    the rounds that asked for them.
+    the records of the rounds that added them.
     """
 
     def scores(wildcards: Any) -> list[str]:
@@ -399,7 +399,7 @@ def tried(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
     return scores
 
 
-def looked_at(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
+def scores_of_seeds(files: Files, checkpoints: Any) -> Callable[[Any], list[str]]:
     """Input of a look (`wildcards.table`, `wildcards.look`): the scores of the seeds so far."""
 
     def scores(wildcards: Any) -> list[str]:

@@ -206,13 +206,13 @@ LOOKS = (
 )
 
 
-def test_a_job_has_only_runs_that_are_asked_for_together(workplace):  # noqa: F811
+def test_a_job_has_only_runs_that_are_needed_together(workplace):  # noqa: F811
     plan = load_plan(workplace.experiment(*LOOKS))
     carried = list(workflow.jobs(plan, "sums"))
     assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.all_runs)
     seeds = [tuple(run.seed for run in job) for job in carried]
     first, last, picking = seeds[:3], seeds[3:5], seeds[5:]
-    assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are asked for: the base and the cells share them
+    assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are needed: the base and the cells share them
     assert last == [(4, 5), (4, 5)] and all(len({run.cell for run in job}) == 1 for job in carried[3:5])
     assert picking == [(100, 100), (100, 100)]  # not three and one: two cores end at once
     priorities = [workflow.priority(plan, job, workflow.tokens_of_a_run(plan, "sums")) for job in carried]
@@ -260,22 +260,22 @@ def checkpoints(there: set[str]):
     return SimpleNamespace(extend=SimpleNamespace(get=get), look=SimpleNamespace(get=get))
 
 
-def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
+def test_what_is_needed_waits_for_what_decides_it(workplace):  # noqa: F811
     fixed = workflow.Files(load_plan(workplace.experiment()))
-    assert workflow.asked_for(fixed, None, "records") == fixed.records
+    assert workflow.required_files(fixed, None, "records") == fixed.records
     staged = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
-    (records,) = workflow.asked_for(staged, checkpoints(set()), "records")
+    (records,) = workflow.required_files(staged, checkpoints(set()), "records")
     with pytest.raises(Waiting, match="^sums-1$"):
         records(SimpleNamespace())
-    first = workflow.looked_at(staged, checkpoints(set()))(SimpleNamespace(table="sums", look="1"))
+    first = workflow.scores_of_seeds(staged, checkpoints(set()))(SimpleNamespace(table="sums", look="1"))
     assert (
         "results/small/rates/sums.json" in first and "results/small/runs/sums-ladder-xs-lora-r4-s3/scores.json" in first
     )
     beside = workflow.Files(load_plan(workplace.experiment(*LOOKS, (("tables", "more"), EXPERIMENT["tables"]["sums"]))))
-    of_fixed = workflow.asked_for(beside, checkpoints(set()), "runs")[1](SimpleNamespace())
+    of_fixed = workflow.required_files(beside, checkpoints(set()), "runs")[1](SimpleNamespace())
     assert "results/small/every-card" in of_fixed and not [path for path in of_fixed if path.endswith(workflow.CARD)]
     picking = workflow.Files(load_plan(workplace.experiment(LOOKS[1])))
-    assert workflow.asked_for(picking, None, "records") == picking.records  # which runs are made is known
+    assert workflow.required_files(picking, None, "records") == picking.records  # which runs are made is known
     assert "results/small/rates/sums.json" in picking.records
     assert len(staged.picking("sums")) == 2 * 2
     assert staged.footprints("sums") == [f"results/small/footprints/{c.name}.json" for c in staged.plan.cells("sums")]
@@ -289,7 +289,7 @@ def test_what_is_asked_for_waits_for_what_decides_it(workplace):  # noqa: F811
 def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
     files = workflow.Files(load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:])))
     plan = files.plan
-    look = workflow.looked_at(files, checkpoints({"sums-1"}))
+    look = workflow.scores_of_seeds(files, checkpoints({"sums-1"}))
 
     def seeds(paths: list[str]) -> set[str]:
         return {path.split("/")[3].rpartition("-")[2] for path in paths if "base" not in path}
@@ -304,7 +304,7 @@ def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
     more = look(SimpleNamespace(table="sums", look="2"))
     assert seeds([path for path in more if cells[0] in path]) == {"s0", "s1", "s2", "s3", "s4", "s5"}
     assert seeds([path for path in more if cells[1] in path]) == {"s0", "s1", "s2", "s3"}
-    (records,) = workflow.asked_for(files, checkpoints({"sums-1"}), "score_records")
+    (records,) = workflow.required_files(files, checkpoints({"sums-1"}), "score_records")
     with pytest.raises(Waiting, match="^sums-2$"):
         records(SimpleNamespace())
     write_record(look_file(files.root, "sums", 1), record.model_copy(update={"more": []}))
@@ -335,7 +335,7 @@ def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
 
     def tried(there: set[str], **wildcards) -> set[str]:
         """What is read, without the folders' common part."""
-        paths = workflow.tried(files, checkpoints(there))(SimpleNamespace(**table, **wildcards))
+        paths = workflow.scores_of_rates(files, checkpoints(there))(SimpleNamespace(**table, **wildcards))
         return {path.removeprefix("results/small/").removesuffix("/validation/scores.json") for path in paths}
 
     def asks(number: int, more: dict[str, float]) -> None:
@@ -361,11 +361,11 @@ def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
     assert tried({"sums-1", "sums-2"}) == further | {"rounds/sums-2.json"}
     asks(1, {})
     assert tried({"sums-1"}) == grid | {"rounds/sums-1.json"}, "a round after one that asks for nothing is not read"
-    (records,) = workflow.asked_for(files, checkpoints({"sums-1"}), "score_records")
+    (records,) = workflow.required_files(files, checkpoints({"sums-1"}), "score_records")
     read = {path.split("/")[3] for path in records(SimpleNamespace()) if "-lr" in path}
     assert read == {name.removeprefix("runs/") for name in grid}
     with pytest.raises(Waiting):
-        workflow.asked_for(files, checkpoints(set()), "score_records")[0](SimpleNamespace())
+        workflow.required_files(files, checkpoints(set()), "score_records")[0](SimpleNamespace())
     assert files.extending_tables == "sums" and files.cards == ["results/small/every-card"]
     assert files.footprints("sums") == [f"results/small/footprints/{cell.name}.json" for cell in plan.cells("sums")]
 

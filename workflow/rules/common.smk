@@ -13,17 +13,17 @@ from sbora_bench.workflow import (
     CARD,
     PICKING,
     Files,
-    asked_for,
     code,
     jobs,
-    looked_at,
     paper_catalog,
     priority,
     report_entries,
     requested,
+    required_files,
     rule_name,
+    scores_of_rates,
+    scores_of_seeds,
     tokens_of_a_run,
-    tried,
 )
 
 DRY = bool(
@@ -39,11 +39,11 @@ except UserError as error:
     os._exit(2)  # Snakemake would turn any exception into exit status 1
 
 PLAN = REQUEST.plan
-ASKED = REQUEST.words
+OPTIONS = REQUEST.words
 FILES = Files(PLAN)
 STAGED = is_staged(PLAN)
-RECORDS = asked_for(FILES, checkpoints, "records")
-SAMPLES = asked_for(FILES, checkpoints, "samples")
+RECORDS = required_files(FILES, checkpoints, "records")
+SAMPLES = required_files(FILES, checkpoints, "samples")
 ENTRIES = report_entries(FILES)
 REPORTING = "--report" in sys.argv
 

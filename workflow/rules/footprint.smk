@@ -10,13 +10,13 @@ for table in PLAN.experiment.tables:
         conda:
             "../../environment.yml"
         params:
-            asked=ASKED,
+            options=OPTIONS,
             code=code("cost.footprint"),
             results=subpath(output[0], ancestor=FILES.depth(FILES.footprints(table))),
             table=table,
             settings=FILES.cell_settings(table),
         shell:
-            "sbora-bench footprint {params.asked:q} --results {params.results:q} --table {params.table:q} > {log:q} 2>&1"
+            "sbora-bench footprint {params.options:q} --results {params.results:q} --table {params.table:q} > {log:q} 2>&1"
 
 
 rule paper_memory:

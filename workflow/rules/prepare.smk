@@ -7,11 +7,11 @@ rule prepare_table:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("inputs.prepare"),
         settings=FILES.data_settings,
     shell:
-        "sbora-bench prepare {params.asked:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
+        "sbora-bench prepare {params.options:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule prepare_model:

@@ -14,10 +14,10 @@ for (table, model), runs in FILES.region_jobs.items():
         conda:
             "../../environment.yml"
         params:
-            asked=ASKED,
+            options=OPTIONS,
             code=code("score.regions"),
             results=subpath(output[0], ancestor=FILES.depth(FILES.regions_of(runs))),
             resources=subpath(input.base, ancestor=2),
             runs=[run.name for run in runs],
         shell:
-            "sbora-bench regions {params.asked:q} --results {params.results:q} --resources {params.resources:q} --keep {params.runs:q} > {log:q} 2>&1"
+            "sbora-bench regions {params.options:q} --results {params.results:q} --resources {params.resources:q} --keep {params.runs:q} > {log:q} 2>&1"

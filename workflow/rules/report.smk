@@ -9,11 +9,11 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("analysis.collect"),
         results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench collect {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench collect {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -32,11 +32,11 @@ rule tables:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("report.tables", without=("caption",)),
         results=subpath(output[0], ancestor=2),
     shell:
-        "sbora-bench tables {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench tables {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -54,11 +54,11 @@ rule figures:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("report.figures", without=("caption",)),
         results=subpath(output[0], ancestor=2),
     shell:
-        "sbora-bench figures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench figures {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule paper_audit:
@@ -107,11 +107,11 @@ rule cards:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("report.cards"),
         results=subpath(output[0], ancestor=FILES.depth(FILES.cards)),
     shell:
-        "sbora-bench cards {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench cards {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -131,11 +131,11 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("report.page"),
         results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench report {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench report {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
 
 rule failures:
@@ -150,8 +150,8 @@ rule failures:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("results.failures"),
         results=subpath(output[0], parent=True),
     shell:
-        "sbora-bench failures {params.asked:q} --results {params.results:q} > {log:q} 2>&1"
+        "sbora-bench failures {params.options:q} --results {params.results:q} > {log:q} 2>&1"

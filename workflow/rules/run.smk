@@ -23,11 +23,11 @@ for table in PLAN.experiment.tables:
             resources:
                 gpu=PLAN.experiment.gpus_per_job,
             params:
-                asked=ASKED,
+                options=OPTIONS,
                 code=code("train.finetune", "score.evaluate"),
                 results=subpath(output[0], ancestor=FILES.depth(FILES.made(runs))),
                 resources=subpath(input.base, ancestor=2),
                 settings=FILES.settings(runs),
                 runs=[run.name for run in runs],
             shell:
-                "sbora-bench run {params.asked:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"
+                "sbora-bench run {params.options:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"

@@ -1,10 +1,10 @@
 # What is decided on the way, where an experiment says so: which rates beyond its grid a cell tries, a learning rate for
-# each cell, and which cells need more seeds. Every run that may be asked for has its rule (run.smk). The picked rates are
-# an input of it; a round of extending and a look, checkpoints, say which are asked for.
+# each cell, and which cells need more seeds. Every run that may be needed has its rule (run.smk). The picked rates are
+# an input of it; a round of extending and a look, checkpoints, say which are needed.
 checkpoint extend:
     """The cells whose best learning rate so far ends their grid, and the next rate beyond, which they try."""
     input:
-        tried(FILES, checkpoints),
+        scores_of_rates(FILES, checkpoints),
     output:
         f"{FILES.root}/rounds/{{table}}-{{round}}.json",
     log:
@@ -16,18 +16,18 @@ checkpoint extend:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("analysis.extend"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
     shell:
-        "sbora-bench extend {params.asked:q} --results {params.results:q} --table {wildcards.table:q} --round {wildcards.round:q} > {log:q} 2>&1"
+        "sbora-bench extend {params.options:q} --results {params.results:q} --table {wildcards.table:q} --round {wildcards.round:q} > {log:q} 2>&1"
 
 
 rule pick:
     """The learning rate of each cell of a table, by held-out training rows."""
     input:
-        tried(FILES, checkpoints),
+        scores_of_rates(FILES, checkpoints),
     output:
         f"{FILES.root}/rates/{{table}}.json",
     log:
@@ -38,18 +38,18 @@ rule pick:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("analysis.pick"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
     shell:
-        "sbora-bench pick {params.asked:q} --results {params.results:q} --table {wildcards.table:q} > {log:q} 2>&1"
+        "sbora-bench pick {params.options:q} --results {params.results:q} --table {wildcards.table:q} > {log:q} 2>&1"
 
 
 checkpoint look:
     """The planned comparisons of a table on the seeds so far: decided, or in need of more."""
     input:
-        looked_at(FILES, checkpoints),
+        scores_of_seeds(FILES, checkpoints),
     output:
         f"{FILES.root}/looks/{{table}}-{{look}}.json",
     log:
@@ -61,9 +61,9 @@ checkpoint look:
     conda:
         "../../environment.yml"
     params:
-        asked=ASKED,
+        options=OPTIONS,
         code=code("analysis.look"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
     shell:
-        "sbora-bench look {params.asked:q} --results {params.results:q} --table {wildcards.table:q} --look {wildcards.look:q} > {log:q} 2>&1"
+        "sbora-bench look {params.options:q} --results {params.results:q} --table {wildcards.table:q} --look {wildcards.look:q} > {log:q} 2>&1"
