@@ -7,6 +7,7 @@ of, has its rows too, with an empty value and a status that says so. Where a tab
 has the runs at that rate alone.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,8 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "experiment": plan.name,
-                    "table": run.table,
+                    **asdict(run.cell),
                     "run": run.name,
-                    "model": run.model,
-                    "method": run.method,
-                    "rank": run.rank,
                     "seed": run.seed,
                     "train": None if run.is_base else entry.train,
                     "task": task,
@@ -135,29 +133,18 @@ def footprint_rows(results: Results) -> list[dict[str, Any]]:
             **{f"{part}_bytes": record.memory.get(key) for part, key in PREDICTED.items()},
             "flops_per_step": record.flops_per_step,
         }
-        cell = run.cell
-        row = rows.setdefault(cell, counted | {"measured_peak_bytes": None})
+        row = rows.setdefault(run.cell, counted | {"measured_peak_bytes": None})
         differing = [key for key, value in counted.items() if row[key] != value]
         if differing:
             path = run_folder(results.folder, run) / FOOTPRINT_FILE
             raise UserError(
-                f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {cell.name} has"
+                f"{path}: {differing[0]}: found {counted[differing[0]]}, another seed of {run.cell.name} has"
                 f" {row[differing[0]]}; delete both files and count again"
             )
         measured = [row["measured_peak_bytes"], record.measured_peak_bytes, device_peak(training)]
         row["measured_peak_bytes"] = max((peak for peak in measured if peak is not None), default=None)
     order = sorted(rows, key=lambda cell: (cell.table, cell.model, cell.method, cell.rank or 0))
-    return [
-        {
-            "experiment": results.plan.name,
-            "table": cell.table,
-            "model": cell.model,
-            "method": cell.method,
-            "rank": cell.rank,
-            **rows[cell],
-        }
-        for cell in order
-    ]
+    return [{"experiment": results.plan.name} | asdict(cell) | rows[cell] for cell in order]
 
 
 def device_peak(training: TrainRecord | None) -> int | None:

@@ -129,7 +129,6 @@ def plan(
 ) -> None:
     """Print the runs of EXPERIMENT, seeds folded; with --cost, what they take."""
     from sbora_bench.inputs.check import checked_plan
-    from sbora_bench.plan.experiment import rate_text
     from sbora_bench.plan.narrowing import narrowed
 
     loaded = narrowed(checked_plan(experiment), **part)
@@ -150,35 +149,46 @@ def plan(
             click.echo(f"The smallest differences that can be shown: {command}")
     for line in differences:
         click.echo(line)
-    if cost or differences:
-        return
-    if as_json:
-        from sbora_bench.results.stages import settled, with_rates
+    if not (cost or differences):
+        click.echo(_settings_text(loaded) if as_json else _runs_text(loaded))
 
-        known = with_rates(loaded, results_folder(loaded.name, None))
-        click.echo(json.dumps([known.settings(run) for run in settled(known)], indent=1, sort_keys=True))
-        return
-    for name, table in loaded.experiment.tables.items():
-        seeds = ",".join(map(str, table.seeds))
-        looks = f" (looks at {', '.join(map(str, table.looks))})" if table.looks else ""
-        click.echo(f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}{looks}")
-        rates = ",".join(map(rate_text, table.learning_rates))
-        varied = (f"-lr{{{rates}}}" if rates and not table.picking_seeds else "") + f"-s{{{seeds}}}"
-        for cell in loaded.cells(name):
-            click.echo(f"  {cell.name}" + ("" if cell.is_base else varied))
-        if table.picking_seeds:
-            picking = len(loaded.tuned_cells(name)) * len(table.learning_rates) * len(table.picking_seeds)
-            seeds = ",".join(map(str, table.picking_seeds))
-            click.echo(f"  {picking} runs before, -lr{{{rates}}}-s{{{seeds}}}, to pick each cell's rate")
-            for end, further in table.beyond.items():
-                if further:
-                    tried = ",".join(map(rate_text, further))
-                    click.echo(f"  of a cell that is best at the {end}: at most -lr{{{tried}}}-s{{{seeds}}} too")
-        for comparison in loaded.comparisons(name):
-            click.echo(f"  compared: {comparison.name}")
-    tables = list(loaded.experiment.tables.values())
+
+def _settings_text(loaded: "Plan") -> str:
+    """JSON of every run with all that it resolves to."""
+    from sbora_bench.results.stages import settled, with_rates
+
+    known = with_rates(loaded, results_folder(loaded.name, None))
+    return json.dumps([known.settings(run) for run in settled(known)], indent=1, sort_keys=True)
+
+
+def _runs_text(loaded: "Plan") -> str:
+    """Every table with its cells, seeds folded, and how many runs they are."""
+    tables = loaded.experiment.tables
+    lines = [line for name in tables for line in _table_lines(loaded, name)]
     most = f", at most {loaded.most_runs}," if loaded.first_runs < loaded.most_runs else ""
-    click.echo(f"{loaded.first_runs} runs{most} in {len(tables)} tables; results/{loaded.name}/")
+    return "\n".join([*lines, f"{loaded.first_runs} runs{most} in {len(tables)} tables; results/{loaded.name}/"])
+
+
+def _table_lines(loaded: "Plan", name: str) -> list[str]:
+    """A table's settings, its cells, the runs that a learning rate is picked by, and its planned comparisons."""
+    from sbora_bench.plan.experiment import rate_text
+
+    table = loaded.experiment.tables[name]
+    seeds = ",".join(map(str, table.seeds))
+    looks = f" (looks at {', '.join(map(str, table.looks))})" if table.looks else ""
+    lines = [f"{name}: {table.suite}, trained on {table.train}, protocol {table.protocol}, seeds {seeds}{looks}"]
+    rates = ",".join(map(rate_text, table.learning_rates))
+    varied = (f"-lr{{{rates}}}" if rates and not table.picking_seeds else "") + f"-s{{{seeds}}}"
+    lines += [f"  {cell.name}" + ("" if cell.is_base else varied) for cell in loaded.cells(name)]
+    if table.picking_seeds:
+        picking = len(loaded.tuned_cells(name)) * len(table.learning_rates) * len(table.picking_seeds)
+        seeds = ",".join(map(str, table.picking_seeds))
+        lines.append(f"  {picking} runs before, -lr{{{rates}}}-s{{{seeds}}}, to pick each cell's rate")
+        for end, further in table.beyond.items():
+            if further:
+                tried = ",".join(map(rate_text, further))
+                lines.append(f"  of a cell that is best at the {end}: at most -lr{{{tried}}}-s{{{seeds}}} too")
+    return lines + [f"  compared: {comparison.name}" for comparison in loaded.comparisons(name)]
 
 
 def _compares(loaded: "Plan") -> bool:

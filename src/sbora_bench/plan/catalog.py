@@ -136,29 +136,35 @@ def load_catalog(folder: str = str(CATALOG)) -> Catalog:
             Catalog.model_validate(sections)
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, Catalog)}") from None
-        for section, entries in sections.items():
-            for name, entry in entries.items():
-                if name in merged.setdefault(section, {}):
-                    raise UserError(
-                        f"{path}: {section}.{name}: stands in {origin[section, name]} too; give yours another name, or"
-                        " remove it"
-                    )
-                merged[section][name] = entry
-                origin[section, name] = str(path)
-        for section, entries in named.items():
-            for name, entry in entries.items():
-                if merged.setdefault(section, {}).setdefault(name, entry) != entry:
-                    raise UserError(
-                        f"{path}: suites: {section} {name} is another one in another file; give both the same"
-                    )
-                origin.setdefault((section, name), str(path))
+        _merge(merged, origin, path, sections, named)
     catalog = Catalog.model_validate(merged)
     catalog._files.update(origin)
     for (section, name), file in origin.items():
         entry = getattr(catalog, section)[name]
-        beside = [entry, entry.lm_eval] if isinstance(entry, TaskEntry) else [entry]
-        for one in beside:
-            if isinstance(one, OwnData | LmEvalData | LmEvalTask | TaskEntry):
-                one._beside = Path(file).parent
+        for part in [entry, entry.lm_eval] if isinstance(entry, TaskEntry) else [entry]:
+            if isinstance(part, OwnData | LmEvalData | LmEvalTask | TaskEntry):
+                part._beside = Path(file).parent
     check_references(catalog)
     return catalog
+
+
+def _merge(
+    merged: dict[str, dict], origin: dict[tuple[str, str], str], path: Path, sections: dict, named: dict
+) -> None:
+    """Put a file's entries into `merged`, and where each came from into `origin`; `named`: those of lm-eval's tasks,
+    which several files may have.
+    """
+    for section, entries in sections.items():
+        for name, entry in entries.items():
+            if name in merged.setdefault(section, {}):
+                raise UserError(
+                    f"{path}: {section}.{name}: stands in {origin[section, name]} too; give yours another name, or"
+                    " remove it"
+                )
+            merged[section][name] = entry
+            origin[section, name] = str(path)
+    for section, entries in named.items():
+        for name, entry in entries.items():
+            if merged.setdefault(section, {}).setdefault(name, entry) != entry:
+                raise UserError(f"{path}: suites: {section} {name} is another one in another file; give both the same")
+            origin.setdefault((section, name), str(path))

@@ -93,9 +93,9 @@ class Plan:
             if cell.is_base:
                 runs.append(Run(cell))
                 continue
-            at = [self.rates[cell]] if cell in self.rates and not entry.picking_seeds else rates
+            own_rates = [self.rates[cell]] if cell in self.rates and not entry.picking_seeds else rates
             seeds = entry.seeds[: self.numbers.get(cell, len(entry.seeds))]
-            runs += [Run(cell, seed, rate) for rate in at for seed in seeds]
+            runs += [Run(cell, seed, rate) for rate in own_rates for seed in seeds]
         return runs
 
     def picking_runs(self, table: str) -> list[Run]:
@@ -341,48 +341,14 @@ class Plan:
         return hash_of(self.training_settings(run))
 
     def _check(self) -> None:
-        find, seen = self.catalog.find, set()
+        seen = set()
         for name, table in self.experiment.tables.items():
             where = f"{self.path}: tables.{name}"
-            suites = [find("suites", table.suite, f"{where}.suite")]
-            suites += [find("suites", suite, f"{where}.also") for suite in table.also]
-            which, scored = table.items or self.experiment.items, [task for suite in suites for task in suite.tasks]
-            for task in scored:
-                if scored.count(task) > 1:
-                    raise UserError(f"{where}.also: task {task} stands in two of the suites; name each suite once")
-                entry = self.catalog.tasks[task]
-                if entry.items_of(task, which) is None:
-                    raise UserError(f"{where}.items: task {task}: {one_of(which, entry.items, 'set of items')}")
-            for task in table.limit:
-                if task not in scored:
-                    raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")
-            find("data", table.train, f"{where}.train")
+            self._check_tasks(table, where)
+            self.catalog.find("data", table.train, f"{where}.train")
             if table.fresh_items:
                 self._check_fresh(name, f"{where}.fresh_items")
-            default = self.protocol(name).learning_rate
-            if both := sorted(set(table.seeds) & set(table.picking_seeds)):
-                raise UserError(
-                    f"{where}.learning_rates.seeds: found {both[0]}, which the table's own runs have; pick with others,"
-                    " of which no result is shown"
-                )
-            if table.looks and not table.comparisons:
-                raise UserError(
-                    f"{where}.seeds: looks, and no comparison that they could decide; plan comparisons, or give a list"
-                    " of seeds"
-                )
-            if table.learning_rates and not table.picking_seeds and default not in table.learning_rates:
-                raise UserError(
-                    f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
-                    f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
-                )
-            by_score = table.metric != GOLD_LOSS or not table.picking_seeds
-            for task in suites[0].tasks if table.learning_rates and by_score else ():
-                metric = self.metric(name, task)
-                if not (metric.is_share and metric.higher_is_better):
-                    raise UserError(
-                        f"{where}.learning_rates: task {task} is scored from {metric.low} to {metric.high}, allowed a"
-                        " score from 0 to 1 of which more is better; drop learning_rates or choose another metric"
-                    )
+            self._check_stages(name, where)
             for index, grid in enumerate(table.grids):
                 self._check_grid(grid, self.protocol(name), f"{where}.grids.{index}")
             for run in [*self.runs_of(name), *self.picking_runs(name)]:
@@ -395,6 +361,47 @@ class Plan:
                 )
             self.comparisons(name)
             self.region_runs(name)
+
+    def _check_tasks(self, table: Table, where: str) -> None:
+        suites = [self.catalog.find("suites", table.suite, f"{where}.suite")]
+        suites += [self.catalog.find("suites", suite, f"{where}.also") for suite in table.also]
+        which, scored = table.items or self.experiment.items, [task for suite in suites for task in suite.tasks]
+        for task in scored:
+            if scored.count(task) > 1:
+                raise UserError(f"{where}.also: task {task} stands in two of the suites; name each suite once")
+            entry = self.catalog.tasks[task]
+            if entry.items_of(task, which) is None:
+                raise UserError(f"{where}.items: task {task}: {one_of(which, entry.items, 'set of items')}")
+        for task in table.limit:
+            if task not in scored:
+                raise UserError(f"{where}.limit: {one_of(task, scored, 'task')}")
+
+    def _check_stages(self, name: str, where: str) -> None:
+        """Seeds, looks and learning rates of a table go together."""
+        table, default = self.experiment.tables[name], self.protocol(name).learning_rate
+        if both := sorted(set(table.seeds) & set(table.picking_seeds)):
+            raise UserError(
+                f"{where}.learning_rates.seeds: found {both[0]}, which the table's own runs have; pick with others,"
+                " of which no result is shown"
+            )
+        if table.looks and not table.comparisons:
+            raise UserError(
+                f"{where}.seeds: looks, and no comparison that they could decide; plan comparisons, or give a list"
+                " of seeds"
+            )
+        if table.learning_rates and not table.picking_seeds and default not in table.learning_rates:
+            raise UserError(
+                f"{where}.learning_rates: found {', '.join(map(rate_text, table.learning_rates))}, which lacks the"
+                f" protocol's own, {rate_text(default)}; add it: what choosing gains is over that one"
+            )
+        by_score = table.metric != GOLD_LOSS or not table.picking_seeds
+        for task in self.tasks(name) if table.learning_rates and by_score else ():
+            metric = self.metric(name, task)
+            if not (metric.is_share and metric.higher_is_better):
+                raise UserError(
+                    f"{where}.learning_rates: task {task} is scored from {metric.low} to {metric.high}, allowed a"
+                    " score from 0 to 1 of which more is better; drop learning_rates or choose another metric"
+                )
 
     def _check_fresh(self, table: str, where: str) -> None:
         for task, name in self.items(table).items():
