@@ -74,8 +74,8 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
 
 
 def freeze(root) -> str | None:  # noqa: F811
-    """Stop a training of the arithmetic table in its loop, with a whole checkpoint of its own to go on from, as `status`
-    shows it; its job's id.
+    """Stop a training of the arithmetic table in its loop, with a whole checkpoint of its own to go on from, as
+    `status` shows it; its job's id.
     """
     store = root.folder / "results" / "tiny" / "store"
     whole = "finetune-*.checkpoints/checkpoint-*/done.json"

@@ -3,6 +3,7 @@
 Equal budgets make scores comparable; where they differ, the table says by how much.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from sbora_bench.plan.experiment import Cell, Run
@@ -35,7 +36,7 @@ def _row(cell: Cell, runs: list[Run], results: Results) -> dict[str, Any]:
     measured = [record.happened.peak_memory_bytes for record in on_gpu]
     measured += [counted.measured_peak_bytes] if counted else []
     return {
-        **{key: getattr(cell, key) for key in ("table", "model", "method", "rank")},
+        **asdict(cell),
         "trained": len(trained),
         "steps": steps,
         "examples": _mean([record.happened.examples for record in trained]),

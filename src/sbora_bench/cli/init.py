@@ -92,9 +92,7 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
 
 def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tuple[str, str]:
     """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
-    from sbora_bench.plan.entry import BELOW
     from sbora_bench.plan.lm_eval_groups import known_to_lm_eval
-    from sbora_bench.plan.model_entry import hub_gguf
 
     rows = _rows(train)
     columns = _columns(train, rows, False)
@@ -102,18 +100,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     model_id = model
     if model not in catalog.models:
         model_id = f"{name}-model"
-        if Path(model).is_dir():
-            source = {"kind": "folder", "path": str(Path(model).resolve())}
-        elif Path(model).is_file() and model.endswith(".gguf"):
-            source = {"kind": "gguf", "path": str(Path(model).resolve())}
-        elif re.fullmatch(BELOW, model) and model.count("/") == 1:
-            source = {"kind": "hub", "id": model, "revision": "main"}
-        elif of_hub := hub_gguf(model):
-            source = of_hub.model_dump(exclude={"gated"})
-        else:
-            raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
-        title = Path(model).name
-        more.append(f"models:\n  {model_id}:\n    title: {json.dumps(title)}\n    source: {json.dumps(source)}\n")
+        title, source = json.dumps(Path(model).name), json.dumps(_source_of(model, catalog))
+        more.append(f"models:\n  {model_id}:\n    title: {title}\n    source: {source}\n")
     suite, items, more_data = tasks, "own", ""
     if tasks in catalog.suites:
         items = _items_of(catalog, tasks)
@@ -135,6 +123,23 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     fields = {"name": name, "model": model_id, "items": items, "suite": suite, "length": length}
     fields |= {"train": json.dumps(str(train.resolve())), "columns": columns, "more_data": more_data}
     return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
+
+
+def _source_of(model: str, catalog: Any) -> dict[str, Any]:
+    """The source of a model that the catalog doesn't have. Raises UserError for no folder, GGUF file or hub id."""
+    from sbora_bench.plan.entry import BELOW
+    from sbora_bench.plan.model_entry import hub_gguf
+
+    path = Path(model)
+    if path.is_dir():
+        return {"kind": "folder", "path": str(path.resolve())}
+    if path.is_file() and model.endswith(".gguf"):
+        return {"kind": "gguf", "path": str(path.resolve())}
+    if re.fullmatch(BELOW, model) and model.count("/") == 1:
+        return {"kind": "hub", "id": model, "revision": "main"}
+    if of_hub := hub_gguf(model):
+        return of_hub.model_dump(exclude={"gated"})
+    raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
 
 
 def _length(model: str, catalog: Any) -> int:

@@ -193,22 +193,28 @@ class _Check:
         try:
             if entry.learning_rates:  # some rows are scored
                 check_subjects(rows, f"data {entry.train}")
-            made = [training_row(row, prompt) for row in rows]
+            encoded = [training_row(row, prompt) for row in rows]
         except UserError as error:
             yield f"{where}.train: {error}"
             return
+        yield from self.training_lengths(table, prompt, encoded)
+
+    def training_lengths(self, table: str, prompt: Prompt, rows: list[dict[str, Any]]) -> Iterator[str]:
+        """Rows as training encodes them go through each model whose tokenizer is at hand."""
+        entry, protocol = self.plan.experiment.tables[table], self.plan.protocol(table)
+        where = f"{self.plan.path}: tables.{table}"
         for model in self.models(table):
             tokenizer = self.tokenizers[model]
             if tokenizer is None:
                 continue
             yield from self.without_template(prompt, protocol.train_prompt, model, f"{where}.protocol: train_prompt")
-            if problem := too_long(made, tokenizer, protocol):
+            if problem := too_long(rows, tokenizer, protocol):
                 tokens, cure = problem
                 yield (
                     f"{where}.train: {'a row' if protocol.too_long == 'fail' else 'no row'} of data {entry.train}"
                     f" {tokens} tokens of {model} and max_length is {protocol.max_length:,}; {cure}"
                 )
-            texts = [row["prompt"] + row["response"] for row in made]
+            texts = [row["prompt"] + row["response"] for row in rows]
             longest = min(longest_of(texts, tokenizer), protocol.max_length)
             if tokenizer.positions and longest > tokenizer.positions:
                 yield (
@@ -253,30 +259,35 @@ class _Check:
         if own and config.get("doc_to_text") != "prompt":
             return  # what is asked is not the prompt alone
         room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
+        prompts, gold = [row["prompt"] for row in rows], [row["gold"] for row in rows] if plan.gold(table) else []
         for model in self.models(table):
             yield from self.without_template(prompt, protocol.score_prompt, model, f"{where}: score_prompt")
-            tokenizer = self.tokenizers[model]
-            if tokenizer is None or not tokenizer.positions:
-                continue
-            prompts = [row["prompt"] for row in rows]
-            if plan.gold(table):
-                most = min(protocol.score_max_length, tokenizer.positions)
-                gold = longest_of([row["gold"] for row in rows], tokenizer)
-                if gold >= most:
-                    yield (
-                        f"{where}: data {name} has outputs of {gold:,} tokens, whose loss is taken, and {most:,} tokens"
-                        f" go through model {model} at most; shorten or leave out those items"
-                    )
-            longest = min(longest_of(prompts, tokenizer), protocol.score_max_length - room)
-            if longest + room > tokenizer.positions:
-                new = f" and up to {room:,} new ones follow" if room else ""
-                cure = f"set score_max_length: {tokenizer.positions} under `overrides` (longer prompts are cut)"
-                if room and shortest_of(prompts, tokenizer) + room > tokenizer.positions:  # each would be cut
-                    cure = "lower max_new_tokens under `overrides`"
-                yield (
-                    f"{where}: data {name} has prompts of {longest:,} tokens{new}, and model {model} has"
-                    f" {tokenizer.positions:,} positions; {cure}, or shorten them"
-                )
+            yield from self.scored_lengths(model, protocol, prompts, gold, room, f"{where}: data {name}")
+
+    def scored_lengths(
+        self, model: str, protocol: Protocol, prompts: list[Any], gold: list[str], room: int, where: str
+    ) -> Iterator[str]:
+        """Prompts with `room` new tokens behind them, and right answers, go through a model at hand."""
+        tokenizer = self.tokenizers[model]
+        if tokenizer is None or not tokenizer.positions:
+            return
+        most = min(protocol.score_max_length, tokenizer.positions)
+        longest_gold = longest_of(gold, tokenizer) if gold else 0
+        if longest_gold >= most:
+            yield (
+                f"{where} has outputs of {longest_gold:,} tokens, whose loss is taken, and {most:,} tokens go through"
+                f" model {model} at most; shorten or leave out those items"
+            )
+        longest = min(longest_of(prompts, tokenizer), protocol.score_max_length - room)
+        if longest + room > tokenizer.positions:
+            new = f" and up to {room:,} new ones follow" if room else ""
+            cure = f"set score_max_length: {tokenizer.positions} under `overrides` (longer prompts are cut)"
+            if room and shortest_of(prompts, tokenizer) + room > tokenizer.positions:  # each would be cut
+                cure = "lower max_new_tokens under `overrides`"
+            yield (
+                f"{where} has prompts of {longest:,} tokens{new}, and model {model} has {tokenizer.positions:,}"
+                f" positions; {cure}, or shorten them"
+            )
 
     def without_template(self, prompt: Prompt, name: str, model: str, where: str) -> Iterator[str]:
         """The problem of a chat prompt for a model whose tokenizer is at hand and has no template."""

@@ -88,19 +88,13 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         )
         write_record(folder / "contamination.json", record)
         if held:
-            beside = folder / VALIDATION
-            own = {
-                task: _write_held(
-                    training,
-                    held[task],
-                    entry.train,
-                    prompt_of(plan.catalog, prompts[task]),
-                    beside / f"{task}.jsonl",
-                    Columns(plan.catalog.tasks[task].own_template() is not None, plan.gold(table)),
-                )
-                for task in held
+            validation = folder / VALIDATION
+            of_held = {
+                task: _write_held(plan, table, task, prompts[task], training, indices, validation)
+                for task, indices in held.items()
             }
-            write_record(beside / "contamination.json", record.model_copy(update={"policy": "keep", "tasks": own}))
+            record = record.model_copy(update={"policy": "keep", "tasks": of_held})
+            write_record(validation / "contamination.json", record)
 
 
 def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = "") -> None:
@@ -115,10 +109,10 @@ def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = 
 
 
 def _prepare_task(
-    plan: Plan, name_of_table: str, task: str, name: str, template: str, training: list[Example], folder: Path
+    plan: Plan, table: str, task: str, name: str, template: str, training: list[Example], folder: Path
 ) -> TaskData:
     """Write the items of one task that the table scores."""
-    path, table = folder / f"{task}.jsonl", plan.experiment.tables[name_of_table]
+    path, entry = folder / f"{task}.jsonl", plan.experiment.tables[table]
     try:
         return prepare_items(
             plan.catalog,
@@ -126,16 +120,20 @@ def _prepare_task(
             template,
             training,
             path,
-            table.limit.get(task),
-            table.limit_seed,
-            table.contaminated,
-            Columns(plan.catalog.tasks[task].own_template() is not None, plan.gold(name_of_table)),
-            plan.fresh_seeds(name_of_table),
+            entry.limit.get(task),
+            entry.limit_seed,
+            entry.contaminated,
+            _columns(plan, table, task),
+            plan.fresh_seeds(table),
         )
     except Unreachable as error:
-        if table.missing == "fail":
+        if entry.missing == "fail":
             raise
         return TaskData(status="not available", reason=f"{error.address} is not at hand", source=name)
+
+
+def _columns(plan: Plan, table: str, task: str) -> Columns:
+    return Columns(plan.catalog.tasks[task].own_template() is not None, plan.gold(table))
 
 
 def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list[int]]:
@@ -146,11 +144,13 @@ def _hold_out(plan: Plan, table: str, training: list[Example]) -> dict[str, list
 
 
 def _write_held(
-    training: list[Example], held: list[int], train: str, prompt: Prompt, path: Path, columns: Columns
+    plan: Plan, table: str, task: str, template: str, training: list[Example], held: list[int], folder: Path
 ) -> TaskData:
     """Write held-out training rows as a task's items; an id is the row's place in the training set."""
+    train, path = plan.experiment.tables[table].train, folder / f"{task}.jsonl"
     if not held:
         return TaskData(status="not available", reason="no held-out row is of this task", source=train)
+    prompt, columns = prompt_of(plan.catalog, template), _columns(plan, table, task)
     write_jsonl(path, [task_row(i, training[i], prompt, False, columns) for i in held])
     return TaskData(source=train, sha256=sha256(path), available=len(held), n=len(held))
 
@@ -167,7 +167,7 @@ def prepare_items(
     columns: Columns = PLAIN,
     fresh_seeds: Sequence[int] = (),
 ) -> TaskData:
-    """Write the items of the data entry `name` that are scored to `path`, JSON lines, and tell of them.
+    """Write the items of the data entry `name` that are scored to `path`, JSON lines; their counts and hash.
 
     Without a training set, `contaminated` is null: nobody knows. `fresh_seeds`: items are made anew for each, whose
     rows have it as `seed`.
@@ -182,8 +182,8 @@ def prepare_items(
         in_training = [] if training is None else contaminated(items, training)
         of_seed = {} if fresh is None else {"seed": fresh}
         for index in choose(len(items), in_training, policy, limit, seed):
-            there = None if training is None else index in in_training
-            rows.append(task_row(available + index, items[index], prompt, there, columns) | of_seed)
+            is_contaminated = None if training is None else index in in_training
+            rows.append(task_row(available + index, items[index], prompt, is_contaminated, columns) | of_seed)
         held += [available + index for index in in_training]
         available += len(items)
     write_jsonl(path, rows)
@@ -191,7 +191,7 @@ def prepare_items(
 
 
 def read_reachable(catalog: Catalog, name: str, fresh: int | None = None) -> tuple[str, list[Example]]:
-    """Whose examples, and they: a data entry's or, where that can't be had, those of the one it names in its place.
+    """(data entry, its examples): the named one or, where that can't be had, the one that it names in its place.
 
     `fresh`: a run's seed, which is added to that of synthetic data. Raises Unreachable, naming both, where neither can
     be had.

@@ -44,16 +44,14 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
         _check_questions(local_task(config, items), {column for item in items for column in item}, where)
     task = local_task(config, items[: shots + ITEMS])
     try:
-        task.build_all_requests()
         _answer(task)
-        task.apply_filters()
         values = _scored(task)
     except Exception as error:  # whatever a template's expressions, filters and metrics raise
         raise UserError(f"{where}: lm-eval can't score its first items: {in_a_line(error)}") from None
-    at = f"{where}: metrics" if named else f"catalog: tasks.{config['task']}.metrics"
+    place = f"{where}: metrics" if named else f"catalog: tasks.{config['task']}.metrics"
     for metric in metrics or ():
         if metric not in values:
-            raise UserError(f"{at}: {one_of(metric, values, 'metric of the template')}")
+            raise UserError(f"{place}: {one_of(metric, values, 'metric of the template')}")
     for metric in task.aggregation():
         if metric not in values:
             raise UserError(f"{where}: metric_list: {metric} is not computed for {task.OUTPUT_TYPE}; take it out")
@@ -63,9 +61,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
     _average(task, values, where)
     if task.OUTPUT_TYPE == "generate_until":
         half = local_task(config, items[: shots + ITEMS])
-        half.build_all_requests()
         _answer(half, HALF)
-        half.apply_filters()
         with suppress(Exception):  # a metric may take right answers alone
             values = {name: values[name] + half_right for name, half_right in _scored(half).items()}
     for metric, measured in scores.items():
@@ -153,7 +149,8 @@ def _check_values(task: "ConfigurableTask", name: str, measured: Metric, values:
 
 
 def _answer(task: "ConfigurableTask", more: str = "") -> None:
-    """Give each request the response that is right, with `more` behind one that is written."""
+    """Make a task's requests, give each the right response, with `more` behind one that is written, and filter."""
+    task.build_all_requests()
     for request in task.instances:
         if task.OUTPUT_TYPE == "generate_until":
             target = task.doc_to_target(request.doc)
@@ -165,6 +162,7 @@ def _answer(task: "ConfigurableTask", more: str = "") -> None:
             request.resps.append(f"{target}{more}")
         else:
             request.resps.append((-1.0 - request.idx, request.idx == 0))
+    task.apply_filters()
 
 
 def _scored(task: "ConfigurableTask") -> dict[str, list[Any]]:
