@@ -1,4 +1,4 @@
-"""The one exception that a user sees: a mistake of theirs, told in one line (exit status 2)."""
+"""The one exception that a user sees: a mistake of theirs, explained in one line (exit status 2)."""
 
 from collections.abc import Iterable
 

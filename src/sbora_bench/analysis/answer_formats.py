@@ -49,8 +49,8 @@ def answer_shares(results: Results, table: str) -> list[AnswerShares]:
 
 def _shares(results: Results, run: Run) -> list[float] | None:
     """Of one run, the three shares; None where it lacks a task or a likelihood."""
-    scores, tasks = results.task_scores(run), tasks_asked_both_ways(results.plan, run.table)
-    if any((score := scores[task]) is None or score.status != "ok" for task in tasks):
+    tasks = tasks_asked_both_ways(results.plan, run.table)
+    if not results.done_scores(run).keys() >= set(tasks):
         return None
     shares = list[np.ndarray]()
     for task in tasks:

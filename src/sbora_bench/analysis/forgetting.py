@@ -40,11 +40,11 @@ def values_of(results: Results, run: Run) -> dict[Measure, float]:
     one. What failed or could not be had is left out, as are suites whose tasks' scores don't average.
     """
     plan, suites = results.plan, results.plan.scored(run.table)
-    scores = results.task_scores(run)
+    scores = results.done_scores(run)
     values: dict[Measure, float] = {}
     for suite in dict.fromkeys(suites.values()):
         tasks = [task for task, its_suite in suites.items() if its_suite == suite]
-        scored = [score for task in tasks if (score := scores[task]) is not None and score.status == "ok"]
+        scored = [scores[task] for task in tasks if task in scores]
         if len(scored) < len(tasks):
             continue
         metric = plan.common_metric(run.table, tasks)
@@ -94,7 +94,8 @@ def measured_pairs(results: Results, table: str) -> list[MeasuredPair]:
         tasks = [task for task, its_suite in suites.items() if its_suite == suite]
         metric, tested = plan.common_metric(table, tasks), dict[Measure, list[Pair]]()
         for model in dict.fromkeys(run.model for run in plan.runs_of(table)):
-            runs = [run for run in plan.runs_of(table) if run.model == model and _has_all(results, run, tasks)]
+            runs = [run for run in plan.runs_of(table) if run.model == model]
+            runs = [run for run in runs if results.done_scores(run).keys() >= set(tasks)]
             cells = [items_by_cell(results, runs, task) for task in tasks]
             if metric is not None:
                 if not metric.higher_is_better:
@@ -117,11 +118,6 @@ def _turned(cells: CellItems) -> CellItems:
         cell: {seed: {item: -value for item, value in items.items()} for seed, items in seeds.items()}
         for cell, seeds in cells.items()
     }
-
-
-def _has_all(results: Results, run: Run, tasks: list[str]) -> bool:
-    scores = results.task_scores(run)
-    return all((score := scores[task]) is not None and score.status == "ok" for task in tasks)
 
 
 def likelihoods(results: Results, runs: list[Run], task: str) -> CellItems:

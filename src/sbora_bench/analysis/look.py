@@ -47,7 +47,7 @@ def looked(results: Results, table: str, number: int) -> LookRecord:
     looks = plan.experiment.tables[table].looks
     comparisons = plan.comparisons(table)
     compared = [compare(results, one, number) for one in comparisons]
-    open_ones = [one for one, said in zip(comparisons, compared, strict=True) if said.verdict == "undecided"]
+    open_ones = [one for one, row in zip(comparisons, compared, strict=True) if row.verdict == "undecided"]
     more = dict.fromkeys(cell.name for one in open_ones for cell in one.cells) if number < len(looks) else {}
     return LookRecord(
         experiment=plan.name,

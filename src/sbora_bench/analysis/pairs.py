@@ -17,7 +17,7 @@ import numpy as np
 
 from sbora_bench.analysis.estimate import Estimate, estimate, over_seeds
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, paired, sign_flip
-from sbora_bench.plan.comparison import PARAMETERS_WITHIN
+from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results.aggregate import value_of
@@ -185,7 +185,7 @@ def alike(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | None]
     ratio = counts[a] / counts[b] if counts.get(a) and counts.get(b) else None
     if a.method == b.method:
         return "method", ratio
-    near = ratio is not None and max(ratio, 1 / ratio) <= 1 + PARAMETERS_WITHIN
+    near = ratio is not None and equal_parameters(counts[a], counts[b])
     return " and ".join(["rank"] * (a.rank == b.rank) + ["parameters"] * near), ratio
 
 

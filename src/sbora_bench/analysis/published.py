@@ -112,10 +112,9 @@ def _of_table(results: Results, table: str, run: PublishedRun) -> Ours:
     values = []
     for made in plan.runs_of(table):
         if (made.model, made.method, made.rank) == (run.model, run.method, run.rank):
-            scores = [results.task_scores(made)[task] for task in tasks]
-            done = [score.value for score in scores if score is not None and score.status == "ok"]
-            if len(done) == len(tasks):
-                values.append(100 * float(np.mean([value for value in done if value is not None])))
+            scores = results.done_scores(made)
+            if scores.keys() >= set(tasks):
+                values.append(100 * float(np.mean([scores[task].value for task in tasks])))
     if not values:
         return Ours(run, table, Place.NOT_RUN)
     mean, (low, high) = float(np.mean(values)), run.band

@@ -60,9 +60,7 @@ def _rankings(results: Results, table: str) -> list[Ranking]:
 
 def _items(results: Results, table: str, model: str, task: str) -> CellItems:
     runs = [run for run in results.plan.runs_of(table) if run.model == model and not run.is_base]
-    scores = {run: results.task_scores(run)[task] for run in runs}
-    done = [run for run, score in scores.items() if score is not None and score.status == "ok"]
-    return items_by_cell(results, done, task)
+    return items_by_cell(results, [run for run in runs if task in results.done_scores(run)], task)
 
 
 def ranking(tasks: list[CellItems], metric: Metric, counts: dict[Cell, int]) -> Ranking:

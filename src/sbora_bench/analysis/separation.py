@@ -146,7 +146,7 @@ def _separation(results: Results) -> Separation:
             tasks: dict[str, CellItems] = {}
             for task in plan.tasks(table):
                 metric = plan.metric(table, task)
-                runs = [run for run in plan.runs_of(table) if run.model == model and _is_scored(results, run, task)]
+                runs = [run for run in plan.runs_of(table) if run.model == model and task in results.done_scores(run)]
                 cells = tasks[task] = items_by_cell(results, runs, task)
                 of_task = _gains(cells, task, metric)
                 gains += of_task
@@ -163,12 +163,6 @@ def _separation(results: Results) -> Separation:
         all_differences += judged(differences, DIFFERENCE_LEVEL)
         all_averages += judged(averages, DIFFERENCE_LEVEL)
     return Separation(_beating_both(references), all_gains, all_differences, all_averages)
-
-
-def _is_scored(results: Results, run: Run, task: str) -> bool:
-    record = results.scores(run)
-    score = record.tasks.get(task) if record is not None and record.status == "ok" else None
-    return score is not None and score.status == "ok"
 
 
 def most_frequent_answer(samples: list[dict[str, Any]]) -> tuple[str, float]:

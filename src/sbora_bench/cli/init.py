@@ -149,7 +149,7 @@ def _length(model: str, catalog: Any) -> int:
 
     try:
         positions = positions_of(named_source(catalog, model).values())
-    except UserError:  # not at hand: said where it is needed
+    except UserError:  # not at hand: raised where it is needed
         return LENGTH
     return min(LENGTH, positions or LENGTH)
 

@@ -88,7 +88,7 @@ def load_with_rates(experiment: str, results: Path | None, **part: str) -> tuple
 
 
 def load_so_far(experiment: str, results: Path | None, **part: str) -> tuple["Plan", Path]:
-    """The Plan of a command that reads results, with the runs that are asked for by now, and the results folder."""
+    """The Plan of a command that reads results, with the runs that are needed by now, and the results folder."""
     from sbora_bench.results.stages import so_far
 
     whole = load(experiment, **part)

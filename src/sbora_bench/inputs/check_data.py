@@ -257,7 +257,7 @@ class _Check:
         elif read and (problem := never_right(config, items)):
             yield f"{where}: data {name}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
-            return  # what is asked is not the prompt alone
+            return  # the question is more than the prompt
         room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
         prompts, gold = [row["prompt"] for row in rows], [row["gold"] for row in rows] if plan.gold(table) else []
         for model in self.models(table):

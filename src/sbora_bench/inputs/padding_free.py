@@ -124,7 +124,7 @@ def capped(
 
 
 def mask_of(attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
-    """The mask of padded rows as for SDPA; none of rows without padding, whose examples are told by their places."""
+    """The mask of padded rows as for SDPA; none of rows without padding, whose examples their positions tell apart."""
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **named)
 
 

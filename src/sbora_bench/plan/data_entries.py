@@ -1,4 +1,4 @@
-"""The catalog's entries of data, tasks, prompts and suites: where examples come from, what is asked and scored."""
+"""The catalog's entries of data, tasks, prompts and suites: where examples come from, how they are put and scored."""
 
 import os
 import re

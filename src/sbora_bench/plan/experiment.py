@@ -109,12 +109,12 @@ class Plan:
 
     @property
     def most_runs(self) -> int:
-        """How many runs are made if all seeds are asked for, and all rates beyond a grid that can be."""
+        """How many runs are made if all seeds are needed, and all rates beyond a grid are tried."""
         return self._count(first=False)
 
     @property
     def first_runs(self) -> int:
-        """How many runs are made if nothing beyond the first look and the grids of learning rates is asked for."""
+        """How many runs are made if nothing beyond the first look and the grids of learning rates is needed."""
         return self._count(first=True)
 
     def _count(self, first: bool) -> int:
@@ -302,7 +302,7 @@ class Plan:
         return shlex.join(["sbora-bench", stage, "--experiment", self.path, *self.part, *arguments])
 
     def settings(self, run: Run) -> dict[str, Any]:
-        """All that a run depends on but its inputs' bytes and the code, as JSON: what a record says was asked."""
+        """All that a run depends on but its inputs' bytes and the code, as JSON: a record's settings."""
         entry = self.experiment.tables[run.table]
         method = None if run.is_base else self.catalog.methods[run.method].model_dump(mode="json")
         also = {suite: self.protocol(run.table, suite).model_dump(mode="json") for suite in entry.also}

@@ -102,7 +102,7 @@ def _tasks_of(line: NamedTask) -> list[NamedTask]:
     """
     try:
         own = line.folder()
-    except UserError:  # said where the task is used
+    except UserError:  # raised where the task is used
         return [line]
     if own is None and find_spec("lm_eval") is None:
         return [line]

@@ -20,7 +20,7 @@ LONGEST = 80  # signs of a results folder's name
 
 
 def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Plan:
-    """The part of `plan` that is asked for; `plan` itself where nothing is. The untuned bases of its models stay.
+    """The part of `plan` that the options name; `plan` itself where they name none. The bases of its models stay.
 
     `only`: values of the experiment by key, `table=arithmetic,method=lora,dora`, a value without a key belonging to the
     key before it; `seeds`: `0,1`; `limit`: how many items of a task are scored at most, drawn as a table's own limit.
@@ -40,7 +40,7 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
 
 
 def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:
-    """The options that a command takes for a part of `plan`, the same whatever the order in which it was asked for."""
+    """The options that a command takes for a part of `plan`, the same whatever the order of the options' values."""
     chosen, most = _chosen(plan, only, seeds), _limit(limit)
     return ["--only", ",".join(_as_words(chosen))] * bool(chosen) + ["--limit", str(most)] * bool(most)
 

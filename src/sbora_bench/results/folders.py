@@ -4,7 +4,7 @@ runs/<run>/{train,scores,footprint}.json, samples/<task>.jsonl, adapter/; valida
 data/<table>/{train,<task>}.jsonl, contamination.json
 rates/<table>.json, rounds/<table>-<n>.json: where rates are picked, and their grids extended
 regions/<run>.json: of the runs whose regions are shown
-looks/<table>-<n>.json, footprints/<cell>.json: where seeds are asked for in looks, the latter for rounds too
+looks/<table>-<n>.json, footprints/<cell>.json: where seeds are added in looks, the latter for rounds too
 store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, footprint.csv, budget.csv
 """
 

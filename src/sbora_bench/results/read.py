@@ -19,7 +19,7 @@ from sbora_bench.results.records import (
     record_at,
 )
 from sbora_bench.results.regions import RegionsRecord
-from sbora_bench.results.table_data import other_settings
+from sbora_bench.results.table_data import changed_settings
 
 TEXTS = ("prompt", "response", "extracted")  # of a sample: large, and of no use to a test
 R = TypeVar("R", bound=Record)
@@ -114,12 +114,12 @@ class Results:
     def _contamination(self, table: str) -> ContaminationRecord | None:
         path = folders.data_folder(self.folder, table) / folders.CONTAMINATION
         record = self._record(path, ContaminationRecord)
-        if record is not None and (reason := other_settings(self.plan, table, record)):
+        if record is not None and (reason := changed_settings(self.plan, table, record)):
             raise UserError(f"{path}: {reason}; run the experiment again")
         return record
 
     def samples(self, run: Run, task: str) -> list[dict[str, Any]]:
-        """What the model said, item by item; read anew at each call. Raises UserError if missing or damaged."""
+        """The samples of a run, item by item; read anew at each call. Raises UserError if missing or damaged."""
         return read_jsonl(folders.samples_file(folders.run_folder(self.folder, run), task))
 
     def items(self, run: Run, task: str) -> list[dict[str, Any]]:
@@ -144,3 +144,8 @@ class Results:
             of_all = TaskScore(status="failed", reason=failed.reason)
             return {t: TaskScore(status="not available", reason=absent[t]) if t in absent else of_all for t in tasks}
         return {task: record.tasks.get(task) if record else None for task in tasks}
+
+    def done_scores(self, run: Run) -> dict[str, TaskScore]:
+        """Task -> its score, of the tasks that were scored."""
+        scores = self.task_scores(run).items()
+        return {task: score for task, score in scores if score is not None and score.status == "ok"}

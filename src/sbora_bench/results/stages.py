@@ -2,7 +2,7 @@
 are picked, and the seeds that cells still need.
 
 `sbora-bench extend`, `pick` and `look` write these records, a table's each; the plan that is left of all that may be
-run is read from them alone, the same way whoever asks: the workflow, the tables, `status`.
+run is read from them alone, in the same way by the workflow, the tables and `status`.
 """
 
 from pathlib import Path
@@ -99,7 +99,7 @@ def looks_hash(plan: Plan, table: str) -> str:
 
 
 def _compared_by(plan: Plan, table: str) -> list[str]:
-    """What a table's cells are compared by, where its runs are the same whatever that is: else they tell it."""
+    """What a table's cells are compared by, where no setting of its runs says so."""
     metric = plan.experiment.tables[table].metric
     return [metric] if plan.gold(table) and metric != GOLD_LOSS else []
 
@@ -110,17 +110,17 @@ def _of_settings(path: Path, kind: type[StageRecord], settings_sha256: str) -> S
 
 
 def picked_rates(plan: Plan, results: Path, table: str) -> RatesRecord | None:
-    """The rates that a table's stage picked, or None; also where they were picked by another plan than this."""
+    """The rates that a table's stage picked, or None; None too where they are of another plan than this."""
     return _of_settings(rates_file(results, table), RatesRecord, rates_hash(plan, table))
 
 
 def round_at(plan: Plan, results: Path, table: str, number: int) -> RoundRecord | None:
-    """What a round said, or None; also where it was of another plan than this."""
+    """The record of a round, or None; None too where it is of another plan than this."""
     return _of_settings(round_file(results, table, number), RoundRecord, rates_hash(plan, table))
 
 
 def rounds_made(plan: Plan, results: Path, table: str, most: int | None = None) -> list[RoundRecord]:
-    """A table's rounds so far, or so many, in order; the first that asks for nothing is the last."""
+    """A table's rounds so far, or so many, in order; the first that adds no rate is the last."""
     made: list[RoundRecord] = []
     for number in range(1, plan.experiment.tables[table].rounds + 1)[:most]:
         record = round_at(plan, results, table, number)
@@ -139,7 +139,7 @@ def rounds_ended(plan: Plan, results: Path, table: str) -> bool:
 
 
 def look_at(plan: Plan, results: Path, table: str, look: int) -> LookRecord | None:
-    """What a look said, or None; also where it was of another plan than this."""
+    """The record of a look, or None; None too where it is of another plan than this."""
     return _of_settings(look_file(results, table, look), LookRecord, looks_hash(plan, table))
 
 
@@ -193,7 +193,7 @@ def settled(plan: Plan) -> list[Run]:
 
 
 def with_seeds(plan: Plan, results: Path, looks: int | None = None) -> Plan:
-    """The plan with the seeds that are asked for by what its looks have decided, whatever the rates.
+    """The plan with the seeds that its looks have decided to need, whatever the rates.
 
     `looks`: as it was after so many, where others were taken since. Raises UserError for a damaged record.
     """

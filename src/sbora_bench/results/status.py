@@ -15,7 +15,7 @@ from sbora_bench.plan.file_names import scored_parts
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import CONTAMINATION, SCORES, TRAINING, data_folder, log_files, run_folder
 from sbora_bench.results.records import ContaminationRecord, Record, ScoresRecord, TrainRecord, read_record, record_at
-from sbora_bench.results.table_data import other_settings
+from sbora_bench.results.table_data import changed_settings
 
 STAGES = {"pretrain": "pre-training", "finetune": "training", "evaluate": "scoring"}
 SILENT = 600  # seconds without a line after which a job counts as gone; or ten times what it took between lines
@@ -99,7 +99,7 @@ def _outdated(plan: Plan, results: Path, run: Run, scores: ScoresRecord) -> str:
         data = record_at(data_folder(results, run.table) / CONTAMINATION, ContaminationRecord)
     except UserError as error:
         return str(error)
-    reason = other_settings(plan, run.table, data) if data else ""
+    reason = changed_settings(plan, run.table, data) if data else ""
     return f"its data were {reason}" if reason else ""
 
 

@@ -35,12 +35,12 @@ def difference(plan: Plan, table: str, record: ContaminationRecord) -> str:
     changed = [name for name, digest in now.items() if record.own_data.get(name, digest) != digest]
     if changed:
         return f"data {', '.join(changed)} changed since this was made"
-    return other_settings(plan, table, record) or "made for other data than are here now"
+    return changed_settings(plan, table, record) or "made for other data than are here now"
 
 
-def other_settings(plan: Plan, table: str, record: ContaminationRecord) -> str:
-    """How the settings that `record` was made for differ from those of now; empty where they do not, whatever became
-    of the data files, which need not be at hand.
+def changed_settings(plan: Plan, table: str, record: ContaminationRecord) -> str:
+    """How the settings that `record` was made for differ from those of now; empty where they do not. Reads no data
+    file.
     """
     if record.settings_sha256 in ("", hash_of(plan.data_settings(table, record.own_data))):
         return ""

@@ -267,7 +267,7 @@ def _as_scored(trainer: Any) -> "torch.nn.Module":
 
 
 def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:
-    """What is asked, what happened, on what; of a failed training where there is a reason."""
+    """The settings, what happened, on what; of a failed training where there is a reason."""
     return TrainRecord(
         **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
         experiment=plan.name,

@@ -257,7 +257,7 @@ def _draw(
             misses = 0
     if len(made) == n:
         return made
-    raise UserError(f"synthetic data: only {len(made)} different questions found, {n} asked; ask for fewer")
+    raise UserError(f"synthetic data: found {len(made)} different questions, wanted {n}; lower rows")
 
 
 def items(task: str, n: int, seed: int) -> list[dict[str, str]]:

@@ -1,8 +1,8 @@
 """Which of two methods is better, at equal rank and at equal trainable parameters: `averages.csv`."""
 
-from sbora_bench.analysis.pairs import PARAMETERS_WITHIN
 from sbora_bench.analysis.separation import separation
 from sbora_bench.analysis.statistics import LEVEL
+from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text, csv
