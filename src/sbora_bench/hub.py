@@ -14,7 +14,7 @@ DATASET_FILES = ["*.parquet", "*.json", "*.jsonl", "README.md"]
 
 
 class Unreachable(UserError):
-    """Something that can't be had here and now, and its public address: nothing is wrong with what was found."""
+    """Something that can't be obtained here and now, and its public address: nothing is wrong with what was found."""
 
     def __init__(self, message: str, address: str) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ def snapshot(id: str, revision: str, repo_type: str, patterns: list[str], instea
         reason = "HF_HUB_OFFLINE is set" if offline() else "the hub doesn't answer"
         if response is not None:
             reason = f"HTTP {response.status_code}"
-        raise Unreachable(f"{pinned} can't be had ({reason}); {instead}", pinned) from None
+        raise Unreachable(f"{pinned} can't be obtained ({reason}); {instead}", pinned) from None
     except OSError as error:
         raise disk_error(error, Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()) from error
     return Path(folder)

@@ -37,7 +37,7 @@ class MeasuredPair:
 
 def values_of(results: Results, run: Run) -> dict[Measure, float]:
     """Measure -> value of a run: the average of each suite's tasks, own suite first, and the loss of those that have
-    one. What failed or could not be had is left out, as are suites whose tasks' scores don't average.
+    one. What failed or could not be obtained is left out, as are suites whose tasks' scores don't average.
     """
     plan, suites = results.plan, results.plan.scored(run.table)
     scores = results.done_scores(run)

@@ -31,7 +31,7 @@ tables:
     protocol: {name} # experiments/catalog/{name}.yaml
     seeds: [0, 1, 2] # how far runs differ by chance shows from three on
     contaminated: drop # test items whose question is in the training set
-    missing: skip # tasks whose files can't be had show as not available
+    missing: skip # tasks whose files can't be obtained show as not available
     grids: # models x methods x ranks; or at: {{parameters: 1000000}} in place of ranks
       - {{models: [{model}], methods: [lora, sbora-fa, sbora-fb], ranks: [8]}}
 """

@@ -28,7 +28,7 @@ NARROW = 5e-2
 
 
 def unfit(config: "PretrainedConfig", model_class: type | None) -> str:
-    """Why attention of a model can't be had example by example, by its config and class; empty where it can."""
+    """Why a model's attention can't be taken example by example, by its config and class; empty where it can."""
     config = config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or LAYERS)
     if other := sorted(kinds - LAYERS):

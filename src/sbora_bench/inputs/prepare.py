@@ -73,7 +73,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         }
         if all(task.status != "ok" for task in tasks.values()):
             raise UserError(
-                f"{plan.path}: tables.{table}: no task's items can be had; {next(iter(tasks.values())).reason}"
+                f"{plan.path}: tables.{table}: no task's items can be obtained; {next(iter(tasks.values())).reason}"
             )
         record = ContaminationRecord(
             experiment=plan.name,
@@ -100,7 +100,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
 def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = "") -> None:
     """Write the folder of a base model: config, safetensors, tokenizer and `base.json` (models/fetch.py).
 
-    Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be had.
+    Raises UserError for an unknown model, for one that is pre-trained here, and for weights that can't be obtained.
     """
     entry = catalog.find("models", model, "prepare")
     from sbora_bench.inputs.models.fetch import fetch_model
@@ -191,10 +191,10 @@ def prepare_items(
 
 
 def read_reachable(catalog: Catalog, name: str, fresh: int | None = None) -> tuple[str, list[Example]]:
-    """(data entry, its examples): the named one or, where that can't be had, the one that it names in its place.
+    """(data entry, its examples): the named one or, where that can't be obtained, the one that it names in its place.
 
     `fresh`: a run's seed, which is added to that of synthetic data. Raises Unreachable, naming both, where neither can
-    be had.
+    be obtained.
     """
     entry = catalog.data[name]
     if fresh is not None and isinstance(entry, SyntheticData):

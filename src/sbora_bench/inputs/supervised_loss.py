@@ -207,7 +207,7 @@ def liger_loss(
 
 
 def kernel_for(wanted: Literal["any", "torch", "liger"], device: torch.device) -> Kernel:
-    """The kernel that a protocol wants. Raises ValueError where it names Liger's, which can't be had."""
+    """The kernel that a protocol wants. Raises ValueError where it names Liger's, which isn't installed."""
     why_not = "it runs on a GPU alone" if device.type != "cuda" else ""
     if not why_not and find_spec("liger_kernel") is None:
         why_not = "liger-kernel is not installed"

@@ -113,7 +113,7 @@ class HubData(Strict):
     )
     lm_eval_task: str | None = Field(default=None, description="the lm-eval task of its own that makes the prompts")
     shots: int = Field(default=0, ge=0, description="solved questions before each of that task's")
-    otherwise: str | None = Field(default=None, description="data entry in its place where this one can't be had")
+    otherwise: str | None = Field(default=None, description="data entry in its place where this one can't be obtained")
     stand_in: StandIn | None = None
 
 

@@ -29,7 +29,7 @@ class Table(Strict):
         default="keep", description="what becomes of test items whose question is in the training set"
     )
     missing: Literal["fail", "skip"] = Field(
-        default="fail", description="skip: a task whose file can't be had shows as not available"
+        default="fail", description="skip: a task whose file can't be obtained shows as not available"
     )
     metric: Literal["score", "gold_loss"] = Field(
         default="score",

@@ -19,7 +19,7 @@ from sbora_bench.results.failures import RECORDS
 from sbora_bench.results.folders import STORE, run_folder, store_folder
 from sbora_bench.results.records import read_record
 
-ABANDONED = 86400  # seconds after which a half-written file is held to be left behind
+ABANDONED = 86400  # seconds after which a half-written file counts as left behind
 
 
 def size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:

@@ -55,7 +55,7 @@ def _without_folders(line: str) -> str:
 
 
 def forget(plan: Plan, results: Path) -> list[str]:
-    """Delete the records of failed runs, in their folders and in the store; checkpoints stay, to be gone on from.
+    """Delete the records of failed runs, in their folders and in the store; checkpoints stay, to be resumed from.
 
     Returns the runs' names.
     """

@@ -133,7 +133,7 @@ class Results:
 
     def task_scores(self, run: Run) -> dict[str, TaskScore | None]:
         """Task -> its score, in the suite's order; None where the run left none. All of a failed run say failed, but
-        for those whose items could not be had.
+        for those whose items could not be obtained.
         """
         record, tasks = self.scores(run), self.plan.scored(run.table)
         training = None if record else self.training(run)

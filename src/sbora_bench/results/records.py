@@ -218,7 +218,7 @@ class FootprintRecord(Record):
     """`footprint.json`: exact counts of a cell; bytes are of what is stored.
 
     `not traced`: the memory and the work of an update could not be estimated, for the `reason`; counts are None where
-    they could not be had either.
+    they could not be made either.
     """
 
     model: str

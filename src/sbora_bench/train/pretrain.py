@@ -133,7 +133,7 @@ def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def _schedule(optimizer: torch.optim.AdamW, recipe: Recipe, begun: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up, then linear decay to nought; as it is after `begun` steps."""
+    """Warm-up, then linear decay to 0; as it is after `begun` steps."""
 
     def rate(step: int) -> float:
         if step < recipe.warmup:

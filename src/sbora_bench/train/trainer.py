@@ -146,7 +146,7 @@ def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, n
 
 def supervised_loss(model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str) -> "SupervisedLoss | None":
     """The loss from supervised positions alone where the protocol wants it; None, and a line in the log, where the
-    model doesn't take it. Raises UserError where a kernel that the protocol names can't be had.
+    model doesn't take it. Raises UserError where a kernel that the protocol names can't be obtained.
     """
     if protocol.logits == "all":
         return None

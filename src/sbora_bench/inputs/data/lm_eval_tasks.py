@@ -109,7 +109,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
     has one of its own; `instruction`, the question alone; `output`, the right answer with what stands before it;
     `answer`, that answer; `doc`, lm-eval's own row as JSON.
 
-    Raises UserError where lm-eval can't make them, Unreachable where the data can't be had.
+    Raises UserError where lm-eval can't make them, Unreachable where the data can't be obtained.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -127,7 +127,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
         raise
     except (ConnectionError, OSError) as error:
         address = f"https://huggingface.co/datasets/{keys.get('dataset_path')}"
-        raise Unreachable(f"{where}: its data set can't be had: {in_a_line(error)}", address) from None
+        raise Unreachable(f"{where}: its data set can't be obtained: {in_a_line(error)}", address) from None
     except Exception as error:  # whatever a task's expressions and functions raise
         raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(error)}") from None
 

@@ -31,7 +31,7 @@ CONNECT_SECONDS, READ_SECONDS = 5, 60
 def read_examples(name: str, entry: DataEntry) -> list[Example]:
     """All examples of a catalog entry, in the order of the source.
 
-    Raises Unreachable, naming the address and the place, where they can't be had; UserError where they are not
+    Raises Unreachable, naming the address and the place, where they can't be obtained; UserError where they are not
     what the catalog says (blob id, number of rows, keys), and for a row that can't be read, with its place.
     """
     if isinstance(entry, SyntheticData):
@@ -123,7 +123,7 @@ def _download(name: str, entry: FileData, path: Path) -> None:
     except requests.exceptions.RequestException as error:
         status = getattr(error.response, "status_code", None)
         reason = f"HTTP {status}" if status else type(error).__name__
-        raise Unreachable(f"{missing} can't be had ({reason}); {help}", entry.url) from None
+        raise Unreachable(f"{missing} can't be obtained ({reason}); {help}", entry.url) from None
     except OSError as error:
         if disk_error(error, path) is not error:
             part.unlink(missing_ok=True)  # the line that tells may need the room

@@ -18,8 +18,8 @@ def fetch_model(model: str, entry: ModelEntry, output: Path, experiment: str = "
     """Write `output` with `base.json` and, but for hub models (which stay in the hub's cache), the files it names.
 
     A local folder's files are linked, not copied. Raises UserError, naming the address or the file, for weights that
-    can't be had, aren't safetensors, have another checksum or another architecture than the catalog's entry, and for a
-    model that another command makes. `experiment`: whose catalog the entry is of, for that message.
+    can't be obtained, aren't safetensors, have another checksum or another architecture than the catalog's entry, and
+    for a model that another command makes. `experiment`: whose catalog the entry is of, for that message.
     """
     source = source_of(model, entry)
     if source.command != "prepare":

