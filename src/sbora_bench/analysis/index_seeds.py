@@ -97,7 +97,7 @@ def scores_of_group(results: Results, group: DrawGroup) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
-class Decided:
+class Factorial:
     """What decides in a factorial of index seeds x seeds: the parts of the scores' variance, and the scores' mean, in
     the units that are shown. `p_ratio`: of the draw's and the order's parts being equal.
     """
@@ -115,7 +115,7 @@ class Decided:
         return part.variance / whole if whole else None
 
 
-def decided(results: Results) -> list[Decided]:
+def decided(results: Results) -> list[Factorial]:
     """The factorials of an experiment all of whose runs have a score."""
     factorials = []
     for group in draw_groups(results.plan):
@@ -123,5 +123,5 @@ def decided(results: Results) -> list[Decided]:
         if scores is not None:
             parts = components(scores)
             shape = len(scores), scores.shape[1], float(scores.mean())
-            factorials.append(Decided(group, parts, *shape, p_equal(parts, *scores.shape)))
+            factorials.append(Factorial(group, parts, *shape, p_equal(parts, *scores.shape)))
     return factorials

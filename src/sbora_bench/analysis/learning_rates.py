@@ -26,7 +26,7 @@ def picked(results: Results) -> Results:
     ]
     varied = [name for name in varied if not all(cell in plan.rates for cell in plan.tuned_cells(name))]
     rates = {cell: pick(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
-    return results.at(rates)
+    return results.with_rates(rates)
 
 
 def scores_by_rate(results: Results, table: str) -> dict[Cell, dict[float, list[float]]]:

@@ -180,7 +180,7 @@ def pooled(rows: list[tuple[list[float], list[float]]]) -> tuple[list[float], li
     return [value for row, _ in rows for value in row], [value for _, row in rows for value in row]
 
 
-def alike(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | None]:
+def in_common(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | None]:
     """What two cells have in common that makes them comparable ("" for nothing), and a's parameters over b's."""
     ratio = counts[a] / counts[b] if counts.get(a) and counts.get(b) else None
     if a.method == b.method:
@@ -190,9 +190,9 @@ def alike(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | None]
 
 
 def comparable(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, str, float | None]]:
-    """Every two tuned cells that can be compared, with what `alike` says of them."""
+    """Every two tuned cells that can be compared, with what `in_common` says of them."""
     two = combinations([cell for cell in cells if not cell.is_base], 2)
-    return [(a, b, *common) for a, b in two if (common := alike(a, b, counts))[0]]
+    return [(a, b, *common) for a, b in two if (common := in_common(a, b, counts))[0]]
 
 
 def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE) -> list[Pair]:
@@ -248,7 +248,7 @@ def average_pairs(
 
 def every_two(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, str, float | None]]:
     """Every two tuned cells, comparable or not."""
-    return [(a, b, *alike(a, b, counts)) for a, b in combinations([cell for cell in cells if not cell.is_base], 2)]
+    return [(a, b, *in_common(a, b, counts)) for a, b in combinations([cell for cell in cells if not cell.is_base], 2)]
 
 
 def common_items(a: Seeds, b: Seeds, seeds: Sequence[int | None] = ()) -> dict[int | None, list[Any]]:

@@ -60,7 +60,7 @@ class Bands(Strict):
 
 
 @dataclass(frozen=True)
-class Ours:
+class OwnResult:
     """What one table says of a published run: `verdict`, why it is not compared, and where it was run the mean over
     `seeds`, in per cent.
     """
@@ -86,13 +86,13 @@ def read_bands(path: Path = BANDS) -> list[PublishedRun]:
         raise UserError(f"{path}: {explain(error, Bands)}") from None
 
 
-def beside_published(results: Results, runs: list[PublishedRun]) -> list[Ours]:
+def beside_published(results: Results, runs: list[PublishedRun]) -> list[OwnResult]:
     """One a published run and table that has its cell; one that says so where no table has it."""
     shown = picked(results)
-    return [ours for run in runs for ours in (_of_tables(shown, run) or [Ours(run, "", Place.ELSEWHERE)])]
+    return [ours for run in runs for ours in (_of_tables(shown, run) or [OwnResult(run, "", Place.ELSEWHERE)])]
 
 
-def _of_tables(results: Results, run: PublishedRun) -> list[Ours]:
+def _of_tables(results: Results, run: PublishedRun) -> list[OwnResult]:
     plan = results.plan
     tables = []
     for name, entry in plan.experiment.tables.items():
@@ -102,13 +102,13 @@ def _of_tables(results: Results, run: PublishedRun) -> list[Ours]:
     return tables
 
 
-def _of_table(results: Results, table: str, run: PublishedRun) -> Ours:
+def _of_table(results: Results, table: str, run: PublishedRun) -> OwnResult:
     plan = results.plan
     if (loss_on := plan.protocol(table).loss_on) != run.loss_on:
-        return Ours(run, table, Place.NOT_COMPARED, reason=f"loss on {loss_on} here, on {run.loss_on} there")
+        return OwnResult(run, table, Place.NOT_COMPARED, reason=f"loss on {loss_on} here, on {run.loss_on} there")
     tasks = plan.tasks(table) if run.task == AVERAGE else [run.task]
     if run.task not in (AVERAGE, *plan.tasks(table)):
-        return Ours(run, table, Place.NOT_COMPARED, reason=f"{run.task} is not scored")
+        return OwnResult(run, table, Place.NOT_COMPARED, reason=f"{run.task} is not scored")
     values = []
     for made in plan.runs_of(table):
         if (made.model, made.method, made.rank) == (run.model, run.method, run.rank):
@@ -116,12 +116,12 @@ def _of_table(results: Results, table: str, run: PublishedRun) -> Ours:
             if scores.keys() >= set(tasks):
                 values.append(100 * float(np.mean([scores[task].value for task in tasks])))
     if not values:
-        return Ours(run, table, Place.NOT_RUN)
+        return OwnResult(run, table, Place.NOT_RUN)
     mean, (low, high) = float(np.mean(values)), run.band
-    return Ours(run, table, Place.INSIDE if low <= mean <= high else Place.OUTSIDE, mean, len(values))
+    return OwnResult(run, table, Place.INSIDE if low <= mean <= high else Place.OUTSIDE, mean, len(values))
 
 
-def as_text(rows: list[Ours]) -> str:
+def as_text(rows: list[OwnResult]) -> str:
     """A line a row: who, which cell, what they report, the band and its reason, ours."""
     lines = []
     for row in rows:

@@ -23,7 +23,7 @@ from sbora_bench.inputs.models.config import added_rows, read_config
 from sbora_bench.inputs.models.load import nf4_config, positions_of
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.method_entry import PROMPTS, RANKED, MethodEntry
+from sbora_bench.plan.method_entry import LOW_RANK, PROMPTS, MethodEntry
 from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def check_rank(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: 
             f"rank: found {rank} virtual tokens beside rows of max_length {protocol.max_length}, allowed"
             f" {max(positions - protocol.max_length, 0)}: the model has {positions} positions"
         )
-    if method.peft_type not in RANKED:
+    if method.peft_type not in LOW_RANK:
         return
     layers = ((min(sides(part)), name) for name, part in targeted(base, method, rank, protocol))
     width, name = min(layers, default=(rank, ""))  # PEFT says where no target is there

@@ -15,15 +15,15 @@ from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell
 
-RANKED = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
+METHOD_AND_RANK = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
 
 
 class Comparison(Strict):
     """Is `a` better than `b`? Asked of every model that has both, or of `models` alone."""
 
-    a: str = Field(pattern=RANKED, description="a method and its rank: sbora-fa-r16")
-    b: str = Field(pattern=RANKED, description="the same of what it is compared with: lora-r16")
+    a: str = Field(pattern=METHOD_AND_RANK, description="a method and its rank: sbora-fa-r16")
+    b: str = Field(pattern=METHOD_AND_RANK, description="the same of what it is compared with: lora-r16")
     equal: Literal["rank", "parameters", "neither"] = Field(
         description="what both have alike: the rank, or the trainable parameters within 15 %"
     )

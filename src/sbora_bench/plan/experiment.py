@@ -23,7 +23,7 @@ from sbora_bench.plan.entry import NAME
 from sbora_bench.plan.explain import explain
 from sbora_bench.plan.hub_copies import below_root
 from sbora_bench.plan.layer_widths import narrowest
-from sbora_bench.plan.method_entry import RANKED
+from sbora_bench.plan.method_entry import LOW_RANK
 from sbora_bench.plan.metric import GOLD_LOSS, Metric
 from sbora_bench.plan.protocol import SCORING, Protocol
 from sbora_bench.plan.regions import region_runs
@@ -38,7 +38,7 @@ SCORED = ("tasks", "also", "answers", "fresh_items")  # of a run's settings, tho
 class Plan:
     """A validated experiment with its catalog: the runs, and what each of them resolves to.
 
-    `rates`: the learning rate that was picked for each cell (`Plan.at`); without, a cell has runs at all of them or,
+    `rates`: the learning rate that was picked for each cell (`decided`); without, a cell has runs at all of them or,
     where a rate is picked before the runs are made, its runs are known by name and not yet by rate.
     `numbers`: how many of its seeds each cell has; without, all of them.
     `tried`: the rates that each cell has runs at to pick one by; without, all that it may try.
@@ -60,16 +60,15 @@ class Plan:
         self.rates, self.part, self.numbers, self.tried = rates or {}, tuple(part), numbers or {}, tried or {}
         self._check()
 
-    def at(
+    def decided(
         self,
-        rates: dict[Cell, float],
+        rates: dict[Cell, float] | None = None,
         numbers: dict[Cell, int] | None = None,
         tried: dict[Cell, list[float]] | None = None,
     ) -> "Plan":
-        """The same with the runs of one learning rate alone, and of so many seeds, for each of these cells; `tried`:
-        with those that a rate is picked by at these rates.
-        """
-        rates, numbers, tried = self.rates | rates, self.numbers | (numbers or {}), self.tried | (tried or {})
+        """The same plan with these cells' learning rates, numbers of seeds, or rates to pick from decided."""
+        rates, numbers = self.rates | (rates or {}), self.numbers | (numbers or {})
+        tried = self.tried | (tried or {})
         if not (rates or numbers or tried):
             return self
         return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part, numbers, tried)
@@ -419,7 +418,7 @@ class Plan:
             targets = protocol.target_modules if own == "$target_modules" else own
             for model, architecture in zip(grid.models, widths, strict=True):
                 layer, width = narrowest(architecture, targets)
-                if method.peft_type in RANKED and method.has_size and width and max(grid.ranks) > width:
+                if method.peft_type in LOW_RANK and method.has_size and width and max(grid.ranks) > width:
                     raise UserError(
                         f"{where}.ranks: found rank {max(grid.ranks)}, allowed 1 to {width} ({layer} is the narrowest"
                         f" layer of {model} that is tuned); lower the rank"

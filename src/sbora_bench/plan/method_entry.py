@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sbora_bench.plan.entry import Strict
 
-RANKED = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a layer's shorter side
+LOW_RANK = {"LORA", "ADALORA", "SBORA"}  # PEFT types whose rank can't be above a layer's shorter side
 PROMPTS = {"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CARTRIDGE"}  # whose rank takes positions of the model
 
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Results:
     """What the runs of a plan left in a folder. A file is read at its first use and kept.
 
-    `plan`: the whole experiment, or the runs at the picked learning rates (`at`); both share what was read.
+    `plan`: the whole experiment, or the runs at the picked learning rates (`with_rates`); both share what was read.
     """
 
     def __init__(self, plan: Plan, folder: str | Path, kept: dict[Hashable, Any] | None = None) -> None:
@@ -42,10 +42,10 @@ class Results:
             self._kept[key] = make()
         return self._kept[key]
 
-    def at(self, rates: dict[Cell, float]) -> "Results":
+    def with_rates(self, rates: dict[Cell, float]) -> "Results":
         """The same with the runs of one learning rate alone for each of these cells."""
-        key = ("at", *sorted(rates.items()))
-        return self.once(key, lambda: Results(self.plan.at(rates), self.folder, self._kept)) if rates else self
+        key = ("rates", *sorted(rates.items()))
+        return self.once(key, lambda: Results(self.plan.decided(rates), self.folder, self._kept)) if rates else self
 
     def _record(self, path: Path, kind: type[R]) -> R | None:
         return self.once(path, lambda: record_at(path, kind))

@@ -166,7 +166,7 @@ def with_rates(plan: Plan, results: Path) -> Plan:
         picked = picked_rates(plan, results, name) if table.picking_seeds else None
         if picked is not None:
             rates |= {cell: picked.cells[cell.name].learning_rate for cell in plan.tuned_cells(name)}
-    return plan.at(rates)
+    return plan.decided(rates)
 
 
 def with_grids(plan: Plan, results: Path, rounds: int | None = None) -> Plan:
@@ -179,7 +179,7 @@ def with_grids(plan: Plan, results: Path, rounds: int | None = None) -> Plan:
         made = rounds_made(plan, results, name, rounds)
         for cell in plan.tuned_cells(name) if table.rounds else ():
             tried[cell] = [*table.learning_rates, *(one.more[cell.name] for one in made if cell.name in one.more)]
-    return plan.at({}, tried=tried)
+    return plan.decided(tried=tried)
 
 
 def settled(plan: Plan) -> list[Run]:
@@ -205,7 +205,7 @@ def with_seeds(plan: Plan, results: Path, looks: int | None = None) -> Plan:
         numbers |= dict.fromkeys(cells, table.looks[0])
         for following, record in zip(table.looks[1:], looks_made(plan, results, name)[:looks], strict=False):
             numbers |= {cell: following for cell in cells if cell.name in record.more}
-    return plan.at({}, numbers)
+    return plan.decided(numbers=numbers)
 
 
 def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
@@ -214,7 +214,7 @@ def so_far(plan: Plan, results: Path, looks: int | None = None) -> Plan:
     `looks`: as `with_seeds` has it. Cells whose rate isn't picked yet have no runs. Raises UserError for a damaged
     record.
     """
-    decided = with_rates(with_seeds(with_grids(plan, results), results, looks), results)
+    known = with_rates(with_seeds(with_grids(plan, results), results, looks), results)
     tables = [name for name, table in plan.experiment.tables.items() if table.picking_seeds]
-    waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in decided.rates]
-    return decided.at({}, dict.fromkeys(waiting, 0))
+    waiting = [cell for name in tables for cell in plan.tuned_cells(name) if cell not in known.rates]
+    return known.decided(numbers=dict.fromkeys(waiting, 0))

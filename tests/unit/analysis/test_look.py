@@ -151,7 +151,7 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
         UserError, match=r"dora-r32-s0: its learning rate isn't picked yet; pick it with: sbora-bench pick"
     ):
         plan.training_hash(of_name)
-    other = known.at({of_name.cell: 0.004})
+    other = known.decided({of_name.cell: 0.004})
     assert other.run(of_name.name) == of_name, "the same name and files"
     assert other.training_hash(of_name) != known.training_hash(of_name), "and not the same training"
     assert set(settled(plan)) == {plan.runs[0], *picking} and set(settled(with_rates(plan, results))) == set(
@@ -205,7 +205,7 @@ def test_a_record_that_was_edited_is_refused(tmp_path, written):
     until(plan, results, 1)
     path = look_file(results, TABLE, 1)
     path.write_text(path.read_text().replace('"undecided"', '"equivalent"'))
-    with pytest.raises(UserError, match="record_sha256: not that of what is there"):
+    with pytest.raises(UserError, match="record_sha256: differs from the contents"):
         so_far(plan, results)
     assert read_record(run_folder(results, plan.runs[1]) / "scores.json", ScoresRecord)
 

@@ -30,13 +30,13 @@ def made(tmp_path):
 
 
 def test_equal_rank_equal_parameters_or_ranks_of_one_method():
-    assert comparison.alike(LORA, FA, COUNTS) == ("rank", pytest.approx(100 / 45))
-    assert comparison.alike(LORA, FA_TWICE, COUNTS) == ("parameters", pytest.approx(100 / 90))
-    assert comparison.alike(FA, FA_TWICE, COUNTS) == ("method", 0.5)
-    assert comparison.alike(LORA, FA_TWICE, COUNTS | {FA_TWICE: 86}) == ("", pytest.approx(100 / 86))
-    assert comparison.alike(LORA, FA_TWICE, {}) == ("", None)
+    assert comparison.in_common(LORA, FA, COUNTS) == ("rank", pytest.approx(100 / 45))
+    assert comparison.in_common(LORA, FA_TWICE, COUNTS) == ("parameters", pytest.approx(100 / 90))
+    assert comparison.in_common(FA, FA_TWICE, COUNTS) == ("method", 0.5)
+    assert comparison.in_common(LORA, FA_TWICE, COUNTS | {FA_TWICE: 86}) == ("", pytest.approx(100 / 86))
+    assert comparison.in_common(LORA, FA_TWICE, {}) == ("", None)
     assert (
-        comparison.alike(LORA, Cell("t", "m", "dora", 32), COUNTS | {Cell("t", "m", "dora", 32): 101})[0]
+        comparison.in_common(LORA, Cell("t", "m", "dora", 32), COUNTS | {Cell("t", "m", "dora", 32): 101})[0]
         == "rank and parameters"
     )
 

@@ -148,7 +148,7 @@ SPOILT = {
         lambda r: write_text(
             r / "runs" / LORA / "train.json", (r / "runs" / LORA / "train.json").read_text().replace("ok", "OK", 1)
         ),
-        [f"runs/{LORA}/train.json: record_sha256: not that of what is there"],
+        [f"runs/{LORA}/train.json: record_sha256: differs from the contents"],
     ),
     "a missing seed": (
         lambda r: (r / "runs" / LORA / "scores.json").unlink(),

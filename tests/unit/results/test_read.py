@@ -44,8 +44,8 @@ def test_no_file_is_read_twice(made, monkeypatch):
 def test_what_was_read_serves_the_picked_rates_too(made):
     assert picked(made) is made, "no table varies the rate"
     cell = made.plan.tuned_cells("arithmetic")[0]
-    part = made.at({cell: 0.5})
-    assert part is made.at({cell: 0.5}) and part.plan.rates == {cell: 0.5}
+    part = made.with_rates({cell: 0.5})
+    assert part is made.with_rates({cell: 0.5}) and part.plan.rates == {cell: 0.5}
     run = made.plan.runs[0]
     assert part.scores(run) is made.scores(run)
 
