@@ -32,10 +32,10 @@ def one_of(name: str, allowed: Iterable[str], what: str) -> str:
     name, allowed = str(name), sorted(allowed)
     near = difflib.get_close_matches(name, allowed, n=5)
 
-    def alike(word: str) -> tuple[float, bool]:  # of equally near ones that of the same letters: two stand crosswise
+    def nearness(word: str) -> tuple[float, bool]:  # of equally near words the one with the same letters, two swapped
         return difflib.SequenceMatcher(None, word, name).ratio(), sorted(word) == sorted(name)
 
-    near = sorted(near, key=alike, reverse=True)
+    near = sorted(near, key=nearness, reverse=True)
     hint = f", did you mean {near[0]!r}?" if near else ";"
     more = f" and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
     return f"unknown {what} {name!r}{hint} known: {', '.join(allowed[:SHOWN]) or 'none'}{more}"

@@ -66,7 +66,7 @@ def whole_folder(path: str | os.PathLike, needed: str = "") -> Iterator[Path]:
 
 
 def _meant(path: Path) -> Path:
-    """The path that is written to in the end: without what marks a file or folder as not yet whole."""
+    """The final path: without the marks of a file or folder that is not whole yet."""
     return Path(*(re.sub(r"^\.(.+)\.\d+\.part$", r"\1", part) for part in path.parts))
 
 
@@ -81,7 +81,7 @@ def _make_folder(path: Path) -> None:
 
 
 def disk_error(error: Exception, path: Path, needed: str = "") -> Exception:
-    """The user's line for a full disk or a closed folder; any other error comes back as it is.
+    """A UserError for a full disk or a folder that can't be written; any other error is returned as it is.
 
     `needed`: how many bytes, as far as that is known.
     """
@@ -95,7 +95,7 @@ def disk_error(error: Exception, path: Path, needed: str = "") -> Exception:
 
 
 def full_disk(path: Path, needed: str = "") -> UserError:
-    """The user's line where `path` finds no room."""
+    """The error of a disk on which `path` has no room."""
     path = _meant(path)
     free = _free_bytes(path)
     room_left = f"{needed} bytes needed, {free:,} bytes free" if needed else f"{free:,} bytes free"
@@ -103,7 +103,7 @@ def full_disk(path: Path, needed: str = "") -> UserError:
 
 
 def _free_bytes(path: Path) -> int:
-    """What is left on the disk that `path`, there already or not, lies on."""
+    """Free bytes of the disk of `path`, which need not exist."""
     return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
 
 
@@ -119,14 +119,14 @@ def nearly_full(path: Path, least: int = 100_000_000) -> str:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Raise UserError where `folder`, or what there is of its parents, can't be written."""
-    there = next(place for place in [Path(folder), *Path(folder).absolute().parents] if place.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: {there} can't be written; choose a folder that you may write to")
+    """Raise UserError where `folder`, or its nearest parent that exists, can't be written."""
+    existing = next(place for place in [Path(folder), *Path(folder).absolute().parents] if place.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: {existing} can't be written; choose a folder that you may write to")
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors tells it in the text alone."""
+    """The system's number of an error; safetensors has it in the text alone."""
     if isinstance(error, OSError):
         return error.errno
     match = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None

@@ -1,7 +1,7 @@
 """One GPU a process: a training or scoring job takes one that no other job of this machine has, and sees no other.
 
 The pool is what CUDA_VISIBLE_DEVICES names where it is set (by the user, or by a cluster), else all that nvidia-smi
-lists. A device is taken by a file lock, which the system lets go however the process ends.
+lists. A device is taken by a file lock, which the system releases however the process ends.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Snakemake's locks that a killed one left: cleared where no other Snakemake is alive in this folder, and only then.
 
-Each holds a shared lock on a file, which the system lets go however the process ends; who can have it alone is alone.
+Each running Snakemake holds a shared lock on a file, which the system releases however the process ends: one that gets
+the exclusive lock is the only one.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ ALIVE = "alive.lock"
 _held: list[IO] = []  # until this process ends
 
 
-def enter(folder: Path) -> list[str]:
-    """Be one of those at work in `folder` (`.snakemake`) until this process ends; returns the stale locks' names.
+def register(folder: Path) -> list[str]:
+    """Hold the shared lock of `folder` (`.snakemake`) until this process ends; returns the stale locks' names.
 
     Where the file system has no locks, nothing is cleared.
     """

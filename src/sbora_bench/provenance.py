@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _version(package: str) -> str:
-    """Of a package, once a process: each look-up parses all that the package says of itself. Empty of one not there."""
+    """The version of a package; empty where it isn't installed. Cached: a look-up parses all its metadata."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -42,7 +42,7 @@ def _version(package: str) -> str:
 
 def git_state() -> dict[str, Any]:
     """Commit and whether the tree differs from it; empty outside a checkout, and where the checkout that this lies in
-    is another project's. As a process first finds it, for it goes on with the code that it has imported.
+    is another project's. As at this process's first call: it goes on with the code that it has imported.
     """
     return dict(_git_state(SOURCE))
 

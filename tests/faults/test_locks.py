@@ -16,7 +16,7 @@ from pathlib import Path
 from sbora_bench import locks
 
 if workflow.is_main_process:
-    print("cleared", len(locks.enter(Path(".snakemake"))))
+    print("cleared", len(locks.register(Path(".snakemake"))))
 
 rule job:
     output: "done"

@@ -48,7 +48,7 @@ ENTRIES = report_entries(FILES)
 REPORTING = "--report" in sys.argv
 
 if workflow.is_main_process:
-    STALE = locks.enter(Path(".snakemake"))
+    STALE = locks.register(Path(".snakemake"))
     if STALE:
         print(f"snakemake: cleared {len(STALE)} locks of a process that is gone")
     if REQUEST.retry_failed and not DRY:

@@ -44,12 +44,12 @@ def cli() -> None:
     """Reproduce the SBoRA paper: plan, prepare, train, score, count, and draw its tables."""
 
 
-def _leave_lengths(plan: "Plan", table: str, prepared: Path) -> None:
+def _measure_lengths(plan: "Plan", table: str, prepared: Path) -> None:
     """For `plan --cost`; what can't be measured is no reason to fail."""
-    from sbora_bench.inputs.lengths import leave_lengths
+    from sbora_bench.inputs.lengths import measure_lengths
 
     try:
-        for path in leave_lengths(plan, table, prepared):
+        for path in measure_lengths(plan, table, prepared):
             click.echo(f"{path}: how long its examples are, for plan --cost")
     except UserError as error:
         click.echo(f"note: lengths are not measured: {error}", err=True)
@@ -92,7 +92,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
     loaded = load(experiment, **part)
     if table is not None:
         stage.prepare_table(loaded, table, output)
-        _leave_lengths(loaded, table, output)
+        _measure_lengths(loaded, table, output)
     elif model is not None:
         stage.prepare_model(loaded.catalog, model, output, loaded.path)
 

@@ -1,4 +1,4 @@
-"""How long a prepared table's examples are, in tokens: left below `resources/lengths`, where `plan --cost` finds it.
+"""How long a prepared table's examples are, in tokens: written below `resources/lengths`, where `plan --cost` reads it.
 
 Measured by the tokenizer of a model of the table that is at hand, on sets that were read from somewhere; those that are
 made here, and chats, whose text only a model's template writes, are not.
@@ -18,7 +18,7 @@ from sbora_bench.plan.lengths import Lengths, deciles, keep_measured
 MOST = 10_000  # rows of a set that are measured, evenly from its beginning to its end
 
 
-def leave_lengths(plan: Plan, table: str, prepared: Path) -> list[Path]:
+def measure_lengths(plan: Plan, table: str, prepared: Path) -> list[Path]:
     """Measure the training set and the items that were prepared into a folder; the files that say how long they are.
 
     None where no tokenizer of the table's models is at hand. Raises UserError for a tokenizer that can't be read.

@@ -12,7 +12,7 @@ LIKELIEST = "by_likelihood"  # share of choices whose likeliest label is right
 
 
 def value_of(row: dict[str, Any]) -> float:
-    """What an item counts: 1 or 0 for right or wrong, else its value. Raises KeyError for no sample of a score."""
+    """What an item counts: 1 or 0 for right or wrong, else its value. Raises KeyError where it has neither."""
     return float(row["value"] if "value" in row else row["correct"])
 
 

@@ -20,7 +20,7 @@ RECORDS: dict[str, tuple[str, type[Any]]] = {"finetune": (TRAINING, TrainRecord)
 
 
 def failed_runs(plan: Plan, results: Path) -> dict[str, str]:
-    """Run -> why it failed, as its records tell; in the order of the experiment."""
+    """Run -> why it failed, by its records; in the order of the experiment."""
     failed = {}
     for run in plan.all_runs:
         reasons = [_reason(run_folder(results, run), stage) for stage in RECORDS]
@@ -74,7 +74,7 @@ def forget(plan: Plan, results: Path) -> list[str]:
 
 def _reason(folder: Path, stage: str) -> str:
     """Why the run failed whose record of a stage lies in `folder`; empty where it did not, or where no record can be
-    read, which is for the stage itself to tell.
+    read, which the stage itself reports.
     """
     name, kind = RECORDS[stage]
     for part in PARTS:

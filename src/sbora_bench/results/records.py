@@ -267,7 +267,7 @@ def _check_version(path: str | Path, value: Any) -> None:
 
 
 def check_results(results: str | Path) -> None:
-    """Raise UserError if another version left any record below `results`; a damaged one is for its stage to tell."""
+    """Raise UserError if another version left any record below `results`; a damaged one is reported by its stage."""
     for path in sorted(Path(results).glob("*/*/*.json")):
         try:
             value = read_json(path)

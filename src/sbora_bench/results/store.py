@@ -29,7 +29,7 @@ def entry_folder(results: Path, run: str, stage: str, identity: str) -> Path:
 
 
 def checkpoints_of(folder: Path) -> Path:
-    """Where the checkpoints of what becomes `folder` stand while it is trained."""
+    """The folder of the checkpoints of a training that makes `folder`."""
     return folder.with_name(f"{folder.name}.checkpoints")
 
 
@@ -59,7 +59,7 @@ def seal(folder: Path) -> None:
 
 
 def entry_lock(folder: Path) -> "BaseFileLock":
-    """A block that one process at a time is in for this entry; a killed one has left it."""
+    """The lock of this entry, which one process at a time holds; it is released where a process is killed."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ BATCHES = 8  # of one micro-batch each
 def choose_index_sets(
     base: "torch.nn.Module", config: "PeftConfig", train: "Dataset", protocol: Protocol, pad_token_id: int
 ) -> None:
-    """Leave scores with the base's modules where the adapter's configuration chooses by activation or gradient.
+    """Put scores on the base's modules where the adapter's configuration chooses by activation or gradient.
 
     Args:
         base: the model, not adapted yet.

@@ -16,7 +16,7 @@ else:
 
 
 class InParts(Parent):
-    """Takes a micro-batch through the model in `parts`, each with its own gradient; to stand before all others."""
+    """Takes a micro-batch through the model in `parts`, each with its own gradient; the first of a class's bases."""
 
     parts: "Parts"
     _share: float = 1  # of the micro-batch's loss, that a part has
@@ -81,8 +81,8 @@ class SupervisedOnly(Parent):
 class PaddingFree(Parent):
     """Takes the loss of a micro-batch's examples in one row without padding, where `padding_free` is set.
 
-    To stand before what takes a loss among a class's parents. Padded until here, so that counting tokens, dealing by
-    length and halving go on as before.
+    Among a class's bases it stands before those that take a loss. The batch is padded until here, so that counting
+    tokens, sorting by length and halving work on it as without.
     """
 
     padding_free: bool = False

@@ -131,8 +131,8 @@ def collator(
 
 
 def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, name: str) -> Parts:
-    """How micro-batches are parted, of which memory suffices for `rows` rows. Raises UserError where the protocol has
-    parts and the model a loss that doesn't add up of theirs.
+    """How micro-batches are split, where memory suffices for `rows` rows at a time. Raises UserError where the protocol
+    splits them and the model's loss is not a sum over their parts.
     """
     from sbora_bench.inputs.supervised_loss import loss_of_its_own
 
