@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from sbora_bench.inputs.eval_mode import eval_mode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -180,11 +182,5 @@ def _logits(model: torch.nn.Module, examples: list[list[int]], on_device: bool =
         positions = torch.tensor([[place for one in examples for place in range(len(one))]], device=device)
         begun = places([len(one) for one in examples], device if on_device else torch.device("cpu"))
         inputs = {"input_ids": ids, "position_ids": positions} | begun
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(**inputs, use_cache=False).logits[0].float()
-    finally:
-        for module, before in training.items():
-            module.training = before
+    with eval_mode(model):
+        return model(**inputs, use_cache=False).logits[0].float()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from sbora_bench.inputs.eval_mode import eval_mode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -54,16 +56,10 @@ class SupervisedLoss:
         self.head_loss = liger_loss if kernel == "liger" else head_loss
         parameter = next(model.parameters())
         ids = torch.tensor([row[:PROBED]], device=parameter.device)
-        training = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad():
-                self._compare(model, {"input_ids": ids, "labels": ids})
-                if in_chunks and frozen_linear(head) and self._is_last(model, ids):
-                    self.in_chunks = True
-        finally:
-            for module, before in training.items():
-                module.training = before
+        with eval_mode(model):
+            self._compare(model, {"input_ids": ids, "labels": ids})
+            if in_chunks and frozen_linear(head) and self._is_last(model, ids):
+                self.in_chunks = True
 
     def __call__(
         self,

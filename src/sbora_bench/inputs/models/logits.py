@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbora_bench.inputs.eval_mode import eval_mode
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import LOGITS
@@ -50,15 +51,9 @@ def logits_of(model: "torch.nn.Module", ids: list[int], columns: list[int]) -> "
     """Logits in float32 on the CPU, (tokens, columns), in eval mode; the model is left in the mode that it was in."""
     import torch
 
-    training = {module: module.training for module in model.modules()}
     rows = torch.tensor([ids], device=next(model.parameters()).device)
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits
-    finally:
-        for module, before in training.items():
-            module.training = before
+    with eval_mode(model):
+        logits = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits
     return logits[0, -len(ids) :, columns].float().cpu().contiguous()  # virtual tokens stand before
 
 
