@@ -85,7 +85,7 @@ def entries(plan: Plan, layout: Layout, scores: pd.DataFrame) -> dict[Cell, list
             for of_row, column, names in zip(scored, layout.columns, named, strict=True)
         ]
         if layout.averaged:
-            kept = [line for of_row, there in zip(scored, available, strict=True) if there for line in of_row]
+            kept = [line for of_row, in_column in zip(scored, available, strict=True) if in_column for line in of_row]
             whole = printed[None] if all(available) else None  # the paper's average is over all of its tasks
             cells.append(_average(kept, whole, leaks, layout.columns[0].metric, of_lm_eval))
         by_row[row] = cells

@@ -207,7 +207,7 @@ def _smallest_differences(loaded: "Plan", sd: float, pilot: int | None) -> list[
         raise UserError(f"{loaded.path}: no comparison is planned; say in a table's comparisons what is to be shown")
     limits = spread_limits(sd, pilot) if pilot else ()
 
-    def at(seeds: int, level: float) -> str:
+    def difference_text(seeds: int, level: float) -> str:
         most_likely, *ends = (smallest_difference(seeds, level, spread) for spread in (sd, *limits))
         between = f" [{', '.join(f'{end:.4g}' for end in ends)}]" if ends else ""
         return f"{most_likely:.4g}{between} at {seeds} seeds"
@@ -217,7 +217,7 @@ def _smallest_differences(loaded: "Plan", sd: float, pilot: int | None) -> list[
         comparisons = loaded.comparisons(name)
         for one in comparisons:
             level = nominal_level(table.looks_planned, ALPHA / len(comparisons))
-            shown = ", ".join(at(seeds, level) for seeds in table.looks_planned)
+            shown = ", ".join(difference_text(seeds, level) for seeds in table.looks_planned)
             lines.append(f"{name}: {one.name}: {shown} (level {level:.4f}, margin {one.margin:g})")
     lines.append(
         f"Each is shown in {100 * LIKELY:.0f} of 100 such experiments if one seed's difference spreads by {sd:g}"

@@ -169,8 +169,8 @@ def chosen_samples(results: Results, run: Run, tasks: list[str], room: int) -> l
                 drawn[task] = sorted(results.samples(run, task), key=_lot_in(task))[:MOST]
             if place < len(drawn[task]):
                 sample = sample_shown(task_titles(results.plan, run.table)[task], drawn[task][place])
-                said = (text for name, text in sample.items() if name != "prompt")  # which stands on the page once
-                room -= OVERHEAD + sum(len(str(text).encode()) for text in said)
+                texts = (text for name, text in sample.items() if name != "prompt")  # which stands on the page once
+                room -= OVERHEAD + sum(len(str(text).encode()) for text in texts)
                 if room < 0:
                     return [sample for samples in shown.values() for sample in samples]
                 shown[task].append(sample)

@@ -25,9 +25,9 @@ def _of_all(runs: list[Facts]) -> Facts:
     """What all runs say that say anything under a title; an untuned base has no settings but their hash."""
     shared: Facts = {}
     for title in dict.fromkeys(title for facts in runs for title in facts):
-        said = [facts[title] for facts in runs if len(facts.get(title, ())) > 1]
-        if len(said) > 1:
-            shared[title] = [pair for pair in said[0] if all(pair in pairs for pairs in said[1:])]
+        stated = [facts[title] for facts in runs if len(facts.get(title, ())) > 1]
+        if len(stated) > 1:
+            shared[title] = [pair for pair in stated[0] if all(pair in pairs for pairs in stated[1:])]
     return {title: pairs for title, pairs in shared.items() if pairs}
 
 

@@ -102,7 +102,7 @@ def verdict_sentences(results: Results) -> list[Verdicts]:
         margin = f"margin {plain_number(one, planned.margin)}"
         heading = f"{where}: {measured(one)}; {margin}, {one.seeds_planned} seeds"
         groups.setdefault(heading, []).append(Said(one.decision.verdict.value, verdict_sentence(results, one)))
-    return [Verdicts(heading, said) for heading, said in groups.items()]
+    return [Verdicts(heading, lines) for heading, lines in groups.items()]
 
 
 def verdict_text(pair: Pair) -> str:

@@ -104,9 +104,9 @@ def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
     path = run_folder(results, run) / part / folders.SCORES
     if not path.exists():
         cell = [other for other in plan.runs_of(run.table) if other.group == run.group]
-        there = [str(other.seed) for other in cell if (run_folder(results, other) / part / folders.SCORES).exists()]
+        present = [str(other.seed) for other in cell if (run_folder(results, other) / part / folders.SCORES).exists()]
         missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.group}"
-        raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(there) or 'none'})")
+        raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(present) or 'none'})")
     record = read_record(path, ScoresRecord)
     if record.settings_sha256 != plan.settings_hash(run):
         hashes = f"found {record.settings_sha256[:12]}, the experiment file gives {plan.settings_hash(run)[:12]}"

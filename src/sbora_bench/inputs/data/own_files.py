@@ -123,9 +123,9 @@ def _json(path: Path) -> Rows:
     try:
         return counted(_parsed(text))
     except (ValueError, RecursionError) as error:
-        at = error.pos if isinstance(error, json.JSONDecodeError) else _huge(text)[0]
-        number = text.count("\n", 0, at or 0) + 1
-        line = "" if at is None else f", line {number}"
+        position = error.pos if isinstance(error, json.JSONDecodeError) else _huge(text)[0]
+        number = text.count("\n", 0, position or 0) + 1
+        line = "" if position is None else f", line {number}"
         raise UserError(f"{path}{line}: not JSON ({_reason(error, text)}); correct it there") from None
 
 
