@@ -153,7 +153,7 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         from sbora_bench.inputs.supervised_loss import loss_of_its_own
 
         if reason := loss_of_its_own(model):
-            return f"tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0"
+            return f"tokens_at_once: {reason}, which each part would add; say tokens_at_once: 0"
     return unmerged(model) if merged(method, protocol) else ""
 
 

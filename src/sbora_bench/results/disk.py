@@ -92,7 +92,7 @@ def freed(paths: list[Path]) -> int:
 
 
 def prune(paths: list[Path], snakemake: Path) -> None:
-    """Delete files and folders. Raises UserError while Snakemake runs in this folder (`snakemake`: its `.snakemake`)."""
+    """Delete files and folders. Raises UserError while Snakemake runs here (`snakemake`: its folder `.snakemake`)."""
     with locks.without_snakemake(snakemake):
         for path in paths:
             if path.is_dir():

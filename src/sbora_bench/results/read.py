@@ -101,7 +101,7 @@ class Results:
         path = folders.region_file(self.folder, run)
         record, training = self._record(path, RegionsRecord), self.training(run)
         if record is not None and training is not None and record.adapter_sha256 != training.happened.adapter_sha256:
-            raise UserError(f"{path}: adapter_sha256: of another adapter than the run's; delete it and make it anew")
+            raise UserError(f"{path}: adapter_sha256: of another adapter than the run's; delete it and make it again")
         return record
 
     def contamination(self, table: str) -> ContaminationRecord | None:

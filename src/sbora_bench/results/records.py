@@ -285,7 +285,7 @@ def read_record(path: str | Path, kind: type[R]) -> R:
     _check_version(path, value)
     seal = value.pop(SEAL, None)
     if seal is not None and seal != hash_of(value):
-        raise UserError(f"{path}: {SEAL}: differs from the contents: damaged or edited; delete it and make it anew")
+        raise UserError(f"{path}: {SEAL}: differs from the contents: damaged or edited; delete it and make it again")
     try:
         return kind.model_validate(value)
     except ValidationError as error:

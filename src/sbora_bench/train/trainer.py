@@ -137,7 +137,7 @@ def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, n
     from sbora_bench.inputs.supervised_loss import loss_of_its_own
 
     if protocol.tokens_at_once and (reason := loss_of_its_own(model)):
-        raise UserError(f"{name}: tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0")
+        raise UserError(f"{name}: tokens_at_once: {reason}, which each part would add; say tokens_at_once: 0")
     tokens = math.ceil(protocol.tokens_at_once * rows / protocol.micro_batch)  # halved with the rows
     # several processes wait for each other at every part, so all have as many: as of the longest rows
     width = protocol.max_length if processes.count() > 1 else 0

@@ -84,6 +84,6 @@ def test_regions_of_another_adapter_are_refused(made):
     run = plan.region_runs("arithmetic")[0]
     keep(results, run, [1, 1], adapter_sha256={"adapter_model.safetensors": "0" * 64})
     with pytest.raises(
-        UserError, match="adapter_sha256: of another adapter than the run's; delete it and make it anew"
+        UserError, match="adapter_sha256: of another adapter than the run's; delete it and make it again"
     ):
         region_table(Results(plan, results), "arithmetic")

@@ -184,7 +184,8 @@ def test_a_loss_of_the_model_s_own_is_not_had_in_parts(config, adapter, reason, 
     with pytest.raises(UserError) as refused:
         trained(model, tmp_path, tokens_at_once=AT_ONCE)
     assert (
-        str(refused.value) == f"t-m-lora-r4-s0: tokens_at_once: {reason}, which parts have anew; say tokens_at_once: 0"
+        str(refused.value)
+        == f"t-m-lora-r4-s0: tokens_at_once: {reason}, which each part would add; say tokens_at_once: 0"
     )
 
 
