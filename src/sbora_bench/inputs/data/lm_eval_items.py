@@ -1,12 +1,11 @@
 """The items of lm-eval's own tasks, prompts and all, as lm-eval itself would ask them: MMLU under protocol `clean`."""
 
-import contextlib
-import io
 import tempfile
 from pathlib import Path
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_json
+from sbora_bench.inputs.data.lm_eval_tasks import quietly
 
 
 def lm_eval_rows(name: str, task: str, shots: int, folder: Path) -> list[dict[str, str]]:
@@ -31,7 +30,7 @@ def lm_eval_rows(name: str, task: str, shots: int, folder: Path) -> list[dict[st
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(f"data {name}: {folder}: lm-eval can't read it for {task} ({error})") from None
     for subject in tasks.values():
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a subject
+        with quietly():
             subject.build_all_requests()
         for request in subject.instances:
             if request.idx == 0:  # one of the choices; all have the same prompt

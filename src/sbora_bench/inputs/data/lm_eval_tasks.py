@@ -27,6 +27,11 @@ NOT_TAKEN = {  # keys of a task that can't be scored here, and why
 }
 
 
+def quietly() -> contextlib.AbstractContextManager[Any]:
+    """Without the progress bars that lm-eval draws."""
+    return contextlib.redirect_stderr(io.StringIO())
+
+
 def task_keys(source: LmEvalSource, functions: bool = False) -> dict[str, Any]:
     """The keys of a task's YAML with what it includes; functions as text, relative to lm-eval, unless they are wanted.
 
@@ -118,7 +123,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
     keys = with_data(source, task_keys(source, functions=True))
     shots = keys.get("num_fewshot") or 0 if source.shots is None else source.shots
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with quietly():
             task = ConfigurableTask(config=keys | {"num_fewshot": shots})
             task.set_fewshot_seed(SHOTS_SEED)
             _check_answers(task, where)
@@ -136,14 +141,20 @@ def _check_answers(task: "ConfigurableTask", where: str) -> None:
     """Raise UserError for an item of which no choice is right: lm-eval marks each answer to it as wrong."""
     own_marks = task.multiple_input or callable(task.config.process_results)
     for index, doc in enumerate(() if task.OUTPUT_TYPE != "multiple_choice" or own_marks else task.eval_docs):
-        choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
-        for answer in target if isinstance(target, list) else [target]:
-            if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
-                raise UserError(
-                    f"{where}: item {index}: its right answer is {answer!r}, allowed one of its choices,"
-                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}; take a split"
-                    " that has right answers, or leave the item out"
-                )
+        if problem := no_choice(task.doc_to_target(doc), task.doc_to_choice(doc)):
+            raise UserError(
+                f"{where}: item {index}: its right answer is {problem}; take a split that has right answers, or leave"
+                " the item out"
+            )
+
+
+def no_choice(target: Any, choices: list[Any]) -> str:
+    """A right answer, of one or of a list, that is none of an item's choices, and what is allowed; else empty."""
+    for answer in target if isinstance(target, list) else [target]:
+        if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
+            shown = ", ".join(map(repr, choices[:SHOWN]))
+            return f"{answer!r}, allowed one of its choices, {shown}, or its place from 0 to {len(choices) - 1}"
+    return ""
 
 
 def _row(task: "ConfigurableTask", doc: dict[str, Any], shots: int) -> dict[str, Any]:

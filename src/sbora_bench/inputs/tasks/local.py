@@ -4,8 +4,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.inputs.data.lm_eval_tasks import SHOTS_SEED
-from sbora_bench.inputs.tasks.named import named_task, quietly
+from sbora_bench.inputs.data.lm_eval_tasks import SHOTS_SEED, quietly
+from sbora_bench.inputs.tasks.named import named_task
 from sbora_bench.inputs.tasks.named_columns import read_by
 from sbora_bench.plan.data_entries import LmEvalTask
 

@@ -1,13 +1,11 @@
 """lm-eval's own tasks as they are scored here: by their own filters and metrics, over items that are prepared."""
 
-import contextlib
-import io
 import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.inputs.data.lm_eval_tasks import task_keys
+from sbora_bench.inputs.data.lm_eval_tasks import quietly, task_keys
 from sbora_bench.plan.data_entries import LmEvalTask, TaskEntry
 
 if TYPE_CHECKING:
@@ -20,11 +18,6 @@ PREPARED = {
     *("dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "fewshot_split"),
     *("fewshot_config", "process_docs", "num_fewshot", "metadata", "include"),
 }
-
-
-def quietly() -> contextlib.AbstractContextManager[Any]:
-    """Without the progress bar that lm-eval draws while it writes prompts down."""
-    return contextlib.redirect_stderr(io.StringIO())
 
 
 def named_config(task: str, entry: TaskEntry, source: LmEvalTask) -> dict[str, Any]:

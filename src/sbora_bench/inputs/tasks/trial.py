@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line, one_of
+from sbora_bench.inputs.data.lm_eval_tasks import no_choice
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.named_columns import check_choices, check_columns, is_constant
 from sbora_bench.plan.metric import SHARE, Metric
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 ITEMS = 4  # of which a task is tried on, beyond its solved examples
 HALF = " perhaps"  # behind a right answer, which is half right then
-SHOWN = 6  # choices in a message
 OWN_KEYS = ("until", "max_gen_toks", "skip_special_tokens")  # of generation_kwargs, beside transformers' own
 VALUES = " (values from 0 to 1: metrics: {token_f1: {items: values}})"
 SCORED = ("generate_until", "multiple_choice", "loglikelihood")
@@ -100,15 +100,11 @@ def _check_questions(task: "ConfigurableTask", columns: set[str], where: str) ->
         if choices is None:
             continue
         check_choices(choices, f"{where}: doc_to_choice: item {doc['id']}")
-        for answer in target if isinstance(target, list) else [target]:
-            if answer not in (range(len(choices)) if isinstance(answer, int) else choices):
-                text = task.config.doc_to_target
-                typo = isinstance(text, str) and is_constant(text, columns)
-                column = f"; or a column: {one_of(text, columns, 'column')}" if typo else ""
-                raise UserError(
-                    f"{where}: doc_to_target: item {doc['id']}: found {answer!r}, allowed one of its choices,"
-                    f" {', '.join(map(repr, choices[:SHOWN]))}, or its place from 0 to {len(choices) - 1}{column}"
-                )
+        if problem := no_choice(target, choices):
+            text = task.config.doc_to_target
+            typo = isinstance(text, str) and is_constant(text, columns)
+            column = f"; or a column: {one_of(text, columns, 'column')}" if typo else ""
+            raise UserError(f"{where}: doc_to_target: item {doc['id']}: found {problem}{column}")
 
 
 def _check_metric(task: "ConfigurableTask", name: str, measured: Metric, value: Any, where: str) -> None:
