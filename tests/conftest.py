@@ -4,6 +4,14 @@ import gc
 
 import pytest
 
+from tests import forked
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of forks for all workers, which has its imports by the time that they have collected the tests."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        forked.share()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist worksteal` the first half is one worker's: no two wait for each other's turn in the same folder."""

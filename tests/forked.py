@@ -2,7 +2,8 @@
 
 As `python -m` and `python -c`, in a folder and an environment of their own. Of our packages nothing is imported before
 the fork, so that a program loads them from where its environment says; the jobs of a Snakemake that runs here are such
-forks too. What a new process alone can prove (a light start, kills, locks) is not proved here.
+forks too. pytest-xdist's workers share the process of who started them. What a new process alone can prove (a light
+start, kills, locks) is not proved here.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +29,7 @@ HEAVY = ["snakemake.cli", "snakemake.report.html_reporter", "datasets", "transfo
 HEAVY += ["bitsandbytes", "lm_eval.api.model", "lm_eval.evaluator", "matplotlib.pyplot", "pandas", "scipy.stats"]
 HEAVY += ["statsmodels.stats.multitest", "statsmodels.stats.power", "pydantic", "click", "jinja2", "yaml"]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # read where huggingface_hub is imported
+SHARED = "SERVER_OF_FORKS"  # the variable that tells a worker the address
 CLIENT = """#!{python} -IS
 import os, sys
 sys.path.insert(0, {root!r})
@@ -42,7 +45,7 @@ def python(
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         places = (stdout.fileno(), stderr.fileno())
         place, variables = str(folder or Path.cwd()), dict(os.environ) if environment is None else environment
-        status = run(_server().address, list(arguments), place, variables, places)
+        status = run(address(), list(arguments), place, variables, places)
         texts = []
         for file in (stdout, stderr):
             file.seek(0)
@@ -63,28 +66,46 @@ def run(address: str, arguments: list[str], folder: str, environment: dict[str, 
     return int(answer)
 
 
-class _Server:
-    """This process's server, which ends with it; beside its socket a `sbora-bench` and a `python` that run there."""
-
-    def __init__(self) -> None:
-        self.place = tempfile.TemporaryDirectory(prefix="sbora-forks-")
-        self.address = str(Path(self.place.name, "socket"))
-        client = CLIENT.format(python=sys.executable, root=str(ROOT), address=self.address)
-        self._program("sbora-bench", client)
-        self._program("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        command = [sys.executable, "-c", "from tests import forked; forked.serve()", self.address]
-        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        own = OFFLINE | {"PYTHONPATH": paths, "PYTHONHASHSEED": "random"}  # hashes that are not this process's
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | own)
-        assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
-
-    def _program(self, name: str, text: str) -> None:
-        path = Path(self.place.name, name)
-        path.write_text(text)
-        path.chmod(0o755)
+@cache
+def address() -> str:
+    """The socket of this process's server, which ends with it, or of the one that is shared; beside it a `sbora-bench`
+    and a `python` that run there. It is not waited for: who connects before the imports are done waits in line.
+    """
+    return os.environ.get(SHARED) or _start()
 
 
-_server = cache(_Server)
+def share() -> None:
+    """Start the server that the workers started from here take."""
+    os.environ[SHARED] = address()
+
+
+def _start() -> str:
+    place = tempfile.mkdtemp(prefix="sbora-forks-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    path = str(Path(place, "socket"))
+    _program(place, "sbora-bench", CLIENT.format(python=sys.executable, root=str(ROOT), address=path))
+    _program(place, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = OFFLINE | {"PYTHONPATH": paths, "PYTHONHASHSEED": "random"}  # hashes that are not this process's
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        command = [sys.executable, "-c", "from tests import forked; forked.serve()", path, str(listener.fileno())]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # whose end is the server's, however this process ends
+            stdout=subprocess.DEVNULL,
+            env=os.environ | own,
+            pass_fds=[listener.fileno()],
+        )
+    atexit.register(process.kill)
+    return path
+
+
+def _program(place: str, name: str, text: str) -> None:
+    path = Path(place, name)
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def serve() -> None:
@@ -94,10 +115,7 @@ def serve() -> None:
     ours = [name for name in sys.modules if name.partition(".")[0] in ("sbora", "sbora_bench")]
     assert not ours, f"imported before the fork, not from where the environment says: {ours}"
     gc.freeze()  # what was imported is no garbage
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(sys.argv[1])
-        listener.listen(64)
-        print("ready", flush=True)
+    with socket.socket(fileno=int(sys.argv[2])) as listener:
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             client, _ = listener.accept()
             if os.fork() == 0:
