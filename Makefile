@@ -17,16 +17,23 @@ endif
 # which takes twice as long as the imports do
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: reproduce test test-slow rehearse bench docs publish lint lint-python lint-types lint-workflow clean
+.PHONY: reproduce test tests checks test-slow rehearse bench docs publish lint lint-python lint-types lint-workflow clean
 .DELETE_ON_ERROR:
 
 reproduce: .venv/ready
 	$(BIN)/snakemake --cores all
 	@echo "Tables: results/ladder/tables/  figures: results/ladder/figures/  report: results/ladder/report.html"
 
+# the tests wait now and then (for jobs, locks, polls): docs and lint take those pauses
 test: .venv/ready
-	$(MAKE) --no-print-directory -j 2 docs lint
+	$(MAKE) --no-print-directory -j 2 tests checks
+
+tests: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# what they print comes in one piece, not among the tests' dots
+checks: .venv/ready
+	@log=$$(mktemp); $(MAKE) --no-print-directory docs lint >$$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow

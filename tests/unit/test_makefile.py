@@ -1,4 +1,6 @@
-"""The Makefile in a home that can't be written to, and in a container that forbids Python to keep what it compiles."""
+"""The Makefile in a home that can't be written to, in a container that forbids Python to keep what it compiles, and with
+one of the checks that run at once failing.
+"""
 
 import subprocess
 import sys
@@ -26,3 +28,16 @@ def test_a_home_that_cannot_be_written_to_does_not_stop_snakemake(tmp_path, monk
 def test_what_a_job_compiles_is_kept_for_the_next(monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert shown(f"{sys.executable} -c 'import sys; print(sys.dont_write_bytecode)'") == "False"
+
+
+@pytest.mark.parametrize("failing", ["tests", "docs", "lint-types"])
+def test_what_fails_beside_the_others_fails_the_whole(tmp_path, failing):
+    stubs = {name: f"@echo {name} ran" for name in ("tests", "docs", "lint-types", "lint-workflow", "lint-python")}
+    stubs[failing] += "; false"
+    (tmp_path / "stubs.mk").write_text("".join(f"{name}: ; {recipe}\n" for name, recipe in stubs.items()))
+    command = ["make", "--file", "Makefile", "--file", str(tmp_path / "stubs.mk"), "--old-file", ".venv/ready"]
+    done = subprocess.run(
+        [*command, f"MAKE={' '.join(command)}", "test"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and f"{failing} ran" in done.stdout
+    assert "tests ran" in done.stdout and "docs ran" in done.stdout, done.stderr
