@@ -1,5 +1,5 @@
-"""The Makefile in a home that can't be written to, in a container that forbids Python to keep what it compiles, and with
-one of the checks that run at once failing.
+"""The Makefile in a home that can't be written to and in a container that forbids Python to keep what it compiles; a
+check that fails beside the tests fails them.
 """
 
 import subprocess
