@@ -17,6 +17,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from sbora_bench.files import read_json
+from tests import forked
 from tests.workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .stand_in import Pod, StandIn
@@ -28,6 +29,7 @@ COMMAND = [
     *("--container-image", IMAGE, "--default-storage-prefix", f"s3://{BUCKET}"),
     *("--seconds-between-status-checks", "1"),
 ]
+PART = ("only=table=arithmetic,method=lora", "seeds=0")  # the bucket is asked for each file of the whole
 STORE = f"/workdir/.snakemake/storage/s3/{BUCKET}/results/tiny/store"
 
 
@@ -61,7 +63,7 @@ def versioned(root):  # noqa: F811
 
 
 def told_by(command: list[str], versioned, environment: dict[str, str]) -> tuple[int, str]:
-    """Exit status and all that it said."""
+    """Exit status and all that it said, in a process of its own: KUBECONFIG is read where the client is imported."""
     done = subprocess.run(command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -120,7 +122,7 @@ def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, t
     with StandIn(tmp_path, submitting["PATH"], run=False) as cluster:
         environment = {**submitting, "KUBECONFIG": str(cluster.config), "HF_TOKEN": "canary-secret-token"}
         command = [*COMMAND, "--retries", "0", "--set-resources", "prepare_table:gpu=1"]
-        command += ["--envvars", "HF_TOKEN", "--config", "experiment=tiny"]
+        command += ["--envvars", "HF_TOKEN", "--config", "experiment=tiny", *PART]
         status, output = told_by(command, versioned, environment)
     assert status == 1 and cluster.pods, output[-6000:]
     assert not cluster.invalid
@@ -136,7 +138,7 @@ def test_a_job_on_a_gpu_asks_for_it_as_kubernetes_wants(versioned, submitting, t
 
 
 def test_failed_runs_in_a_bucket_are_not_taken_for_none(versioned, submitting):
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--default-storage-provider", "s3"]
+    command = ["-m", "snakemake", "--cores", "1", "--default-storage-provider", "s3"]
     command += ["--default-storage-prefix", f"s3://{BUCKET}", "--config", "experiment=tiny", "retry_failed=true"]
-    status, output = told_by(command, versioned, submitting)
-    assert status == 2 and "retry_failed: failed runs in a storage are not looked for" in output, output
+    done = forked.python(*command, folder=versioned.folder, environment=submitting)
+    assert done.returncode == 2 and "retry_failed: failed runs in a storage are not looked for" in done.stderr
