@@ -120,7 +120,7 @@ def verdict_summary(results: Results) -> str:
     apart = counts[Verdict.BETTER] + counts[Verdict.WORSE]
     beyond = sum(one.beyond_margin for one in judgements(results))
     verb = "is" if beyond == 1 else "are"
-    size = f" Of the {apart} better or worse {beyond or 'none'} {verb} shown to be so by more than the margin."
+    size = f" Of the {apart} better or worse, {beyond or 'none'} {verb} shown to be so by more than the margin."
     return summary + (size if apart else "")
 
 

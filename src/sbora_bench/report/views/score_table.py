@@ -244,7 +244,7 @@ SCORES = TableView(
     subjects=of_layouts(),
     make=score_table,
     caption=(
-        "Score in per cent, mean ± standard deviation over the seeds; in brackets the 95 % interval."
+        "Score, mean ± standard deviation over the seeds; in brackets the 95 % interval."
         " tables/cells.csv names the runs of every cell."
     ),
     hints=(
