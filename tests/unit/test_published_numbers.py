@@ -72,7 +72,7 @@ def test_counts_of_verdicts_are_the_published_ones():
     assert {row["verdict"] for row in beyond} == {"worse"} and len(beyond) == 4
     planned = f"in {len(judged)} comparisons that were planned before the run (twelve seeds). {decided} are decided:"
     assert planned in plain(README)
-    assert f"four of these {apart} differences, all of them worse, are shown to exceed the margin" in plain(README)
+    assert f"Of those {apart} differences four, all of them worse, are shown to exceed the margin" in plain(README)
 
 
 def clear(row: dict[str, str]) -> bool:
