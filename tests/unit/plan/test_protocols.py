@@ -76,6 +76,15 @@ def test_a_field_without_its_note_is_told(catalog, note, message):
         protocol_table.drawn(catalog.model_copy(update={"protocol_notes": notes}))
 
 
+def test_a_reason_stands_once_and_a_field_once_or_in_each_suite(catalog):
+    text = protocol_table.drawn(catalog)
+    reasons = {field: note.clean for field, note in catalog.protocol_notes.items() if note.clean}
+    assert [field for field, reason in reasons.items() if text.count(f"| `{field}` | {reason} |") != 1] == []
+    for field in Protocol.model_fields.keys() - {"title"}:
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{field}` |") and line.count(" | ") == 3]
+        assert len(rows) == 1 or (len(rows) == len(SUITES) and len(set(rows)) > 1), field
+
+
 def test_the_clean_paper_is_the_paper_but_for_its_protocol_and_the_mmlu_split(monkeypatch):
     """Run for run; what differs in a protocol has its reason in the catalog."""
     monkeypatch.chdir(ROOT)
