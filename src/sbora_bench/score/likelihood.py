@@ -41,8 +41,9 @@ def gold_answers(scorer: "Scorer", items: list[dict]) -> list[dict[str, Any]]:
     answers: list[Answer] = []
     texts_of = [[item["gold"], *(_with_label(item, label) for label in item.get("labels") or [])] for item in items]
     ended = _ended(scorer, [text for texts in texts_of for text in texts])
+    prompts = scorer.ids_of_contexts(item["prompt"] for item in items)
     for item, texts in zip(items, texts_of, strict=True):
-        prompt = scorer.context_ids(item["prompt"])
+        prompt = prompts[item["prompt"]]
         gold, *named = (ended[text] for text in texts)
         place = _only_difference(named)
         of_item = [Answer(prompt, gold)]

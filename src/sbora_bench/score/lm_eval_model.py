@@ -9,12 +9,12 @@ one-letter continuation is one token, chosen by the protocol (MMLU).
 import contextlib
 import string
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import Collator
+from lm_eval.models.utils import Collator, has_bos_prefix
 from tqdm import tqdm
 from transformers import GenerationConfig
 
@@ -86,8 +86,23 @@ class Scorer(HFLM):
 
     def context_ids(self, context: str) -> list[int]:
         """The prompt's token ids, without the EOS that some tokenizers put at the end; of an empty one BOS or EOS."""
-        ids = self.tok_encode(context) or [self.prefix_token_id]
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        return self.ids_of_contexts([context])[context]
+
+    def ids_of_contexts(self, contexts: Iterable[str]) -> dict[str, list[int]]:
+        """Of each distinct prompt `context_ids`. One call for all: the tokenizer then uses every core."""
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        prefix, eos = self.tokenizer.decode(self.prefix_token_id), self.tokenizer.eos_token_id
+        distinct = list(dict.fromkeys(contexts))
+        encoded: dict[str, list[int]] = {}
+        begun = [context for context in distinct if has_bos_prefix(context, prefix)]
+        bare = [context for context in distinct if not has_bos_prefix(context, prefix)]
+        for texts, settings in ((bare, special), (begun, {"add_special_tokens": False})):
+            if texts:
+                encoded |= zip(texts, self.tokenizer(texts, **settings)["input_ids"], strict=True)
+        return {
+            context: ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids or [self.prefix_token_id]
+            for context, ids in encoded.items()
+        }
 
     def padded(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` and `position_ids`, each (rows, longest), padded on the left."""
@@ -115,7 +130,7 @@ class Scorer(HFLM):
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """The generated texts, in the order of the requests; `self.tokens` gets each prompt's number of new tokens."""
         arguments = [request.args for request in requests]
-        encoded = {context: self.context_ids(context) for context, _ in arguments}
+        encoded = self.ids_of_contexts(context for context, _ in arguments)
         groups = Collator(
             arguments,
             sort_fn=lambda pair: (-len(encoded[pair[0]]), pair[0]),
@@ -146,17 +161,15 @@ class Scorer(HFLM):
 
         A prompt before a letter keeps its first `max_length` tokens (authors' code).
         """
-        encoded: dict[str, list[int]] = {}
+        arguments = [request.args for request in requests]
+        letters = {letter: self.letter_id(letter) for letter in {text for _, text in arguments if _is_letter(text)}}
+        encoded = self.ids_of_contexts(context for context, continuation in arguments if continuation in letters)
+        self.cut |= {context for context, ids in encoded.items() if len(ids) > self.max_length}
+        first = {context: ids[: self.max_length] for context, ids in encoded.items()}
         rows = []
-        for context, continuation in (request.args for request in requests):
-            letter = continuation.strip()
-            if len(letter) == 1 and letter in string.ascii_uppercase:
-                if context not in encoded:
-                    ids = self.context_ids(context)
-                    encoded[context] = ids[: self.max_length]
-                    if len(ids) > self.max_length:
-                        self.cut.add(context)
-                pair = encoded[context], [self.letter_id(continuation)]
+        for context, continuation in arguments:
+            if continuation in letters:
+                pair = first[context], [letters[continuation]]
             else:
                 pair = self._encode_pair(context, continuation) if context else self._alone(continuation)
                 if len(pair[0]) + len(pair[1]) > self.max_length + 1:
@@ -190,30 +203,39 @@ class Scorer(HFLM):
                 longest = min(max(len(context) + len(more) for _, context, more in requests), self.max_length)
                 self.batch_size_per_gpu = self.rows_for(longest, longest)
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        contexts = sorted({tuple(context) for _, context, _ in requests}, key=lambda ids: (-len(ids), ids))
-        scores: dict[tuple[int, ...], torch.Tensor] = {}
+        asked = _numbers_by_row(tuple(context) for _, context, _ in requests)
+        contexts = sorted(asked, key=lambda ids: (-len(ids), ids))
+        scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with self._progress(len(contexts), disable_tqdm) as bar, torch.inference_mode():
             for batch in self.in_batches(contexts, len):
                 inputs = self.padded([list(ids) for ids in batch])
-                logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
-                scores.update(zip(batch, logits.double().log_softmax(-1).cpu(), strict=True))
+                logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits
+                for ids, values in zip(batch, logits.double().log_softmax(-1).cpu(), strict=True):
+                    tokens = [requests[number][2] for number in asked[ids]]
+                    for number, score in zip(asked[ids], continuation_scores(values, tokens), strict=True):
+                        scores[number] = score
                 bar.update(len(batch))
-        return [_token_score(scores[tuple(context)], token) for _, context, (token,) in requests]
+        return scores
 
     def _with_shared_prefixes(self, requests: list[Any], disable_tqdm: bool) -> list[tuple[float, bool]]:
         """As lm-eval scores them: of a continuation the last `max_length` tokens, its prompt cut on the left."""
-        wanted: dict[tuple[int, ...], int] = {}
-        inputs = []
-        for _, context, continuation in requests:
-            ids = tuple([*context, *continuation][-(self.max_length + 1) : -1])
-            wanted[ids] = max(wanted.get(ids, 0), min(len(continuation), len(ids)))
-            inputs.append((ids, continuation[-len(ids) :]))
-        rows = [Row(ids, needed) for ids, needed in wanted.items()]
+        inputs = [tuple([*context, *more][-(self.max_length + 1) : -1]) for _, context, more in requests]
+        continuations = [more[-len(ids) :] for ids, (_, _, more) in zip(inputs, requests, strict=True)]
+        asked = _numbers_by_row(inputs)
+        rows = [Row(ids, max(len(continuations[number]) for number in numbers)) for ids, numbers in asked.items()]
+        scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+
+        def take(place: int, values: torch.Tensor) -> None:
+            numbers = asked[rows[place].ids]
+            of_row = continuation_scores(values, [continuations[number] for number in numbers])
+            for number, score in zip(numbers, of_row, strict=True):
+                scores[number] = score
+
         reader = self.prefix_reader(rows)
         with self._progress(len(rows), disable_tqdm) as bar:
-            scores = dict(zip(wanted, reader.log_probabilities(rows, bar.update), strict=True))
+            reader.each_row(rows, take, bar.update)
         self.read += reader.read
-        return [_continuation_score(scores[ids], tokens) for ids, tokens in inputs]
+        return scores
 
     def _progress(self, total: int, disable: bool) -> tqdm:
         often = 0.1 if sys.stderr.isatty() else 30
@@ -232,15 +254,30 @@ def _left_alone(model: torch.nn.Module) -> Iterator[None]:
         del model.tie_weights
 
 
-def _token_score(log_probabilities: torch.Tensor, token: int) -> tuple[float, bool]:
-    return float(log_probabilities[token]), int(log_probabilities.argmax()) == token
+def _is_letter(continuation: str) -> bool:
+    letter = continuation.strip()
+    return len(letter) == 1 and letter in string.ascii_uppercase
 
 
-def _continuation_score(log_probabilities: torch.Tensor, tokens: list[int]) -> tuple[float, bool]:
-    """Of the last rows of `log_probabilities` (places, vocabulary), one a token."""
-    last = log_probabilities[-len(tokens) :]
-    wanted = torch.tensor(tokens)
-    return float(last.gather(1, wanted[:, None]).sum()), bool((last.argmax(-1) == wanted).all())
+def _numbers_by_row(rows: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """Distinct row -> the places at which it stands."""
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, ids in enumerate(rows):
+        numbers.setdefault(ids, []).append(number)
+    return numbers
+
+
+def continuation_scores(values: torch.Tensor, continuations: list[list[int]]) -> list[tuple[float, bool]]:
+    """Log-probability of each continuation and whether each of its tokens is the likeliest.
+
+    `values` (places, vocabulary): log-probabilities; a continuation's tokens are those of the last places.
+    """
+    likeliest = values.argmax(-1).tolist()
+    scores = []
+    for tokens in continuations:
+        of_tokens = values[-len(tokens) :].gather(1, torch.tensor(tokens)[:, None])
+        scores.append((float(of_tokens.sum()), likeliest[-len(tokens) :] == tokens))
+    return scores
 
 
 def _cut(text: str, until: list[str] | Any) -> str:
