@@ -22,6 +22,7 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import added_rows, config_from, cut
 from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.inputs.models.weights import refuse_bidirectional
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.method_entry import MethodEntry
@@ -127,7 +128,9 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     except UserError as error:
         return str(error)
     try:
-        base = build_base(shortest(config_from(values, f"model {cell.model}"), method), protocol, method)
+        config = config_from(values, f"model {cell.model}")
+        refuse_bidirectional(config, f"model {cell.model}")
+        base = build_base(shortest(config, method), protocol, method)
         if problem := unmatched(base, method, protocol):
             return problem
         if TOKENS & method.arguments.keys():
@@ -212,8 +215,10 @@ def one_layer_parameters(plan: Plan, cell: Cell) -> int | None:
 
 def shortest(config: "PretrainedConfig", method: MethodEntry) -> "PretrainedConfig":
     """The config with one layer, unless the model or the method tells layers apart."""
-    layers = set(getattr(config.get_text_config(), "layer_types", None) or [])
-    if len(layers) < 2 and not any(part in key for key in method.arguments for part in LAYERED):
+    text = config.get_text_config()
+    layers = set(getattr(text, "layer_types", None) or [])
+    told_apart = len(layers) > 1 or any("expert" in key for key in text.to_dict())  # the first layers may have none
+    if not told_apart and not any(part in key for key in method.arguments for part in LAYERED):
         return cut(config, 1)
     return config
 

@@ -68,7 +68,7 @@ class ProtocolTrainer(InParts, PaddingFree, SupervisedOnly, ByLength, Trainer):
         self.remove_callback(PrinterCallback)
         for callback in (
             self.termination,
-            DivergenceCallback(self.model.config.vocab_size, protocol.autocast == "float16"),
+            DivergenceCallback(self.model.config.get_text_config().vocab_size, protocol.autocast == "float16"),
             MethodCallback(self.model),
             SealCheckpointCallback(),
             StepLogCallback(self.args.run_name),

@@ -6,11 +6,30 @@ import sys
 
 import pytest
 
+from sbora_bench.inputs import check_methods
+from sbora_bench.plan.experiment import load_plan
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import workplace  # noqa: F401
 
 GRID = ("tables", "sums", "grids")
 LORA = {"r": "$rank", "target_modules": "$target_modules"}
+WIDTHS = {"hidden_size": 128, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+EXPERTS = {
+    **WIDTHS,
+    "model_type": "deepseek_v3",
+    "vocab_size": 99,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": None,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
 HEAVY = {"torch", "transformers", "peft", "numpy"}
 LOADED = """
 import json, sys
@@ -129,6 +148,30 @@ def test_a_method_that_reads_weights_is_refused_on_those_of_4_bits_alone(workpla
     assert workplace.run("validate", workplace.experiment((GRID, grid)))[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("architecture", "method", "targets", "words"),
+    [
+        (EXPERTS, "lora", "all-linear", "lora_dropout"),  # its first layer has none
+        ({"model_type": "bert", "vocab_size": 99, **WIDTHS}, "sbora-fa", "all-linear", "bert is an encoder"),
+        (
+            {"model_type": "mamba", "vocab_size": 99, **WIDTHS},
+            "sbora-fa",
+            ["in_proj"],
+            "",
+        ),  # kinds of layers by their number
+    ],
+)
+def test_a_model_that_a_method_does_not_fit_is_a_line(workplace, architecture, method, targets, words):  # noqa: F811
+    source = {"kind": "folder", "path": "not here"}
+    workplace.catalog(models={"own": {"title": "Own", "source": source, "architecture": architecture}})
+    file = workplace.experiment(
+        (GRID, [{"models": ["own"], "methods": [method], "ranks": [4]}]),
+        (("tables", "sums", "overrides"), {"target_modules": targets, "dropout": 0.05}),
+    )
+    problems = check_methods.method_problems(load_plan(file))
+    assert (words in problems[0]) if words else problems == [], problems
+
+
 def test_each_wrong_method_has_its_line(workplace):  # noqa: F811
     workplace.catalog(methods={"one": method("LORAA"), "two": method("LORA", s=3)})
     file = workplace.experiment((GRID, [{"models": ["ladder-xs"], "methods": ["one", "two"], "ranks": [4, 8]}]))
@@ -150,10 +193,7 @@ def test_what_was_good_is_remembered_and_imports_nothing(workplace):  # noqa: F8
 
 def test_the_shipped_experiments_are_good(monkeypatch, tmp_path):
     """All methods on all models, the paper's at true shape."""
-    from sbora_bench.inputs.check_methods import method_problems
-    from sbora_bench.plan.experiment import load_plan
-
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / "experiments").glob("*.yaml")):
-        assert method_problems(load_plan(path.stem), tmp_path) == []
+        assert check_methods.method_problems(load_plan(path.stem), tmp_path) == []
     assert len(list(tmp_path.iterdir())) > 40

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
@@ -17,6 +18,7 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
+from sbora_bench.inputs.models.weights import refuse_bidirectional
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import ModelEntry
@@ -117,6 +119,37 @@ def test_an_incomplete_folder_is_told_and_nothing_written(weights, tmp_path, how
 def test_another_architecture_is_told(weights, tmp_path, key, value, actual):
     with pytest.raises(UserError, match=f"config.json: {key}: found .*{actual}.*the catalog says"):
         prepare_model(catalog(FOLDER, **{key: value}), "toy-1", tmp_path / "out")
+
+
+def test_an_adapter_beside_the_weights_is_refused(weights, tmp_path):
+    """transformers puts it on the model without a word."""
+    (weights / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter_config.json is here too.*move the adapter out"):
+        prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_encoder_is_refused(weights, tmp_path):
+    """Its tokens see the answer that follows them."""
+    config = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    config.save_pretrained(weights)
+    encoder = Catalog.model_validate({"models": {"toy-1": {"title": "Toy", "source": FOLDER}}})
+    with pytest.raises(UserError, match="bert is an encoder, whose tokens see those that follow"):
+        prepare_model(encoder, "toy-1", tmp_path / "out")
+    config.is_decoder = True
+    refuse_bidirectional(config, "config.json")
+    refuse_bidirectional(GPTNeoXConfig(), "config.json")
+
+
+@pytest.mark.parametrize("lacks", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_weights_without_one_of_the_model_s_tensors_are_refused(weights, tmp_path, lacks):
+    """transformers draws what is missing."""
+    tensors = load_file(weights / "model.safetensors")
+    del tensors[lacks]
+    save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    prepare_model(catalog(FOLDER), "toy-1", tmp_path / "resources" / "models" / "toy-1")
+    with pytest.raises(UserError, match=f"its files lack {lacks}, which would be random"):
+        load_base(tmp_path / "resources", "toy-1", protocol(), None)
 
 
 def test_a_model_of_the_ladder_is_trained_not_fetched(tmp_path):

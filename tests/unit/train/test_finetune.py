@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_jsonl
@@ -12,6 +13,8 @@ from sbora_bench.results.folders import ADAPTER_FILES
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.train import finetune as stage
 from tests.factories import shipped
+from tests.factories.architectures import SIZES
+from tests.factories.toy_runs import write_base
 from tests.factories.toy_training import FILES, SETTINGS, digests, house, train
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
@@ -56,6 +59,19 @@ def test_the_record_tells_what_was_asked_and_what_happened(trained):
         "logits.safetensors",
         "train.json",
     ]
+
+
+def test_a_model_with_a_tower_for_images_trains_on_text(tmp_path):
+    """Its sizes stand in the config of its text model."""
+    plan = house(tmp_path)
+    text = SIZES | {"head_dim": 8}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    images = tower | {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=images, mm_tokens_per_image=4)
+    write_base(tmp_path / "resources" / "models" / "tiny", weights=Gemma3ForConditionalGeneration(config))
+    train(plan, tmp_path, "toy-tiny-lora-r4-s0")
+    record = read_record(tmp_path / "results/runs/toy-tiny-lora-r4-s0/train.json", TrainRecord)
+    assert record.status == "ok" and record.happened.steps == 3, record.reason
 
 
 def test_no_card_of_peft_is_made_to_be_thrown_away(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def cut(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":
     cut_config = type(config).from_dict(values)
     text = cut_config.get_text_config()
     count = min(layers, text.num_hidden_layers)
-    if getattr(text, "layer_types", None):
+    if text.to_dict().get("layer_types"):  # of some configs a property of the number of layers
         text.layer_types = text.layer_types[:count]
     text.num_hidden_layers = count
     return cut_config

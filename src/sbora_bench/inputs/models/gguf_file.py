@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.inputs.models.weights import check_weights
+from sbora_bench.inputs.models.weights import check_weights, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +17,8 @@ def write_gguf(path: Path, architecture: dict[str, Any], folder: Path) -> dict[s
     """Save the model and tokenizer of a GGUF file in `folder`; what to say of it.
 
     The weights go into a fresh model of the same config, for one read from GGUF counts as quantised and can't be saved.
-    Raises UserError where the package `gguf` is missing and where transformers can't read the file.
+    Raises UserError where the package `gguf` is missing and where transformers can't read the file or lacks a
+    tensor of the model in it.
     """
     check_gguf(path)
     import torch
@@ -26,9 +27,12 @@ def write_gguf(path: Path, architecture: dict[str, Any], folder: Path) -> dict[s
     where, name = path.parent, path.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-        read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+        read, loaded = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # of an architecture or a tokenizer that transformers doesn't read from GGUF
         raise _unread(path, error) from None
+    refuse_missing(loaded["missing_keys"], path)
     _split_as_trained(tokenizer, path)
     values = {key: value for key, value in read.config.to_dict().items() if key not in OF_THE_FILE}
     with torch.device("meta"):

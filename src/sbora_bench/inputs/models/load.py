@@ -10,6 +10,7 @@ from sbora_bench.files import sha256
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
+from sbora_bench.inputs.models.weights import refuse_missing
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
@@ -119,7 +120,8 @@ def load_base(
 ) -> "torch.nn.Module":
     """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
 
-    With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5).
+    With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5). Raises
+    UserError where the files lack a tensor of the model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -131,9 +133,14 @@ def load_base(
         arguments["quantization_config"] = nf4_config(protocol)
     if torch.cuda.is_available():
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}  # of several processes, its own
-    base = AutoModelForCausalLM.from_pretrained(
-        where, dtype=getattr(torch, protocol.weights_dtype), use_safetensors=True, **arguments
+    base, loaded = AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=getattr(torch, protocol.weights_dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **arguments,
     )
+    refuse_missing(loaded["missing_keys"], where)
     new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
     if tokenizer is not None and new > 0:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean

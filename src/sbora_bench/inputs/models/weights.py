@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,21 @@ TOKENIZERS = (
 )
 PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
 NAMES = set(TOKENIZER_FILES)
+ADAPTER = "adapter_config.json"
+SHOWN = 3  # tensors in a message
 
 
 def check_parts(folder: Path) -> None:
-    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, each whole."""
+    """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, each whole, and no
+    adapter, which transformers would put on the model unseen.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder}: {ADAPTER} is here too, and transformers would put that adapter on the model; move the adapter"
+            " out of the folder, or merge it into the weights"
+        )
     index = folder / "model.safetensors.index.json"
     shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     for name in [shard for shard in shards if not (folder / shard).is_file()]:
@@ -51,6 +61,28 @@ def _check_whole(path: Path) -> None:
         raise UserError(f"{path}: not whole: {size:,} bytes, its header says {expected:,}; fetch it again")
 
 
+def refuse_missing(missing: Iterable[str], where: str | Path) -> None:
+    """Raise UserError where a model has tensors that its files don't hold: transformers gives those random values and
+    no more than a warning.
+    """
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        raise UserError(
+            f"{where}: its files lack {', '.join(names[:SHOWN])}{more}, which would be random; give the whole model with"
+            " its language modelling head, of the config beside it"
+        )
+
+
+def refuse_bidirectional(config: Any, where: str | Path) -> None:
+    """Raise UserError for an encoder (BERT, RoBERTa), whose tokens see those that follow: it would read the answers."""
+    if getattr(config, "is_decoder", None) is False and hasattr(config, "add_cross_attention"):
+        raise UserError(
+            f"{where}: {config.model_type} is an encoder, whose tokens see those that follow; give a causal language"
+            " model, or set is_decoder: true in the config.json of one that was trained so"
+        )
+
+
 def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
     """Raise UserError unless the folder has all parts of a model, of this architecture."""
     check_parts(folder)
@@ -60,6 +92,7 @@ def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
+    refuse_bidirectional(config, folder / "config.json")
     for key, expected in architecture.items():
         value = getattr(config, key, None)
         if not _same(value, expected):
