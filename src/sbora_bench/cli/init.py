@@ -1,11 +1,12 @@
 """`sbora-bench init`: a small commented experiment of one's own, with its entries of the catalog, that validates."""
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from sbora_bench.errors import UserError, one_of
 
@@ -14,6 +15,7 @@ INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
 OUTPUTS = ("output", "response", "completion", "solution", "answer")
 ANSWERS = ("answer", "label", "target")
 LENGTH = 512  # tokens of a training row at most
+WORD = "[A-Za-z0-9_]"  # no sign of a script that writes no spaces: there a label stands amid others
 LABELS = 10  # different answers of a file up to which they are the labels of a choice
 
 EXPERIMENT = """\
@@ -21,14 +23,14 @@ EXPERIMENT = """\
 #   sbora-bench validate experiments/{name}.yaml
 #   sbora-bench plan {name} --cost --device rtx-4090
 #   snakemake --cores all --config experiment={name}
-title: {name}
+title: {key}
 description: Made by sbora-bench init.
 items: {items}
 tables:
-  {name}:
+  {key}:
     suite: {suite}
     train: {name}-train # experiments/catalog/{name}.yaml
-    protocol: {name} # experiments/catalog/{name}.yaml
+    protocol: {key} # experiments/catalog/{name}.yaml
     seeds: [0, 1, 2] # how far runs differ by chance shows from three on
     contaminated: drop # test items whose question is in the training set
     missing: skip # tasks whose files can't be obtained show as not available
@@ -43,9 +45,9 @@ data:
     path: {train}
 {columns}{more_data}
 protocols:
-  {name}:
+  {key}:
     extends: smollm2 # experiments/catalog/protocols.yaml has every field and what it means
-    title: {name}
+    title: {key}
     target_modules: all-linear
     max_length: {length}
     merge: false
@@ -64,6 +66,7 @@ protocols:
 def init(name: str, model: str, train: Path, tasks: str) -> None:
     """Write experiments/NAME.yaml and its catalog entries: SBoRA and LoRA on your model, data and tasks."""
     from sbora_bench.inputs.check import checked_plan
+    from sbora_bench.inputs.check_data import notes
     from sbora_bench.plan.catalog import load_catalog
     from sbora_bench.plan.entry import NAME
 
@@ -86,6 +89,8 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
         for path in (experiment, entries):
             path.unlink(missing_ok=True)
         raise
+    for note in notes(loaded):
+        click.echo(f"note: {note}", err=True)
     click.echo(f"{experiment} and {entries}: good, {len(loaded.runs)} runs; read them, then")
     click.echo(f"snakemake --cores all --config experiment={name}")
 
@@ -100,28 +105,26 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     model_id = model
     if model not in catalog.models:
         model_id = f"{name}-model"
-        title, source = json.dumps(Path(model).name), json.dumps(_source_of(model, catalog))
+        title, source = in_yaml(Path(model).name), in_yaml(_source_of(model, catalog))
         more.append(f"models:\n  {model_id}:\n    title: {title}\n    source: {source}\n")
     suite, items, more_data = tasks, "own", ""
     if tasks in catalog.suites:
         items = _items_of(catalog, tasks)
     elif known_to_lm_eval(tasks):
         suite = f"{name}-suite"
-        more.append(
-            f"suites:\n  {suite}:\n    title: {json.dumps(tasks)}\n    tasks: [{{lm_eval: {json.dumps(tasks)}}}]\n"
-        )
+        more.append(f"suites:\n  {suite}:\n    title: {in_yaml(tasks)}\n    tasks: [{in_yaml({'lm_eval': tasks})}]\n")
     elif Path(tasks).is_file():
         suite, questions = f"{name}-suite", _rows(Path(tasks))
         mapped = _columns(Path(tasks), questions, True)
-        more_data = f"  {name}-items:\n    path: {json.dumps(str(Path(tasks).resolve()))}\n{mapped}"
+        more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{mapped}"
         more.append(_task(name, questions))
     else:
         raise UserError(
             f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a task of lm-eval, or a file of questions"
         )
     length = _length(model, catalog)
-    fields = {"name": name, "model": model_id, "items": items, "suite": suite, "length": length}
-    fields |= {"train": json.dumps(str(train.resolve())), "columns": columns, "more_data": more_data}
+    fields = {"name": name, "key": in_yaml(name), "model": model_id, "items": items, "suite": suite, "length": length}
+    fields |= {"train": in_yaml(str(train.resolve())), "columns": columns, "more_data": more_data}
     return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
 
 
@@ -140,6 +143,12 @@ def _source_of(model: str, catalog: Any) -> dict[str, Any]:
     if of_hub := hub_gguf(model):
         return of_hub.model_dump(exclude={"gated"})
     raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a folder, a GGUF file, or a hub id")
+
+
+def in_yaml(value: Any) -> str:
+    """A text, or a mapping of texts, on one line of YAML; what YAML would read as another kind of value in quotes."""
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    return written.removesuffix("...\n").strip()
 
 
 def _length(model: str, catalog: Any) -> int:
@@ -179,7 +188,7 @@ def _columns(path: Path, rows: list[Any], scored: bool) -> str:
         mapped[field] = column
     if all(field == column for field, column in mapped.items()):
         return ""
-    return f"    columns: {json.dumps(mapped)}\n"
+    return f"    columns: {in_yaml(mapped)}\n"
 
 
 def _task(name: str, questions: list[Any]) -> str:
@@ -189,16 +198,17 @@ def _task(name: str, questions: list[Any]) -> str:
     if all(re.fullmatch(r"-?[\d,]*\.?\d+", answer) for answer in answers):
         template, rule = "number", "last-number"
     elif len(answers) <= LABELS:
-        template, rule = "choice", "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True))
+        labels = "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True))
+        template, rule = "choice", f"(?<!{WORD})(?:{labels})(?!{WORD})"  # "no" is not read out of "know"
     else:
         raise UserError(
             f"--tasks: found {len(answers)} different answers that are no numbers, allowed are numbers or up to"
             f" {LABELS} labels; write a task of your own"
         )
-    rules = json.dumps({"official": rule, "strict": rule})
+    rules, title = in_yaml({"official": rule, "strict": rule}), in_yaml(name)
     return (
-        f"tasks:\n  {name}-task:\n    title: {name}\n    template: {template}\n    answer: {rules}\n"
-        f"    items: {{own: {name}-items}}\n\nsuites:\n  {name}-suite:\n    title: {name}\n    tasks: [{name}-task]\n"
+        f"tasks:\n  {name}-task:\n    title: {title}\n    template: {template}\n    answer: {rules}\n"
+        f"    items: {{own: {name}-items}}\n\nsuites:\n  {name}-suite:\n    title: {title}\n    tasks: [{name}-task]\n"
     )
 
 

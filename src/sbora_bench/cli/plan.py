@@ -257,14 +257,14 @@ def validate(context: click.Context, files: tuple[str, ...], named: tuple[str, .
     if not (files or named):
         raise click.MissingParameter(param_type="argument", param_hint="'FILES...'", ctx=context)
     from sbora_bench.inputs.check import checked_plan
-    from sbora_bench.inputs.check_data import length_notes
+    from sbora_bench.inputs.check_data import notes
     from sbora_bench.report.outputs import figure_files, table_files
 
     for file in (*files, *named):
         loaded = checked_plan(file, methods=True)
         table_files(loaded)
         figure_files(loaded)
-        for note in length_notes(loaded):
+        for note in notes(loaded):
             click.echo(f"note: {note}", err=True)
         click.echo(f"{loaded.path}: good, {len(loaded.runs)} runs")
 

@@ -18,6 +18,7 @@ from sbora_bench.files import hash_of, read_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import refuse_without_template
+from sbora_bench.inputs.data.contamination import contaminated
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
@@ -42,6 +43,28 @@ def data_problems(plan: Plan) -> list[str]:
     """Every problem of the experiment's data and tasks, each one line: file, key, what was found, what to do."""
     check = _Check(plan)
     return list(dict.fromkeys(problem for table in plan.experiment.tables for problem in check.table(table)))
+
+
+def notes(plan: Plan) -> list[str]:
+    """What a user should know of a plan that is good, a line each."""
+    return length_notes(plan) + missing_notes(plan)
+
+
+def missing_notes(plan: Plan) -> list[str]:
+    """A line for each of lm-eval's tasks whose data can't be had here, and whose table says `missing: skip`.
+
+    No problem, since another machine may have them; without them each run is trained and has no score of the task.
+    """
+    lines = []
+    for table, entry in plan.experiment.tables.items():
+        for task, name in plan.items(table).items() if entry.missing == "skip" else ():
+            data = plan.catalog.data[name]
+            if isinstance(data, LmEvalData):
+                try:
+                    lm_eval_tasks.at_hand(data)
+                except Unreachable as error:
+                    lines.append(f"{plan.path}: tables.{table}: task {task}: {error}; without it there is no score")
+    return lines
 
 
 def length_notes(plan: Plan) -> list[str]:
@@ -227,6 +250,14 @@ class _Check:
         protocol = plan.protocol(table, plan.scored(table)[task])
         if not items:
             yield f"{where}: data {name} has no item; give one with items"
+            return
+        training = self.rows(plan.experiment.tables[table].train)
+        drops = plan.experiment.tables[table].contaminated == "drop" and isinstance(training, list)
+        if drops and len(contaminated(items, training)) == len(items):
+            yield (
+                f"{where}: data {name}: the question of every item is in the training set, and contaminated is drop:"
+                " none is left to score; give other items, or say contaminated: keep"
+            )
             return
         config, entry = config_in(plan, table, task), plan.catalog.tasks[task]
         own = entry.own_template() is not None

@@ -1,9 +1,11 @@
 """`sbora-bench init`: a newcomer's own comparison, that validates; or a line, and nothing written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sbora_bench.cli.init import texts_of
 from sbora_bench.plan.catalog import load_catalog
@@ -34,6 +36,33 @@ def test_ones_own_data_and_questions_make_an_experiment_that_validates(workplace
     assert "is there already" in workplace.refused(
         "init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions
     )
+
+
+@pytest.mark.parametrize("name", ["no", "null", "12", "010", "2024-01-01"])
+def test_a_name_that_yaml_would_read_as_another_kind_of_value(workplace, name):  # noqa: F811
+    train = rows(workplace.folder, "mine.jsonl", {"question": "What is 2 + 1?", "response": "It is 3."})
+    questions = rows(workplace.folder, "test.jsonl", {"question": "What is 2 + 2?", "answer": "4"})
+    status, out, err = workplace.run("init", name, "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    assert status == 0 and f"experiments/{name}.yaml" in out, err
+
+
+@pytest.mark.parametrize(
+    ("labels", "response", "answer"),
+    [
+        (["\N{THUMBS UP SIGN}", "\N{THUMBS DOWN SIGN}"], "It is \N{THUMBS DOWN SIGN}.", "\N{THUMBS DOWN SIGN}"),
+        (["no", "yes"], "I know: yes, for nothing", "yes"),
+        (["不对", "是"], "答案是", "是"),
+        (["c++", "(a)"], "in c++, then", "c++"),
+    ],
+)
+def test_labels_are_read_as_whole_words_whatever_their_signs(workplace, labels, response, answer):  # noqa: F811
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "response": "y"})
+    asked = [{"question": f"Is it {label}?", "answer": label} for label in labels]
+    questions = rows(workplace.folder, "test.jsonl", *asked)
+    status, _, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    assert status == 0, err
+    written = yaml.safe_load((workplace.folder / "experiments/catalog/mine.yaml").read_text())
+    assert re.findall(written["tasks"]["mine-task"]["answer"]["strict"], response)[0] == answer
 
 
 def test_a_suite_of_the_catalog_serves_as_tasks(workplace):  # noqa: F811
@@ -88,9 +117,19 @@ def test_rows_are_no_longer_than_the_model_s_positions(workplace, config, length
 def test_a_task_of_lm_eval_serves_by_its_name(workplace):  # noqa: F811
     train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
     experiment, entries = texts_of("mine", "ladder-xs", Path(train), "arc_easy", load_catalog())
-    assert "suite: mine-suite" in experiment and '    tasks: [{lm_eval: "arc_easy"}]\n' in entries
+    assert "suite: mine-suite" in experiment and "    tasks: [{lm_eval: arc_easy}]\n" in entries
     message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "arc_eazy")
     assert "did you mean 'arc-easy'" in message and "a task of lm-eval" in message
+
+
+def test_data_of_lm_eval_that_cannot_be_had_are_said(workplace):  # noqa: F811
+    """And no more: another machine may have them."""
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "response": "y"})
+    status, out, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "arc_easy")
+    assert status == 0 and "good, 10 runs" in out
+    assert "note: experiments/mine.yaml: tables.mine: task lm-eval-arc-easy: " in err
+    assert "allenai/ai2_arc can't be fetched here (HF_HUB_OFFLINE is set)" in err and "there is no score" in err
+    assert workplace.run("validate", "mine") == (0, "experiments/mine.yaml: good, 10 runs\n", err)
 
 
 def test_a_length_beyond_the_model_s_positions_is_said(workplace):  # noqa: F811

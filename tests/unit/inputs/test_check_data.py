@@ -96,6 +96,15 @@ def test_an_empty_training_set_and_empty_items(place):
     ]
 
 
+def test_items_that_all_are_in_the_training_set_are_refused_where_those_are_dropped(place):
+    Path("own.jsonl").write_text(Path("items.jsonl").read_text())
+    experiment(place, ([*TABLE, "contaminated"], "drop"))
+    (problem,) = problems(place)
+    assert "task own: data items: the question of every item is in the training set" in problem
+    experiment(place, ([*TABLE, "contaminated"], "keep"))
+    test_what_works_passes(place)
+
+
 def test_labels_that_no_question_names(place):
     """The likeliest label is the answer of a choice, so each question must name them."""
     path = Path("experiments/catalog/own.yaml")

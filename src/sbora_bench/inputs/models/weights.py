@@ -69,8 +69,8 @@ def refuse_missing(missing: Iterable[str], where: str | Path) -> None:
     if names:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         raise UserError(
-            f"{where}: its files lack {', '.join(names[:SHOWN])}{more}, which would be random; give the whole model with"
-            " its language modelling head, of the config beside it"
+            f"{where}: its files lack {', '.join(names[:SHOWN])}{more}, which would be random; give the whole model"
+            " with its language modelling head, of the config beside it"
         )
 
 
