@@ -252,8 +252,8 @@ class _Check:
             yield f"{where}: data {name} has no item; give one with items"
             return
         training = self.rows(plan.experiment.tables[table].train)
-        drops = plan.experiment.tables[table].contaminated == "drop" and isinstance(training, list)
-        if drops and len(contaminated(items, training)) == len(items):
+        drops = plan.experiment.tables[table].contaminated == "drop"
+        if drops and isinstance(training, list) and len(contaminated(items, training)) == len(items):
             yield (
                 f"{where}: data {name}: the question of every item is in the training set, and contaminated is drop:"
                 " none is left to score; give other items, or say contaminated: keep"
