@@ -18,70 +18,70 @@ INDEX_INITS = ("random", "activation", "gradient", "weight")
 @dataclass
 class SboraConfig(PeftConfig):
     """
-    The configuration of an [`SboraModel`].
+    The configuration of an `SboraModel`.
 
     SBoRA is LoRA with one of its two matrices made of standard basis vectors, so that it is an index set
     and only the other matrix is stored and trained: the update touches r columns (FA) or r rows (FB) of
     the weight and leaves the rest of it alone.
 
     Args:
-        variant (`str`):
+        variant (str):
             `"fa"` fixes A: r of the layer's inputs are chosen, an (out_features, r) matrix is trained, and
             columns of the weight change. `"fb"` fixes B: r of the outputs are chosen, an (r, in_features)
             matrix is trained, and rows change.
-        r (`int`):
+        r (int):
             The rank: how many inputs (FA) or outputs (FB) of each layer are chosen.
-        sbora_alpha (`float`):
+        sbora_alpha (float):
             The update is scaled by `sbora_alpha / r`, as in LoRA.
-        use_rslora (`bool`):
+        use_rslora (bool):
             Scale the update by `sbora_alpha / sqrt(r)` instead, so that its size does not fall with the rank
             (arXiv 2312.03732).
-        sbora_dropout (`float`):
+        sbora_dropout (float):
             Probability, in [0, 1), of dropping an input of the adapter during training.
-        random_seed (`int`):
+        random_seed (int):
             With the name of the module it determines the module's index set. The index sets are saved with
             the adapter, and what was saved is what counts.
-        region (`tuple[int, int]`, *optional*):
+        region (tuple[int, int], optional):
             `(k, n)` draws each index set from the k-th (from 0) of n equal parts of the order that
             `random_seed` gives the module's inputs or outputs. Adapters of the same seed, variant and n,
             but another k, touch disjoint parts of every weight, so that they can be joined exactly
             (`SboraModel.add_weighted_adapter`). Without it the index set is drawn from the whole.
-        index_init (`str`):
+        index_init (str):
             How an index set is chosen. `"random"` draws it; `"weight"` takes the columns (FA) or rows (FB) of
             the base weight with the largest norm. `"activation"` (inputs for FA, outputs for FB with the largest
             mean square) and `"gradient"` (columns or rows whose gradient has the largest norm) need data: call
-            [`preprocess_index`] before `get_peft_model`. With a `region` the choice is made within it.
-        init_weights (`bool`):
+            `preprocess_index` before `get_peft_model`. With a `region` the choice is made within it.
+        init_weights (bool):
             True starts at the base model (the trained matrix is zero). False starts elsewhere, drawn from
             torch's global generator as in PEFT's other methods: for tests.
-        target_modules (`Union[list[str], str]`, *optional*):
+        target_modules (Union[list[str], str], optional):
             Names (or their ends) of the modules to adapt, a regular expression, or `"all-linear"`. Without
             it those that PEFT chooses for LoRA on the same architecture.
-        target_parameters (`list[str]`, *optional*):
+        target_parameters (list[str], optional):
             Names (or their ends) of parameters to adapt that are no linear layer's, such as the experts of a
             mixture, `"mlp.experts.gate_up_proj"`. Of a parameter of three dimensions each expert gets its own
             index set of r columns (FA) or rows (FB).
-        exclude_modules (`Union[list[str], str]`, *optional*):
+        exclude_modules (Union[list[str], str], optional):
             Names (or their ends), or a regular expression, of modules to leave alone.
-        bias (`str`):
+        bias (str):
             Which biases to train: `"none"`, `"all"` or `"sbora_only"`.
-        modules_to_save (`list[str]`, *optional*):
+        modules_to_save (list[str], optional):
             Further modules to train in full and save with the adapter.
-        trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):
+        trainable_token_indices (Union[list[int], dict[str, list[int]]], optional):
             Tokens whose embeddings are trained too, or a dictionary of such lists by the embedding's name.
-        ensure_weight_tying (`bool`):
+        ensure_weight_tying (bool):
             Keep tied embeddings tied when they are trained through `modules_to_save` or
             `trainable_token_indices`. An embedding itself has no columns or rows that SBoRA could adapt.
-        layers_to_transform (`Union[list[int], int]`, *optional*):
+        layers_to_transform (Union[list[int], int], optional):
             Only adapt layers with these numbers.
-        layers_pattern (`Union[list[str], str]`, *optional*):
+        layers_pattern (Union[list[str], str], optional):
             The name of the module list that `layers_to_transform` counts in, if it is not a common one.
-        rank_pattern (`dict[str, int]`):
+        rank_pattern (dict[str, int]):
             Ranks of modules (names or regular expressions) that differ from `r`.
-        alpha_pattern (`dict[str, float]`):
+        alpha_pattern (dict[str, float]):
             Alphas of modules (names or regular expressions) that differ from `sbora_alpha`.
 
-        index_checksum (`str`, *optional*):
+        index_checksum (str, optional):
             Written when an adapter is saved, and compared with its index sets when it is loaded. An argument
             alone: a copy of a configuration does not have it, for its index sets may be others.
 

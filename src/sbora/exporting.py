@@ -116,6 +116,10 @@ def export(
     Raises:
         ValueError: the folder holds no SBoRA adapter, the base is not known or does not fit, `to` is neither.
         FileExistsError: `output` exists.
+
+    Examples:
+        >>> export("adapter", to="lora", output="lora", base="path/to/model")
+        PosixPath('lora')
     """
     adapter, output = Path(adapter), Path(output)
     if to not in ("lora", "merged"):

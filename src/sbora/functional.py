@@ -1,6 +1,6 @@
 """The forward and backward of SBoRA, written so as to keep and to compute as little as possible.
 
-A layer computes, with I the index set, s the scaling and W0 the frozen weight (protocol section 1),
+A layer computes, with I the index set, s the scaling and W0 the frozen weight (arXiv 2407.05413),
 
     FA   y = x W0^T + s x[..., I] W^T            W: (out_features, r)
     FB   y = x W0^T,  y[..., I] += s x W^T       W: (r, in_features)

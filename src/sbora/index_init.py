@@ -46,6 +46,11 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
     Raises:
         ValueError: nothing needs data, the model did not run, or a target cannot be scored, or has scores that are
             not finite.
+
+    Examples:
+        >>> config = SboraConfig(variant="fa", r=32, index_init="gradient", target_modules=["q_proj", "v_proj"])
+        >>> preprocess_index(model, config, lambda: [model(**batch).loss.backward() for batch in batches])
+        >>> model = get_peft_model(model, config)
     """
     if config.index_init not in ("activation", "gradient"):
         raise ValueError(

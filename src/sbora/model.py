@@ -38,21 +38,17 @@ class SboraModel(BaseTuner):
     A model with SBoRA adapters (arXiv 2407.05413).
 
     Args:
-        model (`torch.nn.Module`): The model to adapt.
-        config ([`SboraConfig`]): The configuration of the adapter.
-        adapter_name (`str`): The name of the adapter.
-        low_cpu_mem_usage (`bool`, *optional*): Create the adapter on the meta device, to be loaded into.
+        model (torch.nn.Module): The model to adapt.
+        config (SboraConfig): The configuration of the adapter.
+        adapter_name (str): The name of the adapter.
+        low_cpu_mem_usage (bool, optional): Create the adapter on the meta device, to be loaded into.
 
-    Example:
-
-        ```py
+    Examples:
         >>> from peft import get_peft_model
         >>> from transformers import AutoModelForCausalLM
         >>> from sbora import SboraConfig
-
         >>> model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")
         >>> model = get_peft_model(model, SboraConfig(variant="fa", r=32, sbora_alpha=64))
-        ```
     """
 
     prefix: str = "sbora_"
