@@ -7,6 +7,7 @@ one-letter continuation is one token, chosen by the protocol (MMLU).
 """
 
 import contextlib
+import functools
 import string
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from transformers import GenerationConfig
 
 from sbora_bench.errors import UserError
 from sbora_bench.results.records import ModelCheck
-from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving
+from sbora_bench.score.shared_prefixes import PrefixReader, Row, halving, keeps_all
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -82,7 +83,12 @@ class Scorer(HFLM):
         longest = max(len(row.ids) for row in rows)
         tokens = [self.rows_for(len(row.ids), row.needed) * len(row.ids) for row in rows] if self.rows_at else []
         budget = max(longest, min(tokens)) if tokens else self.batch_size * longest
-        return PrefixReader(self.model, self.padded, budget)
+        return PrefixReader(self.model, self.padded, budget, self.keeps_all)
+
+    @functools.cached_property
+    def keeps_all(self) -> bool:
+        """Whether a common beginning of rows can be read once. Asked once: it takes a pass through the model."""
+        return keeps_all(self.model, self.padded)
 
     def context_ids(self, context: str) -> list[int]:
         """The prompt's token ids, without the EOS that some tokenizers put at the end; of an empty one BOS or EOS."""

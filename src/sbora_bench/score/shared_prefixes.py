@@ -90,20 +90,16 @@ def _common(one: Row, other: Row) -> int:
 
 
 class PrefixReader:
-    """Reads rows through `model`. `pad`: left-padded tensors of rows; `budget`: tokens that are held at a time.
+    """Reads rows through `model`. `pad`: left-padded tensors of rows; `budget`: tokens that are held at a time;
+    `shares`: whether the model `keeps_all`, else rows are read one by one.
 
     `read`: tokens that went through the model, padding among them.
     """
 
-    def __init__(self, model: torch.nn.Module, pad: Callable[[list[list[int]]], dict[str, Any]], budget: int) -> None:
-        self.model, self.pad, self.budget, self.read = model, pad, budget, 0
-        self.shares = _keeps_all(model, pad)
-
-    def log_probabilities(self, rows: Sequence[Row], report: Callable[[int], Any]) -> list[torch.Tensor]:
-        """Of each row (needed, vocabulary) in float64 on the CPU; `report` hears of rows that are done."""
-        results: dict[int, torch.Tensor] = {}
-        self.each_row(rows, results.__setitem__, report)
-        return [results[number] for number in range(len(rows))]
+    def __init__(
+        self, model: torch.nn.Module, pad: Callable[[list[list[int]]], dict[str, Any]], budget: int, shares: bool
+    ) -> None:
+        self.model, self.pad, self.budget, self.shares, self.read = model, pad, budget, shares, 0
 
     def each_row(
         self,
@@ -111,7 +107,9 @@ class PrefixReader:
         take: Callable[[int, torch.Tensor], Any],
         report: Callable[[int], Any] = lambda _: None,
     ) -> None:
-        """As `log_probabilities`, but `take` gets each row's number and values when they are made: none are kept."""
+        """`take` gets each row's number and log-probabilities (needed, vocabulary) in float64 on the CPU when they are
+        made, none are kept; `report` hears of how many rows are done.
+        """
         prefix_groups = groups(rows) if self.shares else [Group(0, [number]) for number in range(len(rows))]
         with torch.inference_mode():
             for pack in packed(prefix_groups, rows, self.budget):
@@ -214,7 +212,7 @@ def chosen(cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
     return taken
 
 
-def _keeps_all(model: torch.nn.Module, pad: Callable[[list[list[int]]], dict[str, Any]]) -> bool:
+def keeps_all(model: torch.nn.Module, pad: Callable[[list[list[int]]], dict[str, Any]]) -> bool:
     """Whether the model keeps keys and values of all tokens in each layer and no more: no window, no recurrent state,
     no second cache (ShadowPEFT's).
     """

@@ -99,6 +99,36 @@ def test_memory_that_does_not_suffice_halves_the_rows(monkeypatch):
     assert [value for value, _ in actual] == pytest.approx([value for value, _ in expected], abs=1e-5)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_all_prompts_are_encoded_in_one_call_and_a_letter_once(shared):
+    scorer = Scorer(base(KINDS["llama-grouped-queries"]).eval(), toy_runs.tokenizer(), 4, 200, shared)
+    encode, texts = scorer.tokenizer, []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(encode, name)
+
+        def __call__(self, text, **settings):
+            texts.append(text)
+            return encode(text, **settings)
+
+    scorer.tokenizer = Counting()
+    scorer.loglikelihood([SimpleNamespace(args=pair) for pair in LETTERS])
+    assert sorted(text for text in texts if isinstance(text, str)) == list("ABCD")
+    assert [text for text in texts if isinstance(text, list)] == [PROMPTS]
+
+
+def test_whether_a_model_can_share_is_asked_once():
+    scorer = Scorer(base(KINDS["llama-grouped-queries"]).eval(), toy_runs.tokenizer(), 4, 200, True)
+    passes = []
+    scorer.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    requests = [SimpleNamespace(args=pair) for pair in LETTERS]
+    scorer.loglikelihood(requests)
+    with_question = len(passes)
+    scorer.loglikelihood(requests)
+    assert len(passes) == 2 * with_question - 1
+
+
 def test_one_row_that_does_not_fit_is_an_error():
     def work(parts):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
