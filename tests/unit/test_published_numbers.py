@@ -1,6 +1,7 @@
 """What README and docs say of the published results in prose is what the published files say."""
 
 import csv
+import json
 import re
 
 import pytest
@@ -112,3 +113,82 @@ def test_pairs_by_right_answers_are_counted_as_published():
         f"SBoRA is worse than another method in {worse} of {len(words)} pairs at equal rank or parameters, and better"
     )
     assert f"{said} in {better} (" in plain(README)
+
+
+VERDICTS = sorted(path.parents[1].name for path in PUBLISHED.glob("*/tables/verdicts.csv"))
+
+
+def lines_of(experiment: str, table: str) -> list[str]:
+    """The rows of a published Markdown table."""
+    text = (PUBLISHED / experiment / "tables" / f"{table}.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("| ")][2:]
+
+
+@pytest.mark.parametrize("experiment", VERDICTS)
+def test_a_verdict_says_which_rates_were_picked_at_an_end_of_those_tried(experiment):
+    tried: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for path in (PUBLISHED / experiment / "tables").glob("rates-*.csv"):
+        for row in rows(experiment, path.stem):
+            tried.setdefault((row["table"], row["model"], f"{row['method']}-r{row['rank']}"), []).append(row)
+    ends = {}
+    for cell, of_cell in tried.items():
+        rates = [float(row["learning_rate"]) for row in of_cell]
+        (best,) = [float(row["learning_rate"]) for row in of_cell if row["picked"] == "yes"]
+        ends[cell] = "lowest" if best == min(rates) else "highest" if best == max(rates) else ""
+    judged = rows(experiment, "verdicts")
+    for row, line in zip(judged, lines_of(experiment, "verdicts"), strict=True):
+        at_ends = [ends[row["table"], row["model"], row[side]] for side in ("a", "b")]
+        assert re.findall(r"<br>(\w+) learning rate tried", line) == [end for end in at_ends if end], line
+
+
+@pytest.mark.parametrize("table", ["verdicts", "rates-*"])
+def test_what_stands_below_a_kind_of_table_is_the_same_in_all_that_are_published(table):
+    texts = [path.read_text(encoding="utf-8") for path in sorted(PUBLISHED.glob(f"*/tables/{table}.md"))]
+    notes = {
+        re.sub(r"of \d+ training rows| Empty: .*", "", line)
+        for text in texts
+        for line in text.splitlines()
+        if line and line[0] not in "|#"
+    }
+    assert len(texts) > 3 and len(notes) == (2 if table == "verdicts" else 1), notes
+
+
+# of docs/results.md: what it says -> the folder of a leaderboard, and its first method
+LEADERS = {
+    "By accuracy full fine-tuning leads with 71.8 %": ("field", "full"),
+    "By accuracy QAdaLoRA leads the first with 59.3 %": ("field_table-commonsense", "qadalora"),
+    "and C3A the second with 60.4": ("field_table-commonsense-small", "c3a"),
+    "By accuracy full fine-tuning leads again, with 70.9 %": ("field_table-arithmetic-small", "full"),
+}
+
+
+@pytest.mark.parametrize("said", LEADERS)
+def test_who_leads_a_field_as_is_said(said):
+    folder, method = LEADERS[said]
+    first = rows(folder, "leaderboard")[0]
+    assert said in plain(RESULTS)
+    assert first["method"] == method and f"{100 * float(first['mean']):.1f}" in said
+
+
+def test_spreads_of_draw_and_order_are_the_published_ones():
+    brought = {(row["table"], row["source"]): row for row in rows("ladder-effects", "draws")}
+    for table in ("draw-fa", "draw-fb"):
+        order = brought[table, "order"]
+        mean, low, high = (float(order[key]) ** 0.5 for key in ("variance", "low", "high"))
+        assert rf"{mean:.1f} \[{low:.1f}, {high:.1f}\]" in plain(RESULTS)
+        assert rf"\[0, {float(brought[table, 'draw']['high']) ** 0.5:.1f}\]" in plain(RESULTS)
+
+
+def test_simulated_errors_of_looks_are_the_published_ones():
+    errors = json.loads((PUBLISHED / "errors-cpu.json").read_text(encoding="utf-8"))
+    looks, statistics = errors["looks"], (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    shown = [100 * (one["better"] + one["worse"]) for one in looks]
+    printed = {
+        "shown": [f"{shown[0]:.1f} %", *(f"{share:.0f} %" for share in shown[1:])],
+        "interval covers": [f"{100 * one['covered']:.1f} %" for one in looks],
+        "seeds, mean": [f"{one['seeds']:.1f}" for one in looks],
+    }
+    for name, values in printed.items():
+        assert f"| {name} | {' | '.join(values)} |" in statistics
+    at_low = [100 * one["the same at 0.004"] for one in errors["tests"]]
+    assert f"At a stated 0.4 % it errs {min(at_low):.0f} to {max(at_low):.1f} %" in " ".join(statistics.split())
