@@ -77,9 +77,16 @@ def _highest(plan: Plan, layout: Layout, cells: dict[Cell, list[Entry]], place: 
     metric = next(iter(scored.values())).metric
     top = max(tuned.values()) if metric.higher_is_better else min(tuned.values())
     best = [row for row, mean in tuned.items() if mean == top]
-    who = ["{1} at rank {2} on {0}".format(*row_titles(plan, layout.tables, row), row.rank) for row in best]
+    who = [_at_rank(plan, layout, row) for row in best]
     base = next((row for row in scored if row.is_base and row.model == best[0].model), None)
     unit = f" {metric.shown_unit}" if metric.shown_unit else ""
     untuned = f" (untuned: {scored[base].text}{unit})" if base else ""
     word = "highest" if metric.higher_is_better else "lowest"
     return f"the {word} {name} is {scored[best[0]].text}{unit}, {' and '.join(who)}{untuned}."
+
+
+def _at_rank(plan: Plan, layout: Layout, row: Cell) -> str:
+    """`LoRA at rank 16 on Ladder S`; a method without a size of its own has no rank."""
+    model, method = row_titles(plan, layout.tables, row)
+    sized = plan.catalog.methods[row.method].has_size
+    return f"{method} at rank {row.rank} on {model}" if sized else f"{method} on {model}"

@@ -274,6 +274,15 @@ def test_a_missing_figure_is_an_error(tmp_path):
     assert not (results / "report.html").exists()
 
 
+def test_a_method_without_a_size_has_no_rank_in_a_sentence(tmp_path):
+    entries = catalog()
+    entries["methods"]["dora"]["arguments"] = {"r": 16}
+    plan, results = make_experiment(tmp_path, experiment(), entries)
+    collect(plan, results)
+    (of_table, *_) = highest_scores(Results(plan, results))
+    assert "%, DoRA on LLaMA-7B and SBoRA-FA at rank 64 on LLaMA-7B (" in of_table
+
+
 def test_nothing_run_says_so(tmp_path):
     plan = make_plan(tmp_path)
     results = tmp_path / "results"

@@ -12,6 +12,7 @@ from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.outputs import table_files
 from sbora_bench.report.render import latex_text, markdown_text
 from sbora_bench.report.tables import printed_tables, tables
+from sbora_bench.report.views.method_table import method_table
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
@@ -312,3 +313,17 @@ def test_rows_that_were_too_long_to_train_on_are_a_note(tmp_path):
     )
     notes = " ".join(view(plan, results, "arithmetic").notes)
     assert "more than 64 tokens to LLaMA-7B: 1,200, of which 1,000 were cut and 200 left out of training." in notes
+
+
+def test_pairs_say_that_they_are_of_items_where_the_scores_are_means_over_subjects(tmp_path):
+    written = experiment()
+    grids = written["tables"]["mmlu-alpaca"]["grids"]
+    written["tables"]["mmlu-alpaca"]["grids"] = [
+        *grids,
+        {"models": ["llama-7b"], "methods": ["sbora-fa"], "ranks": [64]},
+    ]
+    plan, results = make_experiment(tmp_path, written)
+    collect(plan, results)
+    of_mmlu, of_arithmetic = (method_table(Results(plan, results), table) for table in ("mmlu-alpaca", "arithmetic"))
+    note = "Every item counts alike here; the table of scores has the mean over subjects."
+    assert note in of_mmlu.notes and note not in of_arithmetic.notes

@@ -5,6 +5,7 @@ from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.report.collected import scores
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import difference_text, difference_units, p_numbers, p_text
 from sbora_bench.report.verdicts import pair_values, verdict_text
@@ -57,6 +58,9 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
         " averages.csv and differences.csv.",
     ]
+    frame = scores(results)
+    if (frame[frame.table == table].mean_over == "subjects").any():
+        notes.append("Every item counts alike here; the table of scores has the mean over subjects.")
     header = [
         "Model",
         "Method",
