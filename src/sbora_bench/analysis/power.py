@@ -8,8 +8,8 @@ CONFIDENCE = 0.95  # of the limits of a spread that was measured on pilot seeds
 STEPS = np.linspace(-9, 9, 3001)  # of a standard normal, to its ends
 
 
-def smallest_difference(seeds: int, level: float, sd: float, power: float = LIKELY) -> float:
-    """The true difference that a two-sided paired t test at `level` shows in a share `power` of experiments.
+def smallest_difference(seeds: int, level: float, sd: float) -> float:
+    """The true difference that a two-sided paired t test at `level` shows in a share LIKELY of experiments.
 
     `sd`: of one seed's difference. Of several looks this is that of the one with so many seeds, at its nominal level;
     the earlier ones add a little.
@@ -17,7 +17,7 @@ def smallest_difference(seeds: int, level: float, sd: float, power: float = LIKE
     most = 4 * float(stats.t.isf(level / 2, seeds - 1)) + 10  # errors: the power here is 1 to more than four digits
 
     def lacking(errors: float) -> float:
-        return share_shown(seeds, level, errors) - power
+        return share_shown(seeds, level, errors) - LIKELY
 
     return float(optimize.brentq(lacking, 0.0, most)) * sd / seeds**0.5
 

@@ -95,10 +95,10 @@ def _score(tasks: list[CellItems], cell: Cell, metric: Metric) -> Summary | None
     return shares_over_seeds(means, sizes) if metric.is_share else over_seeds(means)
 
 
-def shown_better(pairs: list[Pair], level: float = LEVEL) -> frozenset[tuple[Cell, Cell]]:
+def shown_better(pairs: list[Pair]) -> frozenset[tuple[Cell, Cell]]:
     """Which cell is shown to be better than which, after Holm over all these pairs; one seed shows nothing."""
     adjusted = holm([1.0 if pair.p_both is None else pair.p_both for pair in pairs])
-    shown = [pair for pair, p in zip(pairs, adjusted, strict=True) if p < level]
+    shown = [pair for pair, p in zip(pairs, adjusted, strict=True) if p < LEVEL]
     return frozenset((pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a) for pair in shown)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.05
+CONFIDENCE = 0.95  # of intervals
 RESAMPLES = 1999
 FEW = 12  # items that differ, whose signs are all tried
 
@@ -26,8 +27,8 @@ class Summary:
     high: float | None
 
 
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Mean, sample standard deviation and Student's t interval of one value a seed.
+def over_seeds(values: Sequence[float]) -> Summary:
+    """Mean, sample standard deviation and Student's 95 % interval of one value a seed.
 
     One seed gives a mean alone. Raises ValueError for none.
     """
@@ -39,34 +40,34 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Summary:
     sd = float(np.std(values, ddof=1))
     if sd == 0:  # equal values don't say how far other seeds would lie
         return Summary(len(values), mean, 0.0, None, None)
-    ends = _t_interval(confidence, len(values) - 1) * (sd / np.sqrt(len(values))) + mean
+    ends = _t_interval(len(values) - 1) * (sd / np.sqrt(len(values))) + mean
     return Summary(len(values), mean, sd, *map(float, ends))
 
 
-def shares_over_seeds(shares: Sequence[float], items: Sequence[float], confidence: float = 0.95) -> Summary:
+def shares_over_seeds(shares: Sequence[float], items: Sequence[float]) -> Summary:
     """The same of one share of right answers a seed, out of `items`: the interval is Student's of the log-odds, half an
     item added to right and wrong, so that its ends lie within 0 and 1. Seeds that agree spread by half an item.
     """
     from scipy import special
 
-    plain = over_seeds(shares, confidence)
+    plain = over_seeds(shares)
     if plain.sd is None:
         return plain
     n, right = np.asarray(items, dtype=float), np.asarray(shares, dtype=float) * np.asarray(items, dtype=float)
     log_odds = np.log((right + 0.5) / (n - right + 0.5))
     half_an_item = 0.5 * np.mean(1 / (right + 0.5) + 1 / (n - right + 0.5))
     sd = max(float(np.std(log_odds, ddof=1)), float(half_an_item))
-    ends = log_odds.mean() + _t_interval(confidence, len(shares) - 1) * sd / len(shares) ** 0.5
+    ends = log_odds.mean() + _t_interval(len(shares) - 1) * sd / len(shares) ** 0.5
     low, high = map(float, special.expit(ends))
     return Summary(plain.n, plain.mean, plain.sd, min(low, plain.mean), max(high, plain.mean))  # none right: from 0
 
 
 @cache
-def _t_interval(confidence: float, degrees: int) -> np.ndarray:
+def _t_interval(degrees: int) -> np.ndarray:
     """The ends of Student's interval of mean 0 and scale 1: the same for all with as many seeds."""
     from scipy import stats
 
-    return np.array(stats.t.interval(confidence, degrees))
+    return np.array(stats.t.interval(CONFIDENCE, degrees))
 
 
 def _places(keys: Iterable[Any]) -> dict[Any, list[int]]:
@@ -136,11 +137,11 @@ def binomial_stderr(correct: float, n: int) -> float:
 
 
 @cache
-def wilson(correct: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of n items."""
+def wilson(correct: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n items."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
+    low, high = proportion_confint(correct, n, alpha=1 - CONFIDENCE, method="wilson")
     return float(low), float(high)
 
 

@@ -425,12 +425,12 @@ class Plan:
                     )
 
 
-def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
+def load_plan(name: str) -> Plan:
     """Read experiment `name` (`experiments/NAME.yaml`) or a path to a YAML file, and check all of it.
 
     Raises UserError with file, key, what was found and what is allowed.
     """
-    path, experiment, catalog = read_experiment(name, catalog_folder)
+    path, experiment, catalog = read_experiment(name)
     tables = {}
     for key, table in experiment.tables.items():
         where = f"{path}: tables.{key}"
@@ -439,7 +439,7 @@ def load_plan(name: str, catalog_folder: str | None = None) -> Plan:
     return Plan(path.stem, experiment.model_copy(update={"tables": tables}), catalog, str(path))
 
 
-def read_experiment(name: str, catalog_folder: str | None = None) -> tuple[Path, Experiment, Catalog]:
+def read_experiment(name: str) -> tuple[Path, Experiment, Catalog]:
     """The file of an experiment, what it says, and its catalog; no rank is chosen yet where a grid says a size.
 
     Its catalog is the folder `catalog` beside the file or, where there is none, `experiments/catalog`. Raises UserError
@@ -466,8 +466,7 @@ def read_experiment(name: str, catalog_folder: str | None = None) -> tuple[Path,
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Experiment)}") from None
     beside = path.parent / "catalog"
-    folder = catalog_folder or str(beside if any(beside.glob("*.yaml")) else CATALOG)
-    return path, experiment, load_catalog(folder)
+    return path, experiment, load_catalog(str(beside if any(beside.glob("*.yaml")) else CATALOG))
 
 
 def json_schema() -> dict[str, Any]:

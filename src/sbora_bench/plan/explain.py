@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from sbora_bench.errors import one_of
 
 
-def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first of pydantic's complaints as one line: key, found, allowed; and how many more there are."""
     errors = error.errors()
     # a key that is missing because another is misspelt: that one says more
@@ -32,9 +32,9 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     return f"{place}{message}{suffix}{rest}"
 
 
-def _written(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> list[str]:
+def _written(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
     """The parts of a place that stand in the file: without pydantic's own, the kind of an entry and `[key]`."""
-    written, models, named = [], [] if model is None else [model], False
+    written, models, named = [], [model], False
     for part in place:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         if not named and not fields and (part == "[key]" or _of_kind(models, part)):
@@ -49,9 +49,9 @@ def _of_kind(models: list[type[BaseModel]], kind: str | int) -> list[type[BaseMo
     return [m for m in models if "kind" in m.model_fields and kind in get_args(m.model_fields["kind"].annotation)]
 
 
-def _keys_at(model: type[BaseModel] | None, place: tuple[str | int, ...]) -> set[str]:
+def _keys_at(model: type[BaseModel], place: tuple[str | int, ...]) -> set[str]:
     """The keys that the models at a place of `model` may have: part by part through fields, names and kinds."""
-    models = [] if model is None else [model]
+    models = [model]
     for part in place:
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         models = (

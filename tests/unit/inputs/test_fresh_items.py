@@ -31,7 +31,7 @@ def plan(tmp_path, **changes):
     table = TABLE | changes
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({"title": "Own", "items": "ladder", "tables": {"sums": table}}))
-    return load_plan(str(path), "experiments/catalog")
+    return load_plan(str(path))
 
 
 def test_each_seed_has_items_of_its_own_with_their_gold_answer(tmp_path):
