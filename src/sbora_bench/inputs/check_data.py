@@ -23,7 +23,6 @@ from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
 from sbora_bench.inputs.models.config import positions_of
-from sbora_bench.inputs.models.load import POSITIONS
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import NO_LABELS, Columns, label_place, labels_of, task_row, training_row
@@ -124,7 +123,7 @@ class Tokenizer:
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return next((config[key] for key in POSITIONS if isinstance(config.get(key), int)), None)
+        return positions_of(config)
 
     def lengths(self, texts: list[str], special: bool = True) -> list[int]:
         """Tokens of each text, those that the tokenizer puts around it among them where `special`."""

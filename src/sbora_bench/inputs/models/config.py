@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+# names of the most positions in config.json, in transformers' classes
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+
+
 def read_config(catalog: Catalog, model: str) -> "PretrainedConfig":
     """The transformers config of a catalog model, a local folder or config.json, or a hub id.
 
@@ -35,10 +39,9 @@ def config_from(values: dict[str, Any], where: str) -> "PretrainedConfig":
 
 def positions_of(values: dict[str, Any]) -> int | None:
     """The most positions that a model of this config.json has; None where it doesn't say."""
-    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"):
-        if isinstance(values.get(key), int):
-            return values[key]
-    return positions_of(values["text_config"]) if isinstance(values.get("text_config"), dict) else None
+    own = next((values[key] for key in POSITIONS if isinstance(values.get(key), int)), None)
+    text = values.get("text_config")
+    return positions_of(text) if own is None and isinstance(text, dict) else own
 
 
 def cut(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":

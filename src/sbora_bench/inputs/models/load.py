@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
+from sbora_bench.inputs.models.config import POSITIONS
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
@@ -19,9 +20,6 @@ from sbora_bench.results.records import BaseRecord, read_record
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
-
-
-POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
 def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
