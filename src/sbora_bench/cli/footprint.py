@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import UserError
 
 
 def cell_options(command: Callable) -> Callable:
@@ -64,8 +64,7 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
 def table_footprint(table: str, experiment: str, results: Path | None, **part: str) -> None:
     """Estimate every run of TABLE, a table of the experiment, and write its footprint.json."""
     plan = load(experiment, **part)
-    if table not in plan.experiment.tables:
-        raise UserError(f"{plan.path}: {one_of(table, plan.experiment.tables, 'table')}")
+    plan.table(table, plan.path)
     from sbora_bench.cost.footprint import run_footprints
 
     run_footprints(plan, table, results_folder(plan.name, results))

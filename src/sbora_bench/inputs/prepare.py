@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.chat import ARGUMENTS, MESSAGES
@@ -55,9 +55,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
     for MMLU subject. Raises UserError where data are missing (unless the table skips such tasks) or not what the
     catalog says; nothing is written then.
     """
-    if table not in plan.experiment.tables:
-        raise UserError(f"{plan.path}: tables: {one_of(table, plan.experiment.tables, 'table')}")
-    entry, protocol = plan.experiment.tables[table], plan.protocol(table)
+    entry, protocol = plan.table(table, f"{plan.path}: tables"), plan.protocol(table)
     training = read_examples(entry.train, plan.catalog.data[entry.train])
     prompts = {task: plan.protocol(table, suite).score_prompt for task, suite in plan.scored(table).items()}
     with whole_folder(output) as folder:
