@@ -20,6 +20,7 @@ from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_dis
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.runs import CellPair
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
 
@@ -55,7 +56,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(CellPair):
     """Two tuned cells of one model, what they have in common, and what the tests say of the first over the second.
 
     Scores and their difference are in the metric's own direction. `p`: over the items; `over`: the difference over
@@ -64,8 +65,6 @@ class Pair:
     and the bootstrap's 95 % interval over the items: of an average.
     """
 
-    a: Cell
-    b: Cell
     equal: str
     parameters_ratio: float | None
     metric: Metric
@@ -86,14 +85,6 @@ class Pair:
     q: float = 1.0
     differs: bool = False
     verdict: Verdict = Verdict(Outcome.NOT_SHOWN)
-
-    @property
-    def table(self) -> str:
-        return self.a.table
-
-    @property
-    def model(self) -> str:
-        return self.a.model
 
     @property
     def of_methods(self) -> bool:

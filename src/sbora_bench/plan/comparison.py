@@ -13,7 +13,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
-from sbora_bench.plan.runs import Cell
+from sbora_bench.plan.runs import Cell, CellPair
 
 METHOD_AND_RANK = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
@@ -42,27 +42,13 @@ class Comparison(Strict):
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(CellPair):
     """A planned comparison of two cells of one model. `metric_name`: empty for the tasks' own score."""
 
-    a: Cell
-    b: Cell
     equal: Literal["rank", "parameters", "neither"]
     metric_name: str
     metric: Metric
     margin: float
-
-    @property
-    def table(self) -> str:
-        return self.a.table
-
-    @property
-    def model(self) -> str:
-        return self.a.model
-
-    @property
-    def cells(self) -> tuple[Cell, Cell]:
-        return self.a, self.b
 
     @property
     def name(self) -> str:

@@ -24,6 +24,26 @@ class Cell:
         return self.method == "base"
 
 
+@dataclass(frozen=True)
+class CellPair:
+    """Two cells of a table and a model."""
+
+    a: Cell
+    b: Cell
+
+    @property
+    def table(self) -> str:
+        return self.a.table
+
+    @property
+    def model(self) -> str:
+        return self.a.model
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        return self.a, self.b
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """A cell with a seed; a base has none.

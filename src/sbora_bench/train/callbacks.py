@@ -24,7 +24,7 @@ EXPLODED = 10  # times the loss of a uniform guess over the vocabulary
 class SealCheckpointCallback(TrainerCallback):
     """Writes the SHA-256 of a new checkpoint's files into it, then removes old checkpoints."""
 
-    def on_save(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
+    def on_save(self, args: "TrainingArguments", state: "TrainerState", control: Any, **_: Any) -> None:
         if args.world_size > 1:
             torch.distributed.barrier()  # each process writes its generators' states
         if not state.is_world_process_zero:
@@ -40,14 +40,7 @@ class StepLogCallback(TrainerCallback):
     def __init__(self, run: str) -> None:
         self.run = run
 
-    def on_log(
-        self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        logs: dict[str, float],
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: "TrainerState", control: Any, logs: dict[str, float], **_: Any) -> None:
         values = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
         if values:
             progress.write("finetune", self.run, "step", step=state.global_step, steps=state.max_steps, **values)
@@ -60,14 +53,7 @@ class DivergenceCallback(TrainerCallback):
         """`vocabulary`: tokens of the model; `scaled`: float16, whose scaler meets infinite gradients and goes on."""
         self.vocabulary, self.scaled = vocabulary, scaled
 
-    def on_log(
-        self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        logs: dict[str, float],
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: "TrainerState", control: Any, logs: dict[str, float], **_: Any) -> None:
         gradient = 0.0 if self.scaled else logs.get("grad_norm", 0.0)
         check_loss(state.global_step, logs.get("loss", 0.0), gradient, self.vocabulary)
 
@@ -77,9 +63,7 @@ class TerminationCallback(TrainerCallback):
 
     requested = False
 
-    def on_step_end(
-        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: "TrainerControl", **_: Any) -> None:
         if self.requested:
             control.should_save = control.should_training_stop = True
         if control.should_save:

@@ -14,7 +14,7 @@ from sbora_bench.inputs.method_hooks import after_update, changes_base
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerState
 
 STATE, RANKS = "method.safetensors", "method.json"
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA's allocator remembers of each weight
@@ -26,9 +26,7 @@ class MethodCallback(TrainerCallback):
     def __init__(self, model: "PeftModel") -> None:
         self.call = after_update(model)
 
-    def on_optimizer_step(
-        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: "TrainerState", control: Any, **_: Any) -> None:
         if self.call is not None:
             self.call(state.global_step)
 

@@ -16,12 +16,7 @@ from sbora_bench.inputs.method_hooks import optimizer_of
 from sbora_bench.inputs.parts import Parts
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.train.callbacks import (
-    DivergenceCallback,
-    SealCheckpointCallback,
-    StepLogCallback,
-    TerminationCallback,
-)
+from sbora_bench.train.callbacks import DivergenceCallback, SealCheckpointCallback, StepLogCallback, TerminationCallback
 from sbora_bench.train.checkpoints import whole_checkpoint
 from sbora_bench.train.method_steps import MethodCallback, load_state, save_state, whole_ranks
 from sbora_bench.train.shortcuts import ByLength, InParts, PaddingFree, SupervisedOnly
