@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from peft import PeftConfig, PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerState
 
 
 def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> None:
@@ -154,21 +154,15 @@ def train_run(
         sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
         save_adapter(model, made / "adapter", run.model, sharded, values)
     write_logits(made / "adapter", *tokens_to_check, logits_before, logits_after)
-    tokens = int(trainer.state.num_input_tokens_seen)
     figures = {
-        "steps": trainer.state.global_step,
+        **_figures(trainer.state, seconds, tokens_before),
         "resumed_from_step": step_of(resumed) if resumed else 0,
         "examples": batches.examples_seen(len(train), trainer.state.global_step, protocol),
-        "tokens": tokens,
-        "seconds": round(seconds, 3),  # since the start or, where it went on from a checkpoint, since then
-        "tokens_per_second": round((tokens - tokens_before) / seconds, 1),
-        "peak_memory_bytes": _peak_memory(),
         "micro_batch": rows,
         "accumulation": batches.accumulation(protocol) * math.ceil(protocol.micro_batch / rows),
         "out_of_memory_with": list(too_many),
         "trainable_parameters": trainable,
         "total_parameters": total,
-        "best_checkpoint_step": trainer.state.best_global_step,
     }
     happened = figures | {
         "too_long": too_long if too_long.rows else None,
@@ -177,6 +171,21 @@ def train_run(
     }
     write_record(made / "train.json", train_record(plan, run, results, happened))
     return figures
+
+
+def _figures(state: "TrainerState", seconds: float, tokens_before: int) -> dict[str, Any]:
+    """Steps, tokens, time and memory of a training: so many seconds since its start, or since the checkpoint with
+    `tokens_before` that it went on from.
+    """
+    tokens = int(state.num_input_tokens_seen)
+    return {
+        "steps": state.global_step,
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round((tokens - tokens_before) / seconds, 1),
+        "peak_memory_bytes": _peak_memory(),
+        "best_checkpoint_step": state.best_global_step,
+    }
 
 
 def _set_up_torch(threads: int, seed: int) -> None:
