@@ -236,6 +236,8 @@ def adapted(
     Returns:
         (..., out_features), of the dtype of the output of `below`, and in its memory if nobody else holds that.
     """
+    if not is_dense(x):
+        return _by_two_products(variant, x, weight, index, scaling, below, dropout)
     z, is_plain = None, plain()
     if not is_plain and x.requires_grad and torch.is_grad_enabled() and (variant == "fa" or not dropout):
         given, z = _Gather.apply(x, index) if variant == "fa" else _Project.apply(x, weight, scaling, _kept_factors(x))
@@ -258,6 +260,31 @@ def adapted(
         return _AddProduct.apply(y, z.to(y.dtype), weight, scaling, in_place)
     z = z.to(y.dtype)
     return y.index_add(-1, index, z) if is_plain else _AddAt.apply(y, z, index, in_place)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether single entries of x can be taken and written: it is neither nested nor sparse."""
+    return x.layout is torch.strided and not x.is_nested
+
+
+def _by_two_products(
+    variant: str,
+    x: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    scaling: float,
+    below: Callable[[Tensor], Tensor],
+    dropout: float,
+) -> Tensor:
+    """`adapted` as LoRA has it, with the index set as a one-hot matrix: all that nested and sparse inputs allow is to
+    multiply with them."""
+    y = below(x)
+    width = x.size(-1) if variant == "fa" else y.size(-1)
+    one_hot = F.one_hot(index, width)
+    x = F.dropout(x, dropout) if dropout else x
+    if variant == "fa":
+        return y + _linear(F.linear(x, one_hot.to(x.dtype)), weight * scaling).to(y.dtype)
+    return y + F.linear(_linear(x, weight * scaling).to(y.dtype), one_hot.t().to(y.dtype))
 
 
 def _hidden(variant: str, x: Tensor, weight: Tensor, index: Tensor, scaling: float, dropout: float) -> Tensor:
@@ -317,7 +344,15 @@ def learn(
         y: the output of the merged layer, (..., out_features).
         x: its input, (..., in_features).
         merging: called in the backward with weight and scaling, before the base layer's own backward.
+
+    Raises:
+        ValueError: x is nested or sparse.
     """
+    if not is_dense(x):
+        raise ValueError(
+            "train_merged takes dense inputs, but a layer was given a nested or sparse one: switch it off, and the "
+            "adapter is trained as usual."
+        )
     x = x.detach()
     kept, at = (_take(x, index), None) if variant == "fa" else (x, index)
     return _Learn.apply(y, kept, weight, at, scaling, merging)

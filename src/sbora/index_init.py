@@ -108,13 +108,20 @@ def _add_of_other_processes(sums: dict) -> None:
             _add(sums, key, value)
 
 
+def _rows(x: Tensor) -> Tensor:
+    """(..., n) -> (rows, n), dense, also of nested and sparse tensors."""
+    if x.is_nested:
+        return torch.cat([_rows(part) for part in x.unbind()])
+    return (x if x.layout is torch.strided else x.to_dense()).reshape(-1, x.shape[-1])
+
+
 @contextmanager
 def _watch_activations(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
     counts: dict[str, int] = {}
 
     def record(key: str, _module: nn.Module, args: tuple, kwargs: dict[str, Tensor], output: Tensor) -> None:
         values = output if variant == "fb" else args[0] if args else next(iter(kwargs.values()))
-        values = values.detach().float().reshape(-1, values.shape[-1])
+        values = _rows(values.detach()).float()
         _add(totals, key, values.square().sum(0))
         counts[key] = counts.get(key, 0) + len(values)
 
