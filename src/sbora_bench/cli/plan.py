@@ -166,7 +166,8 @@ def _runs_text(loaded: "Plan") -> str:
     tables = loaded.experiment.tables
     lines = [line for name in tables for line in _table_lines(loaded, name)]
     most = f", at most {loaded.most_runs}," if loaded.first_runs < loaded.most_runs else ""
-    return "\n".join([*lines, f"{loaded.first_runs} runs{most} in {len(tables)} tables; results/{loaded.name}/"])
+    count = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
+    return "\n".join([*lines, f"{loaded.first_runs} runs{most} in {count}; results/{loaded.name}/"])
 
 
 def _table_lines(loaded: "Plan", name: str) -> list[str]:

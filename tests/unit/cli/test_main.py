@@ -318,7 +318,7 @@ def test_a_rate_that_is_still_to_be_picked_is_named_by_who_needs_it(workplace): 
     assert {settings["run"] for settings in json.loads(out)} == {"sums-ladder-xs-base", *tried}
     status, out, _ = workplace.run("plan", "small")
     assert "sums-ladder-xs-lora-r4-s{0,1}" in out and "4 runs before, -lr{1e-3,1e-2}-s{100}" in out
-    assert out.endswith("9 runs in 1 tables; results/small/\n")
+    assert out.endswith("9 runs in 1 table; results/small/\n")
     for command in ("run", "finetune"):
         refused = workplace.refused(command, "-e", "small", "sums-ladder-xs-lora-r4-s0")
         assert "its learning rate isn't picked yet; pick it with: sbora-bench pick" in refused
@@ -330,7 +330,7 @@ def test_runs_beyond_a_grid_are_counted_as_at_most(workplace):  # noqa: F811
     _, out, _ = workplace.run("plan", "small")
     assert "  8 runs before, -lr{1e-3,1e-2}-s{100,101}, to pick each cell's rate\n" in out
     assert "  of a cell that is best at the highest: at most -lr{1e-1,1e0}-s{100,101} too\n" in out
-    assert out.endswith("13 runs, at most 21, in 1 tables; results/small/\n")  # at one end of a cell's grid, never both
+    assert out.endswith("13 runs, at most 21, in 1 table; results/small/\n")  # at one end of a cell's grid, never both
     known = workplace.refused("evaluate", "-e", "small", "sums-ladder-xs-lora-r4-lr1e-1-s100")
     assert "unknown run" not in known and "results/small/data/sums" in known
     line = workplace.refused("extend", "-e", "small", "--table", "sums", "--round", "3")

@@ -239,7 +239,7 @@ def test_the_unspoiled_experiment_is_good(workplace):  # noqa: F811
     workplace.experiment()
     status, out, err = workplace.run("plan", "small")
     assert (status, err) == (0, "") and "sums-ladder-xs-lora-r4-s{0,1}" in out
-    assert out.endswith("5 runs in 1 tables; results/small/\n")
+    assert out.endswith("5 runs in 1 table; results/small/\n")
 
 
 NAMES = [

@@ -132,4 +132,4 @@ def test_plan_prints_the_part(workplace):  # noqa: F811
     workplace.experiment()
     status, out, _ = workplace.run("plan", "small", "--only", "method=lora", "--seeds", "1")
     assert status == 0 and "lora-r4-s{1}" in out and "sbora-fa" not in out
-    assert out.endswith("2 runs in 1 tables; results/small_method-lora_seed-1/\n")
+    assert out.endswith("2 runs in 1 table; results/small_method-lora_seed-1/\n")
