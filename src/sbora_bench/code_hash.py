@@ -193,6 +193,65 @@ def _files_named(text: str, folder: Path) -> list[Path]:
     return _data_files().get(text, [])
 
 
+class _Reach:
+    """What a module runs, followed from name to name and from import to import until nothing new is reached."""
+
+    def __init__(self, module: str, without: frozenset[str]) -> None:
+        self.module, self.without = module, without
+        self.modules: dict[str, Module] = {}
+        self.defining: dict[str, list[Key]] = {}  # name -> the statements that define it
+        self.aliases: dict[str, set[str]] = {}  # name as it is imported -> names as they are defined
+        self.names: set[str] = set()
+        self.statements: set[Key] = set()
+        self.files: set[Path] = set()
+        self.waiting_modules, self.waiting_names = [module], list[str]()
+        while self.waiting_modules or self.waiting_names:
+            if self.waiting_modules:
+                self._add_module(self.waiting_modules.pop())
+            else:
+                self._add_name(self.waiting_names.pop())
+
+    def _add_module(self, name: str) -> None:
+        source = _module(name)
+        if source is None or name in self.modules:
+            return
+        self.modules[name] = source
+        self.waiting_modules.append(name.rpartition(".")[0])  # importing a module imports its package
+        for asname, original in source.aliases:
+            self.aliases.setdefault(asname, set()).add(original)
+            self.waiting_names += [original] if asname in self.names else []
+        for place, defined in enumerate(source.defined):
+            for own in defined or ():
+                self.defining.setdefault(own, []).append((name, place))
+            if defined is None or name == self.module or defined & self.names:
+                self._add_statement(name, place)
+
+    def _add_name(self, name: str) -> None:
+        if name in self.names:
+            return
+        self.names.add(name)
+        self.waiting_names += self.aliases.get(name, ())
+        for key in self.defining.get(name, ()):
+            self._add_statement(*key)
+
+    def _add_statement(self, name: str, place: int) -> None:
+        if (name, place) in self.statements:
+            return
+        self.statements.add((name, place))
+        source = self.modules[name]
+        self.waiting_modules += source.imports(place)
+        self.waiting_names += source.needs(place, self.without)
+        for text in source.files(place, self.without):
+            self._add_files(text, source.path.parent)
+
+    def _add_files(self, text: str, folder: Path) -> None:
+        for path in set(_files_named(text, folder)) - self.files:
+            self.files.add(path)
+            if path.suffix == ".html":  # what it includes
+                for word in re.findall(r'"([^"]+)"', path.read_text(encoding="utf-8")):
+                    self._add_files(word, path.parent)
+
+
 @cache
 def reached(
     module: str, without: frozenset[str] = frozenset()
@@ -201,56 +260,8 @@ def reached(
 
     `without`: names of arguments that it does nothing with (`caption`): what is handed over so does not count.
     """
-    modules: dict[str, Module] = {}
-    defining: dict[str, list[Key]] = {}
-    names: set[str] = set()
-    aliases: dict[str, set[str]] = {}
-    counted: set[Key] = set()
-    files: set[Path] = set()
-    waiting_modules: list[str] = [module]
-    waiting_names: list[str] = []
-
-    def count(name: str, place: int) -> None:
-        if (name, place) in counted:
-            return
-        counted.add((name, place))
-        waiting_modules.extend(modules[name].imports(place))
-        waiting_names.extend(modules[name].needs(place, without))
-        for text in modules[name].files(place, without):
-            add_files(text, modules[name].path.parent)
-
-    def add_files(text: str, folder: Path) -> None:
-        for path in set(_files_named(text, folder)) - files:
-            files.add(path)
-            if path.suffix == ".html":  # what it includes
-                for word in re.findall(r'"([^"]+)"', path.read_text(encoding="utf-8")):
-                    add_files(word, path.parent)
-
-    while waiting_modules or waiting_names:
-        if waiting_modules:
-            name = waiting_modules.pop()
-            source = _module(name)
-            if source is None or name in modules:
-                continue
-            modules[name] = source
-            waiting_modules.append(name.rpartition(".")[0])  # importing a module imports its package
-            for asname, original in source.aliases:
-                aliases.setdefault(asname, set()).add(original)
-                waiting_names += [original] if asname in names else []
-            for place, defined in enumerate(source.defined):
-                for own in defined or ():
-                    defining.setdefault(own, []).append((name, place))
-                if defined is None or name == module or defined & names:
-                    count(name, place)
-        else:
-            needed = waiting_names.pop()
-            if needed in names:
-                continue
-            names.add(needed)
-            waiting_names += aliases.get(needed, ())
-            for key in defining.get(needed, ()):
-                count(*key)
-    return frozenset(counted), frozenset(names), frozenset(files)
+    reach = _Reach(module, without)
+    return frozenset(reach.statements), frozenset(reach.names), frozenset(reach.files)
 
 
 def source_files(module: str) -> tuple[Path, ...]:
