@@ -11,7 +11,7 @@ from PIL import Image
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pareto import front, pareto_data
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.experiment import Plan, load_plan
 from sbora_bench.plan.file_names import layouts
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
@@ -19,6 +19,7 @@ from sbora_bench.report.outputs import figure_captions, figure_files
 from sbora_bench.report.plotting import STYLE, look, short
 from sbora_bench.report.views import score_figure as view
 from sbora_bench.report.views.footprint_figure import footprint_data
+from sbora_bench.report.views.rate_figure import RATE_CURVES, rate_figure
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
 from sbora_bench.results.read import Results
@@ -208,3 +209,36 @@ def test_the_readers_own_style_is_left_alone(drawn):
 @pytest.mark.parametrize(("number", "text"), [(28_049_408, "28M"), (1_234, "1.23k"), (7, "7"), (6.7e9, "6.7G")])
 def test_short_numbers(number, text):
     assert short(number) == text
+
+
+def test_no_text_of_the_rate_curves_is_cut_off_or_runs_into_another():
+    rates = [6.25e-4, 1.25e-3, 2.5e-3, 5e-3, 1e-2]
+    rows = [
+        {
+            "panel": f"Ladder S, r = {rank}: held-out training rows",
+            "method": "lora",
+            "rate": rate,
+            "picked": rate == 5e-3,
+        }
+        | {"mean": 0.2 + rate, "sd": 0.0, "loss": True}
+        for rank in (4, 8, 16, 32)
+        for rate in rates
+    ]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = rate_figure(load_plan("ladder"), rows)
+        figure.draw_without_rendering()
+        titles = [axis.title.get_window_extent() for axis in figure.axes]
+        labels = [axis.yaxis.label.get_window_extent() for axis in figure.axes]
+        ticks = [[tick.get_window_extent() for tick in axis.get_xticklabels()] for axis in figure.axes]
+    assert all(title.x0 >= 0 and title.x1 <= figure.bbox.width for title in titles)
+    assert not titles[0].overlaps(titles[1]) and not labels[0].overlaps(labels[2])
+    assert not any(label.overlaps(title) for label in labels for title in titles)
+    assert all(left.x1 < right.x0 for of_axis in ticks for left, right in zip(of_axis, of_axis[1:], strict=False))
+
+
+def test_the_caption_of_rates_that_are_only_picked_names_the_loss_and_no_test_items():
+    caption = RATE_CURVES.caption(load_plan("ladder"), "mmlu")
+    assert caption == (
+        "mmlu: loss of the gold answer against learning rate, on the training rows held out to pick the rate by. A ring"
+        " marks the rate picked."
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import by_loss
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
-from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.experiment import Plan, rate_text
 from sbora_bench.plan.titles import model_titles
 from sbora_bench.report.plotting import look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
@@ -18,6 +18,9 @@ from sbora_bench.results.read import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+BREADTH = 3.1  # inches of a panel: its title and five rates stand apart
 
 
 def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
@@ -49,30 +52,38 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
             axis.plot(*zip(*ringed, strict=True), "o", markersize=9, fillstyle="none", color="0.2", linestyle="")
         rates = sorted({row["rate"] for row in shown})
         axis.set_xscale("log")
-        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axis.set_xticks(rates, [rate_text(rate) for rate in rates], minor=False)
         axis.set_xticks([], minor=True)
         axis.set_xlabel("Learning rate")
         if any("loss" in row for row in shown):
-            axis.set_ylabel("Loss of the gold answer, nats a token")
+            axis.set_ylabel("Gold loss, nats a token")
         else:
             axis.set_ylabel("Score, %")
             axis.set_ylim(0, 100)
 
-    return panels(rows, draw, across=2)
+    return panels(rows, draw, across=2, breadth=BREADTH)
 
 
 def _draw(results: Results, table: str) -> Figure:
     return rate_figure(results.plan, rate_data(rate_scores(results, table), results.plan))
 
 
+def _caption(plan: Plan, table: str) -> str:
+    """What is drawn: runs that only pick a rate have no score on test items."""
+    measured = "loss of the gold answer" if by_loss(plan, table) else "score"
+    seeds = plan.experiment.tables[table].picking_seeds
+    where = "" if seeds else " and on the test items"
+    points = "" if len(seeds) == 1 else " Points are means, bars one standard deviation over the seeds."
+    return (
+        f"{table_title(plan, table)}: {measured} against learning rate, on the training rows held out to pick the rate"
+        f" by{where}.{points} A ring marks the rate picked."
+    )
+
+
 RATE_CURVES = FigureView(
     key="rates",
     subjects=of_tables(RATES_PREFIX, varies_rate),
-    caption=lambda plan, table: (
-        f"{table_title(plan, table)}: score against learning rate, on the training rows held out to pick the rate by"
-        " and on the test items. Points are means, bars one standard deviation over the seeds; a ring marks the rate"
-        " picked."
-    ),
+    caption=_caption,
     draw=_draw,
     published=True,
 )
