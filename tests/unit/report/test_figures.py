@@ -18,7 +18,7 @@ from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_captions, figure_files
 from sbora_bench.report.plotting import STYLE, look, short
 from sbora_bench.report.views import score_figure as view
-from sbora_bench.report.views.footprint_figure import footprint_data
+from sbora_bench.report.views.footprint_figure import footprint_data, footprint_figure
 from sbora_bench.report.views.rate_figure import RATE_CURVES, rate_figure
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
@@ -242,3 +242,19 @@ def test_the_caption_of_rates_that_are_only_picked_names_the_loss_and_no_test_it
         "mmlu: loss of the gold answer against learning rate, on the training rows held out to pick the rate by. A ring"
         " marks the rate picked."
     )
+
+
+def test_numbers_below_the_bars_of_long_names_stand_apart():
+    mib = dict.fromkeys(("weights_bytes", "optimizer_bytes", "activation_bytes"), 2**24) | {"other_bytes": 0}
+    rows = [
+        {"panel": "Ladder S", "label": f"SBoRA-FA, index seed {seed} r = 16", "parameters": 18432, **mib}
+        | {"measured_peak_bytes": 3 * 2**24}
+        for seed in range(5)
+    ]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = footprint_figure(rows)
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            inside = [tick for tick in axis.get_xticklabels() if 0 <= tick.get_position()[0] <= axis.get_xlim()[1]]
+            ticks = [tick.get_window_extent() for tick in inside]
+            assert len(ticks) > 1 and all(a.x1 < b.x0 for a, b in zip(ticks, ticks[1:], strict=False))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BREADTH = 3.1  # inches of a panel: long labels leave room for the numbers below the bars
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
 PARTS |= {"other": ("xx", "#CC79A7")}
@@ -75,7 +76,7 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
         axis.grid(False, axis="y")
 
     most = max((sum(row["panel"] == name for row in rows) for name in {row["panel"] for row in rows}), default=4)
-    return panels(kinds, draw, height=0.8 + 0.16 * most, across=2 if memory else 3)
+    return panels(kinds, draw, height=0.8 + 0.16 * most, **({"across": 2, "breadth": BREADTH} if memory else {}))
 
 
 def _memory_bars(axis: Axes, shown: list[dict[str, Any]], labels: list[str]) -> None:
