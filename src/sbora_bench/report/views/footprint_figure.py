@@ -76,7 +76,8 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
         axis.grid(False, axis="y")
 
     most = max((sum(row["panel"] == name for row in rows) for name in {row["panel"] for row in rows}), default=4)
-    return panels(kinds, draw, height=0.8 + 0.16 * most, **({"across": 2, "breadth": BREADTH} if memory else {}))
+    height = 0.8 + 0.16 * most
+    return panels(kinds, draw, height, across=2, breadth=BREADTH) if memory else panels(kinds, draw, height)
 
 
 def _memory_bars(axis: Axes, shown: list[dict[str, Any]], labels: list[str]) -> None:
