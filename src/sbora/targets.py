@@ -20,6 +20,7 @@ from ._peft import (
     resolve_quantization_backend,
 )
 from .config import SboraConfig
+from .sharded import is_sharded
 
 TRANSPOSED = ("Llama4TextExperts", "GroupedLinearLayer", "CsmCodebooksHead")  # many x in x out, without saying so
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -62,12 +63,14 @@ def check_targets(model: nn.Module, config: SboraConfig) -> None:
 
     Raises:
         TypeError: a target is not a linear layer, or a parameter of another kind or shape.
-        ValueError: a rank is above what its module has.
+        ValueError: a rank is above what its module has, or processes have parts of a target each.
     """
     for key, module in targeted_modules(model, config):
         check_module(key, module, config)
+        _check_undivided(model, key, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
     for key, module, name in targeted_parameters(model, config):
         _check_parameter(key, module, name, config)
+        _check_undivided(model, key, module)
     _warn_of_unmatched(model, config)
     _warn_of_weights_used_elsewhere(model, config)
 
@@ -104,6 +107,25 @@ def _check_parameter(key: str, module: nn.Module, name: str, config: SboraConfig
         _check_rank(key, parameter.shape[dim], parameter.shape[-3 - dim], config)
         return
     raise TypeError(f"SBoRA cannot adapt the parameter {key!r}: {why}. Leave it out of target_parameters.")
+
+
+def _check_undivided(model: nn.Module, key: str, module: nn.Module) -> None:
+    """Refuse a layer of which each process computes a part: an index set points into all of it. FSDP's are whole when
+    they run.
+
+    Raises:
+        ValueError: it is one.
+    """
+    divided = getattr(module, "_is_hooked", False)  # by transformers' plans
+    if not divided and any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
+        from torch.distributed.fsdp import FSDPModule
+
+        divided = not any(isinstance(other, FSDPModule) for other in model.modules())
+    if divided:
+        raise ValueError(
+            f"SBoRA cannot adapt {key!r}: each process computes a part of it (tensor or expert parallelism), and an "
+            "index set points into the whole. Load the base without a tp_plan; FSDP may share it out instead."
+        )
 
 
 def _check_rank(key: str, in_features: int, out_features: int, config: SboraConfig) -> None:

@@ -9,8 +9,11 @@ from peft import PeftModel, get_peft_model
 from peft.utils.other import fsdp_auto_wrap_policy
 from safetensors.torch import load_file
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.func import functional_call, grad, vmap
+from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from sbora import SboraConfig
 from tests.factories.adapted import adapted
@@ -186,3 +189,33 @@ def test_merging_weights_that_are_shared_out(one_process, llama, kind):
             block.reshard()
         model.unmerge_adapter()
         assert torch.equal(layer.base_layer.weight.full_tensor(), before)
+
+
+def _by_torch(model, mesh):
+    parallelize_module(model, mesh, {"model.layers.0.self_attn.q_proj": ColwiseParallel()})
+
+
+def _by_transformers(model, mesh):
+    plan = {"model.layers.0.self_attn.q_proj": "colwise", "model.layers.0.self_attn.q_proj.weight": "colwise"}
+    apply_tensor_parallelism(model, mesh, plan)
+
+
+@pytest.mark.parametrize("divide", [_by_torch, _by_transformers])
+@pytest.mark.parametrize("how", [{"target_modules": ["q_proj"]}, {"target_parameters": ["q_proj.weight"]}])
+def test_layers_of_which_each_process_computes_a_part_are_refused(one_process, llama, divide, how):
+    divide(llama, init_device_mesh("cpu", (1,)))
+    names = [name for name, _ in llama.named_modules()]
+    with pytest.raises(ValueError, match=r"q_proj.*: each process computes a part"):
+        get_peft_model(llama, SboraConfig(r=4, **{"target_modules": []} | how))
+    assert [name for name, _ in llama.named_modules()] == names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_that_fsdp_2_has_shared_out_already(one_process, llama, kind):
+    whole = _adapted(llama, kind)
+    for layer in llama.model.layers:
+        fully_shard(layer)
+    fully_shard(llama)
+    torch.manual_seed(1)
+    shared_out = get_peft_model(llama, copy.deepcopy(whole.peft_config["default"]))
+    torch.testing.assert_close(shared_out(IDS).logits, whole(IDS).logits)
