@@ -160,7 +160,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """Read JSON. Raises UserError, naming the file, if it's missing or isn't JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error}); delete it and make it again") from None
@@ -170,7 +170,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict]:
     """Read one JSON object a line. Raises UserError as `read_json` does."""
     try:
         return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not whole JSON lines ({error}); delete it and make it again") from None

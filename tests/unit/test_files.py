@@ -124,6 +124,8 @@ def test_what_is_not_whole_json_is_named(tmp_path, content):
             read_jsonl(tmp_path / "a")
     for read in (read_json, read_jsonl):
         with pytest.raises(UserError, match="no such file"):
+            read(tmp_path / "a" / "below a file")
+        with pytest.raises(UserError, match="no such file"):
             read(tmp_path / "b")
 
 

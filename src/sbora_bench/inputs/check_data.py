@@ -8,12 +8,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of, read_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data import lm_eval_tasks
@@ -46,7 +46,20 @@ def data_problems(plan: Plan) -> list[str]:
 
 def notes(plan: Plan) -> list[str]:
     """What a user should know of a plan that is good, a line each."""
-    return length_notes(plan) + missing_notes(plan)
+    return length_notes(plan) + warmup_notes(plan) + missing_notes(plan)
+
+
+def warmup_notes(plan: Plan) -> list[str]:
+    """A line for each table of so many `steps` that its learning rate is never reached."""
+    lines = []
+    for table in plan.experiment.tables:
+        protocol = plan.protocol(table)
+        if protocol.steps and protocol.warmup_steps >= protocol.steps and protocol.schedule != "constant":
+            lines.append(
+                f"{plan.path}: tables.{table}.protocol: warmup_steps: found {protocol.warmup_steps:,} of"
+                f" {protocol.steps:,} updates, so the learning rate is never reached; lower it under `overrides`"
+            )
+    return lines
 
 
 def missing_notes(plan: Plan) -> list[str]:
@@ -282,7 +295,11 @@ class _Check:
                 yield f"{where}: data {name}: {error}"
                 return
         read = not own and not entry.lm_eval and plan.answer_by(table, task) == "template"
-        if problem := self.tries(config, rows) if own or entry.lm_eval else built_in_problem(config, rows):
+        if (
+            problem := self.tries(config, rows)
+            if own or entry.lm_eval
+            else built_in_problem(config, rows, entry.metrics)
+        ):
             yield f"{where}: {problem}"
         elif read and (problem := never_right(config, items)):
             yield f"{where}: data {name}: {problem}"
@@ -406,8 +423,12 @@ def shortest_of(texts: list[str], tokenizer: Tokenizer) -> int:
     return min(tokenizer.lengths(sorted(texts, key=len)[:TOKENISED]))
 
 
-def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """What of the catalog's entry or of the items does not fit one of our own templates."""
+def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]], metrics: Iterable[str]) -> str:
+    """What of the catalog's entry, its `metrics` among it, or of the items does not fit one of our own templates."""
+    known = [entry["metric"] for entry in config["metric_list"]]
+    for metric in metrics:
+        if metric not in known:
+            return f"catalog: tasks.{config['task']}.metrics: {one_of(metric, known, 'metric of the template')}"
     for step in (step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]):
         try:
             re.compile(step.get("regex_pattern", ""))

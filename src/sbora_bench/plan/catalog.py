@@ -82,6 +82,12 @@ class Catalog(Strict):
         try:
             return Protocol.model_validate(fields | overrides)
         except ValidationError as error:
+            suites = list(dict.fromkeys(of for link in reversed(chain) for of in self.protocols[link].suites))
+            if suites and suite not in suites and any(one["type"] == "missing" for one in error.errors()):
+                raise UserError(
+                    f"{where}: protocol {name!r}: found suite {suite!r}, allowed {', '.join(suites)}, for which it"
+                    " says all that is needed; name another protocol"
+                ) from None
             raise UserError(f"{where}: protocol {name!r}: {explain(error, Protocol)}") from None
 
 

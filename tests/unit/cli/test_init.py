@@ -142,6 +142,15 @@ def test_a_length_beyond_the_model_s_positions_is_said(workplace):  # noqa: F811
     assert workplace.run("validate", workplace.experiment())[2] == ""
 
 
+def test_a_warm_up_that_takes_all_updates_is_said(workplace):  # noqa: F811
+    warm = {"steps": 5, "epochs": None, "warmup_steps": 5, "schedule": "linear"}
+    file = workplace.experiment((["tables", "sums", "overrides"], warm))
+    status, _, err = workplace.run("validate", file)
+    assert status == 0 and "warmup_steps: found 5 of 5 updates, so the learning rate is never reached" in err
+    workplace.experiment((["tables", "sums", "overrides"], warm | {"warmup_steps": 4}))
+    assert workplace.run("validate", file)[2] == ""
+
+
 def test_a_folder_that_is_not_there_is_said_to_be_taken_for_a_model_of_the_hub(workplace, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})

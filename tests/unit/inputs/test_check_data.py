@@ -342,6 +342,8 @@ def test_metrics_that_the_template_does_not_have(place):
     catalog(place, TEMPLATE, metrics={"exact_mach": {}})
     (line,) = problems(place)
     assert "tasks.own.metrics: unknown metric of the template 'exact_mach', did you mean 'exact_match'" in line
+    catalog(place, metrics={"acc": {}})  # of a template of the harness
+    assert "tasks.own.metrics: unknown metric of the template 'acc'; known: within_tolerance" in problems(place)[0]
 
 
 def test_an_answer_s_expression_is_compiled_and_letters_are_letters(place):

@@ -44,6 +44,11 @@ def test_every_field_has_a_note_and_none_has_one_in_vain(catalog):
     assert {field for field, note in catalog.protocol_notes.items() if note.clean} == differ - {"title"}
 
 
+def test_a_suite_for_which_a_protocol_says_too_little_is_named_with_those_it_is_for(catalog):
+    with pytest.raises(UserError, match="'official': found suite 'mine', allowed commonsense, arithmetic, mmlu,"):
+        catalog.protocol("official", "mine", {}, "--protocol")
+
+
 def test_the_command_writes_between_the_markers_and_nowhere_else(workplace):  # noqa: F811
     page = workplace.folder / "page.md"
     page.write_text(f"before\n\n{protocol_table.BEGIN}\nto be replaced\n{protocol_table.END}\n\nafter\n")
