@@ -113,7 +113,7 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     elif known_to_lm_eval(tasks):
         suite = f"{name}-suite"
         more.append(f"suites:\n  {suite}:\n    title: {in_yaml(tasks)}\n    tasks: [{in_yaml({'lm_eval': tasks})}]\n")
-    elif Path(tasks).is_file():
+    elif Path(tasks).exists():
         suite, questions = f"{name}-suite", _rows(Path(tasks))
         mapped = _columns(Path(tasks), questions, True)
         more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{mapped}"

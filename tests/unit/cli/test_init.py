@@ -65,6 +65,15 @@ def test_labels_are_read_as_whole_words_whatever_their_signs(workplace, labels, 
     assert re.findall(written["tasks"]["mine-task"]["answer"]["strict"], response)[0] == answer
 
 
+def test_questions_in_a_folder_that_datasets_saved(workplace):  # noqa: F811
+    import datasets
+
+    datasets.Dataset.from_list([{"question": "What is 2 + 2?", "answer": 4}]).save_to_disk("saved")
+    train = rows(workplace.folder, "mine.jsonl", {"question": "What is 2 + 1?", "response": "It is 3."})
+    status, _, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "saved")
+    assert status == 0, err
+
+
 def test_a_suite_of_the_catalog_serves_as_tasks(workplace):  # noqa: F811
     train = rows(workplace.folder, "mine.jsonl", *({"instruction": f"Say {n}", "output": str(n)} for n in range(9)))
     status, out, err = workplace.run("init", "sums", "--model", "ladder-xs", "--train", train, "--tasks", "corpus")

@@ -129,6 +129,15 @@ def test_an_adapter_beside_the_weights_is_refused(weights, tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
+def test_weights_that_are_packed_already_are_refused(weights, tmp_path):
+    """A method's title and its footprint would be those of whole ones."""
+    config = json.loads((weights / "config.json").read_text())
+    packed = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (weights / "config.json").write_text(json.dumps(packed))
+    with pytest.raises(UserError, match="config.json: quantization_config: found bitsandbytes, allowed are weights as"):
+        prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
+
+
 def test_an_encoder_is_refused(weights, tmp_path):
     """Its tokens see the answer that follows them."""
     config = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import content_sha256, hash_of, read_json
+from sbora_bench.files import content_sha256, hash_of
 from sbora_bench.hub import MODEL_FILES, Unreachable, snapshot
 from sbora_bench.inputs.models import wheel
-from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts
+from sbora_bench.inputs.models.weights import check_weights, hashes, link, parts, read_config_file
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import (
     FolderSource,
@@ -336,14 +336,3 @@ def named_source(catalog: Catalog, model: str) -> Source:
         raise UserError(f"--model: {one_of(model, catalog.models, 'model')}; or a hub id or a config.json")
     hub = HubSource(kind="hub", id=model)
     return Hub(model, ModelEntry(title=model, source=hub), hub)
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """A config.json. Raises UserError where it can't be read or isn't a JSON object."""
-    try:
-        values = read_json(path)
-    except UserError as error:
-        raise UserError(f"{path}: not a readable config.json ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a readable config.json (found a {type(values).__name__}, allowed an object)")
-    return values

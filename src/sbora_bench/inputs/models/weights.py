@@ -27,7 +27,8 @@ SHOWN = 3  # tensors in a message
 
 def check_parts(folder: Path) -> None:
     """Raise UserError unless the folder has config, tokenizer and every shard of safetensors, each whole, and no
-    adapter, which transformers would put on the model unseen.
+    adapter, which transformers would put on the model unseen; and where its weights are quantised, which no method's
+    title and no footprint would say.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
@@ -35,6 +36,13 @@ def check_parts(folder: Path) -> None:
         raise UserError(
             f"{folder}: {ADAPTER} is here too, and transformers would put that adapter on the model; move the adapter"
             " out of the folder, or merge it into the weights"
+        )
+    packed = read_config_file(folder / "config.json").get("quantization_config")
+    if packed:
+        by = packed.get("quant_method") if isinstance(packed, dict) else packed
+        raise UserError(
+            f"{folder}/config.json: quantization_config: found {by}, allowed are weights as they were before; methods"
+            " with `quantization: nf4` quantise them as the protocol says"
         )
     index = folder / "model.safetensors.index.json"
     shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
@@ -44,6 +52,17 @@ def check_parts(folder: Path) -> None:
         _check_whole(folder / name)
     if not has_tokenizer(folder):
         raise UserError(f"{folder}: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt is here")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A config.json. Raises UserError where it can't be read or isn't a JSON object."""
+    try:
+        values = read_json(path)
+    except UserError as error:
+        raise UserError(f"{path}: not a readable config.json ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a readable config.json (found a {type(values).__name__}, allowed an object)")
+    return values
 
 
 def _check_whole(path: Path) -> None:
