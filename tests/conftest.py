@@ -15,6 +15,7 @@ TICK = 0.05  # seconds by which a file's time may be off the clock that tests ar
 
 def pytest_configure(config: pytest.Config) -> None:
     """One server of forks for all workers, which has its imports by the time that they have collected the tests."""
+    forked.look_for_garbage_seldom()
     if hasattr(config, "workerinput"):
         return
     config.pluginmanager.register(Watch(config.rootpath))

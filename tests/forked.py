@@ -108,8 +108,14 @@ def _program(place: str, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+def look_for_garbage_seldom() -> None:
+    """In this process and its forks: imports, syntax trees and collected tests are many objects and no garbage."""
+    gc.set_threshold(100_000, 20, 20)
+
+
 def serve() -> None:
     """Fork for each request until the process that started this one is gone."""
+    look_for_garbage_seldom()
     for name in HEAVY:
         __import__(name)
     ours = [name for name in sys.modules if name.partition(".")[0] in ("sbora", "sbora_bench")]
