@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
+from tests.workflow.conftest import PATIENCE
 
 SNAKEFILE = """
 from pathlib import Path
@@ -61,4 +62,4 @@ def test_a_living_ones_lock_is_left(started, tmp_path):
     done = again(tmp_path)
     assert done.returncode == 1 and "LockException" in done.stderr and "cleared 0" in done.stdout + done.stderr
     (tmp_path / "go").touch()
-    assert started.wait(timeout=120) == 0 and (tmp_path / "done").exists()
+    assert started.wait(timeout=PATIENCE) == 0 and (tmp_path / "done").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from sbora_bench import gpus
 from tests import forked
+from tests.workflow.conftest import PATIENCE
 
 HOLD = """
 import json, os, sys, time
@@ -108,7 +109,7 @@ def test_processes_take_different_devices_and_wait_for_one(machine, monkeypatch,
     processes.append(started(folder, "2.json"))
     waits = processes[-1].stderr.readline()
     (folder / "go").touch()
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0, 0]
     records = [json.loads((folder / f"{i}.json").read_text()) for i in range(3)]
     assert {entry["device"] for entry in records[:2]} == set((visible or "0,1").split(","))
     assert waits == f"waiting for a GPU: other jobs have all of {(visible or '0,1').replace(',', ', ')}\n"
@@ -119,10 +120,10 @@ def test_a_killed_process_gives_its_device_back(machine):
     folder = machine(2)
     first = holding(folder, "first.json")
     first.kill()
-    first.wait(timeout=60)
+    first.wait(timeout=PATIENCE)
     others = [holding(folder, f"{i}.json") for i in range(2)]
     (folder / "go").touch()
-    assert [process.wait(timeout=120) for process in others] == [0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in others] == [0, 0]
     assert {json.loads((folder / f"{i}.json").read_text())["device"] for i in range(2)} == {"0", "1"}
 
 

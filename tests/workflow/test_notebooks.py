@@ -5,6 +5,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.factories.shipped import ROOT
+from tests.workflow.conftest import PATIENCE
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -19,6 +20,7 @@ def texts(notebook) -> list[str]:
 def test_notebook_runs_and_its_outputs_are_current(path):
     committed = nbformat.read(path, as_version=4)
     fresh = nbformat.read(path, as_version=4)
-    NotebookClient(fresh, timeout=120, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    place = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(fresh, timeout=PATIENCE, startup_timeout=PATIENCE, resources=place).execute()
     assert texts(fresh)
     assert texts(fresh) == texts(committed)
