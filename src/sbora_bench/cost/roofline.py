@@ -35,25 +35,27 @@ CONTEXT_GIB = 0.5
 # between updates too, 942 and 1,191 s.
 EFFICIENCY = 0.8
 
-# All of a protocol that the work of an update depends on, and that of scoring.
-TRACED = {
+# All of a protocol that the counts of a cell depend on, that the work of an update does, and that of scoring.
+COUNTED = {
     "autocast",
-    "batch_size",
     "compute_dtype",
     "double_quantization",
     "dropout",
     "gradient_checkpointing",
+    "max_length",
+    "pad",
+    "target_modules",
+    "weights_dtype",
+}
+TRACED = COUNTED | {
+    "batch_size",
     "logits",
     "max_grad_norm",
-    "max_length",
     "micro_batch",
     "optimizer",
-    "pad",
     "pad_to_multiple_of",
     "padding_free",
-    "target_modules",
     "tokens_at_once",
-    "weights_dtype",
 }
 SCORED = {"compute_dtype", "double_quantization", "gradient_checkpointing", "merge", "num_beams", "pad"}
 SCORED |= {"score_batch", "target_modules", "weights_dtype"}
@@ -165,10 +167,16 @@ def scoring_work(
 
         twin = meta_twin.build_scored(catalog, model, catalog.methods.get(method), rank, protocol)
         rows, beams = int(protocol.score_batch), protocol.num_beams
-        peak = traced_step.trace_generation(twin, rows, prompt, new_tokens, beams, kernels)["peak"]
-        first = work_of(traced_step.decoding_step(twin, rows, beams, prompt, 0, kernels)[0])
-        middle = traced_step.decoding_step(twin, rows, beams, 1, prompt + (new_tokens - 1) // 2, kernels)[0]
-        after = repeated(work_of(middle), new_tokens - 1)
+
+        @once
+        def step(fed: int, past: int) -> Work:
+            return work_of(traced_step.decoding_step(twin, rows, beams, fed, past, kernels)[0])
+
+        first = step(prompt, 0)
+        if new_tokens == 1:
+            return Work(first.peak, first.operations, len(first.operations))
+        peak = max(first.peak, step(1, prompt + new_tokens - 1).peak)
+        after = repeated(step(1, prompt + (new_tokens - 1) // 2), new_tokens - 1)
         return Work(peak, first.operations + after.operations, len(first.operations))
 
     about = [*described(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
@@ -196,7 +204,7 @@ def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol
 
         return counting.counts_of_cell(catalog, model, catalog.methods.get(method), rank, protocol)
 
-    return remembered(cache, "counts", described(catalog, model, method, rank, protocol, TRACED), count)
+    return remembered(cache, "counts", described(catalog, model, method, rank, protocol, COUNTED), count)
 
 
 def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:

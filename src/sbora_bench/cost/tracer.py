@@ -61,50 +61,76 @@ class Operation(NamedTuple):
 class Results:
     """Calls operators on `meta`; where the operands have the shapes of an earlier call, results are made like its own.
 
-    PyTorch's rules for shapes are slow and a model's layers repeat. Operators that write to an operand, return a view
-    of one, or return several tensors, are always called.
+    PyTorch's rules for shapes are slow and a model's layers repeat. Operators that return a view of an operand, or a
+    list of tensors, are always called; one that writes to its first operand and returns it, on `meta` does nothing.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple, tuple] = {}
+        self._known: dict[tuple, list[tuple] | None] = {}  # what is made anew; None: the first operand, as it was
 
     def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        if not _makes_one(func):
+        effect = _effect(func)
+        if effect is None:
             return func(*args, **kwargs)
         key = func, _described(args), _described(tuple(kwargs.items()))
         if key in self._known:
-            shape, stride, dtype = self._known[key]
-            return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            known = self._known[key]
+            if known is None:
+                return args[0]
+            alike = tuple(torch.empty_strided(*like, dtype=dtype, device="meta") for *like, dtype in known)
+            return alike[0] if len(alike) == 1 else alike
+        storages = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        before = _placed(args[0]) if effect == "writes" else None
         result = func(*args, **kwargs)
-        given = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
-        if result.is_meta and not result.storage_offset() and result.untyped_storage()._cdata not in given:
-            self._known[key] = result.shape, result.stride(), result.dtype
+        if effect == "writes":
+            if result is args[0] and result.is_meta and _placed(result) == before:
+                self._known[key] = None
+            return result
+        made = _tensors(result)
+        own = {t.untyped_storage()._cdata for t in made}
+        anew = len(made) == len(func._schema.returns) == len(own - storages)  # a gradient that isn't wanted is None
+        if anew and all(t.is_meta and not t.storage_offset() for t in made):
+            self._known[key] = [(t.shape, t.stride(), t.dtype) for t in made]
         return result
 
 
+def _placed(tensor: torch.Tensor) -> tuple:
+    """What an operator that only writes values leaves as it was."""
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.untyped_storage()._cdata
+
+
 @cache
-def _makes_one(func: Any) -> bool:
-    """Whether an operator returns one tensor, made anew, and writes to none."""
+def _effect(func: Any) -> str | None:
+    """`makes` of an operator that returns tensors made anew and writes to none, `writes` of one that writes to its
+    first operand alone and returns that; None of others.
+    """
     schema = func._schema
-    touched = any(value.alias_info for value in (*schema.arguments, *schema.returns))
-    return not touched and [str(value.type) for value in schema.returns] == ["Tensor"]
+    returned = [str(value.type) for value in schema.returns]
+    if not returned or set(returned) != {"Tensor"}:
+        return None
+    if not any(value.alias_info for value in (*schema.arguments, *schema.returns)):
+        return "makes"
+    first, *others = schema.arguments
+    written = [value.alias_info for value in (first, *schema.returns)]
+    alone = len(returned) == 1 and not any(value.alias_info for value in others)
+    return "writes" if alone and all(info and info.is_write for info in written) else None
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _tensors(value: Any) -> list[torch.Tensor]:
     """The tensors among an operator's operands or results."""
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [t for part in value for t in _tensors(part)]
 
 
 def _described(value: Any) -> Any:
-    """A hashable stand-in of an operand: tensors by shape, strides and dtype."""
+    """A hashable stand-in of an operand: tensors by shape, strides, dtype and whether they are on `meta`."""
     if isinstance(value, torch.Tensor):
-        return value.shape, value.stride(), value.dtype
+        return value.shape, value.stride(), value.dtype, value.is_meta
     if isinstance(value, list | tuple):
         return tuple(map(_described, value))
     return type(value), value
@@ -159,7 +185,7 @@ class Tracer(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         result = self._results(func, args, kwargs)
         self._clock += 1
-        outputs, inputs = list(_tensors(result)), list(_tensors((args, kwargs)))
+        outputs, inputs = _tensors(result), _tensors((args, kwargs))
         for tensor in outputs:
             self._storage(tensor)
         if self.device == "cpu" and func._overloadpacket in PROMOTING:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sbora_bench.cost import roofline
+from sbora_bench.cost import roofline, traced_step
+from sbora_bench.inputs import meta_twin
 from sbora_bench.plan.catalog import DeviceEntry
 from tests.factories import shipped
 
@@ -80,6 +81,25 @@ def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):
     assert 0 < step < one.flops, "a token costs less than a prompt"
     assert 4 * step <= five.flops - one.flops < 4.2 * step, "and a little more, the longer the cache"
     assert five.peak > two.peak - 1 and five.seconds(CARD) > two.seconds(CARD)
+
+
+@pytest.mark.parametrize(("new_tokens", "passes"), [(1, 1), (2, 3), (9, 3)])
+def test_a_pass_of_scoring_is_traced_once(catalog, protocol, tmp_path, monkeypatch, new_tokens, passes):
+    """The prompts, the middle token and the last, as far as they are different; the peak is that of generation."""
+    steps, step = [], traced_step.decoding_step
+    monkeypatch.setattr(traced_step, "decoding_step", lambda *args: steps.append(args) or step(*args))
+    work = roofline.scoring_work(catalog, "tiny", "lora", 2, protocol, 16, new_tokens, tmp_path)
+    assert len(steps) == passes
+    twin = meta_twin.build_scored(catalog, "tiny", catalog.methods["lora"], 2, protocol)
+    whole = traced_step.trace_generation(twin, 2, 16, new_tokens, protocol.num_beams, "cuda")
+    assert work.peak == whole["peak"]
+
+
+def test_counts_serve_every_batch_and_optimizer(catalog, protocol, tmp_path, monkeypatch):
+    first = roofline.counts(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    monkeypatch.setattr("sbora_bench.cost.counting.counts_of_cell", None)  # from here on a count would raise
+    for another in ({"micro_batch": 1}, {"batch_size": 8}, {"optimizer": "adamw_8bit"}, {"tokens_at_once": 16}):
+        assert roofline.counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
 
 
 def test_published_traces_serve_code_that_made_them_alone(tmp_path, monkeypatch):
