@@ -41,14 +41,23 @@ def collected(plan: Plan, results: Path) -> dict[str, str]:
     Raises UserError for a damaged record, one of another version, or one made under other settings than the plan's.
     """
     whole = Results(plan, results)
-    shown = picked(whole)
-    for table in plan.experiment.tables:
+    return csv_texts(whole, picked(whole))
+
+
+def csv_texts(whole: Results, shown: Results) -> dict[str, str]:
+    """The three files by name; `shown`: what is `picked` of the whole. Raises UserError as `collected` does."""
+    for table in whole.plan.experiment.tables:
         whole.contamination(table)
     return {
         "scores.csv": csv_text(SCORES, score_rows(shown)),
         "footprint.csv": csv_text(FOOTPRINT, footprint_rows(whole)),
         "budget.csv": csv_text(BUDGET, budget_rows(shown)),
     }
+
+
+def runs_waiting(results: Results) -> list[str]:
+    """The runs of which a task has no score yet, in the plan's order."""
+    return [run.name for run in results.plan.runs if None in results.task_scores(run).values()]
 
 
 def score_rows(results: Results) -> list[dict[str, Any]]:

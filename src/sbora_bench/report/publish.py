@@ -1,17 +1,17 @@
 """Copy what README, docs and notebooks show of an experiment's results: `sbora-bench publish -e EXPERIMENT`."""
 
-import csv
-import io
 import shutil
 from pathlib import Path
 
-from sbora_bench.analysis.collect import collected
+from sbora_bench.analysis.collect import csv_texts, runs_waiting
+from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.errors import UserError
 from sbora_bench.files import whole_file, write_text
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.report.outputs import PAGE, published_files
 from sbora_bench.report.page import page
 from sbora_bench.results.folders import LOOKS, REGIONS, ROUNDS, look_file, rates_file, region_file, round_file
+from sbora_bench.results.read import Results
 from sbora_bench.results.stages import looks_made, rounds_made, so_far
 
 
@@ -27,15 +27,15 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
     made = so_far(plan, results)
-    files = collected(made, results)
-    for name, text in files.items():
+    whole = Results(made, results)
+    shown = picked(whole)
+    for name, text in csv_texts(whole, shown).items():
         if (results / name).read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{results / name}: not what {plan.path} and the records give now; run the experiment again, then"
                 " publish"
             )
-    lines = csv.DictReader(io.StringIO(files["scores.csv"]))
-    if waiting := list(dict.fromkeys(line["run"] for line in lines if line["status"] == "not run")):
+    if waiting := runs_waiting(shown):
         raise UserError(
             f"{results}: {len(waiting)} runs have no results yet, {waiting[0]} say; run the experiment to its end, then"
             " publish"
