@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import peft
@@ -53,14 +54,23 @@ def counts(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def counts_of_cell(
-    catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
+    catalog: Catalog,
+    model: str,
+    method: MethodEntry | None,
+    rank: int | None,
+    protocol: Protocol,
+    keep: Callable[[torch.nn.Module], None] = lambda twin: None,
 ) -> dict[str, Any]:
     """`counts` of a cell on `meta`, or of layers that are built for real where its method needs values.
 
-    Raises UserError where the method doesn't suit the model or can't be counted.
+    `keep` gets the twin on `meta` once it is counted. Raises UserError where the method doesn't suit the model or can't
+    be counted.
     """
     try:
-        return counts(build(catalog, model, method, rank, protocol))
+        twin = build(catalog, model, method, rank, protocol)
+        counted = counts(twin)
+        keep(twin)
+        return counted
     except UserError:
         raise
     except Exception as error:

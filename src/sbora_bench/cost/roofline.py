@@ -21,6 +21,8 @@ from sbora_bench.plan.catalog import Catalog, DeviceEntry
 from sbora_bench.plan.protocol import Protocol
 
 if TYPE_CHECKING:
+    import torch
+
     from sbora_bench.cost.tracer import Tracer
 
 GIB = 2**30
@@ -138,7 +140,9 @@ def update_work(
         from sbora_bench.cost import footprint
         from sbora_bench.inputs import meta_twin
 
-        twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
+        twin = _counted.pop(hash_of(described(catalog, model, method, rank, protocol, COUNTED)), None)
+        if twin is None:
+            twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
         return repeated(work_of(footprint.trace(twin, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
 
     return kept(cache, "update", [*described(catalog, model, method, rank, protocol, TRACED), kernels], trace)
@@ -199,12 +203,21 @@ def repeated(work: Work, times: int) -> Work:
 def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
     """`counting.counts_of_cell`: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
 
+    about = described(catalog, model, method, rank, protocol, COUNTED)
+
+    def keep(twin: "torch.nn.Module") -> None:
+        _counted.clear()
+        _counted[hash_of(about)] = twin
+
     def count() -> dict:
         from sbora_bench.cost import counting
 
-        return counting.counts_of_cell(catalog, model, catalog.methods.get(method), rank, protocol)
+        return counting.counts_of_cell(catalog, model, catalog.methods.get(method), rank, protocol, keep)
 
-    return remembered(cache, "counts", described(catalog, model, method, rank, protocol, COUNTED), count)
+    return remembered(cache, "counts", about, count)
+
+
+_counted: dict[str, "torch.nn.Module"] = {}  # the twin that was counted last, which a trace then takes and changes
 
 
 def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:

@@ -102,6 +102,18 @@ def test_counts_serve_every_batch_and_optimizer(catalog, protocol, tmp_path, mon
         assert roofline.counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "sbora-fa", "qsbora-fb"])
+def test_the_twin_that_was_counted_is_traced_once(catalog, protocol, tmp_path, monkeypatch, method):
+    alone = roofline.update_work(catalog, "tiny", method, 2, protocol, tmp_path / "alone")
+    roofline.counts(catalog, "tiny", method, 2, protocol, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("sbora_bench.inputs.meta_twin.build", None)  # a second twin would raise
+        assert roofline.update_work(catalog, "tiny", method, 2, protocol, tmp_path) == alone
+    smaller = protocol.model_copy(update={"micro_batch": 1})
+    again = roofline.update_work(catalog, "tiny", method, 2, smaller, tmp_path)
+    assert again == roofline.update_work(catalog, "tiny", method, 2, smaller, tmp_path / "alone")
+
+
 def test_published_traces_serve_code_that_made_them_alone(tmp_path, monkeypatch):
     """Nothing is made where the name is known; other code has other names."""
     monkeypatch.chdir(tmp_path)
