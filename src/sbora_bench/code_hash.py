@@ -4,15 +4,24 @@ Read from the syntax trees, nothing is imported. A module that is imported, dire
 import runs. A function, a class or a plain constant counts only where code that counts has its name, in whatever module
 that stands: a name too many re-runs too much, never too little. Comments and docstrings don't count. A data file of the
 package counts where code, or a template, that counts has its name.
+
+Following names takes a second, so hashes are kept beside Python's own compiled modules for as long as no file of the
+packages changes.
 """
 
 import ast
+import contextlib
 import copy
 import hashlib
+import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from sbora_bench.errors import UserError
+from sbora_bench.files import read_json, write_json
 
 SOURCE = Path(__file__).resolve().parent.parent
 PACKAGES = ("sbora", "sbora_bench")
@@ -273,6 +282,39 @@ def source_files(module: str) -> tuple[Path, ...]:
 @cache
 def code_hash(module: str, without: frozenset[str] = frozenset()) -> str:
     """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes; as `reached`."""
+    sources, key = _sources(), " ".join([module, *sorted(without)])
+    path = Path(importlib.util.cache_from_source(str(SOURCE / "sbora_bench" / Path(__file__).name))).with_suffix(
+        ".json"
+    )
+    kept = _kept(path, sources)
+    if key not in kept:
+        kept[key] = _computed(module, without)
+        with contextlib.suppress(UserError):  # a folder that can't be written to
+            if not sys.dont_write_bytecode:
+                write_json(path, {"sources": sources, "hashes": kept})
+    return kept[key]
+
+
+@cache
+def _sources() -> str:
+    """SHA-256 over the names and bytes of all files of the packages."""
+    digest = hashlib.sha256()
+    paths = [path for package in PACKAGES for path in (SOURCE / package).rglob("*")]
+    for path in sorted(path for path in paths if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(SOURCE)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _kept(path: Path, sources: str) -> dict[str, str]:
+    """What was computed from the same sources."""
+    with contextlib.suppress(UserError, OSError, KeyError, TypeError):
+        kept = read_json(path)
+        if kept["sources"] == sources:
+            return dict(kept["hashes"])
+    return {}
+
+
+def _computed(module: str, without: frozenset[str]) -> str:
     counted, names, files = reached(module, without)
     digest = hashlib.sha256()
     texts = ((name, _known(name).text(place, names, without)) for name, place in counted)

@@ -162,7 +162,7 @@ def digest(tmp_path, monkeypatch):
     (package / "note.txt").write_text("a note")
     (package / "other.txt").write_text("another")
     monkeypatch.setattr(hashing, "SOURCE", tmp_path)
-    caches = (hashing.code_hash, hashing.reached, hashing._module, hashing._data_files)
+    caches = (hashing.code_hash, hashing.reached, hashing._module, hashing._data_files, hashing._sources)
 
     def edited(file: str = "", old: str = "", new: str = "") -> str:
         if file:
@@ -223,3 +223,22 @@ def test_a_module_of_what_runs_is_counted_by_the_way_it_is_imported(digest):
     first = digest("three.py", "SEEN = []", "import sbora_bench.six\nSEEN = []")
     assert digest("six.py", "six = 6", "six = 7") == first  # a constant that nothing names
     assert digest("six.py", "six = 7", "six = 7\nprint(six)") != first
+
+
+def test_hashes_are_kept_beside_what_python_compiles_until_a_file_changes(digest, monkeypatch):
+    monkeypatch.setattr(hashing.sys, "dont_write_bytecode", False)
+    computed, compute = [], hashing._computed
+    monkeypatch.setattr(hashing, "_computed", lambda *what: computed.append(what) or compute(*what))
+    first = digest()
+    assert [digest(), digest()] == [first, first] and len(computed) == 1
+    (kept,) = hashing.SOURCE.glob("sbora_bench/__pycache__/*.json")
+    assert digest("two.py", "return 1", "return 3") != first and len(computed) == 2
+    second = kept.read_text()
+    for damaged in ("", "[]", "{}", second.replace("hashes", "others")):
+        kept.write_text(damaged)
+        assert digest() != first and kept.read_text() == second
+
+
+def test_nothing_is_kept_where_python_may_keep_nothing(digest, monkeypatch):
+    monkeypatch.setattr(hashing.sys, "dont_write_bytecode", True)
+    assert digest() and not list(hashing.SOURCE.rglob("*.json"))
