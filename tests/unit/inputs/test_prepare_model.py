@@ -129,6 +129,14 @@ def test_an_adapter_beside_the_weights_is_refused(weights, tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
+def test_weights_of_another_shape_than_the_config_says_are_refused(weights, tmp_path):
+    tensors, name = load_file(weights / "model.safetensors"), "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: torch.zeros(3, 3)}, weights / "model.safetensors", {"format": "pt"})
+    prepare_model(catalog(FOLDER), "toy-1", tmp_path / "resources" / "models" / "toy-1")
+    with pytest.raises(UserError, match=f"its files lack {name} in the shape that its config says, which would be"):
+        load_base(tmp_path / "resources", "toy-1", protocol(), None)
+
+
 def test_weights_that_are_packed_already_are_refused(weights, tmp_path):
     """A method's title and its footprint would be those of whole ones."""
     config = json.loads((weights / "config.json").read_text())

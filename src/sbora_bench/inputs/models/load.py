@@ -132,7 +132,7 @@ def load_base(
     """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
 
     With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5). Raises
-    UserError where the files lack a tensor of the model.
+    UserError where the files lack a tensor of the model, or have it in another shape.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -149,9 +149,11 @@ def load_base(
         dtype=getattr(torch, protocol.weights_dtype),
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, by name
         **arguments,
     )
     refuse_missing(loaded["missing_keys"], where)
+    refuse_missing([name for name, *_ in loaded["mismatched_keys"]], where, " in the shape that its config says")
     new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
     if tokenizer is not None and new > 0:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean

@@ -80,7 +80,7 @@ def _check_whole(path: Path) -> None:
         raise UserError(f"{path}: not whole: {size:,} bytes, its header says {expected:,}; fetch it again")
 
 
-def refuse_missing(missing: Iterable[str], where: str | Path) -> None:
+def refuse_missing(missing: Iterable[str], where: str | Path, form: str = "") -> None:
     """Raise UserError where a model has tensors that its files don't hold: transformers gives those random values and
     no more than a warning.
     """
@@ -88,8 +88,8 @@ def refuse_missing(missing: Iterable[str], where: str | Path) -> None:
     if names:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         raise UserError(
-            f"{where}: its files lack {', '.join(names[:SHOWN])}{more}, which would be random; give the whole model"
-            " with its language modelling head, of the config beside it"
+            f"{where}: its files lack {', '.join(names[:SHOWN])}{more}{form}, which would be random; give the"
+            " whole model with its language modelling head, of the config beside it"
         )
 
 
