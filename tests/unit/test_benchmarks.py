@@ -40,8 +40,8 @@ def test_tokens_are_counted_of_both_ways():
     part = [(f"{shots} {word}", f" {letter}") for word in ("house", "is") for letter in "ABC"]
     scorers = scoring.scorers_of(toy_runs.model(), toy_runs.tokenizer(), 4)
     of = scoring.compared(scorers, [part], float("inf"), random.Random(0))
-    prompt, probe = 1 + 24 + 1, 2  # by which is seen whether the model keeps all keys and values
-    tokens = {"item by item": 2 * prompt, "shared prefixes": prompt + 1 + probe}
+    prompt = 1 + 24 + 1
+    tokens = {"item by item": 2 * prompt, "shared prefixes": prompt + 1}
     assert of["same_choices"] and of["tokens"] == tokens
     record = {"tasks": {"t": of}, "settings": {"dtype": "d", "threads": 1, "batch": 4}, "hardware": {"cpu": "c"}}
     assert "| {} | {} |".format(*tokens.values()) in markdown(scoring.table(record))

@@ -128,7 +128,7 @@ def test_models_are_pretrained_or_fetched(small):
 @pytest.mark.parametrize(
     ("name", "begins", "category", "labels"),
     [
-        ("tables/sums.html", "Score in per cent", "Tables", {"kind": "score", "of": "sums"}),
+        ("tables/sums.html", "Score, mean ± standard deviation", "Tables", {"kind": "score", "of": "sums"}),
         ("figures/score-sums.svg", "", "Figures", {"kind": "score", "of": "sums"}),
         ("report.html", "Everything on one page", "Page", {"kind": "page", "of": "report"}),
         ("audit.html", "The averages of these tables", "Audit", {"kind": "audit", "of": "audit"}),

@@ -32,8 +32,8 @@ from sbora_bench.results import store
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.train.callbacks import TerminationCallback, check_finite, check_loss
 from sbora_bench.train.checkpoints import keep_newest, newest, step_of
-from sbora_bench.train.encoding import IGNORED
 
+IGNORED = -100  # as in encoding.py, an edit of which trains no base anew
 BUCKET = 40
 """Batches that are sorted by length together, so that a batch is padded little."""
 LOGGED = 50  # steps from one loss that is kept to the next
