@@ -36,6 +36,8 @@ rule all:
     input:
         FILES.beside_runs,
         required_files(FILES, checkpoints, "runs"),
+    message:
+        "all is made"
 
 
 onsuccess:

@@ -15,6 +15,8 @@ for table in PLAN.experiment.tables:
             results=subpath(output[0], ancestor=FILES.depth(FILES.footprints(table))),
             table=table,
             settings=FILES.cell_settings(table),
+        message:
+            f"{table}: count and trace the cells; log: {{log}}"
         shell:
             "sbora-bench footprint {params.options:q} --results {params.results:q} --table {params.table:q} > {log:q} 2>&1"
 
@@ -30,6 +32,8 @@ rule paper_memory:
     params:
         code=code("cost.footprint"),
         settings=paper_catalog(),
+    message:
+        "estimate the memory of the paper's methods; log: {log}"
     shell:
         "sbora-bench footprint --paper-memory --output {output:q} > {log:q} 2>&1"
 
@@ -45,5 +49,7 @@ rule paper_footprint:
     params:
         code=code("cost.footprint"),
         settings=paper_catalog(),
+    message:
+        "count the parameters of the paper's cells; log: {log}"
     shell:
         "sbora-bench footprint --paper --output {output:q} > {log:q} 2>&1"

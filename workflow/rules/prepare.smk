@@ -10,6 +10,8 @@ rule prepare_table:
         options=OPTIONS,
         code=code("inputs.prepare"),
         settings=FILES.data_settings,
+    message:
+        "prepare the data of {wildcards.table}; log: {log}"
     shell:
         "sbora-bench prepare {params.options:q} --table {wildcards.table:q} --output {output:q} > {log:q} 2>&1"
 
@@ -28,6 +30,8 @@ rule prepare_model:
         experiment=PLAN.path,
         code=code("inputs.models.fetch"),
         settings=FILES.model_settings,
+    message:
+        "fetch and check model {wildcards.model}; log: {log}"
     shell:
         "sbora-bench prepare --experiment {params.experiment:q} --model {wildcards.model:q} --output {output:q} > {log:q} 2>&1"
 
@@ -47,5 +51,7 @@ rule pretrain:
         experiment=PLAN.path,
         code=code("train.pretrain"),
         settings=FILES.model_settings,
+    message:
+        "pre-train {wildcards.model}; log: {log}"
     shell:
         "sbora-bench pretrain --experiment {params.experiment:q} {wildcards.model:q} --output {output:q} > {log:q} 2>&1"

@@ -19,5 +19,7 @@ for (table, model), runs in FILES.region_jobs.items():
             results=subpath(output[0], ancestor=FILES.depth(FILES.regions_of(runs))),
             resources=subpath(input.base, ancestor=2),
             runs=[run.name for run in runs],
+        message:
+            f"{table}, {model}: what {len(runs)} adapters change; log: {{log}}"
         shell:
             "sbora-bench regions {params.options:q} --results {params.results:q} --resources {params.resources:q} --keep {params.runs:q} > {log:q} 2>&1"

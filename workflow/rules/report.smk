@@ -12,6 +12,8 @@ rule collect:
         options=OPTIONS,
         code=code("analysis.collect"),
         results=subpath(output[0], parent=True),
+    message:
+        "collect the records; log: {log}"
     shell:
         "sbora-bench collect {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -35,6 +37,8 @@ rule tables:
         options=OPTIONS,
         code=code("report.tables", without=("caption",)),
         results=subpath(output[0], ancestor=2),
+    message:
+        "draw the tables; log: {log}"
     shell:
         "sbora-bench tables {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -57,6 +61,8 @@ rule figures:
         options=OPTIONS,
         code=code("report.figures", without=("caption",)),
         results=subpath(output[0], ancestor=2),
+    message:
+        "draw the figures; log: {log}"
     shell:
         "sbora-bench figures {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -72,6 +78,8 @@ rule paper_audit:
     params:
         code=code("report.audit", "cost.footprint"),
         settings=paper_catalog(),
+    message:
+        "recompute the reported averages and claims; log: {log}"
     shell:
         "sbora-bench audit --json > {output:q} 2> {log:q}"
 
@@ -92,6 +100,8 @@ rule audit:
         beside="--reported" if FILES.paper["audit"] else "--own",
         tables=subpath(input[0], parent=True),
         results=subpath(output[0], parent=True),
+    message:
+        "recompute our averages; log: {log}"
     shell:
         "sbora-bench audit --tables {params.tables:q} --output {params.results:q} {params.beside} {input.reported:q} > {log:q} 2>&1"
 
@@ -110,6 +120,8 @@ rule cards:
         options=OPTIONS,
         code=code("report.cards"),
         results=subpath(output[0], ancestor=FILES.depth(FILES.cards)),
+    message:
+        "write the model cards; log: {log}"
     shell:
         "sbora-bench cards {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -134,6 +146,8 @@ rule report:
         options=OPTIONS,
         code=code("report.page"),
         results=subpath(output[0], parent=True),
+    message:
+        "draw the page; log: {log}"
     shell:
         "sbora-bench report {params.options:q} --results {params.results:q} > {log:q} 2>&1"
 
@@ -153,5 +167,7 @@ rule failures:
         options=OPTIONS,
         code=code("results.failures"),
         results=subpath(output[0], parent=True),
+    message:
+        "list the failed runs; log: {log}"
     shell:
         "sbora-bench failures {params.options:q} --results {params.results:q} > {log:q} 2>&1"

@@ -29,5 +29,7 @@ for table in PLAN.experiment.tables:
                 resources=subpath(input.base, ancestor=2),
                 settings=FILES.settings(runs),
                 runs=[run.name for run in runs],
+            message:
+                f"{table}, {runs[0].model}: train and score {len(runs)} runs; log: {{log}}"
             shell:
                 "sbora-bench run {params.options:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"

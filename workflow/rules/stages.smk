@@ -20,6 +20,8 @@ checkpoint extend:
         code=code("analysis.extend"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
+    message:
+        "{wildcards.table}, round {wildcards.round}: is a best learning rate at an end of its grid? log: {log}"
     shell:
         "sbora-bench extend {params.options:q} --results {params.results:q} --table {wildcards.table:q} --round {wildcards.round:q} > {log:q} 2>&1"
 
@@ -42,6 +44,8 @@ rule pick:
         code=code("analysis.pick"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
+    message:
+        "{wildcards.table}: pick the learning rates; log: {log}"
     shell:
         "sbora-bench pick {params.options:q} --results {params.results:q} --table {wildcards.table:q} > {log:q} 2>&1"
 
@@ -65,5 +69,7 @@ checkpoint look:
         code=code("analysis.look"),
         results=subpath(output[0], ancestor=2),
         settings=FILES.stage_settings,
+    message:
+        "{wildcards.table}, look {wildcards.look}: are the planned comparisons decided? log: {log}"
     shell:
         "sbora-bench look {params.options:q} --results {params.results:q} --table {wildcards.table:q} --look {wildcards.look:q} > {log:q} 2>&1"
