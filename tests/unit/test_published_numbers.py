@@ -154,7 +154,7 @@ def test_a_verdict_says_which_rates_were_picked_at_an_end_of_those_tried(experim
 def test_what_stands_below_a_kind_of_table_is_the_same_in_all_that_are_published(table):
     texts = [path.read_text(encoding="utf-8") for path in sorted(PUBLISHED.glob(f"*/tables/{table}.md"))]
     notes = {
-        re.sub(r"of \d+ training rows| Empty: .*", "", line)
+        re.sub(r"of \d+ training rows|\(\d+\)| Empty: .*", "", line)
         for text in texts
         for line in text.splitlines()
         if line and line[0] not in "|#"
