@@ -183,6 +183,24 @@ def test_a_typed_file_gives_what_json_can_hold():
     assert json.loads(json.dumps(row)) == row == ROW | {"day": "2020-01-02 00:00:00", "part": {"of": [1, None]}}
 
 
+def test_numbers_of_single_precision_are_read_as_they_were_written():
+    values = {"answer": 0.1, "steps": [0.2, 3.0], "of": {"share": 1e-7, "unit": "kg"}, "whole": 7, "double": 0.3}
+    kinds = {
+        "answer": datasets.Value("float32"),
+        "steps": datasets.List(datasets.Value("float32")),
+        "double": datasets.Value("float64"),
+    }
+    kinds |= {
+        "of": {"share": datasets.Value("float32"), "unit": datasets.Value("string")},
+        "whole": datasets.Value("int64"),
+    }
+    rows = datasets.Dataset.from_list([values, dict.fromkeys(values)], features=datasets.Features(kinds))
+    rows.to_parquet("own.parquet")
+    rows.save_to_disk("saved")
+    for path in ("own.parquet", "saved"):
+        assert read_rows(Path(path)).values[0] == values
+
+
 def test_a_split_of_a_file_is_refused():
     with pytest.raises(UserError, match="own.jsonl: split: found 'train', and a file has no splits"):
         read(LINE, split="train")

@@ -12,9 +12,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sbora_bench.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 READ = "JSON, JSON lines, CSV, TSV and Parquet"
 # How a file begins that is read after unpacking or exporting alone.
@@ -47,9 +50,30 @@ def counted(values: list[Any]) -> Rows:
     return Rows(values, "row", list(range(len(values))))
 
 
-def as_json(values: list[dict[str, Any]]) -> list[Any]:
-    """Rows of a typed file as JSON has them: times, decimals and bytes become their text."""
-    return [json.loads(json.dumps(row, default=str)) for row in values]
+def as_json(table: "pyarrow.Table") -> list[Any]:
+    """Rows of a typed file as JSON has them: times, decimals and bytes become their text, numbers of single precision
+    their shortest decimals: 0.1, and not 0.10000000149011612.
+    """
+    import pyarrow
+
+    plain = table.cast(_singles_as(pyarrow.string(), table.schema)).cast(_singles_as(pyarrow.float64(), table.schema))
+    return [json.loads(json.dumps(row, default=str)) for row in plain.to_pylist()]
+
+
+def _singles_as(kind: "pyarrow.DataType", schema: "pyarrow.Schema") -> "pyarrow.Schema":
+    """The schema with another kind in the place of numbers of single precision, in lists and structures too."""
+    import pyarrow
+
+    def replaced(old: "pyarrow.DataType") -> "pyarrow.DataType":
+        if pyarrow.types.is_float32(old):
+            return kind
+        if pyarrow.types.is_list(old):
+            return pyarrow.list_(replaced(old.value_type))
+        if pyarrow.types.is_struct(old):
+            return pyarrow.struct([(field.name, replaced(field.type)) for field in old])
+        return old
+
+    return pyarrow.schema([(field.name, replaced(field.type)) for field in schema])
 
 
 def read_rows(path: Path, split: str | None = None) -> Rows:
@@ -208,7 +232,7 @@ def _parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
     try:
-        return counted(as_json(pyarrow.parquet.read_table(path).to_pylist()))
+        return counted(as_json(pyarrow.parquet.read_table(path)))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}); write it again") from None
 
@@ -228,7 +252,7 @@ def _saved_folder(path: Path, split: str | None) -> Rows:
             reported = f"found split {split!r}" if split else "it holds several splits and none is named"
             raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(saved)}")
         saved = saved[split]
-    return counted(as_json(saved.to_list()))
+    return counted(as_json(saved.with_format("arrow")[:]))
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {
