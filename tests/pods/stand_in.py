@@ -45,6 +45,7 @@ class StandIn:
     folder: Path
     path: str  # where a pod finds Python, in the place of an image
     run: bool = True  # or each pod ends with status 1 at once
+    variables: dict[str, str] = field(default_factory=dict)  # of each pod's environment, beside its own
     pods: dict[str, Pod] = field(default_factory=dict)
     secrets: dict[str, dict] = field(default_factory=dict)
     invalid: list[str] = field(default_factory=list)
@@ -92,6 +93,7 @@ class StandIn:
                 place.parent.mkdir(parents=True)
                 place.symlink_to(claim)
         environment = {"PATH": self.path, "HOME": str(folder), "HF_HUB_OFFLINE": "1", "PIP_NO_DEPS": "1"}
+        environment |= self.variables
         for entry in container["env"]:
             secret = entry["valueFrom"]["secretKeyRef"]
             environment[entry["name"]] = base64.b64decode(self.secrets[secret["name"]]["data"][secret["key"]]).decode()

@@ -18,9 +18,10 @@ from moto.server import ThreadedMotoServer
 
 from sbora_bench.files import read_json
 from tests import forked
+from tests.factories.held import CHECKPOINT, Held
 from tests.workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
-from .stand_in import Pod, StandIn
+from .stand_in import StandIn
 
 BUCKET = "sbora"
 IMAGE = "registry.invalid/sbora"
@@ -78,27 +79,20 @@ def fetched(bucket: str, folder: Path) -> Path:
     return folder
 
 
-def evict_a_training(cluster: StandIn) -> Pod | None:
-    """Kill the pod that trains for the arithmetic table once it has a whole checkpoint; None before."""
-    if any((cluster.folder / "store").glob("arithmetic-*/finetune-*.checkpoints/checkpoint-*/done.json")):
-        for pod in list(cluster.pods.values()):
-            if "run_arithmetic" in str(pod.manifest) and pod.exit_code is None:
-                pod.evict()
-                return pod
-    return None
-
-
 @pytest.mark.slow
 def test_tiny_in_pods_that_share_a_bucket_alone(reproduction, versioned, submitting, bucket, tmp_path):  # noqa: F811
-    log = tmp_path / "snakemake.log"
-    with StandIn(tmp_path, submitting["PATH"]) as cluster, log.open("w") as output:
+    log, held = tmp_path / "snakemake.log", Held(tmp_path / "hold", CHECKPOINT)
+    with StandIn(tmp_path, submitting["PATH"], variables=held.environment) as cluster, log.open("w") as output:
         environment = {**submitting, "KUBECONFIG": str(cluster.config)}
         command = [*COMMAND, "--kubernetes-persistent-volumes", f"store:{STORE}", "--config", "experiment=tiny"]
         process = subprocess.Popen(
             command, cwd=versioned.folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            evicted = wait_for("a checkpoint", process, lambda: evict_a_training(cluster))
+            training = wait_for("a checkpoint", process, held.process)
+            (evicted,) = [pod for pod in cluster.pods.values() if pod.process.pid == os.getpgid(training.pid)]
+            held.go()
+            evicted.evict()
             process.wait(PATIENCE)
         finally:
             process.kill()

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import psutil
 import pytest
 
 from sbora_bench.files import read_json
+from tests.factories.held import CHECKPOINT, Held
 from tests.workflow.conftest import PATIENCE, reproduction, results_of, root, shared_folder, wait_for  # noqa: F401  (fixtures)
 
 from .cluster import Cluster, missing
@@ -73,28 +73,6 @@ def commands(folder: Path, stage: str) -> list[psutil.Process]:
     return processes
 
 
-def freeze(root) -> str | None:  # noqa: F811
-    """Stop a training of the arithmetic table in its loop, with a whole checkpoint of its own to go on from, as
-    `status` shows it; its job's id.
-    """
-    store = root.folder / "results" / "tiny" / "store"
-    whole = "finetune-*.checkpoints/checkpoint-*/done.json"
-    if not any(store.glob(f"arithmetic-*/{whole}")):
-        return None
-    for process in commands(root.folder, "run"):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any(word.startswith("arithmetic-") for word in process.cmdline()):
-                process.send_signal(signal.SIGSTOP)
-                shown = root.bench("status", "tiny").stdout
-                training = re.search(
-                    r"^  running  (arithmetic-\S+): training, .* left, last line ", shown, re.MULTILINE
-                )
-                if training and any(store.glob(f"{training[1]}/{whole}")):
-                    return process.environ()["SLURM_JOB_ID"]
-                process.send_signal(signal.SIGCONT)  # before its first step, or after its last
-    return None
-
-
 def kill(folder: Path, spared: str) -> str | None:
     """Kill a job's command outright, but for the one `spared`; its job's id."""
     for process in commands(folder, "run"):
@@ -109,13 +87,21 @@ def kill(folder: Path, spared: str) -> str | None:
 @pytest.mark.slow
 def test_tiny_survives_a_time_limit_a_drained_node_and_a_failed_job(cluster, reproduction, root):  # noqa: F811
     drained = ["scontrol", "update", f"NodeName={cluster.host}"]
-    environment = {**cluster.environment, "HF_HUB_OFFLINE": "1"}
+    held = Held(root.folder / "hold", CHECKPOINT)
+    environment = {**cluster.environment, "HF_HUB_OFFLINE": "1", **held.environment}
     log = root.folder / "snakemake.log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "snakemake", *OPTIONS]
         process = subprocess.Popen(command, cwd=root.folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            out_of_time = wait_for("a checkpoint", process, lambda: freeze(root))
+            training = wait_for("a checkpoint", process, held.process)
+            training.suspend()  # Slurm wakes it to end it
+            held.go()
+            shown = root.bench("status", "tiny").stdout
+            assert re.search(r"^  running  arithmetic-\S+: training, step 5 of 10, .* left, last line ", shown, re.M), (
+                shown
+            )
+            out_of_time = training.environ()["SLURM_JOB_ID"]
             cluster.ask("scontrol", "update", f"JobId={out_of_time}", "TimeLimit=1")  # minutes, since its start
             cluster.ask(*drained, "State=DRAIN", "Reason=test")
             states = ("squeue", "--noheader", "--states=PENDING", "--format=%i|%r")
