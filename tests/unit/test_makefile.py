@@ -31,7 +31,9 @@ def test_what_a_job_compiles_is_kept_for_the_next(monkeypatch):
 
 
 @pytest.mark.parametrize("failing", ["tests", "docs", "lint-types"])
-def test_what_fails_beside_the_others_fails_the_whole(tmp_path, failing):
+def test_what_fails_beside_the_others_fails_the_whole(tmp_path, monkeypatch, failing):
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
+        monkeypatch.delenv(name, raising=False)
     stubs = {name: f"@echo {name} ran" for name in ("tests", "docs", "lint-types", "lint-workflow", "lint-python")}
     stubs[failing] += "; false"
     (tmp_path / "stubs.mk").write_text("".join(f"{name}: ; {recipe}\n" for name, recipe in stubs.items()))
@@ -39,5 +41,5 @@ def test_what_fails_beside_the_others_fails_the_whole(tmp_path, failing):
     done = subprocess.run(
         [*command, f"MAKE={' '.join(command)}", "test"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and f"{failing} ran" in done.stdout
-    assert "tests ran" in done.stdout and "docs ran" in done.stdout, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert {"tests ran", f"{failing} ran"} <= set(done.stdout.splitlines()), done.stdout
