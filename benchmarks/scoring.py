@@ -6,7 +6,7 @@
 Each task is scored as `evaluate` would: item by item, and with what prompts share read once; the two take turns, part
 by part: a part is a subject, or 16 questions of ARC-Easy, and the first way is drawn. Of a part's questions some alone,
 drawn, may be read item by item, where a question costs the same whatever stands beside it, and their time counts for
-all: so SmolLM2 reads 57 subjects in minutes, not an hour (`--minutes 24 --item-by-item 8`). The answers chosen must be
+all: so SmolLM2 reads 57 subjects in minutes, not an hour (`--minutes 20 --item-by-item 8`). The answers chosen must be
 the same and in float32 each log-likelihood within 1e-4 of its size, or the benchmark ends with status 1. MMLU's prompts
 are not at hand: five ARC-Easy questions with answers stand before each question of one of 57 subjects, whose 36
 questions are fewer than MMLU's 246, so the saving is less than there. They are read by a LLaMA of random weights and
