@@ -14,6 +14,7 @@ import pytest
 from sbora_bench import progress
 from sbora_bench.results import store
 from sbora_bench.train.checkpoints import step_of
+from tests.factories.held import Held
 from tests.faults.conftest import TINY, finished, outcome
 from tests.workflow.conftest import Root
 
@@ -42,22 +43,6 @@ APPEARANCES = [
     r"tiny/report\.html$",
 ]
 MOMENTS = 8  # between the first kills at appearances
-# Holds a process for as long as the kill takes to come: without it a busy machine would be too late for most of these.
-STALL = """
-import os, re, time
-
-if os.environ.get("STALL_AT"):
-    real = os.replace
-
-    def replace(source, target, **rest):
-        if re.search(os.environ["STALL_AT"], str(target)):
-            with open(os.environ["STALLED"], "a") as stalled:
-                stalled.write(f"{target}\\n")
-            time.sleep(600)
-        return real(source, target, **rest)
-
-    os.replace = replace
-"""
 
 
 def killed(root: Root, appearances: list[str], seconds: float | None) -> str:
@@ -65,28 +50,24 @@ def killed(root: Root, appearances: list[str], seconds: float | None) -> str:
 
     Returns what appeared, or the empty string. Raises AssertionError where it came to its end before.
     """
-    stalled, hook = root.folder / "stalled", root.folder / "hook"
-    hook.mkdir(exist_ok=True)
-    (hook / "sitecustomize.py").write_text(STALL)
-    stalled.write_text("")
+    # held for as long as the kill takes to come: without it a busy machine would be too late for most of these
+    held = Held(root.folder / f"hold-{time.monotonic_ns()}", "|".join(appearances), before=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SBORA_", "WANDB_"))}
     kept |= {
         "HF_HUB_OFFLINE": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join([str(hook), os.environ.get("PYTHONPATH", "")]),
-        "STALL_AT": "|".join(appearances),
-        "STALLED": str(stalled),
+        **held.environment,
     }
     with (root.folder / "killed.log").open("a") as log:
         process = subprocess.Popen(COMMAND, cwd=root.folder, env=kept, start_new_session=True, stdout=log, stderr=log)
     end = time.monotonic() + (seconds or 0)
-    while process.poll() is None and not (stalled.read_text() if seconds is None else time.monotonic() >= end):
+    while process.poll() is None and not (held.appeared() if seconds is None else time.monotonic() >= end):
         time.sleep(0.05)
     ended = process.poll() is not None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not ended, f"it came to its end: {(root.folder / 'killed.log').read_text()[-3000:]}"
-    return stalled.read_text().partition("\n")[0]
+    return held.appeared()
 
 
 def checkpoints(root: Root) -> dict[str, int]:
