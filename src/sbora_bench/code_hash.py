@@ -283,9 +283,8 @@ def source_files(module: str) -> tuple[Path, ...]:
 def code_hash(module: str, without: frozenset[str] = frozenset()) -> str:
     """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes; as `reached`."""
     sources, key = _sources(), " ".join([module, *sorted(without)])
-    path = Path(importlib.util.cache_from_source(str(SOURCE / "sbora_bench" / Path(__file__).name))).with_suffix(
-        ".json"
-    )
+    compiled = importlib.util.cache_from_source(str(SOURCE / "sbora_bench" / "code_hash.py"))
+    path = Path(compiled).with_suffix(".json")
     kept = _kept(path, sources)
     if key not in kept:
         kept[key] = _computed(module, without)

@@ -182,6 +182,14 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_state(path: str | os.PathLike) -> list[int]:
+    """What changes when a file does: its size, when it was written or put in place (the time that no program sets,
+    `touch -r`, is among them), and which file it is.
+    """
+    state = os.stat(path)
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
 HASHED = "resources/content-hashes.json"  # size, time and SHA-256 of large files, by path
 LARGE = 2**24  # bytes; smaller ones are hashed each time
 
@@ -189,20 +197,18 @@ LARGE = 2**24  # bytes; smaller ones are hashed each time
 def content_sha256(path: str | os.PathLike) -> str:
     """Hex SHA-256 of a file, or of the names and contents of all files of a folder.
 
-    Of a large file it is looked up by its place, size and times on the disk, and computed where these are others than
-    before; the time that no program sets (`touch -r`) is among them.
+    Of a large file it is looked up by its place and `file_state`, and computed where that is another than before.
     """
     path = Path(path)
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.is_file())
         return hash_of({file.relative_to(path).as_posix(): content_sha256(file) for file in inside})
-    state = path.stat()
-    if state.st_size < LARGE:
+    if path.stat().st_size < LARGE:
         return sha256(path)
     known = read_json(HASHED) if Path(HASHED).is_file() else {}
-    name, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
-    if known.get(name, [])[:-1] != stamp:
-        known[name] = [*stamp, sha256(path)]
+    name, state = str(path.resolve()), file_state(path)
+    if known.get(name, [])[:-1] != state:
+        known[name] = [*state, sha256(path)]
         with contextlib.suppress(UserError):  # where it can't be written it is computed each time
             write_json(HASHED, known)
     return known[name][-1]

@@ -18,7 +18,7 @@ from sbora_bench.files import hash_of, read_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import refuse_without_template
-from sbora_bench.inputs.data.contamination import contaminated
+from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
@@ -158,6 +158,7 @@ class _Check:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.read: dict[str, list[Example] | UserError | None] = {}
+        self.questions: dict[str, frozenset[str]] = {}
         self.tried: dict[str, str] = {}
         models = {model for table in plan.experiment.tables for model in self.models(table)}
         self.tokenizers: dict[str, Tokenizer | None] = {}
@@ -190,6 +191,14 @@ class _Check:
                     yield f"{where}: task {task}: {items}"
             elif items is not None:
                 yield from self.task(table, task, name, items)
+
+    def trained_on(self, table: str) -> frozenset[str]:
+        """The questions of a table's training set; none where it can't be read or isn't at hand."""
+        name = self.plan.experiment.tables[table].train
+        if name not in self.questions:
+            rows = self.rows(name)
+            self.questions[name] = trained_questions(rows if isinstance(rows, list) else [])
+        return self.questions[name]
 
     def rows(self, name: str) -> list[Example] | UserError | None:
         """A data entry's examples, or why they can't be read; None where they aren't at hand."""
@@ -263,9 +272,8 @@ class _Check:
         if not items:
             yield f"{where}: data {name} has no item; give one with items"
             return
-        training = self.rows(plan.experiment.tables[table].train)
         drops = plan.experiment.tables[table].contaminated == "drop"
-        if drops and isinstance(training, list) and len(contaminated(items, training)) == len(items):
+        if drops and len(asked_in(items, self.trained_on(table))) == len(items):
             yield (
                 f"{where}: data {name}: the question of every item is in the training set, and contaminated is drop:"
                 " none is left to score; give other items, or say contaminated: keep"

@@ -16,7 +16,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, sha256, whole_folder, write_jsonl
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.data.chat import ARGUMENTS, MESSAGES
-from sbora_bench.inputs.data.contamination import contaminated
+from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import FIELDS, Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import read_examples
@@ -65,8 +65,9 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
         trained_on = [example for index, example in enumerate(training) if index not in held_indices]
         prompt = prompt_of(plan.catalog, protocol.train_prompt)
         write_jsonl(train, [training_row(example, prompt) for example in trained_on])
+        questions = trained_questions(training)
         tasks = {
-            task: _prepare_task(plan, table, task, name, prompts[task], training, folder)
+            task: _prepare_task(plan, table, task, name, prompts[task], questions, folder)
             for task, name in plan.items(table).items()
         }
         if all(task.status != "ok" for task in tasks.values()):
@@ -107,7 +108,7 @@ def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = 
 
 
 def _prepare_task(
-    plan: Plan, table: str, task: str, name: str, template: str, training: list[Example], folder: Path
+    plan: Plan, table: str, task: str, name: str, template: str, trained_on: frozenset[str], folder: Path
 ) -> TaskData:
     """Write the items of one task that the table scores."""
     path, entry = folder / f"{task}.jsonl", plan.experiment.tables[table]
@@ -116,7 +117,7 @@ def _prepare_task(
             plan.catalog,
             name,
             template,
-            training,
+            trained_on,
             path,
             entry.limit.get(task),
             entry.limit_seed,
@@ -157,7 +158,7 @@ def prepare_items(
     catalog: Catalog,
     name: str,
     template: str,
-    training: list[Example] | None,
+    trained_on: frozenset[str] | None,
     path: Path,
     limit: int | None = None,
     seed: int = 0,
@@ -167,8 +168,8 @@ def prepare_items(
 ) -> TaskData:
     """Write the items of the data entry `name` that are scored to `path`, JSON lines; their counts and hash.
 
-    Without a training set, `contaminated` is null: nobody knows. `fresh_seeds`: items are made anew for each, whose
-    rows have it as `seed`.
+    `trained_on`: the questions of the training set; without one, `contaminated` is null: nobody knows. `fresh_seeds`:
+    items are made anew for each, whose rows have it as `seed`.
     """
     rows: list[dict[str, Any]] = []
     held, available = [], 0
@@ -177,10 +178,10 @@ def prepare_items(
     for fresh in seeds:
         source, items = read_reachable(catalog, name, fresh)
         check_subjects(items, f"data {source}")
-        in_training = [] if training is None else contaminated(items, training)
+        in_training = [] if trained_on is None else asked_in(items, trained_on)
         of_seed = {} if fresh is None else {"seed": fresh}
         for index in choose(len(items), in_training, policy, limit, seed):
-            is_contaminated = None if training is None else index in in_training
+            is_contaminated = None if trained_on is None else index in in_training
             rows.append(task_row(available + index, items[index], prompt, is_contaminated, columns) | of_seed)
         held += [available + index for index in in_training]
         available += len(items)

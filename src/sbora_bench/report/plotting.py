@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
+WIDE = 3.1  # inches of a panel whose title, rates or numbers below bars need room
 MARKERS = "os^vDPX*"
 LABEL_WIDTH, PANEL_WIDTH = 32, 44  # characters of a line of a label, and of a panel's title
 LETTER, LEGEND_MARK = 0.065, 0.45  # inches of a legend: a letter at most, and what stands before the text

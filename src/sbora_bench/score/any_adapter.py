@@ -17,6 +17,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of, read_json, sha256, whole_folder
 from sbora_bench.hub import snapshot
 from sbora_bench.inputs.adapters import peft_types
+from sbora_bench.inputs.data.contamination import trained_questions
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.load import prepared_files
 from sbora_bench.inputs.models.sources import named_source
@@ -70,7 +71,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
     train = None if trial.train is None else catalog.find("data", trial.train, "--train")
     adapter = adapter_folder(trial)
     method = method_of(adapter, trial.quantization)
-    training = None if train is None else read_examples(trial.train or "", train)
+    trained_on = None if train is None else trained_questions(read_examples(trial.train or "", train))
     with tempfile.TemporaryDirectory() as made_here, whole_folder(output) as made:
         catalog, name, where = ready_model(catalog, trial.model, resources, Path(made_here))
         data = Path(made_here) / "data"
@@ -79,7 +80,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
                 catalog,
                 source,
                 protocol.score_prompt,
-                training,
+                trained_on,
                 data / f"{task}.jsonl",
                 trial.limit,
                 columns=Columns(whole=catalog.tasks[task].own_template() is not None),

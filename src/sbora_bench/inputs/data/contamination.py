@@ -25,10 +25,20 @@ def last_question(example: Mapping[str, str]) -> str:
     return in_order[-1] if in_order else ""
 
 
-def contaminated(items: Iterable[Mapping[str, str]], training: Iterable[Mapping[str, str]]) -> list[int]:
-    """Indices of the items whose question stands in the training set, alone or as a shot of a prompt."""
-    trained_on = set()
+def trained_questions(training: Iterable[Mapping[str, str]]) -> frozenset[str]:
+    """The questions of a training set, normalised: alone or as a shot of a prompt."""
+    trained_on: set[str] = set()
     for example in training:
         trained_on.update(questions(f"{example['instruction']} {example['input']}".strip()))
         trained_on.update(questions(example["instruction"]))
+    return frozenset(trained_on)
+
+
+def asked_in(items: Iterable[Mapping[str, str]], trained_on: frozenset[str]) -> list[int]:
+    """Indices of the items whose question is one of `trained_on` (`trained_questions`)."""
     return [index for index, item in enumerate(items) if last_question(item) in trained_on]
+
+
+def contaminated(items: Iterable[Mapping[str, str]], training: Iterable[Mapping[str, str]]) -> list[int]:
+    """Indices of the items whose question stands in the training set, alone or as a shot of a prompt."""
+    return asked_in(items, trained_questions(training))

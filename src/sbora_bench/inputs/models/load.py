@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
-from sbora_bench.files import sha256
+from sbora_bench.files import file_state, sha256
 from sbora_bench.inputs.models.config import POSITIONS
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
@@ -33,7 +33,7 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     record = read_record(folder / "base.json", BaseRecord)
     for name, expected in record.files.items():
         path = folder / name
-        digest = _sha256(path, _state(path)) if path.is_file() else "no file"
+        digest = _sha256(path, path.stat().st_dev, *file_state(path)) if path.is_file() else "no file"
         if digest != expected:
             raise UserError(f"{path}: SHA-256 {digest}, expected {expected}; delete {folder} and prepare it again")
     if record.files:
@@ -41,14 +41,8 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     return record.source["id"], {"revision": record.source["revision"], "local_files_only": True}
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes when a file does: which it is, its size, and when it was written or put in place."""
-    of_file = path.stat()
-    return of_file.st_dev, of_file.st_ino, of_file.st_size, of_file.st_mtime_ns, of_file.st_ctime_ns
-
-
 @cache
-def _sha256(path: Path, state: tuple[int, ...]) -> str:
+def _sha256(path: Path, *state: int) -> str:
     """Of a file in this state; kept, since training and scoring both ask for tokenizer and weights, of gigabytes."""
     return sha256(path)
 

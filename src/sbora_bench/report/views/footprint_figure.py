@@ -9,7 +9,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.file_names import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import Lines, footprint_lines, lines_of
-from sbora_bench.report.plotting import draw_stack, panels, short, wrapped
+from sbora_bench.report.plotting import WIDE, draw_stack, panels, short, wrapped
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.read import Results
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BREADTH = 3.1  # inches of a panel: long labels leave room for the numbers below the bars
 # part of the memory -> hatch and colour
 PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activation": ("...", "#009E73")}
 PARTS |= {"other": ("xx", "#CC79A7")}
@@ -77,7 +76,7 @@ def footprint_figure(rows: list[dict[str, Any]]) -> Figure:
 
     most = max((sum(row["panel"] == name for row in rows) for name in {row["panel"] for row in rows}), default=4)
     height = 0.8 + 0.16 * most
-    return panels(kinds, draw, height, across=2, breadth=BREADTH) if memory else panels(kinds, draw, height)
+    return panels(kinds, draw, height, across=2, breadth=WIDE) if memory else panels(kinds, draw, height)
 
 
 def _memory_bars(axis: Axes, shown: list[dict[str, Any]], labels: list[str]) -> None:

@@ -10,7 +10,7 @@ from sbora_bench.analysis.learning_rates import by_loss
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.plan.experiment import Plan, rate_text
 from sbora_bench.plan.titles import model_titles
-from sbora_bench.report.plotting import look, panels
+from sbora_bench.report.plotting import WIDE, look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
 from sbora_bench.results.read import Results
@@ -18,9 +18,6 @@ from sbora_bench.results.read import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-BREADTH = 3.1  # inches of a panel: its title and five rates stand apart
 
 
 def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
@@ -61,7 +58,7 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
             axis.set_ylabel("Score, %")
             axis.set_ylim(0, 100)
 
-    return panels(rows, draw, across=2, breadth=BREADTH)
+    return panels(rows, draw, across=2, breadth=WIDE)
 
 
 def _draw(results: Results, table: str) -> Figure:
