@@ -113,27 +113,26 @@ class Way:
         return time.perf_counter() - began
 
 
-def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], update: int) -> dict[str, Way]:
-    """All ways by name."""
+def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], shared: dict) -> dict[str, Way]:
+    """All ways by name; `shared`: what their protocols have in common."""
     made = {}
     for title, method in METHODS.items():
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-        plain = protocol_of(catalog, WAYS["plain"], update)
+        plain = protocol_of(catalog, WAYS["plain"], shared)
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, plain.weights_dtype))
         config = adapter_config(catalog.methods[method], RANK, 0, plain)
         model = as_trained(base, catalog.methods[method], config, plain).train()
         model.config.use_cache = False
         supervised = SupervisedLoss(model, row)
         for way, fields in WAYS.items():
-            protocol = protocol_of(catalog, fields, update)
+            protocol = protocol_of(catalog, fields, shared)
             multiple = protocol.pad_to_multiple_of
             collate = DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=multiple, label_pad_token_id=IGNORED)
             made[f"{title}, {way}"] = Way(method, model, supervised, protocol, collate)
     return made
 
 
-def protocol_of(catalog: Catalog, fields: dict, update: int) -> Protocol:
-    sizes = {"batch_size": update, "micro_batch": MICRO}
-    return catalog.protocol("smollm2", "arithmetic", sizes | fields, "benchmark")
+def protocol_of(catalog: Catalog, fields: dict, shared: dict) -> Protocol:
+    return catalog.protocol("smollm2", "arithmetic", shared | fields, "benchmark")
 
 
 def traced_peak(way: Way, catalog: Catalog, folder: Path, length: int) -> int:
@@ -204,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4096, help="of the data, drawn at random")
     parser.add_argument("--minutes", type=float, default=5.5, help="no round begins that would end later")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the base's weights")
     arguments = parser.parse_args()
     began = time.perf_counter()
     torch.set_num_threads(arguments.threads)
@@ -211,10 +211,11 @@ def main() -> None:
     catalog = load_catalog()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, padding_side="right")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rows = examples(tokenizer, protocol_of(catalog, {}, arguments.update), arguments.rows)
+    shared = {"batch_size": arguments.update, "micro_batch": MICRO, "weights_dtype": arguments.dtype}
+    rows = examples(tokenizer, protocol_of(catalog, {}, shared), arguments.rows)
     starts = range(0, len(rows) - arguments.update + 1, arguments.update)
     updates = [rows[start : start + arguments.update] for start in starts]
-    made = ways(arguments.model, catalog, tokenizer, rows[0]["input_ids"], arguments.update)
+    made = ways(arguments.model, catalog, tokenizer, rows[0]["input_ids"], shared)
     sizes = {
         name: [[way.computed(part) for part in way.dealt(update)] for update in updates] for name, way in made.items()
     }
@@ -241,7 +242,7 @@ def main() -> None:
         rounds.append(taken)
         longest = max(longest, time.perf_counter() - round_began)
         print(f"round {len(rounds)}: {longest:.0f} s", file=sys.stderr, flush=True)
-    settings = {"update": arguments.update, "micro_batch": MICRO, "threads": arguments.threads, "dtype": "bfloat16"}
+    settings = {key: getattr(arguments, key) for key in ("update", "threads", "dtype")} | {"micro_batch": MICRO}
     record = {
         "settings": settings | {"rank": RANK, "rows": len(rows)},
         "mean_length": statistics.mean(len(row["input_ids"]) for row in rows),
