@@ -18,11 +18,18 @@ from sbora_bench.inputs.check import check_inputs, checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD, scored_parts
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
-from sbora_bench.results.folders import ADAPTER_FILES, footprint_of, rates_file, region_file, round_file
+from sbora_bench.results.folders import (
+    ADAPTER_FILES,
+    MODEL_CARD,
+    footprint_of,
+    rates_file,
+    region_file,
+    round_file,
+    scored_parts,
+)
 from sbora_bench.results.records import check_results
 from sbora_bench.results.stages import (
     is_staged,

@@ -9,7 +9,7 @@ import yaml
 
 from sbora_bench.files import hash_of, sha256, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run, load_plan
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,

@@ -7,7 +7,7 @@ import pytest
 from sbora_bench.files import read_json
 from sbora_bench.inputs import prepare
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.layouts import layouts
 from sbora_bench.score import evaluate
 from sbora_bench.train import finetune
 from tests.factories.shipped import ROOT

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.csv_files import lines
 from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.file_names import Column, Layout
+from sbora_bench.plan.layouts import Column, Layout
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
 

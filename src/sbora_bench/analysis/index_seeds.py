@@ -1,6 +1,6 @@
 """How much the draw of columns or rows decides, and how much the order of the data: a two-way analysis of variance.
 
-A factorial is a table whose methods are one but for a fixed `random_seed` (file_names.draw_groups), each with the same
+A factorial is a table whose methods are one but for a fixed `random_seed` (`plan.factorials`), each with the same
 seeds of data order and dropout. Both factors are random, one run a cell: score = mean + draw + order + rest.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.rate_gains import own_average
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.file_names import DrawGroup, draw_groups
+from sbora_bench.plan.factorials import DrawGroup, draw_groups
 from sbora_bench.results.read import Results
 
 RESAMPLES = 20_000

@@ -9,9 +9,9 @@ from typing import Literal
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.stages import End
+from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord
 from sbora_bench.results.stages import picked_rates

@@ -9,7 +9,7 @@ from sbora_bench.analysis.learning_rates import by_loss, less_loss, pick, scores
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, over_seeds
 from sbora_bench.plan.experiment import Cell, Plan, Run
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results
 
 PICKED, DEFAULT = "at the rate picked", "at the protocol's rate"

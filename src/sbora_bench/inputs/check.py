@@ -10,7 +10,7 @@ from sbora_bench.inputs.check_methods import method_problems
 from sbora_bench.inputs.data.prompts import TEMPLATES, prompt_of
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, load_plan
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.layouts import layouts
 
 
 def checked_plan(name: str, data: bool = True, methods: bool = False) -> Plan:

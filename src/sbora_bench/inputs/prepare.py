@@ -25,7 +25,7 @@ from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import SyntheticData
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import VALIDATION
+from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
 
 

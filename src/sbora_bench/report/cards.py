@@ -9,9 +9,8 @@ from pathlib import Path
 
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD
 from sbora_bench.plan.metric import Metric
-from sbora_bench.results.folders import run_folder
+from sbora_bench.results.folders import MODEL_CARD, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
 

@@ -18,7 +18,6 @@ from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import VALIDATION, scored_parts
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
@@ -32,7 +31,7 @@ from sbora_bench.results.aggregate import (
     other_means,
     value_of,
 )
-from sbora_bench.results.folders import run_folder, samples_file
+from sbora_bench.results.folders import VALIDATION, run_folder, samples_file, scored_parts
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
     BaseRecord,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import Layout, layouts
+from sbora_bench.plan.layouts import Layout, layouts
 from sbora_bench.report.render import PrintedTable
 from sbora_bench.results.read import Results
 

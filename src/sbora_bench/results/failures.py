@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import VALIDATION
-from sbora_bench.results.folders import SCORES, TRAINING, log_files, run_folder, store_folder
+from sbora_bench.results.folders import SCORES, TRAINING, VALIDATION, log_files, run_folder, store_folder
 from sbora_bench.results.records import ScoresRecord, TrainRecord, read_record
 
 PARTS = ("", VALIDATION)  # of a run's folder that may hold a record: of the items, and of held-out rows

@@ -15,13 +15,26 @@ from sbora_bench.plan.experiment import Plan, Run
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
 FOOTPRINTS, RATES, ROUNDS, LOOKS, REGIONS = "footprints", "rates", "rounds", "looks", "regions"
+VALIDATION = "validation"  # folder of a table's data and of a run, of held-out training rows
 LOGITS = "logits.safetensors"
+MODEL_CARD = "README.md"  # in an adapter's folder
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
 
 
 def run_folder(results: str | Path, run: Run | str) -> Path:
     """Records, samples and adapter of a run."""
     return Path(results) / RUNS / (run if isinstance(run, str) else run.name)
+
+
+def scored_parts(plan: Plan, run: Run) -> tuple[str, ...]:
+    """Folders below a run's that hold its scores: of the held-out training rows, and of the items (its own folder).
+
+    A run that a learning rate is picked by is never scored on an item; nor are the others on held-out rows then.
+    """
+    table = plan.experiment.tables[run.table]
+    if table.picking_seeds:
+        return (VALIDATION,) if run.seed in table.picking_seeds else ("",)
+    return (VALIDATION, "") if table.learning_rates else ("",)
 
 
 def data_folder(results: str | Path, table: str) -> Path:

@@ -51,7 +51,7 @@ class Results:
         return self.once(path, lambda: record_at(path, kind))
 
     def scores(self, run: Run, part: str = "") -> ScoresRecord | None:
-        """A run's scores, or None; `part`: those of a folder within the run's (file_names.VALIDATION).
+        """A run's scores, or None; `part`: those of a folder within the run's (`folders.VALIDATION`).
 
         Raises UserError where they were made under other settings than the plan's.
         """

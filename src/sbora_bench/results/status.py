@@ -11,9 +11,16 @@ from typing import TypeVar
 from sbora_bench import progress
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import scored_parts
 from sbora_bench.results.failures import failed_runs
-from sbora_bench.results.folders import CONTAMINATION, SCORES, TRAINING, data_folder, log_files, run_folder
+from sbora_bench.results.folders import (
+    CONTAMINATION,
+    SCORES,
+    TRAINING,
+    data_folder,
+    log_files,
+    run_folder,
+    scored_parts,
+)
 from sbora_bench.results.records import ContaminationRecord, Record, ScoresRecord, TrainRecord, read_record, record_at
 from sbora_bench.results.table_data import changed_settings
 

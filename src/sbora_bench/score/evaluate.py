@@ -31,7 +31,6 @@ from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import Answering
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.file_names import MODEL_CARD, VALIDATION, scored_parts
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.protocol import Protocol
@@ -46,7 +45,7 @@ from sbora_bench.results.aggregate import (
     mean_of,
     other_means,
 )
-from sbora_bench.results.folders import run_folder
+from sbora_bench.results.folders import MODEL_CARD, VALIDATION, run_folder, scored_parts
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
     ContaminationRecord,

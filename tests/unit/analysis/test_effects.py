@@ -16,7 +16,7 @@ from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.file_names import draw_groups
+from sbora_bench.plan.factorials import draw_groups
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.views.forgetting_table import forgetting_table
 from sbora_bench.report.views.index_seed_figure import index_seed_data

@@ -16,10 +16,10 @@ from sbora_bench.files import read_jsonl, sha256, write_json
 from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.experiment import Cell, load_plan, rate_text
-from sbora_bench.plan.file_names import VALIDATION
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.rate_figure import rate_data
 from sbora_bench.report.views.rate_table import rate_table
+from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, TaskScore, read_record, write_record
 from sbora_bench.score.evaluate import evaluate

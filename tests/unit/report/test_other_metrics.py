@@ -10,7 +10,7 @@ from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.pareto import pareto_data
 from sbora_bench.analysis.separation import separation
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.layouts import layouts
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.figures import figures
 from sbora_bench.report.page_answer import highest_scores

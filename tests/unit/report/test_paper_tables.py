@@ -12,7 +12,7 @@ import pytest
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.layouts import layouts
 from sbora_bench.report.render import csv as spell_csv
 from sbora_bench.report.render import html, latex, markdown
 from sbora_bench.report.tables import printed_tables

@@ -8,7 +8,7 @@ import pytest
 from sbora_bench import workflow
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.plan.file_names import RESERVED, layouts
+from sbora_bench.plan.layouts import RESERVED, layouts
 from sbora_bench.report import audit
 from sbora_bench.report.figures import FIGURES, figures
 from sbora_bench.report.outputs import published_files, table_files

@@ -8,7 +8,7 @@ import pytest
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
-from sbora_bench.plan.file_names import layouts
+from sbora_bench.plan.layouts import layouts
 from sbora_bench.report.outputs import table_files
 from sbora_bench.report.render import latex_text, markdown_text
 from sbora_bench.report.tables import printed_tables, tables

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sbora_bench.analysis.entries import Entry
-from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import budget_lines, entries_of, footprint_lines, trainable_parameters
 from sbora_bench.report.render import PrintedTable, Text

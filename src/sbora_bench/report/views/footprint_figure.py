@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import Lines, footprint_lines, lines_of
 from sbora_bench.report.plotting import WIDE, draw_stack, panels, short, wrapped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.index_seeds import scores_of_group
-from sbora_bench.plan.file_names import DRAWS, draw_groups
+from sbora_bench.plan.factorials import DRAWS, draw_groups
 from sbora_bench.plan.titles import model_titles
 from sbora_bench.report.plotting import panels
 from sbora_bench.report.view import FigureView, of_experiment

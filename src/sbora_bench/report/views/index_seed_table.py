@@ -6,7 +6,7 @@ import numpy as np
 
 from sbora_bench.analysis.index_seeds import decided
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.file_names import DRAWS, draw_groups
+from sbora_bench.plan.factorials import DRAWS, draw_groups
 from sbora_bench.plan.titles import model_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import p_text

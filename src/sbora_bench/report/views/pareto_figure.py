@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.pareto import Better, Named, pareto_data
 from sbora_bench.analysis.ranking import rankings
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.plotting import draw_points, panels, score_axis
 from sbora_bench.report.view import FigureView, of_layouts

@@ -12,7 +12,7 @@ from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pareto import COSTS
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.file_names import Layout
+from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import (
     Lines,

@@ -7,25 +7,11 @@ all the tables of one suite that has a single task, with their training sets as 
 from dataclasses import dataclass, replace
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Cell, Plan, Run
-from sbora_bench.plan.method_entry import MethodEntry
+from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.metric import SHARE, Metric
 
-MODEL_CARD = "README.md"  # in an adapter's folder
-VALIDATION = "validation"  # folder of a table's data and of a run
 # names of the views that every experiment has beside its tables; the registry of views is held against it by a test
 RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells", "leaderboard"})
-
-
-def scored_parts(plan: Plan, run: Run) -> tuple[str, ...]:
-    """Folders below a run's that hold its scores: of the held-out training rows, and of the items (its own folder).
-
-    A run that a learning rate is picked by is never scored on an item; nor are the others on held-out rows then.
-    """
-    table = plan.experiment.tables[run.table]
-    if table.picking_seeds:
-        return (VALIDATION,) if run.seed in table.picking_seeds else ("",)
-    return (VALIDATION, "") if table.learning_rates else ("",)
 
 
 @dataclass(frozen=True)
@@ -115,43 +101,3 @@ def _rows(plan: Plan, layout: str, tables: list[str]) -> list[Cell]:
         return False, models.index(row.model), row.rank or 0, methods.index(row.method)
 
     return sorted(rows, key=place)
-
-
-DRAWS = "draws"  # name of the table and of the figure of the factorials
-
-
-@dataclass(frozen=True)
-class DrawGroup:
-    """A factorial: the methods of a table that are one but for a fixed index seed, on one model at one rank."""
-
-    table: str
-    model: str
-    rank: int
-    title: str
-    methods: tuple[str, ...]
-    index_seeds: tuple[int, ...]
-
-
-def draw_groups(plan: Plan) -> list[DrawGroup]:
-    """The factorials of an experiment, of two index seeds and two seeds at least."""
-    seeds_of: dict[tuple, dict[str, int]] = {}
-    titles: dict[str, str] = {}
-    for method in plan.catalog.methods.values():
-        titles.setdefault(_drawn(method), method.title)
-    for name, table in plan.experiment.tables.items():
-        for cell in plan.tuned_cells(name) if len(table.seeds) > 1 else ():
-            method = plan.catalog.methods[cell.method]
-            seed = method.arguments.get("random_seed")
-            if isinstance(seed, int):
-                seeds_of.setdefault((name, cell.model, cell.rank, _drawn(method)), {})[cell.method] = seed
-    return [
-        DrawGroup(name, model, rank, titles[alike], tuple(seeds), tuple(seeds.values()))
-        for (name, model, rank, alike), seeds in seeds_of.items()
-        if len(set(seeds.values())) > 1
-    ]
-
-
-def _drawn(method: MethodEntry) -> str:
-    """What methods have in common that differ in title and index seed alone."""
-    arguments = method.arguments | {"random_seed": "$seed"}
-    return method.model_copy(update={"title": "", "arguments": arguments}).model_dump_json()
