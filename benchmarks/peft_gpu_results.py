@@ -99,7 +99,7 @@ def compared(result: dict[str, Any], count: bool) -> dict[str, Any]:
             traced["update_seconds"] = update_seconds(result)
     except Exception as error:
         row["reason"], traced = in_a_line(error), {}
-        counts = counting.counts_of_cell(load_catalog(), MODEL, method_of(result), 1, protocol)
+        counts, _ = counting.counts_and_twin(load_catalog(), MODEL, method_of(result), 1, protocol)
     return row | {"ours": {key: counts[key] for key in ("trainable_parameters", "adapter_bytes")} | traced}
 
 

@@ -20,7 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sbora_bench import provenance
-from sbora_bench.cost import roofline
+from sbora_bench.cost.cell_work import update_work
+from sbora_bench.cost.kept_traces import CACHE
 from sbora_bench.files import write_json, write_text
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
@@ -63,7 +64,7 @@ def on_card(catalog: Catalog) -> list[dict]:
     def seconds_a_row(micro_batch: int, length: int) -> float:
         changes = {"batch_size": 4 * micro_batch, "micro_batch": micro_batch, "max_length": length}
         protocol = catalog.protocol("official", "commonsense", changes, "benchmark")
-        work = roofline.update_work(catalog, CARD_MODEL, METHOD, RANK, protocol, roofline.CACHE, "cuda")
+        work = update_work(catalog, CARD_MODEL, METHOD, RANK, protocol, CACHE, "cuda")
         return work.seconds(catalog.devices[CARD], protocol.tf32) / protocol.batch_size
 
     title = f"{catalog.models[CARD_MODEL].title}, {catalog.devices[CARD].title}, by the roofline"

@@ -103,14 +103,14 @@ def publish_traces() -> None:
     """
     import tempfile
 
-    from sbora_bench.cost import estimate, paper_cells, roofline
+    from sbora_bench.cost import estimate, kept_traces, paper_cells
     from sbora_bench.plan.catalog import load_catalog
     from sbora_bench.plan.experiment import load_plan
     from sbora_bench.plan.narrowing import narrowed
     from sbora_bench.report import audit
 
     catalog = load_catalog()
-    roofline.PUBLISHED.unlink(missing_ok=True)
+    kept_traces.PUBLISHED.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         paper_cells.paper_footprint(catalog, Path(folder) / "counts.csv")
         paper_cells.paper_memory(catalog, Path(folder) / "memory.csv")
@@ -120,7 +120,7 @@ def publish_traces() -> None:
         part = narrowed(load_plan(experiment), only=only) if only else load_plan(experiment)
         for _ in ("traced by other processes", "and read by this one"):
             estimate.costs(part, catalog.devices[device], {})
-    click.echo(f"{roofline.PUBLISHED}: {roofline.publish()} counts and traces")
+    click.echo(f"{kept_traces.PUBLISHED}: {kept_traces.publish()} counts and traces")
 
 
 @click.command()

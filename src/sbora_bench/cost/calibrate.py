@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench import provenance
-from sbora_bench.cost import roofline
-from sbora_bench.cost.estimate import CACHE, rate_key
+from sbora_bench.cost import cell_work
+from sbora_bench.cost.estimate import rate_key
+from sbora_bench.cost.kept_traces import CACHE
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog
@@ -79,7 +80,7 @@ def measured_speed(plan: Plan, cell: Cell, cache: Path) -> dict[str, Any]:
     protocol = protocol.model_copy(update={"batch_size": protocol.micro_batch})
     catalog, name = shallow(plan.catalog, cell.model)
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
-    work = roofline.update_work(catalog, name, cell.method, cell.rank, protocol, cache, kernels)
+    work = cell_work.update_work(catalog, name, cell.method, cell.rank, protocol, cache, kernels)
     torch.set_num_threads(protocol.threads)
     torch.manual_seed(0)
     config = read_config(catalog, name)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import peft
@@ -53,24 +52,15 @@ def counts(model: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def counts_of_cell(
-    catalog: Catalog,
-    model: str,
-    method: MethodEntry | None,
-    rank: int | None,
-    protocol: Protocol,
-    keep: Callable[[torch.nn.Module], None] = lambda twin: None,
-) -> dict[str, Any]:
-    """`counts` of a cell on `meta`, or of layers that are built for real where its method needs values.
-
-    `keep` gets the twin on `meta` once it is counted. Raises UserError where the method doesn't suit the model or can't
-    be counted.
+def counts_and_twin(
+    catalog: Catalog, model: str, method: MethodEntry | None, rank: int | None, protocol: Protocol
+) -> tuple[dict[str, Any], torch.nn.Module | None]:
+    """`counts` of a cell and its twin on `meta`; of layers that are built for real, and None, where its method needs
+    values. Raises UserError where the method doesn't suit the model or can't be counted.
     """
     try:
         twin = build(catalog, model, method, rank, protocol)
-        counted = counts(twin)
-        keep(twin)
-        return counted
+        return counts(twin), twin
     except UserError:
         raise
     except Exception as error:
@@ -78,7 +68,7 @@ def counts_of_cell(
             raise
         reason = in_a_line(error)
     try:
-        return counts_of_layers(catalog, model, method, rank, protocol)
+        return counts_of_layers(catalog, model, method, rank, protocol), None
     except Exception as error:
         raise UserError(f"{method.title} on {model} can't be counted: {reason}; {in_a_line(error)}") from None
 

@@ -1,6 +1,6 @@
 """What an experiment costs on a card before anyone pays: `sbora-bench plan NAME --cost --device a100-80gb`.
 
-Steps and parameters are exact; memory is traced on `meta` (roofline.py keeps the traces, in `resources/plan`); tokens,
+Steps and parameters are exact; memory is traced on `meta` (kept_traces.py keeps that, in `resources/plan`); tokens,
 samples and hours are bounds or estimates, each as `BASIS` says. Imports nothing heavy unless something must be traced.
 """
 
@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.cost import roofline
+from sbora_bench.cost import cell_work, roofline
 from sbora_bench.cost.expected import expected_questions, share_of_width
+from sbora_bench.cost.kept_traces import CACHE, NotKept, only_kept
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.models.config import positions_of, read_config
@@ -28,7 +29,6 @@ from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
 
-CACHE = roofline.CACHE
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
 MANY = 8  # cells to trace that are worth the start of further processes
 ADAM_BYTES = 8  # of two float32 moments a trainable parameter
@@ -182,7 +182,7 @@ def cell_cost(
     protocol, catalog = setting.protocol, plan.catalog
     room, kernels = roofline.room(card), "cpu" if card is None else "cuda"
     source = named_source(catalog, cell.model)
-    counts = roofline.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
+    counts = cell_work.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
     training = training_cost(plan, cell, setting, card, rates, kept)
     seconds, expected, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
     trained = counts["trainable_parameters"]
@@ -221,7 +221,7 @@ def training_cost(
     costs |= {"steps": steps, "tokens": steps * examples, "expected_tokens": round(steps * examples * share)}
     try:
         split, work = fitting_split(catalog, cell, protocol, roofline.room(card), "cuda" if card else "cpu", kept)
-    except roofline.NotTraced:
+    except cell_work.NotTraced:
         accumulation = protocol.batch_size // protocol.micro_batch
         return costs | {"micro_batch": protocol.micro_batch, "accumulation": accumulation, "speed": "not traced"}
     seconds, speed = update_seconds(catalog, cell, split, work, card, rates) if split else (None, "")
@@ -236,7 +236,7 @@ def training_cost(
 
 def untuned(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int:
     """Parameters of a cell's base."""
-    return roofline.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
+    return cell_work.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
 
 
 def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path) -> Any:
@@ -247,7 +247,7 @@ def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, k
     sizes = [n for n in range(protocol.micro_batch, 0, -1) if protocol.batch_size % n == 0]
     for size in sizes:
         split = protocol.model_copy(update={"micro_batch": size})
-        work = roofline.update_work(catalog, cell.model, cell.method, cell.rank, split, kept, kernels)
+        work = cell_work.update_work(catalog, cell.model, cell.method, cell.rank, split, kept, kernels)
         if work.peak <= room:
             return split, work
     return None, work
@@ -266,8 +266,8 @@ def update_seconds(
 def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
     """What a measured speed holds for: a model and method under a protocol, whatever rank and micro-batch."""
     free = {"batch_size": 1, "micro_batch": 1}
-    about = roofline.described(
-        catalog, cell.model, cell.method, None, protocol.model_copy(update=free), roofline.TRACED
+    about = cell_work.described(
+        catalog, cell.model, cell.method, None, protocol.model_copy(update=free), cell_work.TRACED
     )
     return hash_of(about)
 
@@ -292,9 +292,9 @@ def scoring_cost(
         batched = with_rows(longest + new, items)
         batches = -(-items // int(batched.score_batch))
         try:
-            work = roofline.scoring_work(catalog, cell.model, name, rank, batched, longest, new, kept, kernels)
-        except roofline.NotTraced:  # at least what the base takes
-            work = roofline.scoring_work(catalog, cell.model, "base", None, batched, longest, new, kept, kernels)
+            work = cell_work.scoring_work(catalog, cell.model, name, rank, batched, longest, new, kept, kernels)
+        except cell_work.NotTraced:  # at least what the base takes
+            work = cell_work.scoring_work(catalog, cell.model, "base", None, batched, longest, new, kept, kernels)
         peaks.append(work.peak)
         if card is not None:
             reading, making = (
@@ -319,7 +319,7 @@ def batches_of(
     if protocol.score_batch != "auto":
         return lambda length, items: protocol
     config = read_config(catalog, model)
-    held = roofline.counts(catalog, model, method, rank, protocol, kept)["memory"]
+    held = cell_work.counts(catalog, model, method, rank, protocol, kept)["memory"]
     return partial(numbered, protocol, config, roofline.room(card) - held["weights"] - held["adapter"])
 
 
@@ -328,11 +328,11 @@ def costs(plan: Plan, card: DeviceEntry | None, rates: dict[str, float], kept: P
     cells = [cell for table in plan.experiment.tables for cell in plan.cells(table)]
     settings = {table: setting_of(plan, table) for table in plan.experiment.tables}
     known: dict[Cell, CellCost] = {}
-    with roofline.only_kept():
+    with only_kept():
         for cell in cells:
             try:
                 known[cell] = cell_cost(plan, cell, settings[cell.table], card, rates, kept)
-            except roofline.NotKept:
+            except NotKept:
                 continue
     missing = [cell for cell in cells if cell not in known]
     if missing:

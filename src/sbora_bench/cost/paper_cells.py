@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.cost import roofline
+from sbora_bench.cost import cell_work
+from sbora_bench.cost.kept_traces import CACHE
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.results.records import MEMORY_KINDS
 
@@ -40,23 +40,12 @@ def memory_ratio(catalog: Catalog, claim: dict[str, Any]) -> float:
     models, methods = _by_title(catalog)
     protocol = catalog.protocol("official", claim["suite"], {}, "claims.yaml")
     of, over = (
-        memory_of(catalog, models[plain(claim["model"])], methods[plain(claim[side])], claim["rank"], protocol)["peak"]
+        cell_work.peak_by_kind(
+            catalog, models[plain(claim["model"])], methods[plain(claim[side])], claim["rank"], protocol, CACHE
+        )["peak"]
         for side in ("of", "over")
     )
     return of / over
-
-
-def memory_of(catalog: Catalog, model: str, method: str, rank: int, protocol: Protocol) -> dict[str, int]:
-    """Bytes by kind at the peak of a training step on a GPU; kept as all traces are."""
-
-    def make() -> dict:
-        from sbora_bench.cost.footprint import trace
-        from sbora_bench.inputs.meta_twin import build
-
-        return trace(build(catalog, model, catalog.methods[method], rank, protocol), protocol, "cuda").peak()
-
-    about = roofline.described(catalog, model, method, rank, protocol, roofline.TRACED)
-    return roofline.remembered(roofline.CACHE, "memory", about, make)
 
 
 def _by_title(catalog: Catalog) -> tuple[dict[str, str], dict[str, str]]:
@@ -68,7 +57,7 @@ def counted(catalog: Catalog, known: dict[str, dict], table: str, model: str, me
     protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
     key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
     if key not in known:
-        known[key] = roofline.counts(catalog, model, method, rank, protocol, roofline.CACHE)
+        known[key] = cell_work.counts(catalog, model, method, rank, protocol, CACHE)
     return known[key]
 
 
@@ -98,7 +87,7 @@ def paper_memory(catalog: Catalog, output: Path) -> None:
     writer.writeheader()
     for (table, model, method), rank in cells.items():
         protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
-        peak = memory_of(catalog, model, method, rank, protocol)
+        peak = cell_work.peak_by_kind(catalog, model, method, rank, protocol, CACHE)
         about = {"table": table, "model": model, "method": method, "rank": rank}
         sizes = {"micro_batch": protocol.micro_batch, "length": protocol.max_length}
         writer.writerow(about | sizes | peak)

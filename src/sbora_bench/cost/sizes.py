@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.cost.counting import counts_of_cell
+from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog
@@ -73,7 +73,7 @@ def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protoc
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                counted[rank] = counts_of_cell(catalog, about["model"], method, rank, protocol)
+                counted[rank], _ = counts_and_twin(catalog, about["model"], method, rank, protocol)
         except UserError as error:
             reason = str(error)
             return None

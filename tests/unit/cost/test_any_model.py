@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sbora_bench.cost import one_cell, real_step
-from sbora_bench.cost.counting import counts_of_cell
+from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.cost.footprint import cell_footprint
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.experiment import Cell
@@ -168,4 +168,4 @@ PUBLISHED = {  # Llama-3.2-3B as PEFT has it; the others: held fast, their pages
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_models_of_one_card_keep_their_size(catalog, model):
     protocol = catalog.protocol("smollm2", "arithmetic", {}, "test")
-    assert counts_of_cell(catalog, model, None, None, protocol)["total_parameters"] == PUBLISHED[model]
+    assert counts_and_twin(catalog, model, None, None, protocol)[0]["total_parameters"] == PUBLISHED[model]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sbora_bench.cost import calibrate, estimate, estimate_text, expected, roofline
+from sbora_bench.cost import calibrate, cell_work, estimate, estimate_text, expected, roofline
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.experiment import load_plan
@@ -77,7 +77,7 @@ def test_a_cell_by_hand(plan, kept):
     ]
     base, lora, _ = cells
     protocol = plan.protocol("sums")
-    work = roofline.update_work(plan.catalog, "ladder-xs", "lora", 4, protocol, kept)
+    work = cell_work.update_work(plan.catalog, "ladder-xs", "lora", 4, protocol, kept)
     assert (lora.steps, lora.tokens) == (10, 10 * 8 * 128) and (lora.micro_batch, lora.accumulation) == (4, 2)
     assert lora.train_peak_bytes == work.peak and lora.speed == "roofline"
     seconds = work.seconds(card(10)) / roofline.EFFICIENCY
@@ -89,7 +89,7 @@ def test_a_cell_by_hand(plan, kept):
     assert (
         lora.base_bytes
         == base.base_bytes
-        == 4 * roofline.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
+        == 4 * cell_work.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
     )
 
 
@@ -167,7 +167,7 @@ def test_public_runs_took_what_is_estimated(kept):
     changes |= {"target_modules": ["q_proj", "v_proj"], "weights_dtype": "bfloat16", "sort_by_length": False}
     protocol = catalog.protocol("clean", "commonsense", changes, "here")
     for method, rank, measured in PUBLIC:
-        work = roofline.update_work(catalog, "llama-3b", method, rank, protocol, kept)
+        work = cell_work.update_work(catalog, "llama-3b", method, rank, protocol, kept)
         least = work.seconds(catalog.devices["l40s"])
         tokens = 4_198_051 / 5000
         assert tokens / least > measured
@@ -215,7 +215,7 @@ def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     protocol = plan.protocol("sums")
     cell, setting = plan.tuned_cells("sums")[0], estimate.setting_of(plan, "sums")
     peaks = {
-        n: roofline.update_work(
+        n: cell_work.update_work(
             plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
         ).peak
         for n in (4, 2, 1)
@@ -263,7 +263,7 @@ def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     assert key != estimate.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
     setting = estimate.setting_of(plan, "sums")
     lora, nf4 = (estimate.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
-    work = roofline.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
+    work = cell_work.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
     assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
     assert (nf4.speed, nf4.train_hours, nf4.hours, lora.score_hours) == ("none", None, None, None)
     totals = estimate_text.summary(plan, "cpu", None, [lora, nf4])

@@ -212,11 +212,11 @@ def test_what_is_kept_of_the_papers_cells_needs_nothing_heavy(tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from sbora_bench.cost import paper_cells, roofline
+from sbora_bench.cost import cell_work, paper_cells
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results.records import MEMORY_KINDS
 counts = dict.fromkeys(("trainable_parameters", "total_parameters", "adapter_bytes"), 7)
-roofline.remembered = lambda *_: counts if _[1] == "counts" else dict.fromkeys([*MEMORY_KINDS, "peak"], 7)
+cell_work.remembered = lambda *_: counts if _[1] == "counts" else dict.fromkeys([*MEMORY_KINDS, "peak"], 7)
 catalog = load_catalog({str(CATALOG.absolute())!r})
 paper_cells.paper_footprint(catalog, Path("counts.csv"))
 paper_cells.paper_memory(catalog, Path("memory.csv"))

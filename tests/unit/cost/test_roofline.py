@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sbora_bench.cost import roofline, traced_step
+from sbora_bench.cost import cell_work, kept_traces, roofline, traced_step
 from sbora_bench.inputs import meta_twin
 from sbora_bench.plan.catalog import DeviceEntry
 from tests.factories import shipped
@@ -40,32 +40,32 @@ def test_each_operator_is_as_slow_as_its_arithmetic_or_its_memory():
 
 
 def test_an_update_is_its_micro_batches(catalog, protocol, tmp_path):
-    update = roofline.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    update = cell_work.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
     alone = protocol.model_copy(update={"batch_size": 2})
-    assert update.flops == 2 * roofline.update_work(catalog, "tiny", "lora", 2, alone, tmp_path).flops > 0
+    assert update.flops == 2 * cell_work.update_work(catalog, "tiny", "lora", 2, alone, tmp_path).flops > 0
 
 
 def test_a_trace_is_kept_by_what_it_depends_on(catalog, protocol, tmp_path, monkeypatch):
-    first = roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path)
-    assert first != roofline.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
-    assert first != roofline.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    first = cell_work.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path)
+    assert first != cell_work.update_work(catalog, "tiny", "sbora-fa", 4, protocol, tmp_path)
+    assert first != cell_work.update_work(catalog, "tiny", "lora", 2, protocol, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     monkeypatch.setattr("sbora_bench.inputs.meta_twin.build", None)  # from here on a trace would raise
-    assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
+    assert cell_work.update_work(catalog, "tiny", "sbora-fa", 2, protocol, tmp_path) == first
     other = protocol.model_copy(update={"learning_rate": 1.0, "train_prompt": "plain"})
-    assert roofline.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
-    with pytest.raises(roofline.NotTraced, match="not callable"):
+    assert cell_work.update_work(catalog, "tiny", "sbora-fa", 2, other, tmp_path) == first
+    with pytest.raises(cell_work.NotTraced, match="not callable"):
         longer = protocol.model_copy(update={"max_length": 24})
-        roofline.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
+        cell_work.update_work(catalog, "tiny", "sbora-fa", 2, longer, tmp_path)
     for another in ({"tokens_at_once": 16}, {"padding_free": True}):
-        with pytest.raises(roofline.NotTraced, match="not callable"):
-            roofline.update_work(catalog, "tiny", "sbora-fa", 2, protocol.model_copy(update=another), tmp_path)
+        with pytest.raises(cell_work.NotTraced, match="not callable"):
+            cell_work.update_work(catalog, "tiny", "sbora-fa", 2, protocol.model_copy(update=another), tmp_path)
 
 
 def test_an_update_in_parts_has_the_same_arithmetic_and_a_lower_peak(catalog, protocol, tmp_path):
     """Its weights are read once a part, so that more bytes move; and the head is passed a token in each."""
     whole, parted = (
-        roofline.update_work(
+        cell_work.update_work(
             catalog, "tiny", "lora", 2, protocol.model_copy(update={"micro_batch": 4, "tokens_at_once": n}), tmp_path
         )
         for n in (0, 16)
@@ -75,7 +75,7 @@ def test_an_update_in_parts_has_the_same_arithmetic_and_a_lower_peak(catalog, pr
 
 def test_scoring_is_the_prompts_and_a_step_a_token(catalog, protocol, tmp_path):
     one, two, five = (
-        roofline.scoring_work(catalog, "tiny", "base", None, protocol, 16, n, tmp_path) for n in (1, 2, 5)
+        cell_work.scoring_work(catalog, "tiny", "base", None, protocol, 16, n, tmp_path) for n in (1, 2, 5)
     )
     step = two.flops - one.flops
     assert 0 < step < one.flops, "a token costs less than a prompt"
@@ -88,7 +88,7 @@ def test_a_pass_of_scoring_is_traced_once(catalog, protocol, tmp_path, monkeypat
     """The prompts, the middle token and the last, as far as they are different; the peak is that of generation."""
     steps, step = [], traced_step.decoding_step
     monkeypatch.setattr(traced_step, "decoding_step", lambda *args: steps.append(args) or step(*args))
-    work = roofline.scoring_work(catalog, "tiny", "lora", 2, protocol, 16, new_tokens, tmp_path)
+    work = cell_work.scoring_work(catalog, "tiny", "lora", 2, protocol, 16, new_tokens, tmp_path)
     assert len(steps) == passes
     twin = meta_twin.build_scored(catalog, "tiny", catalog.methods["lora"], 2, protocol)
     whole = traced_step.trace_generation(twin, 2, 16, new_tokens, protocol.num_beams, "cuda")
@@ -96,42 +96,42 @@ def test_a_pass_of_scoring_is_traced_once(catalog, protocol, tmp_path, monkeypat
 
 
 def test_counts_serve_every_batch_and_optimizer(catalog, protocol, tmp_path, monkeypatch):
-    first = roofline.counts(catalog, "tiny", "lora", 2, protocol, tmp_path)
-    monkeypatch.setattr("sbora_bench.cost.counting.counts_of_cell", None)  # from here on a count would raise
+    first = cell_work.counts(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    monkeypatch.setattr("sbora_bench.cost.counting.counts_and_twin", None)  # from here on a count would raise
     for another in ({"micro_batch": 1}, {"batch_size": 8}, {"optimizer": "adamw_8bit"}, {"tokens_at_once": 16}):
-        assert roofline.counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
+        assert cell_work.counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "sbora-fa", "qsbora-fb"])
 def test_the_twin_that_was_counted_is_traced_once(catalog, protocol, tmp_path, monkeypatch, method):
-    alone = roofline.update_work(catalog, "tiny", method, 2, protocol, tmp_path / "alone")
-    roofline.counts(catalog, "tiny", method, 2, protocol, tmp_path)
+    alone = cell_work.update_work(catalog, "tiny", method, 2, protocol, tmp_path / "alone")
+    cell_work.counts(catalog, "tiny", method, 2, protocol, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("sbora_bench.inputs.meta_twin.build", None)  # a second twin would raise
-        assert roofline.update_work(catalog, "tiny", method, 2, protocol, tmp_path) == alone
+        assert cell_work.update_work(catalog, "tiny", method, 2, protocol, tmp_path) == alone
     smaller = protocol.model_copy(update={"micro_batch": 1})
-    again = roofline.update_work(catalog, "tiny", method, 2, smaller, tmp_path)
-    assert again == roofline.update_work(catalog, "tiny", method, 2, smaller, tmp_path / "alone")
+    again = cell_work.update_work(catalog, "tiny", method, 2, smaller, tmp_path)
+    assert again == cell_work.update_work(catalog, "tiny", method, 2, smaller, tmp_path / "alone")
 
 
 def test_published_traces_serve_code_that_made_them_alone(tmp_path, monkeypatch):
     """Nothing is made where the name is known; other code has other names."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(roofline, "_used", set())
-    roofline.published.cache_clear()
+    monkeypatch.setattr(kept_traces, "_used", set())
+    kept_traces.published.cache_clear()
     made = []
 
     def make():
         made.append(1)
         return {"peak": 7}
 
-    assert roofline.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7}
-    assert roofline.publish() == 1 and len(made) == 1
+    assert kept_traces.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7}
+    assert kept_traces.publish() == 1 and len(made) == 1
     shutil.rmtree("cache")
-    assert roofline.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7} and len(made) == 1
+    assert kept_traces.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7} and len(made) == 1
     assert not Path("cache").exists()
-    roofline.remembered(Path("cache"), "memory", ["y"], make)
-    monkeypatch.setattr(roofline, "_made_by", lambda: ("other code",))
-    roofline.remembered(Path("cache"), "memory", ["x"], make)
+    kept_traces.remembered(Path("cache"), "memory", ["y"], make)
+    monkeypatch.setattr(kept_traces, "_made_by", lambda: ("other code",))
+    kept_traces.remembered(Path("cache"), "memory", ["x"], make)
     assert len(made) == 3
-    roofline.published.cache_clear()
+    kept_traces.published.cache_clear()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sbora_bench.cost.counting import counts_of_cell
+from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.files import read_json
 from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.plan.catalog import load_catalog
@@ -55,7 +55,7 @@ def test_a_method_trains_loads_and_is_counted(root, name):
     method = plan.catalog.methods[name]
     scorer = evaluate.load_scorer(plan.catalog, "tiny", root / "resources", protocol, method, adapter, 0)
     assert scorer.model_check.status == "as trained" and scorer.model_check.effect > 0
-    counted = counts_of_cell(plan.catalog, "tiny", method, rank, protocol)
+    counted, _ = counts_and_twin(plan.catalog, "tiny", method, rank, protocol)
     assert counted["trainable_parameters"] == record.happened.trainable_parameters
     assert counted["total_parameters"] == record.happened.total_parameters
     size = (adapter / "adapter_model.safetensors").stat().st_size

@@ -43,16 +43,18 @@ def rows_that_fit(
     return max(1, min(fitting, MOST_TOKENS // (length * beams)))
 
 
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def by_memory(model: "torch.nn.Module") -> RowsAt:
     """`rows_that_fit` of a model where it stands: on its card, or in this machine's memory."""
     import torch
 
     first = next(model.parameters())
     held = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
-    if first.is_cuda:
-        memory = torch.cuda.get_device_properties(first.device).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = torch.cuda.get_device_properties(first.device).total_memory if first.is_cuda else machine_memory()
     return partial(rows_that_fit, model.config.get_text_config(), model.dtype.itemsize, memory - held)
 
 
