@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
+from typing import Protocol
 
 from sbora_bench.plan.experiment import Cell, Plan, Run
 
@@ -44,7 +45,27 @@ def row_titles(plan: Plan, tables: tuple[str, ...], row: Cell) -> tuple[str, str
     return model_titles(plan, *tables)[row.model], method_titles(plan, *tables)[row.method]
 
 
-def ranked_title(plan: Plan, table: str, method: str, rank: int | None) -> str:
-    """A method of a table with its rank: `LoRA r = 32`; without one where it has no size of its own: `IA3`."""
-    sized = rank is not None and plan.catalog.methods[method].has_size
-    return method_titles(plan, table)[method] + (f" r = {rank}" if sized else "")
+class OfModel(Protocol):
+    """What is of a model in a table of the experiment file: a cell, a run, a pair."""
+
+    @property
+    def table(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+
+def model_title(plan: Plan, of: OfModel) -> str:
+    """Of a cell's, a run's or a pair's model, among those of its table."""
+    return model_titles(plan, of.table)[of.model]
+
+
+def ranked_title(plan: Plan, cell: Cell | Run) -> str:
+    """A cell's method with its rank: `LoRA r = 32`; without one where it has no size of its own: `IA3`."""
+    sized = cell.rank is not None and plan.catalog.methods[cell.method].has_size
+    return method_titles(plan, cell.table)[cell.method] + (f" r = {cell.rank}" if sized else "")
+
+
+def cell_titles(plan: Plan, cell: Cell | Run) -> tuple[str, str]:
+    """`model_title` and `ranked_title`, with which a row of a table begins."""
+    return model_title(plan, cell), ranked_title(plan, cell)

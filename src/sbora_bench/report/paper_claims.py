@@ -16,7 +16,7 @@ from sbora_bench.analysis.pairs import Outcome, Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.statistics import LEVEL, holm
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.audit import Agreement, Finding, gain, leads, read_rows
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
@@ -118,8 +118,8 @@ def _held(pair: Pair, refuted: bool) -> str:
 
 
 def _pair_text(plan: Plan, pair: Pair) -> str:
-    names = [ranked_title(plan, pair.table, cell.method, cell.rank) for cell in (pair.a, pair.b)]
-    text = f"{pair.table}, {model_titles(plan, pair.table)[pair.model]}: {' over '.join(names)}"
+    names = [ranked_title(plan, cell) for cell in (pair.a, pair.b)]
+    text = f"{pair.table}, {model_title(plan, pair)}: {' over '.join(names)}"
     text += f" {100 * pair.difference:+.1f}"
     return text + ("" if pair.low is None or pair.high is None else f" [{100 * pair.low:.1f}, {100 * pair.high:.1f}]")
 

@@ -7,7 +7,7 @@ from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.sequential import Verdict
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.view import table_title
 from sbora_bench.results.read import Results
 
@@ -63,7 +63,7 @@ class Verdicts:
 def verdict_sentence(results: Results, judgement: Judgement) -> str:
     """What was found of a planned comparison, in a sentence: the numbers in the unit of its heading."""
     plan, planned, decision = results.plan, judgement.planned, judgement.decision
-    a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in planned.cells)
+    a, b = (ranked_title(plan, cell) for cell in planned.cells)
     finding = {
         Verdict.BETTER: f"{a} is better than {b}{EQUAL[planned.equal]}",
         Verdict.WORSE: f"{a} is worse than {b}{EQUAL[planned.equal]}",
@@ -76,7 +76,7 @@ def verdict_sentence(results: Results, judgement: Judgement) -> str:
 
 def remarks_on(results: Results, judgement: Judgement) -> list[str]:
     """What a reader of a verdict should know of it: that it matters, rests on fewer seeds, or on a rate at an end."""
-    planned, run, of = judgement.planned, judgement.seeds_run, judgement.seeds_planned
+    run, of = judgement.seeds_run, judgement.seeds_planned
     remarks = ["by more than the margin"] if judgement.beyond_margin else []
     if judgement.stopped_early:
         remarks.append(f"stopped after {run} of {of} seeds, so the mean leans away from 0")
@@ -86,7 +86,7 @@ def remarks_on(results: Results, judgement: Judgement) -> list[str]:
         remarks.append(f"{judgement.failed} of {run} seeds failed")
     for end in dict.fromkeys(judgement.rate_ends.values()):
         cells = [cell for cell, one in judgement.rate_ends.items() if one == end]
-        names = " and ".join(ranked_title(results.plan, planned.table, cell.method, cell.rank) for cell in cells)
+        names = " and ".join(ranked_title(results.plan, cell) for cell in cells)
         verb = "is" if len(cells) == 1 else "are"
         remarks.append(f"{names} {verb} at the {end} learning rate tried, and a better one may lie beyond")
     return remarks
@@ -98,7 +98,7 @@ def verdict_sentences(results: Results) -> list[Verdicts]:
     groups: dict[str, list[Said]] = {}
     for one in judgements(results):
         planned = one.planned
-        where = f"{table_title(plan, planned.table)}, {model_titles(plan, planned.table)[planned.model]}"
+        where = f"{table_title(plan, planned.table)}, {model_title(plan, planned)}"
         margin = f"margin {plain_number(one, planned.margin)}"
         heading = f"{where}: {measured(one)}; {margin}, {one.seeds_planned} seeds"
         groups.setdefault(heading, []).append(Said(one.decision.verdict.value, verdict_sentence(results, one)))

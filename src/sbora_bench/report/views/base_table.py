@@ -3,7 +3,7 @@
 from typing import Any
 
 from sbora_bench.analysis.separation import MARGIN, REFERENCE_LEVEL, ReferenceGain, separation
-from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
+from sbora_bench.plan.titles import model_title, ranked_title, task_titles
 from sbora_bench.report.counts import count_text, references_shown
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import p_numbers, p_text
@@ -29,9 +29,9 @@ def base_table(results: Results, _: None = None) -> PrintedTable:
         groups.setdefault((one.table, one.model), []).append(
             [
                 Text(one.table),
-                Text(model_titles(plan, one.table)[one.model]),
+                Text(model_title(plan, one)),
                 Text(task_titles(plan, one.table)[one.task]),
-                Text(ranked_title(plan, one.table, gain.cell.method, gain.cell.rank)),
+                Text(ranked_title(plan, gain.cell)),
                 Text(f"{100 * gain.score:.1f}"),
                 Text(f"{100 * gain.base:.1f}"),
                 Text(f"{100 * one.most_frequent_rate:.1f}"),

@@ -61,7 +61,7 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
 
 def _pair(plan: Plan, pair: Pair) -> str:
     better, worse = (pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a)
-    return " over ".join(ranked_title(plan, cell.table, cell.method, cell.rank) for cell in (better, worse))
+    return " over ".join(ranked_title(plan, cell) for cell in (better, worse))
 
 
 def _size(pair: Pair) -> str:

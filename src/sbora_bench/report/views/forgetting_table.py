@@ -7,7 +7,7 @@ from sbora_bench.analysis.measures import Measure
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.experiment import Cell
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text
 from sbora_bench.report.verdicts import pair_values
@@ -27,8 +27,7 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
         pairs.setdefault((row.pair.a, row.pair.b, row.pair.equal), {})[row.measure] = row.pair
     groups: dict[str, list[list[Text]]] = {}
     for (a, b, equal), by_measure in pairs.items():
-        line = [Text(model_titles(plan, table)[a.model]), Text(ranked_title(plan, table, a.method, a.rank))]
-        line += [Text(ranked_title(plan, table, b.method, b.rank)), Text(equal)]
+        line = [Text(text) for text in (*cell_titles(plan, a), ranked_title(plan, b), equal)]
         groups.setdefault(a.model, []).append([*line, *(_pair_text(by_measure.get(measure)) for measure in measures)])
     notes = [
         "Of the first method against the second, on what neither was tuned for: better keeps more, worse less. Points,"

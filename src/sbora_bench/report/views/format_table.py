@@ -2,7 +2,7 @@
 
 from sbora_bench.analysis.answer_formats import AnswerShares, answer_shares, tasks_asked_both_ways
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
+from sbora_bench.plan.titles import cell_titles, task_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import signed
 from sbora_bench.report.view import RUN, TableView, of_tables, table_title
@@ -28,8 +28,7 @@ def format_table(results: Results, table: str) -> PrintedTable | None:
     bases = {row.cell.model: row for row in rows if row.cell.is_base}
     groups: dict[str, list[list[Text]]] = {}
     for row in rows:
-        name = ranked_title(plan, table, row.cell.method, row.cell.rank)
-        line = [Text(model_titles(plan, table)[row.cell.model]), Text(name), Text(str(row.seeds))]
+        line = [*map(Text, cell_titles(plan, row.cell)), Text(str(row.seeds))]
         line += [_share_text(row, bases.get(row.cell.model), share) for share in SHARES]
         groups.setdefault(row.cell.model, []).append(line)
     tasks = ", ".join(task_titles(plan, table)[task] for task in tasks_asked_both_ways(plan, table))

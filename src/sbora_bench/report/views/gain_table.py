@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, Gain, separation
-from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
+from sbora_bench.plan.titles import cell_titles, task_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import difference_units, p_numbers, p_text, signed
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
@@ -28,7 +28,7 @@ def gain_table(results: Results, table: str) -> PrintedTable | None:
     tasks = plan.tasks(table)
     groups: dict[str, list[list[Text]]] = {}
     for cell in dict.fromkeys(row.cell for row in rows):
-        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
+        line = [Text(title) for title in cell_titles(plan, cell)]
         line += [_gain_text(gains.get((cell, task))) for task in tasks]
         groups.setdefault(cell.model, []).append(line)
     units = difference_units(row.metric for row in rows)

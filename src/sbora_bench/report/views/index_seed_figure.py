@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.index_seeds import scores_of_group
 from sbora_bench.plan.factorials import DRAWS, draw_groups
-from sbora_bench.plan.titles import model_titles
+from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import panels
 from sbora_bench.report.view import FigureView, of_experiment
 from sbora_bench.results.read import Results
@@ -23,7 +23,7 @@ def index_seed_data(results: Results) -> list[dict[str, Any]]:
         scores = scores_of_group(results, group)
         for index, line in zip(group.index_seeds, () if scores is None else scores, strict=False):
             for seed, score in zip(plan.experiment.tables[group.table].common_seeds, line, strict=True):
-                panel = f"{model_titles(plan, group.table)[group.model]}, {group.title}, r = {group.rank}"
+                panel = f"{model_title(plan, group)}, {group.title}, r = {group.rank}"
                 rows.append({"panel": panel, "index_seed": index, "seed": seed, "score": float(score)})
     return rows
 

@@ -7,7 +7,7 @@ import numpy as np
 from sbora_bench.analysis.index_seeds import decided
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.factorials import DRAWS, draw_groups
-from sbora_bench.plan.titles import model_titles
+from sbora_bench.plan.titles import model_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import p_text
 from sbora_bench.report.view import TableView, of_experiment
@@ -30,7 +30,7 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
             low, high = (np.sqrt(end) for end in (part.low, part.high))
             share = factorial.share(part)
             line = [
-                Text(model_titles(plan, group.table)[group.model]),
+                Text(model_title(plan, group)),
                 Text(f"{group.title} r = {group.rank}"),
                 Text(f"{factorial.index_seeds} x {factorial.seeds}"),
                 Text(SOURCES[part.source]),
@@ -49,8 +49,7 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
             )
         groups.append(lines)
     ratios = "; ".join(
-        f"{model_titles(plan, one.group.table)[one.group.model]}, {one.group.title} r = {one.group.rank}: p"
-        f" {p_text(one.p_ratio)}"
+        f"{model_title(plan, one.group)}, {one.group.title} r = {one.group.rank}: p {p_text(one.p_ratio)}"
         for one in decided(results)
     )
     notes = [

@@ -1,7 +1,7 @@
 """The methods of a table ranked, with intervals of the ranks; those that can't be told apart share a letter."""
 
 from sbora_bench.analysis.ranking import Ranked, rankings
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.view import AGAIN, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -30,8 +30,7 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
     groups = [
         [
             [
-                Text(model_titles(plan, table)[one.cell.model]),
-                Text(ranked_title(plan, table, one.cell.method, one.cell.rank)),
+                *map(Text, cell_titles(plan, one.cell)),
                 Text(str(place)),
                 Text(f"{one.first} to {one.last}" if one.first < one.last else str(one.first)),
                 Text(one.letters),

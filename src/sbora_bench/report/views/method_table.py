@@ -4,7 +4,7 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.metric import Metric
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.collected import scores
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import difference_text, difference_units, p_numbers, p_text
@@ -35,10 +35,10 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         ratio = pair.parameters_ratio
         groups.setdefault(pair.model, []).append(
             [
-                Text(model_titles(plan, table)[pair.model]),
-                Text(ranked_title(plan, table, pair.a.method, pair.a.rank)),
+                Text(model_title(plan, pair)),
+                Text(ranked_title(plan, pair.a)),
                 Text(verdict_text(pair), bold=pair.verdict.shown),
-                Text(ranked_title(plan, table, pair.b.method, pair.b.rank)),
+                Text(ranked_title(plan, pair.b)),
                 Text(pair.equal),
                 Text("–" if ratio is None else f"{ratio:.2f}"),
                 Text(difference_text(pair)),

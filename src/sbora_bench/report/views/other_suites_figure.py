@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.forgetting import measured_cells
 from sbora_bench.analysis.measures import LOSS
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.titles import model_titles
+from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import look, panels, score_label, short_ticks, untuned
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites
@@ -25,7 +25,7 @@ def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
         cell, metric, seeds = row.cell, row.measure.metric, row.over_seeds
         ends = [seeds.mean if end is None else end for end in (seeds.low, seeds.high)]
         mean, low, high = (metric.scale * value for value in (seeds.mean, *ends))
-        title = f"{model_titles(plan, table)[cell.model]}: {row.measure.title}"
+        title = f"{model_title(plan, cell)}: {row.measure.title}"
         own = row.measure.name == plan.experiment.tables[table].suite
         for axis_title, x in ((("Rank", cell.rank),) if own else ()) + (
             ("Trainable parameters", row.trainable_parameters),

@@ -5,7 +5,7 @@ from typing import Any
 from sbora_bench.analysis.forgetting import MeasuredCell, measured_cells
 from sbora_bench.analysis.measures import Measure
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import signed
 from sbora_bench.report.view import TableView, of_tables, table_title
@@ -31,8 +31,7 @@ def other_suites_table(results: Results, table: str) -> PrintedTable:
     for cell, by_measure in cells.items():
         base = {} if cell.is_base else cells.get(Cell(table, cell.model, "base"), {})
         count = next(iter(by_measure.values())).trainable_parameters
-        name = ranked_title(plan, table, cell.method, cell.rank)
-        line = [Text(model_titles(plan, table)[cell.model]), Text(name), Text(f"{count:,}" if count else "–")]
+        line = [*map(Text, cell_titles(plan, cell)), Text(f"{count:,}" if count else "–")]
         line += [_score_text(by_measure.get(measure), base.get(measure)) for measure in measures]
         groups.setdefault(cell.model, []).append(line)
     trained = plan.experiment.tables[table].train

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.learning_rates import by_loss
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.plan.experiment import Plan, rate_text
-from sbora_bench.plan.titles import model_titles
+from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import WIDE, look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
@@ -28,7 +28,7 @@ def rate_data(rows: Iterable[RateScore], plan: Plan) -> list[dict[str, Any]]:
         loss = by_loss(plan, row.cell.table)
         for rows_scored, score in (("held-out training rows", row.validation), ("test items", row.score)):
             if score is not None and math.isfinite(score.mean):
-                panel = f"{model_titles(plan, row.cell.table)[row.cell.model]}, r = {row.cell.rank}: {rows_scored}"
+                panel = f"{model_title(plan, row.cell)}, r = {row.cell.rank}: {rows_scored}"
                 point = {"panel": panel, "method": row.cell.method, "rate": row.learning_rate, "picked": row.picked}
                 if loss:
                     points.append(point | {"mean": -score.mean, "sd": score.sd or 0.0, "loss": True})

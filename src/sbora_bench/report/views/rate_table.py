@@ -11,7 +11,7 @@ from sbora_bench.analysis.learning_rates import by_loss, edge_of
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.analysis.statistics import Summary
 from sbora_bench.plan.experiment import Cell, Plan, rate_text
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text
 from sbora_bench.report.view import TableView, of_tables, table_title
@@ -41,7 +41,7 @@ def rate_table(results: Results, table: str) -> PrintedTable:
     groups: dict[str, list[list[Text]]] = {}
     for cell, by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row.picked)
-        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
+        line = [Text(title) for title in cell_titles(plan, cell)]
         line += [_rate_cell(by_rate[rate]) for rate in rates]
         line += [Text(rate_text(best.learning_rate)), Text(_percent(best.score))]
         groups.setdefault(cell.model, []).append([*line, Text(_percent(by_rate[default].score)), _gain_cell(best)])
@@ -69,7 +69,7 @@ def _picked_first(results: Results, table: str, by_cell: dict[Cell, dict[float, 
     groups: dict[str, list[list[Text]]] = {}
     for cell, by_rate in by_cell.items():
         best = next(row for row in by_rate.values() if row.picked)
-        line = [Text(model_titles(plan, table)[cell.model]), Text(ranked_title(plan, table, cell.method, cell.rank))]
+        line = [Text(title) for title in cell_titles(plan, cell)]
         tried = [by_rate.get(rate) for rate in rates]
         line += [Text(_held(row, loss), row.picked) if row else Text("") for row in tried]
         edge = edge_of(best.learning_rate, by_rate)

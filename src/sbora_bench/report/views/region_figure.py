@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sbora_bench.analysis.regions import heat_data
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.view import FigureView, table_title
 from sbora_bench.results.read import Results
 
@@ -31,7 +31,7 @@ def region_figure(results: Results, run: Run) -> Figure:
 
 
 def _caption(plan: Plan, run: Run) -> str:
-    title = f"{model_titles(plan, run.table)[run.model]}, {ranked_title(plan, run.table, run.method, run.rank)}"
+    title = ", ".join(cell_titles(plan, run))
     return (
         f"{table_title(plan, run.table)}, {title}, seed {run.seed}: norm of the change of each column (above) and row"
         " (below), a line a layer; white is untouched."

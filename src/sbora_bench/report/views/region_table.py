@@ -5,7 +5,7 @@ from typing import Any
 
 from sbora_bench.analysis.regions import norm, overlap, share_touched
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import cell_titles, model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -34,7 +34,7 @@ def region_table(results: Results, table: str) -> PrintedTable:
     groups: dict[str, list[list[Text]]] = {}
     for run in plan.region_runs(table):
         record = results.regions(run)
-        line = [Text(model_titles(plan, table)[run.model]), Text(_method(plan, run)), Text(str(run.seed))]
+        line = [*map(Text, cell_titles(plan, run)), Text(str(run.seed))]
         place = [run.table, run.model, run.method, run.rank, run.seed]
         layers = [] if record is None else record.layers
         if not layers:
@@ -71,7 +71,7 @@ def overlap_table(results: Results, table: str) -> PrintedTable:
         lines = []
         for a, b in itertools.combinations(of_model, 2):
             shares = [overlap(of_model[a], of_model[b], axis) for axis in AXES]
-            runs = [Text(f"{_method(plan, run)}, seed {run.seed}") for run in (a, b)]
+            runs = [Text(f"{ranked_title(plan, run)}, seed {run.seed}") for run in (a, b)]
             lines.append([Text(model_titles(plan, table)[model]), *runs, *(Text(_percent(share)) for share in shares)])
             places: list[Any] = [place for run in (a, b) for place in (run.method, run.rank, run.seed)]
             numbers.append([table, model, *places, *shares])
@@ -81,10 +81,6 @@ def overlap_table(results: Results, table: str) -> PrintedTable:
     header = ["Model", "Run", "And run", "Rows, %", "Columns, %"]
     title = f"What two updates both change: {table_title(plan, table)}"
     return PrintedTable(f"overlaps-{table}", title, header, groups, notes, numbers, text_columns=3)
-
-
-def _method(plan: Plan, run: Run) -> str:
-    return ranked_title(plan, run.table, run.method, run.rank)
 
 
 def _percent(share: float | None) -> str:

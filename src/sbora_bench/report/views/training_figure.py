@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.titles import model_titles
+from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -30,7 +30,7 @@ def training_data(results: Results, table: str) -> list[dict[str, Any]]:
             for step, losses in sorted(by_step.items()):
                 rows.append(
                     {
-                        "panel": f"{model_titles(plan, cell.table)[cell.model]}, r = {cell.rank}",
+                        "panel": f"{model_title(plan, cell)}, r = {cell.rank}",
                         "method": cell.method,
                         "kind": kind,
                         "step": step,

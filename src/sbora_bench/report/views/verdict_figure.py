@@ -74,7 +74,7 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
         place += 1
         for one in block:
             _row(axis, one, place)
-            a, b = (ranked_title(plan, cell.table, cell.method, cell.rank) for cell in one.planned.cells)
+            a, b = (ranked_title(plan, cell) for cell in one.planned.cells)
             ticks.append(place)
             labels.append(f"{a} − {b}")
             place += 1

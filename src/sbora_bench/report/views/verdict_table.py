@@ -5,7 +5,7 @@ from typing import Any
 from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.plan.comparison import ranked
 from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.titles import model_titles, ranked_title
+from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.verdicts import interval_text, measured, plain_number
 from sbora_bench.report.view import AGAIN, NUMBERS, TableView, of_experiment, table_title
@@ -30,7 +30,7 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
         planned, decision = one.planned, one.decision
         a, b = (_cell(results, one, cell) for cell in planned.cells)
         failed = (f"{one.failed} failed",) if one.failed else ()
-        line = [Text(table_title(plan, planned.table)), Text(model_titles(plan, planned.table)[planned.model]), a]
+        line = [Text(table_title(plan, planned.table)), Text(model_title(plan, planned)), a]
         line += [Text(decision.verdict.value, bold=decision.decided, tone=decision.verdict.value), b]
         line += [Text(planned.equal), Text(interval_text(one)), Text(plain_number(one, planned.margin))]
         line += [Text(f"{decision.seeds} of {one.seeds_planned}", below=failed), Text(measured(one))]
@@ -52,7 +52,7 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
 
 def _cell(results: Results, one: Judgement, cell: Cell) -> Text:
     end = one.rate_ends.get(cell)
-    name = ranked_title(results.plan, cell.table, cell.method, cell.rank)
+    name = ranked_title(results.plan, cell)
     return Text(name, below=(f"{end} learning rate tried",) if end else ())
 
 
