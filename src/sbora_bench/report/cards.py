@@ -126,4 +126,4 @@ def score_lines(plan: Plan, scores: dict[str, TaskScore]) -> list[str]:
 
 
 def _shown(value: float | None, metric: Metric) -> str:
-    return "–" if value is None else f"{metric.scale * value:.{metric.digits}f}"
+    return "–" if value is None else metric.text(value)

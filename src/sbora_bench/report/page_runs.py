@@ -88,11 +88,8 @@ def _average(values: list[float], metric: Metric | None) -> str:
 
 def score_line(title: str, score: TaskScore) -> list[str]:
     stderr, low, high = over_items(score)
-    scale, digits = score.measured.scale, score.measured.digits
-    error = "–" if stderr is None else f"{scale * stderr:.{digits}f}"
-    interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-    value = "–" if score.value is None else f"{scale * score.value:.{digits}f}"
-    return [title, value, interval, error, f"{score.n:,}", score.shown_metric]
+    value, error = ("–" if number is None else score.measured.text(number) for number in (score.value, stderr))
+    return [title, value, score.measured.interval_text(low, high), error, f"{score.n:,}", score.shown_metric]
 
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:

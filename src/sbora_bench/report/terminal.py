@@ -48,9 +48,8 @@ def show(folder: Path) -> str:
             lines.append(f"  {task:{titles}}  {score.status} ({score.reason})")
             continue
         _, low, high = over_items(score)
-        scale, digits, unit = score.measured.scale, score.measured.digits, score.measured.shown_unit
-        interval = f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-        shown = f"{scale * score.value:5.{digits}f} {unit}  {interval}  n {score.n:,}  {score.shown_metric}"
+        value = f"{score.measured.text(score.value):>5} {score.measured.shown_unit}"
+        shown = f"{value}  {score.measured.interval_text(low, high)}  n {score.n:,}  {score.shown_metric}"
         lines.append(f"  {task:{titles}}  {shown}")
     return "\n".join([*lines, f"samples: {folder / 'samples'}"])
 
@@ -101,9 +100,7 @@ def compare(a: Path, b: Path) -> str:
     if len(values) > 1 and all(metric.averages_with(other) for other in metrics.values()):
         drawn = bootstrap_average([[x - y for x, y in zip(*pair, strict=True)] for pair in values.values()])
         mean_a, mean_b = (sum(mean[side] for mean in means.values()) / len(means) for side in (0, 1))
-        ends = " ".join(f"{metric.scale * end:+.{metric.digits}f}" for end in (drawn.low, drawn.high)).replace(
-            " ", ", "
-        )
+        ends = ", ".join(metric.text(end, "+") for end in (drawn.low, drawn.high))
         word = _word(metric.sign * drawn.mean, drawn.p)
         scores = _scores(mean_a, mean_b, metric)
         lines.append(f"{'average':{width}} {scores}  {word}; 95 % of items: [{ends}], p {drawn.p:.2g}")
@@ -120,8 +117,7 @@ def _tested(a: list[float], b: list[float], metric: Metric) -> tuple[float, str]
 
 
 def _scores(a: float, b: float, metric: Metric) -> str:
-    scale, digits = metric.scale, metric.digits
-    return f"{scale * a:6.{digits}f} {scale * b:6.{digits}f} {scale * (a - b):+8.{digits}f}"
+    return f"{metric.text(a):>6} {metric.text(b):>6} {metric.text(a - b, '+'):>8}"
 
 
 def _scored(record: ScoresRecord, task: str) -> bool:

@@ -19,10 +19,9 @@ def signed(number: float, digits: int = 1) -> str:
 
 def difference_text(pair: Pair) -> str:
     """The difference of a pair and, of several seeds, its interval over seeds and items: `+1.0 [−0.6, 2.5]`."""
-    scale, digits = pair.metric.scale, pair.metric.digits
-    text = f"{scale * pair.difference:+.{digits}f}"
+    text = pair.metric.text(pair.difference, "+")
     if pair.low is not None and pair.high is not None:
-        text += f" [{scale * pair.low:.{digits}f}, {scale * pair.high:.{digits}f}]"
+        text += f" {pair.metric.interval_text(pair.low, pair.high)}"
     return text.replace("-", "−")
 
 

@@ -23,11 +23,6 @@ def measured(judgement: Judgement) -> str:
     return ", ".join(part for part in (name, unit, "" if metric.higher_is_better else "less is better") if part)
 
 
-def plain_number(judgement: Judgement, value: float) -> str:
-    """A difference without its sign, as it is shown."""
-    return f"{judgement.planned.metric.scale * value:.{judgement.planned.metric.digits}f}"
-
-
 def interval_text(judgement: Judgement) -> str:
     """`+1.0 [−0.6, 2.5]`; what is not known is left out."""
     difference, low, high = judgement.shown
@@ -99,7 +94,7 @@ def verdict_sentences(results: Results) -> list[Verdicts]:
     for one in judgements(results):
         planned = one.planned
         where = f"{table_title(plan, planned.table)}, {model_title(plan, planned)}"
-        margin = f"margin {plain_number(one, planned.margin)}"
+        margin = f"margin {planned.metric.text(planned.margin)}"
         heading = f"{where}: {measured(one)}; {margin}, {one.seeds_planned} seeds"
         groups.setdefault(heading, []).append(Said(one.decision.verdict.value, verdict_sentence(results, one)))
     return [Verdicts(heading, lines) for heading, lines in groups.items()]

@@ -36,7 +36,7 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
                 Text(model_titles(plan, table)[model]),
                 Text(task_titles(plan, table)[task]),
                 Text(_pair(plan, widest) if widest else "no difference shown"),
-                Text(_size(widest) if widest else "–"),
+                Text(widest.metric.text(abs(widest.difference)) if widest else "–"),
                 Text(p_text(widest.q) if widest else "–"),
                 Text(f"{len(differing)} of {len(pairs)}"),
             ]
@@ -62,10 +62,6 @@ def difference_table(results: Results, _: None = None) -> PrintedTable:
 def _pair(plan: Plan, pair: Pair) -> str:
     better, worse = (pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a)
     return " over ".join(ranked_title(plan, cell) for cell in (better, worse))
-
-
-def _size(pair: Pair) -> str:
-    return f"{abs(pair.metric.scale * pair.difference):.{pair.metric.digits}f}"
 
 
 DIFFERENCES = TableView(

@@ -57,11 +57,9 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
 
 
 def _score(one: Ranked) -> str:
-    scale, digits, score = one.metric.scale, one.metric.digits, one.score
-    text = f"{scale * score.mean:.{digits}f}"
-    if score.low is None or score.high is None:
-        return text
-    return f"{text} [{scale * score.low:.{digits}f}, {scale * score.high:.{digits}f}]"
+    metric, score = one.metric, one.score
+    ends = "" if score.low is None or score.high is None else f" {metric.interval_text(score.low, score.high)}"
+    return metric.text(score.mean) + ends
 
 
 LEADERBOARD = TableView(

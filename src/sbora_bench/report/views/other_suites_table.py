@@ -58,10 +58,10 @@ def _numbers(row: MeasuredCell) -> list[Any]:
 def _score_text(row: MeasuredCell | None, base: MeasuredCell | None) -> Text:
     if row is None:
         return Text("–")
-    scale, digits, seeds = row.measure.metric.scale, row.measure.metric.digits, row.over_seeds
-    spread = "" if seeds.sd is None else f" ± {scale * seeds.sd:.{digits}f}"
-    below = () if base is None else (signed(scale * (seeds.mean - base.over_seeds.mean), digits),)
-    return Text(f"{scale * seeds.mean:.{digits}f}{spread}", below=below)
+    metric, seeds = row.measure.metric, row.over_seeds
+    spread = "" if seeds.sd is None else f" ± {metric.text(seeds.sd)}"
+    below = () if base is None else (signed(metric.scale * (seeds.mean - base.over_seeds.mean), metric.digits),)
+    return Text(f"{metric.text(seeds.mean)}{spread}", below=below)
 
 
 OTHER_SUITES = TableView(

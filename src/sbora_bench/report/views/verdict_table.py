@@ -7,7 +7,7 @@ from sbora_bench.plan.comparison import ranked
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
-from sbora_bench.report.verdicts import interval_text, measured, plain_number
+from sbora_bench.report.verdicts import interval_text, measured
 from sbora_bench.report.view import AGAIN, NUMBERS, TableView, of_experiment, table_title
 from sbora_bench.results.read import Results
 
@@ -32,7 +32,7 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
         failed = (f"{one.failed} failed",) if one.failed else ()
         line = [Text(table_title(plan, planned.table)), Text(model_title(plan, planned)), a]
         line += [Text(decision.verdict.value, bold=decision.decided, tone=decision.verdict.value), b]
-        line += [Text(planned.equal), Text(interval_text(one)), Text(plain_number(one, planned.margin))]
+        line += [Text(planned.equal), Text(interval_text(one)), Text(planned.metric.text(planned.margin))]
         line += [Text(f"{decision.seeds} of {one.seeds_planned}", below=failed), Text(measured(one))]
         groups.setdefault((planned.table, planned.model), []).append(line)
     notes = [
