@@ -108,6 +108,7 @@ def publish_traces() -> None:
     from sbora_bench.plan.experiment import load_plan
     from sbora_bench.plan.narrowing import narrowed
     from sbora_bench.report import audit
+    from sbora_bench.results.paper.reported import read_reported
 
     catalog = load_catalog()
     kept_traces.PUBLISHED.unlink(missing_ok=True)
@@ -115,7 +116,7 @@ def publish_traces() -> None:
         paper_cells.paper_footprint(catalog, Path(folder) / "counts.csv")
         paper_cells.paper_memory(catalog, Path(folder) / "memory.csv")
     counts, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
-    audit.audit(audit.read_rows(), counts, memory)
+    audit.audit(read_reported(), counts, memory)
     for experiment, device, only in PLANNED:
         part = narrowed(load_plan(experiment), only=only) if only else load_plan(experiment)
         for _ in ("traced by other processes", "and read by this one"):

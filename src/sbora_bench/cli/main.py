@@ -268,10 +268,11 @@ def audit(
     elif not own:
         from sbora_bench.cost import paper_cells
         from sbora_bench.plan.catalog import load_catalog
+        from sbora_bench.results.paper.reported import read_reported
 
         catalog = load_catalog()
         count, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
-        findings = stage.audit(stage.read_rows(), count, memory) + findings
+        findings = stage.audit(read_reported(), count, memory) + findings
     if output is not None:
         stage.write(findings, output)
     if summary:

@@ -8,18 +8,16 @@ leads at equal rank, the gains claimed in words. No expected value stands here: 
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_text
 from sbora_bench.report.render import PrintedTable, Text, write_table
-from sbora_bench.results.paper.reported import HERE, SUITE_OF, UNSTATED_RANK
+from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, Reported, claims
 
 AVERAGES = ("Average", "Mean")
 SLACK = 1e-9
@@ -41,24 +39,6 @@ NOT_AGREEING = tuple(Agreement)[:-1]
 
 
 @dataclass(frozen=True)
-class ReportedNumber:
-    """A reported number as printed: `value` and `millions` are text, for their decimals count."""
-
-    table: str
-    model: str
-    method: str
-    rank: int | None
-    millions: str
-    metric: str
-    value: str
-
-    @property
-    def name(self) -> str:
-        rank = "" if self.rank is None else f" r={self.rank}"
-        return f"{self.table}, {self.model}, {self.method}{rank}"
-
-
-@dataclass(frozen=True)
 class Finding:
     """One claim, what came out, how, and whether it agrees."""
 
@@ -69,28 +49,10 @@ class Finding:
     verdict: Agreement
 
 
-def read_rows(path: Path = HERE / "reported.csv") -> list[ReportedNumber]:
-    """The reported numbers, as printed."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [
-            ReportedNumber(
-                table=row["table"],
-                model=row["model"],
-                method=row["method"],
-                rank=int(row["rank"]) if row["rank"] else None,
-                millions=row["params_millions"],
-                metric=row["metric"],
-                value=row["value"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def audit(rows: list[ReportedNumber], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
+def audit(rows: Sequence[Reported], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
     """All findings. `count` gives true parameter counts; `memory` the ratio of a memory claim, None: not traced."""
-    claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     groups: list[Iterable[Finding]] = [averages(rows), parameters(rows, count), ranks(rows, count)]
-    groups += [about(claim, rows, count, memory) for claim in claims]
+    groups += [about(claim, rows, count, memory) for claim in claims()]
     return list(itertools.chain.from_iterable(groups))
 
 
@@ -99,24 +61,24 @@ def half_unit(text: str) -> float:
     return 0.5 * 10.0 ** -len(text.partition(".")[2])
 
 
-def printed_lines(rows: list[ReportedNumber]) -> dict[Line, list[ReportedNumber]]:
+def printed_lines(rows: Sequence[Reported]) -> dict[Line, list[Reported]]:
     """The rows of each printed line, by (table, model, method, rank)."""
-    lines: dict[Line, list[ReportedNumber]] = {}
+    lines: dict[Line, list[Reported]] = {}
     for row in rows:
         lines.setdefault((row.table, row.model, row.method, row.rank), []).append(row)
     return lines
 
 
-def averages(rows: list[ReportedNumber]) -> Iterable[Finding]:
+def averages(rows: Sequence[Reported]) -> Iterable[Finding]:
     """Each printed average against the mean of its line. A table has one precision, trailing zeros or not."""
     unit: dict[str, float] = {}
     for row in rows:
-        unit[row.table] = min(unit.get(row.table, 1.0), half_unit(row.value))
+        unit[row.table] = min(unit.get(row.table, 1.0), half_unit(row.printed))
     for line in printed_lines(rows).values():
         parts = [row for row in line if row.metric not in AVERAGES]
         for row in (row for row in line if row.metric in AVERAGES):
-            mean = sum(float(part.value) for part in parts) / len(parts)
-            off = abs(float(row.value) - mean)
+            mean = sum(part.value for part in parts) / len(parts)
+            off = abs(row.value - mean)
             half = unit[row.table]
             verdict = (
                 Agreement.AGREES
@@ -126,10 +88,10 @@ def averages(rows: list[ReportedNumber]) -> Iterable[Finding]:
                 else Agreement.DISAGREES
             )
             how = f"mean of the {len(parts)} printed cells"
-            yield Finding(f"{row.name}: {row.metric}", row.value, f"{mean:.4f}".rstrip("0").rstrip("."), how, verdict)
+            yield Finding(f"{row.name}: {row.metric}", row.printed, f"{mean:.4f}".rstrip("0").rstrip("."), how, verdict)
 
 
-def parameters(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
+def parameters(rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """Each printed number of trained parameters against the count, and against half of it."""
     lines = printed_lines(rows)
     true = {}
@@ -150,7 +112,7 @@ def parameters(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
         yield Finding(f"{row.name}: parameters", f"{row.millions}M", f"{counted:,}", how, verdict)
 
 
-def ranks(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
+def ranks(rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """Which rank, and which divisor of the count, fits the lines that are printed without one."""
     stated = sorted({row.rank for row in rows if row.rank is not None})
     unstated = {key: line[0] for key, line in printed_lines(rows).items() if key[3] is None and line[0].millions}
@@ -171,7 +133,7 @@ def ranks(rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
 
 
 def about(
-    claim: dict[str, Any], rows: list[ReportedNumber], count: Count, memory: Callable[[dict], float] | None
+    claim: dict[str, Any], rows: Sequence[Reported], count: Count, memory: Callable[[dict], float] | None
 ) -> Iterable[Finding]:
     """Findings about one claim in words."""
     if claim["kind"] == "open":
@@ -186,14 +148,14 @@ def about(
     return {"gain": gain, "ratio": ratios, "leads": leads}[claim["kind"]](claim, rows, count)
 
 
-def mean_of(rows: list[ReportedNumber], key: Line, metric: str) -> float:
+def mean_of(rows: Sequence[Reported], key: Line, metric: str) -> float:
     """A line's number in `metric`; an average is recomputed."""
     line = printed_lines(rows).get(key, [])
     parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
-    return sum(float(part.value) for part in parts) / len(parts)
+    return sum(part.value for part in parts) / len(parts)
 
 
-def gain(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
+def gain(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """The pair of lines whose difference is nearest to a claimed gain; and, if it isn't it, a pair that gives it."""
     lines = [k for k in printed_lines(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
     pairs = [
@@ -218,7 +180,7 @@ def gain(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Ite
     yield Finding(claim["id"], claim["text"], pair_text(nearest), how, verdict)
 
 
-def ratios(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
+def ratios(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """The ratio of trained parameters in every model where both methods stand."""
     lines = printed_lines(rows)
     both = [{key[:2] for key in lines if key[2] == claim[side]} for side in ("of", "over")]
@@ -234,7 +196,7 @@ def ratios(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> I
         yield Finding(f"{claim['id']}: {model}", claim["text"], f"{ratio:.3f}", "ratio of counts", verdict)
 
 
-def leads(claim: dict[str, Any], rows: list[ReportedNumber], count: Count) -> Iterable[Finding]:
+def leads(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """Equal-rank comparisons of the averages, recomputed from the cells; who is best of the group, too."""
     lines = printed_lines(rows)
     for key in lines:

@@ -9,17 +9,15 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from sbora_bench.analysis.collect import footprint_rows
 from sbora_bench.analysis.pairs import Outcome, Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.statistics import LEVEL, holm
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_title, ranked_title
-from sbora_bench.report.audit import Agreement, Finding, gain, leads, read_rows
+from sbora_bench.report.audit import Agreement, Finding, gain, leads
 from sbora_bench.report.render import PrintedTable, Text
-from sbora_bench.results.paper.reported import AVERAGE, HERE, SUITE_OF, plain
+from sbora_bench.results.paper.reported import AVERAGE, SUITE_OF, claims, plain, read_reported
 from sbora_bench.results.read import Results
 
 HOLDS, NOT, UNCLEAR, NEVER = "holds", "does not", "can't be told", "never run"
@@ -29,10 +27,9 @@ Judged = tuple[str, str]  # a verdict, and what it rests on
 
 def claim_table(results: Results, tested: Separation, findings: list[Finding]) -> PrintedTable:
     """A row a claim."""
-    claims = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     plan, footprints = results.plan, footprint_rows(results)
     lines = []
-    for claim in claims:
+    for claim in claims():
         ours_text, evidence = ours(plan, claim, tested, footprints)
         printed = reported(claim, findings) + (f": {claim['why']}" if "why" in claim else "")
         texts = [claim["text"], claim["source"], printed, ours_text, evidence]
@@ -50,7 +47,7 @@ def reported(claim: dict[str, Any], findings: Iterable[Finding]) -> str:
     """The verdict of the audit's findings about a claim; with how many agree where they don't all."""
     of_claim = [f for f in findings if f.about == claim["id"] or f.about.startswith(claim["id"] + ":")]
     if not of_claim and claim["kind"] in NO_COUNTS:  # not every experiment's audit is of the paper
-        of_claim = list(NO_COUNTS[claim["kind"]](claim, read_rows(), lambda *_: 0))
+        of_claim = list(NO_COUNTS[claim["kind"]](claim, read_reported(), lambda *_: 0))
     verdicts = [finding.verdict for finding in of_claim]
     agreeing = verdicts.count(Agreement.AGREES)
     if Agreement.DISAGREES in verdicts:

@@ -9,7 +9,7 @@ import pytest
 
 from sbora_bench.report import audit
 from sbora_bench.report.render import markdown
-from sbora_bench.results.paper.reported import SUITE_OF
+from sbora_bench.results.paper.reported import SUITE_OF, read_reported
 from tests.factories import paper
 
 
@@ -19,7 +19,7 @@ def by_formula(table, model, method, rank):
 
 @pytest.fixture(scope="module")
 def rows():
-    return audit.read_rows()
+    return read_reported()
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def inexcusable(rows):
     for row in rows:
         lines.setdefault((row.table, row.model, row.method, row.rank), {})[row.metric] = row
     unit = {
-        table: Fraction(10) ** -max(len(row.value.partition(".")[2]) for row in rows if row.table == table)
+        table: Fraction(10) ** -max(len(row.printed.partition(".")[2]) for row in rows if row.table == table)
         for table in {row.table for row in rows}
     }
     for (table, model, method, rank), line in lines.items():
         metric = next((name for name in audit.AVERAGES if name in line), None)
         if metric:
-            cells = [Fraction(row.value) for name, row in line.items() if name != metric]
-            off = abs(sum(cells) / len(cells) - Fraction(line[metric].value))
+            cells = [Fraction(row.printed) for name, row in line.items() if name != metric]
+            off = abs(sum(cells) / len(cells) - Fraction(line[metric].printed))
             if off > unit[table]:  # half of it for the cells' rounding, half for the average's
                 wrong.add(f"{line[metric].name}: {metric}")
         row = next(iter(line.values()))
@@ -94,7 +94,7 @@ def inexcusable(rows):
 def test_altered_cells_are_found(rows, seed):
     """20 numbers, drawn from all that can be recomputed, moved by a little or by much: found, and nothing else."""
     draw, altered = random.Random(seed), list(rows)
-    numbers = [(n, "value") for n, row in enumerate(rows) if row.table != "qsbora_mmlu"]  # no averages there
+    numbers = [(n, "printed") for n, row in enumerate(rows) if row.table != "qsbora_mmlu"]  # no averages there
     lines = audit.printed_lines(rows)
     numbers += [(rows.index(line[0]), "millions") for key, line in lines.items() if key[0] in SUITE_OF]
     for number, key in draw.sample(numbers, 20):
@@ -116,7 +116,7 @@ def test_altered_cells_are_found(rows, seed):
 
 def test_an_altered_cell_moves_its_average(rows):
     number = next(n for n, row in enumerate(rows) if row.metric == "PIQA")
-    altered = [replace(row, value="12.0") if n == number else row for n, row in enumerate(rows)]
+    altered = [replace(row, printed="12.0") if n == number else row for n, row in enumerate(rows)]
     audited = audit.audit(altered, by_formula, None)
     assert any(f.verdict == "disagrees" and f.about == f"{rows[number].name}: Average" for f in audited)
 

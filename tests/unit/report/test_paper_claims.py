@@ -1,7 +1,6 @@
 """Verdicts on the paper's claims: of the reported numbers, and of made results."""
 
 import pytest
-import yaml
 from scipy import stats
 
 from sbora_bench.analysis.estimate import Estimate
@@ -11,11 +10,11 @@ from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
 from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Agreement, Finding
-from sbora_bench.results.paper.reported import HERE
+from sbora_bench.results.paper.reported import claims
 from sbora_bench.results.read import Results
 from tests.factories.made_results import make_experiment
 
-ALL = {claim["id"]: claim for claim in yaml.safe_load((HERE / "claims.yaml").read_text())}
+ALL = {claim["id"]: claim for claim in claims()}
 GAIN = ALL["arithmetic-gain"]
 
 

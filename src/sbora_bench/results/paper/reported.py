@@ -19,15 +19,31 @@ AVERAGE = "Average"
 
 @dataclass(frozen=True)
 class Reported:
-    """One printed number: `value` in per cent (the diffusion tables: a similarity), `params_millions` as printed."""
+    """One number, `printed` as text, for its decimals count, as do those of the `millions` of trained parameters."""
 
     table: str
     model: str
     method: str
     rank: int | None
-    params_millions: float | None
+    millions: str
     metric: str
-    value: float
+    printed: str
+
+    @property
+    def value(self) -> float:
+        """In per cent (the diffusion tables: a similarity)."""
+        return float(self.printed)
+
+    @property
+    def params_millions(self) -> float | None:
+        """Trained parameters; None where none are printed."""
+        return float(self.millions) if self.millions else None
+
+    @property
+    def name(self) -> str:
+        """Table, model, method and rank, as findings say it."""
+        rank = "" if self.rank is None else f" r={self.rank}"
+        return f"{self.table}, {self.model}, {self.method}{rank}"
 
 
 @cache
@@ -40,20 +56,30 @@ def read_reported() -> tuple[Reported, ...]:
                 model=row["model"],
                 method=row["method"],
                 rank=int(row["rank"]) if row["rank"] else None,
-                params_millions=float(row["params_millions"]) if row["params_millions"] else None,
+                millions=row["params_millions"],
                 metric=row["metric"],
-                value=float(row["value"]),
+                printed=row["value"],
             )
             for row in csv.DictReader(file)
         )
 
 
 @cache
+def claims() -> tuple[dict[str, Any], ...]:
+    """What the paper claims in words, with what it takes to recompute it."""
+    return _listed("claims.yaml")
+
+
+@cache
 def anomalies() -> tuple[dict[str, Any], ...]:
     """Reported numbers that do not agree with themselves: table, metric, note, and model, method, rank where one."""
+    return _listed("anomalies.yaml")
+
+
+def _listed(name: str) -> tuple[dict[str, Any], ...]:
     import yaml
 
-    return tuple(yaml.safe_load((HERE / "anomalies.yaml").read_text(encoding="utf-8")))
+    return tuple(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
 
 
 def plain(name: str) -> str:
