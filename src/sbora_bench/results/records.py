@@ -34,6 +34,16 @@ class RunRecord(Record):
     method: str
     rank: int | None
     seed: int | None
+    status: Literal["ok", "failed"] = "ok"
+    reason: str = ""
+
+
+class StageRecord(Record):
+    """What a stage decided for a table on the way; `settings_sha256`: of all that it decided by."""
+
+    experiment: str
+    table: str
+    settings_sha256: str
 
 
 class BaseRecord(Record):
@@ -152,8 +162,6 @@ class Environment(Sparse):
 class TrainRecord(RunRecord):
     """`train.json` in three parts: the settings, what happened, on what."""
 
-    status: Literal["ok", "failed"] = "ok"
-    reason: str = ""
     asked: dict[str, Any] = Field(description="the settings, as Plan.training_settings has them")
     happened: Training
     on: Environment
@@ -203,8 +211,6 @@ class ModelCheck(Sparse):
 class ScoresRecord(RunRecord):
     """`scores.json`."""
 
-    status: Literal["ok", "failed"] = "ok"
-    reason: str = ""
     suite: str
     train: str | None
     protocol: str

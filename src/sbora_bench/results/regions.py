@@ -1,7 +1,5 @@
 """What an adapter changes in its base's weights, as `sbora-bench regions` writes it: `regions/<run>.json`."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from sbora_bench.plan.entry import Strict
@@ -32,7 +30,5 @@ class Region(Strict):
 class RegionsRecord(RunRecord):
     """The layers that a run's adapter changes, in the model's order; none where it has no region, for the `reason`."""
 
-    status: Literal["ok", "failed"] = "ok"
-    reason: str = ""
     adapter_sha256: dict[str, str] = Field(default_factory=dict, description="file name -> SHA-256, as in train.json")
     layers: list[Region] = Field(default_factory=list)

@@ -16,7 +16,9 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.folders import look_file, rates_file, round_file
-from sbora_bench.results.records import Record, record_at
+from sbora_bench.results.records import StageRecord, record_at
+
+R = TypeVar("R", bound=StageRecord)
 
 
 class PickedRate(Strict):
@@ -31,22 +33,16 @@ class PickedRate(Strict):
     failed: int = Field(default=0, description="runs that failed; they have nothing right")
 
 
-class RatesRecord(Record):
-    """`rates/<table>.json`."""
+class RatesRecord(StageRecord):
+    """`rates/<table>.json`; `settings_sha256`: of the rates, the seeds to pick with and the cells."""
 
-    experiment: str
-    table: str
-    settings_sha256: str = Field(description="of the rates, the seeds to pick with and the cells")
     cells: dict[str, PickedRate] = Field(description="by the cell's name")
 
 
-class RoundRecord(Record):
-    """`rounds/<table>-<n>.json`."""
+class RoundRecord(StageRecord):
+    """`rounds/<table>-<n>.json`; `settings_sha256` as of the rates."""
 
-    experiment: str
-    table: str
     round: int
-    settings_sha256: str = Field(description="of the rates, the seeds to pick with and the cells")
     more: dict[str, float] = Field(description="cell's name -> the rate beyond its grid that it tries next")
 
 
@@ -67,20 +63,14 @@ class Compared(Strict):
     high: float | None
 
 
-class LookRecord(Record):
-    """`looks/<table>-<n>.json`."""
+class LookRecord(StageRecord):
+    """`looks/<table>-<n>.json`; `settings_sha256`: of the looks, the seeds and the comparisons."""
 
-    experiment: str
-    table: str
     look: int
     looks: list[int]
     alpha: float = Field(description="two-sided, of a comparison over all its looks")
-    settings_sha256: str = Field(description="of the looks, the seeds and the comparisons")
     comparisons: list[Compared]
     more: list[str] = Field(description="names of the cells that need the next look")
-
-
-StageRecord = TypeVar("StageRecord", RatesRecord, RoundRecord, LookRecord)
 
 
 def rates_hash(plan: Plan, table: str) -> str:
@@ -104,7 +94,7 @@ def _compared_by(plan: Plan, table: str) -> list[str]:
     return [metric] if plan.gold(table) and metric != GOLD_LOSS else []
 
 
-def _of_settings(path: Path, kind: type[StageRecord], settings_sha256: str) -> StageRecord | None:
+def _of_settings(path: Path, kind: type[R], settings_sha256: str) -> R | None:
     record = record_at(path, kind)
     return record if record is not None and record.settings_sha256 == settings_sha256 else None
 

@@ -51,12 +51,12 @@ def record_of(folder: Path, resources: Path) -> RegionsRecord:
     if not (folder / TRAINING).is_file():
         raise UserError(f"{folder / TRAINING}: no such file; name a tuned run: the untuned base has no region")
     record = read_record(folder / TRAINING, TrainRecord)
-    names = {name: getattr(record, name) for name in RunRecord.model_fields}
+    of_run = {name: getattr(record, name) for name in RunRecord.model_fields}
     if record.status != "ok":
-        return RegionsRecord(**names, status="failed", reason=f"its training failed ({record.reason})")
+        return RegionsRecord(**of_run | {"reason": f"its training failed ({record.reason})"})
     layers = _layers(folder, resources, record)
     changed: dict[str, Any] = {"status": "failed", "reason": layers} if isinstance(layers, str) else {"layers": layers}
-    return RegionsRecord(**names, adapter_sha256=record.happened.adapter_sha256, **changed)
+    return RegionsRecord(**of_run | changed, adapter_sha256=record.happened.adapter_sha256)
 
 
 def _layers(folder: Path, resources: Path, record: TrainRecord) -> list[Region] | str:
