@@ -22,8 +22,11 @@ from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
 from sbora_bench.results.folders import (
+    ADAPTER,
     ADAPTER_FILES,
     MODEL_CARD,
+    SCORES,
+    TRAINING,
     footprint_of,
     rates_file,
     region_file,
@@ -43,8 +46,8 @@ from sbora_bench.results.stages import (
 )
 
 KEYS = ("experiment", "retry_failed", *OPTIONS)  # of `snakemake --config`
-ADAPTER = tuple(f"adapter/{name}" for name in ADAPTER_FILES)
-CARD = f"adapter/{MODEL_CARD}"
+ADAPTER_PATHS = tuple(f"{ADAPTER}/{name}" for name in ADAPTER_FILES)
+CARD = f"{ADAPTER}/{MODEL_CARD}"
 PICKING = 1000  # the priority of what others wait for, above any number of tokens
 
 
@@ -184,7 +187,7 @@ class Files:
 
     def trained(self, runs: Iterable[Run]) -> list[str]:
         """What training leaves: nothing of an untuned base."""
-        return self.of(tuned(runs), ["train.json", *ADAPTER])
+        return self.of(tuned(runs), [TRAINING, *ADAPTER_PATHS])
 
     def scored(self, runs: Iterable[Run]) -> list[str]:
         """What scoring leaves; of the held-out training rows too, where the table picks a learning rate by them."""
@@ -207,7 +210,7 @@ class Files:
         names = []
         for part in sorted(scored_parts(self.plan, run)):
             tasks = self.plan.tasks(run.table) if part else self.plan.scored(run.table)
-            of_part = ["scores.json", *(f"samples/{task}.jsonl" for task in tasks)]
+            of_part = [SCORES, *(f"samples/{task}.jsonl" for task in tasks)]
             names += [f"{part}/{name}" if part else name for name in of_part]
         return names
 
@@ -221,7 +224,7 @@ class Files:
 
     @property
     def train_records(self) -> list[str]:
-        return self.of(tuned(self.plan.all_runs), ["train.json"])
+        return self.of(tuned(self.plan.all_runs), [TRAINING])
 
     @property
     def footprint_records(self) -> list[str]:

@@ -350,10 +350,11 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
 def export(adapter: Path, to: Literal["lora", "merged"], output: Path, base: str | None, resources: Path) -> None:
     """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
     from sbora_bench.files import read_json
+    from sbora_bench.results.folders import ADAPTER_CONFIG, BASE, model_folder
 
     if base is None:
-        named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
-        if named and (resources / "models" / named / "base.json").is_file():
+        named = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
+        if named and (model_folder(named, resources) / BASE).is_file():
             from sbora_bench.inputs.models.load import prepared_folder
 
             base, _ = prepared_folder(resources, named)

@@ -33,6 +33,7 @@ from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData, OwnData
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.results.folders import model_folder
 
 TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
 LETTERS = {"A", "B", "C", "D"}
@@ -145,7 +146,7 @@ class Tokenizer:
 
 def tokenizer_of(model: str, entry: ModelEntry) -> Tokenizer | None:
     """The tokenizer of a model that is prepared, or that lies in a folder; None where it isn't at hand."""
-    own, prepared = source_of(model, entry).files(), Path("resources/models") / model
+    own, prepared = source_of(model, entry).files(), model_folder(model)
     for folder in (own, prepared):
         if folder and ((folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()):
             return Tokenizer(folder)

@@ -25,7 +25,7 @@ from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import SyntheticData
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.results.folders import VALIDATION
+from sbora_bench.results.folders import CONTAMINATION, VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
 
 
@@ -85,7 +85,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             own_data=plan.own_data(table),
             tasks=tasks,
         )
-        write_record(folder / "contamination.json", record)
+        write_record(folder / CONTAMINATION, record)
         if held:
             validation = folder / VALIDATION
             of_held = {
@@ -93,7 +93,7 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
                 for task, indices in held.items()
             }
             record = record.model_copy(update={"policy": "keep", "tasks": of_held})
-            write_record(validation / "contamination.json", record)
+            write_record(validation / CONTAMINATION, record)
 
 
 def prepare_model(catalog: Catalog, model: str, output: Path, experiment: str = "") -> None:

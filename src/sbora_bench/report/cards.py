@@ -10,7 +10,7 @@ from pathlib import Path
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.metric import Metric
-from sbora_bench.results.folders import MODEL_CARD, run_folder
+from sbora_bench.results.folders import ADAPTER, MODEL_CARD, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
 
@@ -28,7 +28,7 @@ def cards(plan: Plan, results: Path) -> None:
         scores = None if run.is_base else left.scores(run)
         if scores is not None:
             text = model_card(plan, run, left.training(run), scores)
-            write_text(run_folder(results, run) / "adapter" / MODEL_CARD, text)
+            write_text(run_folder(results, run) / ADAPTER / MODEL_CARD, text)
 
 
 def model_card(plan: Plan, run: Run, training: TrainRecord | None, scores: ScoresRecord) -> str:

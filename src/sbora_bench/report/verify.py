@@ -49,7 +49,6 @@ from sbora_bench.results.table_data import difference
 
 CLOSE = 1e-9
 FEW = 3  # runs that may be missing before it is a part of the experiment
-WEIGHTS = "adapter_model.safetensors"
 
 
 def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
@@ -186,7 +185,7 @@ def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
         except UserError as error:
             yield f"{path}: {error}"
     for model in dict.fromkeys(run.model for run in plan.runs):
-        path = Path("resources/models") / model / "base.json"
+        path = folders.model_folder(model) / folders.BASE
         base = record_at(path, BaseRecord)
         for name, digest in base.files.items() if base else ():
             if not (path.parent / name).is_file() or content_sha256(path.parent / name) != digest:
@@ -213,7 +212,7 @@ def same_adapters(results: Results, records: dict[Run, ScoresRecord]) -> Iterato
     seen: dict[tuple[Any, ...], str] = {}
     for run in records:
         training = results.training(run)
-        digest = None if training is None else training.happened.adapter_sha256.get(WEIGHTS)
+        digest = None if training is None else training.happened.adapter_sha256.get(folders.ADAPTER_WEIGHTS)
         if digest is None:
             continue
         key = run.table, run.model, run.seed, run.learning_rate, digest

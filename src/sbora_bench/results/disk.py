@@ -16,7 +16,7 @@ from sbora_bench.files import read_json, sha256
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.results import store
 from sbora_bench.results.failures import RECORDS
-from sbora_bench.results.folders import STORE, run_folder, store_folder
+from sbora_bench.results.folders import BASE, STORE, model_folder, run_folder, store_folder
 from sbora_bench.results.records import read_record
 
 ABANDONED = 86400  # seconds after which a half-written file counts as left behind
@@ -44,10 +44,9 @@ def usage(results: Path) -> dict[str, int]:
 def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
     """Path -> why no table needs it."""
     reasons: dict[Path, str] = {}
-    bases = resources / "models"
-    for model in {run.model for run in plan.runs}:
-        checkpoints = store.checkpoints_of(bases / model)
-        if checkpoints.is_dir() and (bases / model / "base.json").is_file():
+    for base in {model_folder(run.model, resources) for run in plan.runs}:
+        checkpoints = store.checkpoints_of(base)
+        if checkpoints.is_dir() and (base / BASE).is_file():
             reasons[checkpoints] = "training ended well"
     for run in plan.all_runs:
         entries_of_run = store_folder(results, run)
@@ -65,7 +64,7 @@ def needless(plan: Plan, results: Path, resources: Path) -> dict[Path, str]:
                     reasons[entry] = "replaced by another"
             if ended:
                 reasons |= dict.fromkeys(entries_of_run.glob(f"{stage}-*.checkpoints"), "training ended well")
-    for part in [*results.rglob(".*.part"), *bases.rglob(".*.part")]:
+    for part in [*results.rglob(".*.part"), *model_folder("", resources).rglob(".*.part")]:
         if time.time() - part.lstat().st_mtime > ABANDONED and not reasons.keys() & set(part.parents):
             reasons[part] = "half written, long ago"
     return dict(sorted(reasons.items()))

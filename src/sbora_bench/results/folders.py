@@ -13,12 +13,15 @@ from pathlib import Path
 from sbora_bench.plan.experiment import Plan, Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
+BASE = "base.json"  # in the folder of a prepared model
 RUNS, DATA, STORE, SAMPLES = "runs", "data", "store", "samples"
 FOOTPRINTS, RATES, ROUNDS, LOOKS, REGIONS = "footprints", "rates", "rounds", "looks", "regions"
 VALIDATION = "validation"  # folder of a table's data and of a run, of held-out training rows
 LOGITS = "logits.safetensors"
 MODEL_CARD = "README.md"  # in an adapter's folder
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", LOGITS)  # what training leaves in adapter/
+ADAPTER, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter", "adapter_model.safetensors", "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, LOGITS)  # what training leaves in adapter/
+RESOURCES = Path("resources")  # unless an option says otherwise
 
 
 def run_folder(results: str | Path, run: Run | str) -> Path:
@@ -35,6 +38,11 @@ def scored_parts(plan: Plan, run: Run) -> tuple[str, ...]:
     if table.picking_seeds:
         return (VALIDATION,) if run.seed in table.picking_seeds else ("",)
     return (VALIDATION, "") if table.learning_rates else ("",)
+
+
+def model_folder(model: str, resources: str | Path = RESOURCES) -> Path:
+    """A prepared model."""
+    return Path(resources) / "models" / model
 
 
 def data_folder(results: str | Path, table: str) -> Path:

@@ -28,10 +28,9 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.results.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, SCORES, model_folder
 from sbora_bench.results.records import ScoresRecord, write_record
 from sbora_bench.score.evaluate import load_scorer, score_tasks
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,13 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
         metrics = {task: catalog.tasks[task].metrics for task in configs}
         scores = score_tasks(configs, metrics, items, data, protocol, scorer, adapter.name, made)
         settings = {
-            "adapter": {file: sha256(adapter / file) for file in (CONFIG, WEIGHTS)},
+            "adapter": {file: sha256(adapter / file) for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)},
             "base": prepared_files(where, name)["files"] or prepared_files(where, name)["source"],
             "items": {task: catalog.data[source].model_dump(mode="json") for task, source in sources.items()},
             "protocol": protocol.model_dump(mode="json"),
             **{key: getattr(trial, key) for key in ("limit", "quantization", "suite", "train")},
         }
-        rank = read_json(adapter / CONFIG).get("r")
+        rank = read_json(adapter / ADAPTER_CONFIG).get("r")
         record = ScoresRecord(
             experiment="score",
             table=trial.suite,
@@ -117,7 +116,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
             model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,
         )
-        write_record(made / "scores.json", record)
+        write_record(made / SCORES, record)
     return record
 
 
@@ -130,13 +129,13 @@ def adapter_folder(trial: AdapterTrial) -> Path:
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", trial.adapter):
             raise UserError(f"{trial.adapter}: no such folder; give the folder of an adapter, or a hub id owner/name")
-        folder = snapshot(
-            trial.adapter, trial.revision, "model", [CONFIG, WEIGHTS], "give the adapter's folder instead"
-        )
-    for file in (CONFIG, WEIGHTS):
+        files = [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+        folder = snapshot(trial.adapter, trial.revision, "model", files, "give the adapter's folder instead")
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / file).is_file():
             raise UserError(
-                f"{folder / file}: no such file; an adapter is {CONFIG} and {WEIGHTS} (no other format is read)"
+                f"{folder / file}: no such file; an adapter is {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} (no other"
+                " format is read)"
             )
     return folder.resolve()
 
@@ -145,16 +144,16 @@ def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
     """What the adapter says that it is. Raises UserError for a type that PEFT doesn't know and for damaged weights."""
     from safetensors import SafetensorError, safe_open
 
-    config = read_json(adapter / CONFIG)
+    config = read_json(adapter / ADAPTER_CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     known = list(peft_types())
     if kind not in known:
-        raise UserError(f"{adapter / CONFIG}: peft_type: {one_of(str(kind), known, 'PEFT method')}")
+        raise UserError(f"{adapter / ADAPTER_CONFIG}: peft_type: {one_of(str(kind), known, 'PEFT method')}")
     try:
-        with safe_open(adapter / WEIGHTS, framework="pt"):
+        with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt"):
             pass
     except SafetensorError as error:
-        raise UserError(f"{adapter / WEIGHTS}: not a whole safetensors file ({error})") from None
+        raise UserError(f"{adapter / ADAPTER_WEIGHTS}: not a whole safetensors file ({error})") from None
     return MethodEntry(title=kind, peft_type=kind, arguments={}, quantization=quantization)
 
 
@@ -170,8 +169,8 @@ def ready_model(catalog: Catalog, model: str, resources: Path, spare: Path) -> t
         entry = ModelEntry(title=model, source=source)
         catalog = catalog.model_copy(update={"models": catalog.models | {model: entry}})
     catalog.find("models", model, "--model")
-    place = resources / "models" / model
-    if not (place / "base.json").is_file():
+    place = model_folder(model, resources)
+    if not (place / BASE).is_file():
         prepare_model(catalog, model, place)
     return catalog, model, resources
 

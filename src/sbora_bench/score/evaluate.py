@@ -45,7 +45,18 @@ from sbora_bench.results.aggregate import (
     mean_of,
     other_means,
 )
-from sbora_bench.results.folders import MODEL_CARD, VALIDATION, run_folder, scored_parts
+from sbora_bench.results.folders import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONTAMINATION,
+    MODEL_CARD,
+    SCORES,
+    TRAINING,
+    VALIDATION,
+    run_folder,
+    samples_file,
+    scored_parts,
+)
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
     ContaminationRecord,
@@ -106,10 +117,10 @@ def _score_or_tell(plan: Plan, run: Run, resources: Path, results: Path, folder:
 def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str, Any]:
     """All that a run's scores depend on, as JSON. Raises UserError where a part of it is missing."""
     data, adapter = table_data(plan, results, run.table), adapter_folder(plan, results, run)
-    contamination = read_record(data / "contamination.json", ContaminationRecord)
+    contamination = read_record(data / CONTAMINATION, ContaminationRecord)
     held = {}
     if VALIDATION in scored_parts(plan, run):
-        record = read_record(data / VALIDATION / "contamination.json", ContaminationRecord)
+        record = read_record(data / VALIDATION / CONTAMINATION, ContaminationRecord)
         held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
     return held | {
         "settings": plan.settings(run),
@@ -135,14 +146,14 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     """
     if run.is_base or training_failure(results, run):
         return None
-    folder = run_folder(results, run) / "adapter"
-    if not (folder / "adapter_config.json").is_file():
+    folder = run_folder(results, run) / ADAPTER
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
     if record is not None and record.asked != plan.training_settings(run):
         reason = other_setting(record.asked, plan.training_settings(run))
         raise UserError(
-            f"{folder.parent / 'train.json'}: {reason}; train it again with: {plan.command('finetune', run.name)}"
+            f"{folder.parent / TRAINING}: {reason}; train it again with: {plan.command('finetune', run.name)}"
         )
     for name, expected in (record.happened.adapter_sha256 if record else {}).items():
         digest = sha256(folder / name) if (folder / name).is_file() else "no file"
@@ -156,7 +167,7 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
 
 def training_record(results: Path, run: Run) -> TrainRecord | None:
     """How the run was trained; None for the untuned base, and for an adapter from elsewhere."""
-    return None if run.is_base else record_at(run_folder(results, run) / "train.json", TrainRecord)
+    return None if run.is_base else record_at(run_folder(results, run) / TRAINING, TrainRecord)
 
 
 def training_failure(results: Path, run: Run) -> str:
@@ -192,7 +203,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
     metrics = {task: catalog.tasks[task].metrics for task in configs}
     for part in scored_parts(plan, run):
         to_ask = own if part == VALIDATION else configs
-        task_data = read_record(data / part / "contamination.json", ContaminationRecord).tasks
+        task_data = read_record(data / part / CONTAMINATION, ContaminationRecord).tasks
         of_seed = run.seed if table.fresh_items and not part else None
         scores = score_tasks(
             to_ask,
@@ -221,7 +232,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,
         )
-        write_record(made / part / "scores.json", record)
+        write_record(made / part / SCORES, record)
 
 
 def score_tasks(
@@ -262,7 +273,7 @@ def score_tasks(
             items = written_out(scorer.tokenizer, items)
             with progress.loop("evaluate", label, task=task, step=len(scores), steps=len(configs), items=len(items)):
                 score, rows = score_items(scorer, config, items, macro, metrics[task], answered.get(task))
-        samples = made / "samples" / f"{task}.jsonl"
+        samples = samples_file(made, task)
         write_jsonl(samples, rows)
         scores[task] = score.model_copy(update={"samples_sha256": sha256(samples)})
     return scores

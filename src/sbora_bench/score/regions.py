@@ -14,7 +14,7 @@ import numpy as np
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.results.folders import TRAINING, region_file, run_folder
+from sbora_bench.results.folders import ADAPTER, TRAINING, region_file, run_folder
 from sbora_bench.results.records import RunRecord, TrainRecord, read_record, record_at, write_record
 from sbora_bench.results.regions import Region, RegionsRecord
 
@@ -70,7 +70,7 @@ def _layers(folder: Path, resources: Path, record: TrainRecord) -> list[Region] 
     base = load_base(resources, record.model, protocol, None, tokenizer)
     before = {name: weight.detach().clone() for name, weight in base.named_parameters()}
     try:
-        after = dict(load_adapter(base, folder / "adapter", merge=True).named_parameters())
+        after = dict(load_adapter(base, folder / ADAPTER, merge=True).named_parameters())
     except (AttributeError, NotImplementedError, ValueError) as error:  # PEFT's own ways to say that it can't
         reason = f"{record.method} can't be merged into the base's weights, so it has no region there"
         return f"{reason} ({in_a_line(error)})"

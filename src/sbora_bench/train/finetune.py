@@ -31,7 +31,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results import store
-from sbora_bench.results.folders import ADAPTER_FILES, run_folder
+from sbora_bench.results.folders import ADAPTER, ADAPTER_CONFIG, ADAPTER_FILES, TRAINING, run_folder
 from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
@@ -70,7 +70,7 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
                 _train_or_fail(plan, run, resources, results, folder, checkpoints)
             if not processes.is_first():
                 continue
-            if read_record(folder / "train.json", TrainRecord).status == "ok":  # a failed run may be tried again
+            if read_record(folder / TRAINING, TrainRecord).status == "ok":  # a failed run may be tried again
                 shutil.rmtree(checkpoints, ignore_errors=True)
         store.take(folder, run_folder(results, run))
 
@@ -152,8 +152,8 @@ def train_run(
         seconds = _train(trainer, run, resumed, checkpoints)
         logits_after = logits_of(_as_scored(trainer), *tokens_to_check)
         sharded = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes.sharded() else None
-        save_adapter(model, made / "adapter", run.model, sharded, values)
-    write_logits(made / "adapter", *tokens_to_check, logits_before, logits_after)
+        save_adapter(model, made / ADAPTER, run.model, sharded, values)
+    write_logits(made / ADAPTER, *tokens_to_check, logits_before, logits_after)
     figures = {
         **_figures(trainer.state, seconds, tokens_before),
         "resumed_from_step": step_of(resumed) if resumed else 0,
@@ -166,10 +166,10 @@ def train_run(
     }
     happened = figures | {
         "too_long": too_long if too_long.rows else None,
-        "adapter_sha256": {path.name: sha256(path) for path in sorted((made / "adapter").iterdir())},
+        "adapter_sha256": {path.name: sha256(path) for path in sorted((made / ADAPTER).iterdir())},
         "loss_curve": loss_curve(trainer.state.log_history),
     }
-    write_record(made / "train.json", train_record(plan, run, results, happened))
+    write_record(made / TRAINING, train_record(plan, run, results, happened))
     return figures
 
 
@@ -301,9 +301,9 @@ def write_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
     """Write the `train.json` of a failed training, and an adapter of empty files, which nothing can load."""
     last = newest(checkpoints)
     happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
-    write_record(made / "train.json", train_record(plan, run, results, happened, in_a_line(error)))
+    write_record(made / TRAINING, train_record(plan, run, results, happened, in_a_line(error)))
     for name in ADAPTER_FILES:
-        write_text(made / "adapter" / name, "")
+        write_text(made / ADAPTER / name, "")
 
 
 def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> None:
@@ -367,7 +367,7 @@ def save_adapter(
     model.save_pretrained(
         str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors, **converted
     )
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(config.get(key), list):

@@ -29,6 +29,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.data import corpus
 from sbora_bench.plan.model_entry import PretrainSource, ShippedSource
 from sbora_bench.results import store
+from sbora_bench.results.folders import BASE
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.train.callbacks import TerminationCallback, check_finite, check_loss
 from sbora_bench.train.checkpoints import keep_newest, newest, step_of
@@ -161,7 +162,7 @@ def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> 
             raise UserError(f"{model}: pre-training failed: {error}; lower its recipe's learning_rate, say") from None
         hashes = {path.name: files.sha256(path) for path in sorted(output.iterdir())}
         source = entry.source.model_dump(mode="json")
-        write_record(output / "base.json", BaseRecord(model=model, source=source, files=hashes, summary=summary))
+        write_record(output / BASE, BaseRecord(model=model, source=source, files=hashes, summary=summary))
         shutil.rmtree(store.checkpoints_of(output), ignore_errors=True)
 
 

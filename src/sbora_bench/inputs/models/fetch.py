@@ -11,6 +11,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import whole_folder
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.results.folders import BASE
 from sbora_bench.results.records import BaseRecord, write_record
 
 
@@ -28,4 +29,4 @@ def fetch_model(model: str, entry: ModelEntry, output: Path, experiment: str = "
         raise UserError(f"model {model} is trained here: run `{command}`")
     with whole_folder(output) as folder:
         fetched = source.fetch(folder)
-        write_record(folder / "base.json", BaseRecord(model=model, **fetched))
+        write_record(folder / BASE, BaseRecord(model=model, **fetched))

@@ -16,6 +16,7 @@ from sbora_bench.inputs.models.weights import refuse_missing
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.results.folders import BASE, model_folder
 from sbora_bench.results.records import BaseRecord, read_record
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def prepared_folder(resources: Path, model: str) -> tuple[str, dict]:
     Every file that base.json names is checked by SHA-256 first. Raises UserError naming the file that is missing or
     differs.
     """
-    folder = Path(resources) / "models" / model
-    record = read_record(folder / "base.json", BaseRecord)
+    folder = model_folder(model, resources)
+    record = read_record(folder / BASE, BaseRecord)
     for name, expected in record.files.items():
         path = folder / name
         digest = _sha256(path, path.stat().st_dev, *file_state(path)) if path.is_file() else "no file"
@@ -53,10 +54,10 @@ def prepared_for(plan: Plan, model: str, resources: Path) -> dict:
     Raises UserError, with the command that makes them, where there are none or they are of another source than the
     catalog, or the model's environment variable, names now.
     """
-    source, folder = source_of(model, plan.catalog.models[model]), Path(resources) / "models" / model
+    source, folder = source_of(model, plan.catalog.models[model]), model_folder(model, resources)
     names = [model] if source.command == "pretrain" else ["--model", model]
     command = shlex.join(["sbora-bench", source.command, "--experiment", plan.path, *names, "--output", str(folder)])
-    path = folder / "base.json"
+    path = folder / BASE
     if not path.is_file():
         raise UserError(f"{path}: no such file; make it with: {command}")
     if not source.made(read_record(path, BaseRecord)):
@@ -69,7 +70,7 @@ def prepared_for(plan: Plan, model: str, resources: Path) -> dict:
 
 def prepared_files(resources: Path, model: str) -> dict:
     """What tells one prepared base from another: its source and the SHA-256 of its files."""
-    record = read_record(Path(resources) / "models" / model / "base.json", BaseRecord)
+    record = read_record(model_folder(model, resources) / BASE, BaseRecord)
     return {"source": record.source, "files": record.files}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, sha256
 from sbora_bench.plan.model_entry import ModelEntry, PretrainSource, ShippedSource
+from sbora_bench.results.folders import BASE
 from sbora_bench.results.records import BaseRecord, read_record
 
 FILES = Path(__file__).parent / "weights_shipped"
@@ -28,7 +29,7 @@ def ship(trained: Path, entry: ModelEntry, path: Path) -> str:
     from safetensors.torch import load_file, save_file
 
     tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(trained / "model.safetensors").items()}
-    summary = read_record(trained / "base.json", BaseRecord).summary
+    summary = read_record(trained / BASE, BaseRecord).summary
     kept = {key: summary[key] for key in ("steps", "tokens", "held_out_accuracy", "parameters")}
     save_file(tensors, path, {"recipe": recipe_hash(entry), "summary": json.dumps(kept, sort_keys=True)})
     return sha256(path)

@@ -27,6 +27,7 @@ from sbora_bench.plan.model_entry import (
     WheelSource,
     hub_gguf,
 )
+from sbora_bench.results.folders import model_folder
 from sbora_bench.results.records import BaseRecord
 
 _GGUF_CONFIGS: dict[str, dict[str, Any]] = {}  # by file and hash: reading one takes a second
@@ -166,7 +167,7 @@ class Wheel(Source[WheelSource]):
     stored_bits = 32
 
     def files(self) -> Path | None:
-        prepared = Path("resources/models") / self.model
+        prepared = model_folder(self.model)
         return prepared if not self.entry.architecture and (prepared / "config.json").is_file() else None
 
     def fetch(self, folder: Path) -> dict[str, Any]:

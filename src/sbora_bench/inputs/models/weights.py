@@ -9,6 +9,7 @@ from typing import Any
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256
 from sbora_bench.hub import TOKENIZER_FILES
+from sbora_bench.results.folders import ADAPTER_CONFIG
 
 # Any one of these sets of files is a tokenizer.
 TOKENIZERS = (
@@ -21,7 +22,6 @@ TOKENIZERS = (
 )
 PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
 NAMES = set(TOKENIZER_FILES)
-ADAPTER = "adapter_config.json"
 SHOWN = 3  # tensors in a message
 
 
@@ -32,10 +32,10 @@ def check_parts(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json here; expected a model's folder with safetensors and tokenizer")
-    if (folder / ADAPTER).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{folder}: {ADAPTER} is here too, and transformers would put that adapter on the model; move the adapter"
-            " out of the folder, or merge it into the weights"
+            f"{folder}: {ADAPTER_CONFIG} is here too, and transformers would put that adapter on the model; move the"
+            " adapter out of the folder, or merge it into the weights"
         )
     packed = read_config_file(folder / "config.json").get("quantization_config")
     if packed:
