@@ -5,15 +5,16 @@ They are declared before anything runs, so that only these few tests share the t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.plan.data_entries import TaskEntry
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.metric import GOLD_LOSS, LOSS, Metric
 from sbora_bench.plan.runs import Cell, CellPair
+from sbora_bench.plan.stages import each_once
 
 METHOD_AND_RANK = r"^[a-z0-9][a-z0-9.-]*-r[1-9][0-9]*$"  # a method with its rank, as names of runs have it
 PARAMETERS_WITHIN = 0.15  # LLaMA3-8B's SBoRA at twice the rank has 0.89 or 1.11 times LoRA's
@@ -31,14 +32,9 @@ class Comparison(Strict):
     margin: float = Field(
         gt=0, description="the difference that doesn't matter, in the metric's unit: 0.02 is 2 points"
     )
-    models: list[str] = Field(default_factory=list, description="none: all that have both")
-
-    @field_validator("models")
-    @classmethod
-    def _once(cls, models: list[str]) -> list[str]:
-        if len(set(models)) < len(models):
-            raise ValueError("a model stands twice")
-        return models
+    models: Annotated[list[str], each_once("model")] = Field(
+        default_factory=list, description="none: all that have both"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,24 @@
 """Which runs of a table have their regions shown: what their adapters change in the base's weights."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.plan.comparison import ranked
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.runs import Cell, Run
-from sbora_bench.plan.stages import Seed, once
+from sbora_bench.plan.stages import Seed, each_once
+
+ONCE = each_once("value")
 
 
 class Regions(Strict):
     """Of these cells, of every model that has them, the runs of these seeds."""
 
-    cells: list[str] = Field(min_length=1, description="methods with their ranks: sbora-fa-r16")
-    seeds: list[Seed] = Field(min_length=1, description="of those that every cell is run with")
-
-    @field_validator("cells", "seeds")
-    @classmethod
-    def _once(cls, values: list) -> list:
-        return once(values, "value")
+    cells: Annotated[list[str], Field(min_length=1, description="methods with their ranks: sbora-fa-r16"), ONCE]
+    seeds: Annotated[list[Seed], Field(min_length=1, description="of those that every cell is run with"), ONCE]
 
     def part(self, kept: Callable[[str], bool], seeds: Sequence[int]) -> "Regions | None":
         """What is left of it with the cells that are `kept` and these seeds; None where nothing is."""

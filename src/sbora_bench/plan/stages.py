@@ -6,9 +6,11 @@ Written as mappings in the places of plain lists; read, both are lists of all th
 
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -36,6 +38,11 @@ def once(values: list[Any], one: str) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError(f"a {one} stands twice")
     return values
+
+
+def each_once(one: str) -> AfterValidator:
+    """Of a list's type: no value stands twice; `one`: what a message calls a value."""
+    return AfterValidator(partial(once, one=one))
 
 
 class Looks(Strict):
@@ -74,21 +81,13 @@ class Seeds(list[int]):
 class PickedRates(Strict):
     """Each cell is trained at every rate with seeds of its own; the best on held-out rows is its rate from then on."""
 
-    pick: list[Rate] = Field(min_length=2)
-    seeds: list[Seed] = Field(min_length=1, description="to pick with, none of the table's own")
+    pick: Annotated[list[Rate], Field(min_length=2), each_once("learning rate")]
+    seeds: Annotated[
+        list[Seed], Field(min_length=1, description="to pick with, none of the table's own"), each_once("seed")
+    ]
     extend: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
         default=0, description="rates beyond an end of the grid that a cell whose best rate ends it tries, at most"
     )
-
-    @field_validator("pick")
-    @classmethod
-    def _rates_once(cls, rates: list[float]) -> list[float]:
-        return once(rates, "learning rate")
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_once(cls, seeds: list[int]) -> list[int]:
-        return once(seeds, "seed")
 
     @field_validator("extend")
     @classmethod

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sbora_bench.plan.comparison import Comparison
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.regions import Regions
 from sbora_bench.plan.sizes import Grid
-from sbora_bench.plan.stages import End, RateList, Rates, Seed, SeedList, Seeds, once
+from sbora_bench.plan.stages import End, RateList, Rates, Seed, SeedList, Seeds, each_once
 
 TABLE_NAME = r"^[a-z0-9][a-z0-9-]{0,47}$"  # it is part of a rule's name too
 
@@ -40,7 +40,9 @@ class Table(Strict):
         description="likelihood: nothing is generated; a choice is its likeliest label, other tasks have their loss",
     )
     fresh_items: bool = Field(default=False, description="synthetic items made anew for each seed, by that seed")
-    also: list[str] = Field(default_factory=list, description="suites scored beside its own: what tuning forgets")
+    also: Annotated[list[str], each_once("suite")] = Field(
+        default_factory=list, description="suites scored beside its own: what tuning forgets"
+    )
     learning_rates: RateList = Field(
         default_factory=list, description="train at each, show the best on held-out training rows; or pick that first"
     )
@@ -54,11 +56,6 @@ class Table(Strict):
     regions: Regions | None = Field(
         default=None, description="the runs of which it is shown what their adapters change in the base's weights"
     )
-
-    @field_validator("also")
-    @classmethod
-    def _once(cls, values: list[str]) -> list[str]:
-        return once(values, "suite")
 
     @property
     def looks(self) -> tuple[int, ...]:
