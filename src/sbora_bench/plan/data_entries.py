@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,10 +21,17 @@ ExampleField = Literal["instruction", "input", "output", "answer", "subject"]
 Columns = tuple[str, ...] | dict[ExampleField, str]
 
 
-def places_of(path: str, *folders: Path) -> list[Path]:
-    """The path itself where it is absolute, else the path below each folder, each place once."""
+def place_below(path: str, *folders: Path, is_there: Callable[[Path], bool], missing: str) -> Path:
+    """The path itself where it is absolute, else the first place below one of the folders that `is_there`.
+
+    Raises UserError naming the places that were looked at, `{}` in `missing`.
+    """
     own = Path(path).expanduser()
-    return [own] if own.is_absolute() else list(dict.fromkeys(folder / own for folder in folders))
+    places = [own] if own.is_absolute() else list(dict.fromkeys(folder / own for folder in folders))
+    for place in places:
+        if is_there(place):
+            return place
+    raise UserError(missing.format(", ".join(map(str, places))))
 
 
 class SyntheticData(Strict):
@@ -66,7 +74,7 @@ class OwnData(Strict):
     """
 
     kind: Literal["own"] = "own"
-    path: str = Field(min_length=1, description="absolute, or looked for as `places` says")
+    path: str = Field(min_length=1, description="absolute, or looked for as `file` says")
     split: str | None = Field(default=None, description="of a saved folder that holds several")
     columns: dict[ExampleField, str] = Field(
         default_factory=dict, description="for a field its column, or a Jinja template over the row"
@@ -75,21 +83,14 @@ class OwnData(Strict):
     licence: str = ""
     _beside: Path = PrivateAttr(default=CATALOG)
 
-    def places(self) -> list[Path]:
-        """Where the file may lie, in the order of search: beside the catalog's file, below the working directory, below
-        SBORA_DATA_ROOT.
-        """
-        return places_of(self.path, self._beside, Path(), Path(os.environ.get("SBORA_DATA_ROOT") or "."))
-
     def file(self) -> Path:
-        """The file or folder. Raises UserError naming the places that were looked at."""
-        places = self.places()
-        for place in places:
-            if place.exists():
-                return place
-        raise UserError(
-            f"{', '.join(map(str, places))}: no such file; correct the entry's path, or give an absolute one"
-        )
+        """The file or folder: beside the catalog's file, else below the working directory, else below SBORA_DATA_ROOT.
+
+        Raises UserError naming the places that were looked at.
+        """
+        folders = (self._beside, Path(), Path(os.environ.get("SBORA_DATA_ROOT") or "."))
+        missing = "{}: no such file; correct the entry's path, or give an absolute one"
+        return place_below(self.path, *folders, is_there=Path.exists, missing=missing)
 
 
 class HubData(Strict):
@@ -127,11 +128,8 @@ class LmEvalSource(Strict):
 
     def file(self) -> Path:
         """The folder of tasks of one's own. Raises UserError naming the places that were looked at."""
-        places = places_of(self.include_path, self._beside, Path())
-        for place in places:
-            if place.is_dir():
-                return place
-        raise UserError(f"lm_eval {self.lm_eval}: include_path: {', '.join(map(str, places))}: no such folder")
+        missing = f"lm_eval {self.lm_eval}: include_path: {{}}: no such folder"
+        return place_below(self.include_path, self._beside, Path(), is_there=Path.is_dir, missing=missing)
 
     def folder(self) -> Path | None:
         """The folder of tasks of one's own; None for a task that comes with lm-eval."""
@@ -215,11 +213,7 @@ class TaskEntry(Strict):
         """
         if not self.template.endswith((".yaml", ".yml")):
             return None
-        places = places_of(self.template, self._beside, Path())
-        for place in places:
-            if place.is_file():
-                return place
-        raise UserError(f"{', '.join(map(str, places))}: no such file")
+        return place_below(self.template, self._beside, Path(), is_there=Path.is_file, missing="{}: no such file")
 
     def metric_by(self, answer_by: str) -> Metric:
         """What the score is a mean of where a table says `answer_by`."""
