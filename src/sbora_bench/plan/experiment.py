@@ -8,6 +8,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from sbora_bench.strict_yaml import read_yaml
 SCORED = ("tasks", "also", "answers", "fresh_items")  # of a run's settings, those that training doesn't depend on
 
 
+@dataclass(eq=False, repr=False)
 class Plan:
     """A validated experiment with its catalog: the runs, and what each of them resolves to.
 
@@ -45,19 +47,16 @@ class Plan:
     `part`: a command's options that stand for this part of the experiment file; empty for the whole.
     """
 
-    def __init__(
-        self,
-        name: str,
-        experiment: Experiment,
-        catalog: Catalog,
-        path: str,
-        rates: dict[Cell, float] | None = None,
-        part: Sequence[str] = (),
-        numbers: dict[Cell, int] | None = None,
-        tried: dict[Cell, list[float]] | None = None,
-    ) -> None:
-        self.name, self.experiment, self.catalog, self.path = name, experiment, catalog, path
-        self.rates, self.part, self.numbers, self.tried = rates or {}, tuple(part), numbers or {}, tried or {}
+    name: str
+    experiment: Experiment
+    catalog: Catalog
+    path: str
+    rates: dict[Cell, float] = field(default_factory=dict)
+    part: tuple[str, ...] = ()
+    numbers: dict[Cell, int] = field(default_factory=dict)
+    tried: dict[Cell, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._check()
 
     def decided(
@@ -71,7 +70,7 @@ class Plan:
         tried = self.tried | (tried or {})
         if not (rates or numbers or tried):
             return self
-        return Plan(self.name, self.experiment, self.catalog, self.path, rates, self.part, numbers, tried)
+        return replace(self, rates=rates, numbers=numbers, tried=tried)
 
     @cached_property
     def runs(self) -> list[Run]:

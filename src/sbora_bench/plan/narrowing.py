@@ -35,7 +35,7 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
     if not tables:
         raise UserError(f"{plan.path}: no run is left with {', '.join(chosen_words)}; these values don't go together")
     changes = {"title": f"{plan.experiment.title} (only {', '.join(chosen_words)})", "tables": tables}
-    part, options = plan.experiment.model_copy(update=changes), words(plan, only, seeds, limit)
+    part, options = plan.experiment.model_copy(update=changes), tuple(words(plan, only, seeds, limit))
     return Plan(_name(plan.name, chosen_words), part, plan.catalog, plan.path, part=options)
 
 
