@@ -66,7 +66,7 @@ protocols:
 def init(name: str, model: str, train: Path, tasks: str) -> None:
     """Write experiments/NAME.yaml and its catalog entries: SBoRA and LoRA on your model, data and tasks."""
     from sbora_bench.inputs.check import checked_plan
-    from sbora_bench.inputs.check_data import notes
+    from sbora_bench.inputs.notes import notes
     from sbora_bench.plan.catalog import load_catalog
     from sbora_bench.plan.entry import NAME
 

@@ -258,7 +258,7 @@ def validate(context: click.Context, files: tuple[str, ...], named: tuple[str, .
     if not (files or named):
         raise click.MissingParameter(param_type="argument", param_hint="'FILES...'", ctx=context)
     from sbora_bench.inputs.check import checked_plan
-    from sbora_bench.inputs.check_data import notes
+    from sbora_bench.inputs.notes import notes
     from sbora_bench.report.outputs import figure_files, table_files
 
     for file in (*files, *named):

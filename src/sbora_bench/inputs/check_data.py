@@ -4,153 +4,36 @@ Reads what is at hand and downloads nothing: own files, files below SBORA_DATA_R
 sets, and tokenizers of models that are prepared or lie in a folder. lm-eval is imported for own templates alone.
 """
 
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import hash_of, read_json
+from sbora_bench.errors import UserError
+from sbora_bench.files import hash_of
 from sbora_bench.hub import Unreachable
+from sbora_bench.inputs.check_items import built_in_problem, never_right, no_gold
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import refuse_without_template
 from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
-from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
-from sbora_bench.inputs.prepare import NO_LABELS, Columns, label_place, labels_of, task_row, training_row
-from sbora_bench.inputs.tasks.extraction import extract, number
+from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row
 from sbora_bench.inputs.tasks.named_columns import check_held
 from sbora_bench.inputs.tasks.templates import config_in
+from sbora_bench.inputs.token_counts import Tokenizer, longest_of, shortest_of, tokenizer_of, too_long
 from sbora_bench.plan.data_entries import FileData, HubData, LmEvalData, OwnData
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.results.folders import model_folder
-
-TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens are counted
-LETTERS = {"A", "B", "C", "D"}
 
 
 def data_problems(plan: Plan) -> list[str]:
     """Every problem of the experiment's data and tasks, each one line: file, key, what was found, what to do."""
     check = _Check(plan)
     return list(dict.fromkeys(problem for table in plan.experiment.tables for problem in check.table(table)))
-
-
-def notes(plan: Plan) -> list[str]:
-    """What a user should know of a plan that is good, a line each."""
-    return length_notes(plan) + warmup_notes(plan) + missing_notes(plan)
-
-
-def warmup_notes(plan: Plan) -> list[str]:
-    """A line for each table of so many `steps` that its learning rate is never reached."""
-    lines = []
-    for table in plan.experiment.tables:
-        protocol = plan.protocol(table)
-        if protocol.steps and protocol.warmup_steps >= protocol.steps and protocol.schedule != "constant":
-            lines.append(
-                f"{plan.path}: tables.{table}.protocol: warmup_steps: found {protocol.warmup_steps:,} of"
-                f" {protocol.steps:,} updates, so the learning rate is never reached; lower it under `overrides`"
-            )
-    return lines
-
-
-def missing_notes(plan: Plan) -> list[str]:
-    """A line for each of lm-eval's tasks whose data can't be had here, and whose table says `missing: skip`.
-
-    No problem, since another machine may have them; without them each run is trained and has no score of the task.
-    """
-    lines = []
-    for table, entry in plan.experiment.tables.items():
-        for task, name in plan.items(table).items() if entry.missing == "skip" else ():
-            data = plan.catalog.data[name]
-            if isinstance(data, LmEvalData):
-                try:
-                    lm_eval_tasks.at_hand(data)
-                except Unreachable as error:
-                    lines.append(f"{plan.path}: tables.{table}: task {task}: {error}; without it there is no score")
-    return lines
-
-
-def length_notes(plan: Plan) -> list[str]:
-    """A line for each table whose protocol's max_length is beyond the positions of one of its models.
-
-    No problem as long as rows are shorter, which `data_problems` looks at. Models whose config isn't at hand are left
-    out.
-    """
-    notes = []
-    for table in plan.experiment.tables:
-        length = plan.protocol(table).max_length
-        for model in dict.fromkeys(cell.model for cell in plan.cells(table)):
-            try:
-                positions = positions_of(source_of(model, plan.catalog.models[model]).values())
-            except UserError:
-                continue
-            if positions and length > positions:
-                notes.append(
-                    f"{plan.path}: tables.{table}.protocol: max_length: found {length:,}, and model {model} has"
-                    f" {positions:,} positions; set max_length: {positions} under `overrides`"
-                )
-    return notes
-
-
-class Tokenizer:
-    """A model's tokenizer and positions, read from its folder without transformers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def _read(self) -> Any:
-        import tokenizers
-
-        whole, vocabulary, merges = (str(self.folder / name) for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        try:
-            if not Path(whole).is_file():
-                return tokenizers.ByteLevelBPETokenizer(vocabulary, merges)
-            read = tokenizers.Tokenizer.from_file(whole)
-            read.no_truncation()  # a file may have been saved with it; transformers takes it off as well
-            read.no_padding()
-            return read
-        except Exception as error:  # what the library raises is a plain Exception
-            raise UserError(f"{self.folder}: its tokenizer can't be read ({error}); save it again") from None
-
-    @cached_property
-    def chats(self) -> bool:
-        """Whether it has a chat template, in a file of its own or among its settings."""
-        settings = self.folder / "tokenizer_config.json"
-        inside = settings.is_file() and bool(read_json(settings).get("chat_template"))
-        return inside or any((self.folder / f"chat_template.{ending}").is_file() for ending in ("jinja", "json"))
-
-    @cached_property
-    def positions(self) -> int | None:
-        """How many tokens the model's config allows; None where it doesn't say."""
-        try:
-            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return positions_of(config)
-
-    def lengths(self, texts: list[str], special: bool = True) -> list[int]:
-        """Tokens of each text, those that the tokenizer puts around it among them where `special`."""
-        return [len(encoded.ids) for encoded in self._read.encode_batch(texts, add_special_tokens=special)]
-
-
-def tokenizer_of(model: str, entry: ModelEntry) -> Tokenizer | None:
-    """The tokenizer of a model that is prepared, or that lies in a folder; None where it isn't at hand."""
-    own, prepared = source_of(model, entry).files(), model_folder(model)
-    for folder in (own, prepared):
-        if folder and ((folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()):
-            return Tokenizer(folder)
-    return None
 
 
 class _Check:
@@ -381,116 +264,3 @@ def at_hand(entry: Any) -> bool:
         return True
     root = os.environ.get("SBORA_DATA_ROOT")
     return (Path(root) / entry.path if root and not entry.stand_in else DOWNLOADS / entry.path).is_file()
-
-
-def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> tuple[str, str] | None:
-    """(how many tokens, what to do) where training will refuse the rows as too long for `max_length`; else None."""
-    if protocol.source_length or "messages" in rows[0]:
-        return None
-    cure = "raise max_length under `overrides`"
-    by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
-    count = partial(row_lengths, tokenizer=tokenizer, protocol=protocol)
-    if protocol.too_long == "fail":
-        longest = max(count(by_length[-TOKENISED:]))
-        if longest > protocol.max_length:
-            return f"is too long, and too_long is fail: it has {longest:,}", f"{cure}, or set too_long: drop or cut"
-    elif protocol.too_long == "drop":
-        if shortest := beyond(by_length, count, protocol.max_length + 1):
-            return f"fits, and too_long is drop: the shortest has {shortest:,}", f"{cure}, or set too_long: cut"
-    elif protocol.loss_on != "all":
-        prompts = sorted((row["prompt"] for row in rows), key=len)
-        if shortest := beyond(prompts, tokenizer.lengths, protocol.max_length):
-            return f"fits: the shortest prompt has {shortest:,}", cure
-    return None
-
-
-def beyond(by_length: list[Any], count: Callable[[list[Any]], list[int]], least: int) -> int:
-    """The fewest tokens of a row or text where each has `least` or more, else 0; those of fewest characters first."""
-    if min(count(by_length[:TOKENISED])) < least:
-        return 0
-    shortest = min(count(by_length))
-    return shortest if shortest >= least else 0
-
-
-def row_lengths(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protocol) -> list[int]:
-    """Tokens of each row as training encodes it, before any is cut."""
-    if protocol.loss_on == "all":
-        return tokenizer.lengths([row["prompt"] + row["response"] for row in rows])
-    whole, plain = (tokenizer.lengths([row["prompt"] for row in rows], special) for special in (True, False))
-    responses = tokenizer.lengths([row["response"] for row in rows], False)
-    counts = zip(whole, plain, responses, strict=True)
-    return [min(one, bare + 1) + response + 1 for one, bare, response in counts]  # a BOS and one EOS at most
-
-
-def longest_of(texts: list[str], tokenizer: Tokenizer) -> int:
-    """Tokens of the longest text, looked for among those of most characters."""
-    return max(tokenizer.lengths(sorted(texts, key=len)[-TOKENISED:]))
-
-
-def shortest_of(texts: list[str], tokenizer: Tokenizer) -> int:
-    """Tokens of the shortest text, looked for among those of fewest characters."""
-    return min(tokenizer.lengths(sorted(texts, key=len)[:TOKENISED]))
-
-
-def built_in_problem(config: dict[str, Any], rows: list[dict[str, Any]], metrics: Iterable[str]) -> str:
-    """What of the catalog's entry, its `metrics` among it, or of the items does not fit one of our own templates."""
-    known = [entry["metric"] for entry in config["metric_list"]]
-    for metric in metrics:
-        if metric not in known:
-            return f"catalog: tasks.{config['task']}.metrics: {one_of(metric, known, 'metric of the template')}"
-    for step in (step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]):
-        try:
-            re.compile(step.get("regex_pattern", ""))
-        except (re.error, TypeError) as error:
-            return f"answer: {step['regex_pattern']!r} is no regular expression: {error}"
-    if config.get("doc_to_choice") == sorted(LETTERS):
-        for row in rows:
-            if row["answer"] not in LETTERS:
-                return f"item {row['id']}: answer: found {row['answer']!r}, allowed A, B, C or D"
-    return ""
-
-
-def never_right(config: dict[str, Any], items: list[Example]) -> str:
-    """Which item's answer no response to one of our own templates can be marked as right for; empty where none is."""
-    metrics = [entry["metric"] for entry in config.get("metric_list", [])]
-    steps = [step for pipeline in config.get("filter_list", []) for step in pipeline["filter"]]
-    steps = [step for step in steps if not _asks_for_more(step.get("regex_pattern", ""), items)]
-    for index, item in enumerate(items):
-        answer, problem = item["answer"], f"item {index}: answer: found {item['answer'][:80]!r}, allowed"
-        if "within_tolerance" in metrics and not math.isfinite(number(answer)):
-            return f"{problem} a number as 12, -3.5 or 3/4, alone; give it in a column `answer`"
-        if not answer.strip():
-            return f"{problem} a text: a response of which nothing is read would be right; give the item an answer"
-        for step in steps if "exact_match" in metrics else ():
-            texts = (answer, item["output"])
-            if "rule" in step and answer not in [extract(text, step["rule"]) for text in texts]:
-                return f"{problem} what the task's extraction rule can read, as one letter; correct it"
-            if "regex_pattern" in step and answer not in [_read(step["regex_pattern"], text) for text in texts]:
-                return f"{problem} what `answer: {step['regex_pattern']}` reads of a response; correct one of them"
-    return ""
-
-
-def no_gold(items: list[Example], own: bool) -> str:
-    """Which item's output can't be the answer whose likelihood is taken; empty where all can. An empty one is
-    reported of one's `own` data alone: an item of the paper's GSM8K has none.
-    """
-    for index, item in enumerate(items):
-        shown = f"item {index}: output: found {item['output'][:80]!r}, allowed"
-        if own and not item["output"].strip():
-            return f"{shown} a text, whose likelihood is taken; give the item an answer, or leave it out"
-        if labels_of(item) and label_place(item["output"], item["answer"]) is None:
-            return f"{shown} a text that names the item's answer {item['answer']!r}; correct one of them"
-    return ""
-
-
-def _asks_for_more(expression: str, items: list[Example]) -> bool:
-    """Whether a task's expression asks for words around the answer, which none of the items has."""
-    pattern = re.compile(expression)
-    texts = (item[field] for item in items for field in ("answer", "output"))
-    return bool(pattern.groups or "(?<" in expression) and not any(map(pattern.search, texts))
-
-
-def _read(expression: str, text: str) -> str:
-    """What a task's expression reads out of a text, as lm-eval's filter does."""
-    match = next(iter(re.findall(expression, text)), "")
-    return (match if isinstance(match, str) else next(filter(None, match), "")).strip()

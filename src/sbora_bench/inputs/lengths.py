@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.files import read_jsonl
-from sbora_bench.inputs.check_data import Tokenizer, row_lengths, tokenizer_of
 from sbora_bench.inputs.data.chat import ARGUMENTS
+from sbora_bench.inputs.token_counts import Tokenizer, row_lengths, tokenizer_of
 from sbora_bench.plan.data_entries import SyntheticData
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.lengths import Lengths, deciles, keep_measured

@@ -14,13 +14,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedT
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, read_json, sha256, write_json
 from sbora_bench.hub import MODEL_FILES
-from sbora_bench.inputs.check_data import tokenizer_of
 from sbora_bench.inputs.models import gguf_file as reader
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.models.sources import named_source, source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.inputs.prepare import prepare_model
+from sbora_bench.inputs.token_counts import tokenizer_of
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import HubSource
 from sbora_bench.plan.protocol import Protocol

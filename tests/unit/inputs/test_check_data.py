@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from sbora_bench.inputs import check_data
+from sbora_bench.inputs import token_counts
 from tests.factories.workplace import workplace  # noqa: F401
 
 ROWS = [
@@ -254,7 +254,7 @@ def test_training_rows_beyond_the_model_s_positions(place):
 
 def test_positions_of_a_model_of_several_parts_are_its_text_model_s(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"n_positions": 32}}))
-    assert check_data.Tokenizer(tmp_path).positions == 32
+    assert token_counts.Tokenizer(tmp_path).positions == 32
 
 
 NO_MODEL = (
