@@ -25,8 +25,9 @@ from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.experiment import Plan, Run, load_plan
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, read_record
-from sbora_bench.score import evaluate
+from sbora_bench.score.evaluate import adapter_folder
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.tasks import prepared_items, score_task
 
 SUITES = ("commonsense", "arithmetic")  # the tables of the experiment, in the order of the parts
 RANK = 16
@@ -56,7 +57,7 @@ def joined(plan: Plan, way: str, seed: int, resources: Path, results: Path):
     """(model with the joined adapter active, number of its parameters that differ from 0 by construction)."""
     protocol = plan.protocol(SUITES[0])
     base = load_base(resources, "ladder-s", protocol, None)
-    first, second = (evaluate.adapter_folder(plan, results, run) for run in parts_of(plan, way, seed))
+    first, second = (adapter_folder(plan, results, run) for run in parts_of(plan, way, seed))
     model = PeftModel.from_pretrained(base, str(first), adapter_name="first")
     model.load_adapter(str(second), adapter_name="second")
     arguments = WAYS[way][3]
@@ -79,9 +80,9 @@ def score(plan: Plan, model, table: str, resources: Path, results: Path) -> dict
     scorer = Scorer(model, tokenizer, protocol.score_batch, protocol.score_max_length)
     scores = {}
     for task in plan.tasks(table):
-        items = evaluate.prepared_items(data / f"{task}.jsonl", task_data[task].sha256)
+        items = prepared_items(data / f"{task}.jsonl", task_data[task].sha256)
         config = task_config(task, plan.catalog.tasks[task], protocol)
-        scores[task] = evaluate.score_task(scorer, config, items, protocol.macro_average)[0].value
+        scores[task] = score_task(scorer, config, items, protocol.macro_average)[0].value
     return scores
 
 

@@ -23,8 +23,8 @@ from sbora_bench.results.folders import TRAINING
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_record
 from sbora_bench.results.table_data import table_data
-from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.tasks import score_task
 from tests.factories import shipped, toy_runs
 
 FAST = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

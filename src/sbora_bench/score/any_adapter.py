@@ -30,7 +30,8 @@ from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, SCORES, model_folder
 from sbora_bench.results.records import ScoresRecord, write_record
-from sbora_bench.score.evaluate import load_scorer, score_tasks
+from sbora_bench.score.load import load_scorer
+from sbora_bench.score.tasks import score_tasks
 
 
 @dataclass(frozen=True)

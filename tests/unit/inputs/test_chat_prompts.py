@@ -13,8 +13,8 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import PromptEntry
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TaskData
-from sbora_bench.score.evaluate import score_tasks
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.tasks import score_tasks
 from sbora_bench.train.encoding import IGNORED, encode_rows
 from tests.factories import toy_runs
 from tests.factories.workplace import workplace  # noqa: F401

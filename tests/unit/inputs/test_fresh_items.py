@@ -12,7 +12,7 @@ from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.results.records import TaskData
-from sbora_bench.score import evaluate as stage
+from sbora_bench.score import tasks as stage
 
 TABLE = {
     "suite": "arithmetic",

@@ -19,8 +19,8 @@ from sbora_bench.inputs.tasks.trial import try_task
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.data_entries import LmEvalData, LmEvalTask
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.tasks import score_task
 from tests.factories import toy_runs
 from tests.factories.toy_tasks import LETTERS, SUMS, write_tasks
 from tests.factories.workplace import workplace  # noqa: F401

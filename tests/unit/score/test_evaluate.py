@@ -13,7 +13,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import sha256, write_json
 from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
-from sbora_bench.score import evaluate as scoring
+from sbora_bench.score import tasks as scoring
 from sbora_bench.score.evaluate import adapter_folder, depends_on, evaluate
 from tests.factories import toy_runs, toy_training
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.score.evaluate import score_task
+from sbora_bench.score.tasks import score_task
 from tests.factories import shipped, toy_runs
 from tests.factories.scorers import Canned
 

@@ -9,8 +9,8 @@ from sbora_bench.inputs.prepare import label_place
 from sbora_bench.plan.metric import LOSS, SHARE
 from sbora_bench.report.verify import from_samples, recomputed
 from sbora_bench.results.records import ScoresRecord
-from sbora_bench.score.evaluate import score_items
 from sbora_bench.score.likelihood import gold_answers
+from sbora_bench.score.tasks import score_items
 from tests.factories import toy_runs
 from tests.factories.scorers import scorer
 

@@ -9,7 +9,7 @@ from sbora_bench.files import sha256, write_jsonl
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.report.verify import recomputed
 from sbora_bench.results.records import ScoresRecord, TaskScore
-from sbora_bench.score.evaluate import score_task
+from sbora_bench.score.tasks import score_task
 from tests.factories.scorers import Canned
 
 VALUES = Metric(items="values")

@@ -18,8 +18,8 @@ from sbora_bench.inputs.prepare import read_reachable
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.data_entries import FileData, HubData
 from sbora_bench.plan.experiment import load_plan
-from sbora_bench.score.evaluate import score_task
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.tasks import score_task
 from tests.factories import shipped, toy_runs
 from tests.factories.scorers import Canned
 from tests.factories.shipped import ROOT

@@ -16,6 +16,7 @@ from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import BaseRecord, ScoresRecord, read_record, write_record
 from sbora_bench.score import evaluate as stage
 from sbora_bench.score.lm_eval_model import Scorer
+from sbora_bench.score.load import load_scorer, room_of
 from tests.factories import toy_runs
 from tests.factories.scorers import requests
 from tests.factories.toy_training import house, train
@@ -65,7 +66,7 @@ def made(root, method, tied=True, model=None, entry=None, **protocol):
 def scorer_of(root, plan, run):
     adapter = root / "results" / "runs" / run.name / "adapter"
     method = plan.catalog.methods[run.method]
-    return stage.load_scorer(plan.catalog, "tiny", root / "resources", plan.protocol("toy"), method, adapter, 0)
+    return load_scorer(plan.catalog, "tiny", root / "resources", plan.protocol("toy"), method, adapter, 0)
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -160,7 +161,7 @@ def test_what_is_looked_at_is_deterministic_and_leaves_modes_alone():
 def test_prompts_beyond_the_positions_are_cut_not_an_index_error(tmp_path):
     words = len(toy_runs.WORDS) + 4
     model = GPT2LMHeadModel(GPT2Config(vocab_size=words, n_embd=32, n_layer=1, n_head=4, n_positions=8))
-    scorer = Scorer(model.eval(), toy_runs.tokenizer(), 4, min(2048, stage.room_of(model)))
+    scorer = Scorer(model.eval(), toy_runs.tokenizer(), 4, min(2048, room_of(model)))
     prompt = " ".join(["cat"] * 30)
     settings = {"until": [], "max_gen_toks": 20, "num_beams": 1}
     assert len(scorer.generate_until(requests([(prompt, settings)]))) == 1

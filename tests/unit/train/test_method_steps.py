@@ -10,7 +10,7 @@ from sbora_bench.files import read_json
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
-from sbora_bench.score import evaluate
+from sbora_bench.score.load import load_scorer
 from sbora_bench.train import finetune as stage
 from tests.factories.toy_training import digests, house, train
 
@@ -59,7 +59,7 @@ def test_a_method_trains_its_own_way_and_is_scored_as_trained(tmp_path, name):
         assert record.status == "ok", record.reason
         made[method["peft_type"], str(method)] = digests(tmp_path, RUN)[0]
         adapter = tmp_path / "results" / "runs" / RUN / "adapter"
-        scorer = evaluate.load_scorer(
+        scorer = load_scorer(
             plan.catalog, "tiny", tmp_path / "resources", plan.protocol("toy"), plan.catalog.methods["lora"], adapter, 0
         )
         assert scorer.model_check.status == "as trained"

@@ -10,7 +10,7 @@ from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
-from sbora_bench.score import evaluate
+from sbora_bench.score.load import load_scorer
 from tests.factories import shipped, toy_runs
 from tests.factories.toy_training import house, train
 
@@ -53,7 +53,7 @@ def test_a_method_trains_loads_and_is_counted(root, name):
     assert record.status == "ok", record.reason
     adapter, protocol = root / "results" / "runs" / run / "adapter", plan.protocol("toy")
     method = plan.catalog.methods[name]
-    scorer = evaluate.load_scorer(plan.catalog, "tiny", root / "resources", protocol, method, adapter, 0)
+    scorer = load_scorer(plan.catalog, "tiny", root / "resources", protocol, method, adapter, 0)
     assert scorer.model_check.status == "as trained" and scorer.model_check.effect > 0
     counted, _ = counts_and_twin(plan.catalog, "tiny", method, rank, protocol)
     assert counted["trainable_parameters"] == record.happened.trainable_parameters
