@@ -13,14 +13,14 @@ from typing import Any
 from sbora_bench import code_hash
 from sbora_bench.cost.expected import share_of_width
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import check_writable, hash_of, write_text
+from sbora_bench.files import check_writable, hash_of
 from sbora_bench.inputs.check import check_inputs, checked_plan
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.narrowing import OPTIONS, narrowed, words
 from sbora_bench.plan.table import Table
-from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, captions, figure_files, table_files
+from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, figure_files, table_files
 from sbora_bench.results.folders import (
     ADAPTER,
     ADAPTER_FILES,
@@ -438,29 +438,3 @@ def _decided(files: Files, checkpoints: Any, table: str, looks: int | None = Non
         if record is None or not record.more:
             break
     return Files(with_grids(with_seeds(plan, root, looks), root, rounds), staged=True)
-
-
-@dataclass(frozen=True)
-class ReportEntry:
-    """How Snakemake's own report (`--report`) shows a file; `caption`: its text."""
-
-    caption: str
-    category: str
-    labels: dict[str, str]
-
-    def write(self, folder: Path) -> str:
-        """The caption as a file that Snakemake reads, which takes no text: its absolute path."""
-        path = (folder / f"{hash_of(self.caption)[:16]}.rst").absolute()
-        if not path.is_file():
-            write_text(path, self.caption + "\n")
-        return str(path)
-
-
-def report_entries(files: Files) -> dict[str, ReportEntry]:
-    """Output -> its entry, for the tables, figures and pages of the registered views."""
-    entries = {}
-    for name, (category, kind, caption) in captions(files.plan).items():
-        of = PurePosixPath(name).stem
-        labels = {"kind": kind, "of": of.partition("-")[2] or of.replace("_", " ")}
-        entries[f"{files.root}/{name}"] = ReportEntry(caption, category, labels)
-    return entries

@@ -10,6 +10,7 @@ from sbora_bench import workflow
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
+from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.results.folders import look_file, round_file
 from sbora_bench.results.records import write_record
 from sbora_bench.results.stages import LookRecord, RoundRecord, looks_hash, rates_hash
@@ -135,13 +136,13 @@ def test_models_are_pretrained_or_fetched(small):
     ],
 )
 def test_tables_figures_and_pages_stand_in_snakemakes_report(small, tmp_path, name, begins, category, labels):
-    entry = workflow.report_entries(small)[f"{small.root}/{name}"]
+    entry = report_entries(small.plan, small.root)[f"{small.root}/{name}"]
     assert entry.caption.startswith(begins) and (entry.category, entry.labels) == (category, labels)
     assert Path(entry.write(tmp_path)).read_text() == entry.caption + "\n"
 
 
 def test_other_files_do_not(small):
-    names = set(workflow.report_entries(small))
+    names = set(report_entries(small.plan, small.root))
     assert names == {name for name in [*small.tables, *small.figures, *small.audit, small.page] if name in names}
     assert not any(name.endswith((".csv", ".png", ".json", ".md")) for name in names)
 

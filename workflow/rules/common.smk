@@ -7,17 +7,16 @@ from pathlib import Path
 from sbora_bench import gpus, locks
 from sbora_bench.errors import UserError
 from sbora_bench.files import nearly_full
+from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.results import failures
 from sbora_bench.results.stages import is_staged
 from sbora_bench.workflow import (
-    CARD,
     PICKING,
     Files,
     code,
     jobs,
     paper_catalog,
     priority,
-    report_entries,
     requested,
     required_files,
     rule_name,
@@ -44,7 +43,7 @@ FILES = Files(PLAN)
 STAGED = is_staged(PLAN)
 RECORDS = required_files(FILES, checkpoints, "records")
 SAMPLES = required_files(FILES, checkpoints, "samples")
-ENTRIES = report_entries(FILES)
+ENTRIES = report_entries(PLAN, FILES.root)
 REPORTING = "--report" in sys.argv
 
 if workflow.is_main_process:

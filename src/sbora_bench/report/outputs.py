@@ -48,26 +48,6 @@ def figure_sections(plan: Plan) -> dict[str, str]:
     return {name: view.section for view in FIGURES for name in view.subjects(plan)}
 
 
-def captions(plan: Plan) -> dict[str, tuple[str, str, str]]:
-    """File that Snakemake's own report shows -> its category there, its kind, and what it shows."""
-    shown = {
-        PAGE: ("Page", "page", "Everything on one page that works offline: the answer, then all that it rests on."),
-        "audit.html": (
-            "Audit",
-            "audit",
-            "The averages of these tables recomputed, and where the paper's cells are counted the numbers and claims"
-            " that the paper reports. What agrees is not shown.",
-        ),
-    }
-    for view in TABLES:
-        for name in view.subjects(plan) if "html" in view.formats else ():
-            shown[f"tables/{name}.html"] = ("Tables", view.key, view.caption)
-    for figure in FIGURES:
-        for name, subject in figure.subjects(plan).items():
-            shown[f"figures/{name}.svg"] = ("Figures", figure.key, figure.caption(plan, subject))
-    return shown
-
-
 def _different(plan: Plan, files: list[str]) -> list[str]:
     twice = next((file for place, file in enumerate(files) if file in files[:place]), None)
     if twice is not None:

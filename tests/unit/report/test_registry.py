@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from sbora_bench import workflow
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
 from sbora_bench.plan.layouts import RESERVED, layouts
@@ -15,6 +14,7 @@ from sbora_bench.report.outputs import published_files, table_files
 from sbora_bench.report.page import report
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.publish import publish
+from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.report.tables import TABLES, printed_tables, tables
 from sbora_bench.report.view import TableView
 from sbora_bench.results.read import Results
@@ -59,7 +59,7 @@ def test_a_table_is_added_as_one_object(tmp_path):
         publish(plan, results, tmp_path / "published")
         assert (tmp_path / "published/tables/runs-arithmetic.md").is_file()
         assert "Published without" in (tmp_path / "published/report.html").read_text()
-        entries = workflow.report_entries(workflow.Files(plan))
+        entries = report_entries(plan, "results/by-hand")
         assert entries["results/by-hand/tables/runs-arithmetic.html"].caption == "How many runs there are."
     finally:
         TABLES.remove(run_counts)
