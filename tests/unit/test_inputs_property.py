@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from sbora_bench import workflow
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of, write_json
 from sbora_bench.inputs.adapters import adapter_config
@@ -25,6 +24,8 @@ from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_
 from sbora_bench.results.table_data import table_data
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.tasks import score_task
+from sbora_bench.workflow.files import Files
+from sbora_bench.workflow.jobs import tuned
 from tests.factories import shipped, toy_runs
 
 FAST = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -115,11 +116,11 @@ def read_plan() -> Plan:
 
 def keys(plan: Plan) -> dict[str, str]:
     """What each rule depends on, as its parameters have it: prepared models and data, trainings, scores."""
-    files = workflow.Files(plan)
+    files = Files(plan)
     named = lambda **wildcards: type("Wildcards", (), wildcards)()  # noqa: E731
     made = {f"model {name}": files.model_settings(named(model=name)) for name in plan.catalog.models}
     made |= {f"data {name}": files.data_settings(named(table=name)) for name in plan.experiment.tables}
-    made |= {f"train {run.name}": plan.training_hash(run) for run in workflow.tuned(plan.runs)}
+    made |= {f"train {run.name}": plan.training_hash(run) for run in tuned(plan.runs)}
     made |= {f"score {run.name}": plan.settings_hash(run) for run in plan.runs}
     return made
 
@@ -231,7 +232,7 @@ def test_prepared_data_of_other_inputs_are_refused_with_the_command_that_makes_t
 def test_a_training_of_other_settings_is_refused_and_names_the_setting(house, tmp_path, change, n):
     house, results = workplace_of(tmp_path), tmp_path / "results"
     plan = read_plan()
-    runs = workflow.tuned(plan.runs)
+    runs = tuned(plan.runs)
     for run in runs:
         names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
         record = TrainRecord(

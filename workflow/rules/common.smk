@@ -1,4 +1,4 @@
-# The experiment, checked as a whole before any rule is made. All Python that the rules use is in sbora_bench/workflow.py.
+# The experiment, checked as a whole before any rule is made. All Python that the rules use is in sbora_bench/workflow/.
 import os
 import shlex
 import sys
@@ -10,20 +10,15 @@ from sbora_bench.files import nearly_full
 from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.results import failures
 from sbora_bench.results.stages import is_staged
-from sbora_bench.workflow import (
-    PICKING,
-    Files,
-    code,
-    jobs,
-    paper_catalog,
-    priority,
-    requested,
+from sbora_bench.workflow.decided import (
     required_files,
-    rule_name,
     scores_of_rates,
     scores_of_seeds,
-    tokens_of_a_run,
 )
+from sbora_bench.workflow.files import Files
+from sbora_bench.workflow.jobs import PICKING, jobs, priority, tokens_of_a_run
+from sbora_bench.workflow.keys import code, paper_catalog, rule_name
+from sbora_bench.workflow.request import requested
 
 DRY = bool(
     {"-n", "--dry-run", "--dryrun"} & set(sys.argv)

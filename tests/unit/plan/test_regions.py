@@ -2,11 +2,11 @@
 
 import pytest
 
-from sbora_bench import workflow
 from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.narrowing import narrowed
 from sbora_bench.report.outputs import figure_files, table_files
 from sbora_bench.report.publish import region_files
+from sbora_bench.workflow.files import Files
 from tests.factories.workplace import TABLE, workplace  # noqa: F401
 
 REGIONS = (*TABLE, "regions")
@@ -14,7 +14,7 @@ SHOWN = {"cells": ["sbora-fa-r4", "lora-r4"], "seeds": [1, 0]}
 
 
 def test_what_is_shown_is_known_from_the_plan(workplace):  # noqa: F811
-    files = workflow.Files(load_plan(workplace.experiment((REGIONS, SHOWN))))
+    files = Files(load_plan(workplace.experiment((REGIONS, SHOWN))))
     names = [f"sums-ladder-xs-{method}-r4-s{seed}" for method in ("lora", "sbora-fa") for seed in (1, 0)]
     assert {key: [run.name for run in runs] for key, runs in files.region_jobs.items()} == {
         ("sums", "ladder-xs"): names
@@ -35,10 +35,10 @@ def test_without_it_every_key_and_every_file_is_as_before(workplace):  # noqa: F
         showing.settings_hash(run) for run in showing.all_runs
     ]
     assert plain.data_settings("sums") == showing.data_settings("sums")
-    files = workflow.Files(plain)
+    files = Files(plain)
     assert files.region_jobs == {} and files.regions == region_files(plain) == []
     assert not [name for name in (*table_files(plain), *figure_files(plain)) if "region" in name or "overlap" in name]
-    assert set(files.all) < set(workflow.Files(showing).all)
+    assert set(files.all) < set(Files(showing).all)
 
 
 def test_a_part_shows_what_it_has(workplace):  # noqa: F811

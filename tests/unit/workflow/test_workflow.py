@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from sbora_bench import workflow
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
@@ -14,20 +13,24 @@ from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.results.folders import look_file, round_file
 from sbora_bench.results.records import write_record
 from sbora_bench.results.stages import LookRecord, RoundRecord, looks_hash, rates_hash
+from sbora_bench.workflow import keys, request
+from sbora_bench.workflow.decided import required_files, scores_of_rates, scores_of_seeds
+from sbora_bench.workflow.files import CARD, Files
+from sbora_bench.workflow.jobs import PICKING, jobs, priority, tokens_of_a_run, tuned
 from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
 
 
 @pytest.fixture
 def small(workplace):  # noqa: F811
     """Files of a small experiment: one table of sums, two methods, two seeds, one base."""
-    return workflow.Files(load_plan(workplace.experiment()))
+    return Files(load_plan(workplace.experiment()))
 
 
 def test_a_request_names_the_part_and_its_options(workplace):  # noqa: F811
     path = workplace.experiment()
-    whole = workflow.requested({"experiment": path})
+    whole = request.requested({"experiment": path})
     assert whole.words == ["--experiment", path] and not whole.retry_failed
-    part = workflow.requested({"experiment": path, "only": "method=lora", "seeds": 0, "retry_failed": "True"})
+    part = request.requested({"experiment": path, "only": "method=lora", "seeds": 0, "retry_failed": "True"})
     assert part.words == ["--experiment", path, "--only", "method=lora,seed=0"] and part.retry_failed
     assert {run.method for run in part.plan.runs} == {"base", "lora"} and part.plan.name != whole.plan.name
 
@@ -45,25 +48,25 @@ def test_a_request_that_cannot_be_is_refused(workplace, config, in_storage, says
     path = workplace.experiment()
     before = workplace.files()
     with pytest.raises(UserError) as refused:
-        workflow.requested({"experiment": path, **config}, in_storage)
+        request.requested({"experiment": path, **config}, in_storage)
     assert says in str(refused.value) and workplace.files() == before
 
 
 def test_a_dry_run_does_not_look_whether_results_can_be_written(workplace, monkeypatch):  # noqa: F811
     path, looked = workplace.experiment(), []
-    monkeypatch.setattr(workflow, "check_writable", looked.append)
-    workflow.requested({"experiment": path}, dry=True)
+    monkeypatch.setattr(request, "check_writable", looked.append)
+    request.requested({"experiment": path}, dry=True)
     assert looked == []
-    workflow.requested({"experiment": path})
+    request.requested({"experiment": path})
     assert looked == ["results/small"]
 
 
 def test_jobs_hold_every_run_once_and_bases_are_not_trained(workplace):  # noqa: F811
     plan = load_plan(workplace.experiment((("runs_per_job",), 2)))
-    carried = list(workflow.jobs(plan, "sums"))
+    carried = list(jobs(plan, "sums"))
     assert [len(job) for job in carried] == [2, 2, 1]
     assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.runs)
-    files = workflow.Files(plan)
+    files = Files(plan)
     left = [path for job in carried for path in files.made(job)]
     assert sorted(left) == sorted([*files.trained(plan.runs), *files.scored(plan.runs)])
     base = plan.runs[0]
@@ -73,12 +76,12 @@ def test_jobs_hold_every_run_once_and_bases_are_not_trained(workplace):  # noqa:
 def test_jobs_do_not_mix_models(workplace):  # noqa: F811
     grids = [{"models": ["ladder-xs", "ladder-s"], "methods": ["lora"], "ranks": [4]}]
     plan = load_plan(workplace.experiment((("tables", "sums", "grids"), grids), (("runs_per_job",), 9)))
-    assert [{run.model for run in job} for job in workflow.jobs(plan, "sums")] == [{"ladder-xs"}, {"ladder-s"}]
+    assert [{run.model for run in job} for job in jobs(plan, "sums")] == [{"ladder-xs"}, {"ladder-s"}]
 
 
 def test_every_file_is_named_once_and_a_base_has_no_adapter(small):
     assert len(small.all) == len(set(small.all)) and {path.partition("/")[0] for path in small.all} == {"results"}
-    base, tuned = next(run for run in small.plan.runs if run.is_base), workflow.tuned(small.plan.runs)
+    base = next(run for run in small.plan.runs if run.is_base)
     assert base.is_base and small.trained([base]) == []
     of_base = [path for path in small.runs if f"/{base.name}/" in path]
     assert {path.rpartition(f"{base.name}/")[2] for path in of_base} == {
@@ -86,13 +89,13 @@ def test_every_file_is_named_once_and_a_base_has_no_adapter(small):
         "footprint.json",
         *(f"samples/{task}.jsonl" for task in small.plan.scored("sums")),
     }
-    assert len(small.cards) == len(small.train_records) == len(tuned)
+    assert len(small.cards) == len(small.train_records) == len(tuned(small.plan.runs))
     assert set(small.records) == {path for path in small.runs if path.endswith(".json") and "/adapter/" not in path}
 
 
 def test_a_table_that_picks_its_rate_is_scored_on_held_out_rows_too(workplace):  # noqa: F811
-    plain = workflow.Files(load_plan(workplace.experiment()))
-    picking = workflow.Files(load_plan(workplace.experiment((("tables", "sums", "learning_rates"), [1e-3, 1e-2]))))
+    plain = Files(load_plan(workplace.experiment()))
+    picking = Files(load_plan(workplace.experiment((("tables", "sums", "learning_rates"), [1e-3, 1e-2]))))
     assert not [path for path in plain.all if "/validation/" in path]
     held_out = [path for path in picking.scored(picking.plan.runs[:1]) if "/validation/" in path]
     assert held_out[0].endswith("/validation/scores.json")
@@ -101,8 +104,8 @@ def test_a_table_that_picks_its_rate_is_scored_on_held_out_rows_too(workplace): 
 
 
 def test_what_is_counted_at_the_papers_scale_is_left_out_where_it_is_not_wanted(workplace):  # noqa: F811
-    without = workflow.Files(load_plan(workplace.experiment()))
-    counted = workflow.Files(load_plan(workplace.experiment((("paper_footprint",), True))))
+    without = Files(load_plan(workplace.experiment()))
+    counted = Files(load_plan(workplace.experiment((("paper_footprint",), True))))
     assert set(map(tuple, without.paper.values())) == {()}
     assert counted.paper["audit"] == ["results/small/paper_audit.json"] and set(counted.paper["memory"]) < set(
         counted.all
@@ -114,10 +117,10 @@ def test_keys_follow_settings_and_code(small, monkeypatch):
     assert "ladder-math" in before and "ladder-xs" not in before
     assert '"kind":"pretrain"' in small.model_settings(SimpleNamespace(model="ladder-xs"))
     assert len(small.cell_settings("sums")) == 2
-    assert workflow.code("train.finetune") != workflow.code("score.evaluate")
-    both = workflow.code("report.audit", "cost.footprint")
-    monkeypatch.setattr(workflow.code_hash, "code_hash", lambda module, without: f"edited {module}")
-    assert workflow.code("report.audit", "cost.footprint") != both
+    assert keys.code("train.finetune") != keys.code("score.evaluate")
+    both = keys.code("report.audit", "cost.footprint")
+    monkeypatch.setattr(keys.code_hash, "code_hash", lambda module, without: f"edited {module}")
+    assert keys.code("report.audit", "cost.footprint") != both
 
 
 def test_models_are_pretrained_or_fetched(small):
@@ -148,7 +151,7 @@ def test_other_files_do_not(small):
 
 
 def test_names_of_rules():
-    assert workflow.rule_name("run", "mmlu-ladder.x", 0) == "run_mmlu_ladder_x_0"
+    assert keys.rule_name("run", "mmlu-ladder.x", 0) == "run_mmlu_ladder_x_0"
 
 
 def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workplace):  # noqa: F811
@@ -173,7 +176,7 @@ def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workp
 
     def keys() -> dict[str, object]:
         load_catalog.cache_clear()
-        files = workflow.Files(load_plan(path))
+        files = Files(load_plan(path))
         run = files.plan.runs[-1]
         return {
             "prepare_table": files.data_settings(SimpleNamespace(table="sums")),
@@ -209,42 +212,39 @@ LOOKS = (
 
 def test_a_job_has_only_runs_that_are_needed_together(workplace):  # noqa: F811
     plan = load_plan(workplace.experiment(*LOOKS))
-    carried = list(workflow.jobs(plan, "sums"))
+    carried = list(jobs(plan, "sums"))
     assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.all_runs)
     seeds = [tuple(run.seed for run in job) for job in carried]
     first, last, picking = seeds[:3], seeds[3:5], seeds[5:]
     assert first == [(None, 0, 1), (2, 3, 0), (1, 2, 3)]  # all are needed: the base and the cells share them
     assert last == [(4, 5), (4, 5)] and all(len({run.cell for run in job}) == 1 for job in carried[3:5])
     assert picking == [(100, 100), (100, 100)]  # not three and one: two cores end at once
-    priorities = [workflow.priority(plan, job, workflow.tokens_of_a_run(plan, "sums")) for job in carried]
-    assert min(priorities[5:]) > workflow.PICKING > max(priorities[:5])  # the others wait for these
+    priorities = [priority(plan, job, tokens_of_a_run(plan, "sums")) for job in carried]
+    assert min(priorities[5:]) > PICKING > max(priorities[:5])  # the others wait for these
     without = load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:]))
-    assert [[run.name for run in job] for job in workflow.jobs(without, "sums")] == [
+    assert [[run.name for run in job] for job in jobs(without, "sums")] == [
         [run.name for run in job] for job in carried[:5]
     ]
 
 
 def test_the_job_of_the_most_tokens_goes_first():
     plan = load_plan("ladder")
-    jobs = {
-        table: [job for job in workflow.jobs(plan, table) if job[0].seed == 40 or job[0].is_base]
+    by_table = {
+        table: [job for job in jobs(plan, table) if job[0].seed == 40 or job[0].is_base]
         for table in plan.experiment.tables
     }
-    longest = {
-        table: workflow.priority(plan, of_table[0], workflow.tokens_of_a_run(plan, table))
-        for table, of_table in jobs.items()
-    }
+    longest = {table: priority(plan, of_table[0], tokens_of_a_run(plan, table)) for table, of_table in by_table.items()}
     assert longest["mmlu"] > longest["commonsense"] > longest["arithmetic"]  # rows of 45, 24 and 31 tokens, padded
 
 
 def test_a_picked_rate_is_an_input_of_the_runs_that_are_trained_at_it(workplace):  # noqa: F811
-    files = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
+    files = Files(load_plan(workplace.experiment(*LOOKS)))
     plan = files.plan
-    tuned = [run for run in plan.runs if not run.is_base]
-    assert {run.name.rpartition("r4")[2] for run in tuned} == {f"-s{seed}" for seed in range(6)}
-    assert files.rates_of(tuned) == ["results/small/rates/sums.json"]
+    of_seeds = [run for run in plan.runs if not run.is_base]
+    assert {run.name.rpartition("r4")[2] for run in of_seeds} == {f"-s{seed}" for seed in range(6)}
+    assert files.rates_of(of_seeds) == ["results/small/rates/sums.json"]
     assert files.rates_of(plan.picking_runs("sums")) == [] == files.rates_of([plan.runs[0]])
-    of_run = files.settings(tuned[:1])
+    of_run = files.settings(of_seeds[:1])
     assert len(of_run) == len(set(of_run)) == 2  # it may be trained at either rate
 
 
@@ -262,21 +262,21 @@ def checkpoints(there: set[str]):
 
 
 def test_what_is_needed_waits_for_what_decides_it(workplace):  # noqa: F811
-    fixed = workflow.Files(load_plan(workplace.experiment()))
-    assert workflow.required_files(fixed, None, "records") == fixed.records
-    staged = workflow.Files(load_plan(workplace.experiment(*LOOKS)))
-    (records,) = workflow.required_files(staged, checkpoints(set()), "records")
+    fixed = Files(load_plan(workplace.experiment()))
+    assert required_files(fixed, None, "records") == fixed.records
+    staged = Files(load_plan(workplace.experiment(*LOOKS)))
+    (records,) = required_files(staged, checkpoints(set()), "records")
     with pytest.raises(Waiting, match="^sums-1$"):
         records(SimpleNamespace())
-    first = workflow.scores_of_seeds(staged, checkpoints(set()))(SimpleNamespace(table="sums", look="1"))
+    first = scores_of_seeds(staged, checkpoints(set()))(SimpleNamespace(table="sums", look="1"))
     assert (
         "results/small/rates/sums.json" in first and "results/small/runs/sums-ladder-xs-lora-r4-s3/scores.json" in first
     )
-    beside = workflow.Files(load_plan(workplace.experiment(*LOOKS, (("tables", "more"), EXPERIMENT["tables"]["sums"]))))
-    of_fixed = workflow.required_files(beside, checkpoints(set()), "runs")[1](SimpleNamespace())
-    assert "results/small/every-card" in of_fixed and not [path for path in of_fixed if path.endswith(workflow.CARD)]
-    picking = workflow.Files(load_plan(workplace.experiment(LOOKS[1])))
-    assert workflow.required_files(picking, None, "records") == picking.records  # which runs are made is known
+    beside = Files(load_plan(workplace.experiment(*LOOKS, (("tables", "more"), EXPERIMENT["tables"]["sums"]))))
+    of_fixed = required_files(beside, checkpoints(set()), "runs")[1](SimpleNamespace())
+    assert "results/small/every-card" in of_fixed and not [path for path in of_fixed if path.endswith(CARD)]
+    picking = Files(load_plan(workplace.experiment(LOOKS[1])))
+    assert required_files(picking, None, "records") == picking.records  # which runs are made is known
     assert "results/small/rates/sums.json" in picking.records
     assert len(staged.picking("sums")) == 2 * 2
     assert staged.footprints("sums") == [f"results/small/footprints/{c.name}.json" for c in staged.plan.cells("sums")]
@@ -288,9 +288,9 @@ def test_what_is_needed_waits_for_what_decides_it(workplace):  # noqa: F811
 
 
 def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
-    files = workflow.Files(load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:])))
+    files = Files(load_plan(workplace.experiment(LOOKS[0], *LOOKS[2:])))
     plan = files.plan
-    look = workflow.scores_of_seeds(files, checkpoints({"sums-1"}))
+    look = scores_of_seeds(files, checkpoints({"sums-1"}))
 
     def seeds(paths: list[str]) -> set[str]:
         return {path.split("/")[3].rpartition("-")[2] for path in paths if "base" not in path}
@@ -305,7 +305,7 @@ def test_looks_follow_the_records_of_those_before(workplace):  # noqa: F811
     more = look(SimpleNamespace(table="sums", look="2"))
     assert seeds([path for path in more if cells[0] in path]) == {"s0", "s1", "s2", "s3", "s4", "s5"}
     assert seeds([path for path in more if cells[1] in path]) == {"s0", "s1", "s2", "s3"}
-    (records,) = workflow.required_files(files, checkpoints({"sums-1"}), "score_records")
+    (records,) = required_files(files, checkpoints({"sums-1"}), "score_records")
     with pytest.raises(Waiting, match="^sums-2$"):
         records(SimpleNamespace())
     write_record(look_file(files.root, "sums", 1), record.model_copy(update={"more": []}))
@@ -320,23 +320,23 @@ def test_a_rate_beyond_the_grid_is_a_job_of_its_own(workplace):  # noqa: F811
         load_plan(workplace.experiment(edit, (("runs_per_job",), 4)))
         for edit in (EXTENDED, (EXTENDED[0], EXTENDED[1] | {"extend": 0}))
     )
-    carried = list(workflow.jobs(plan, "sums"))
+    carried = list(jobs(plan, "sums"))
     assert sorted(run.name for job in carried for run in job) == sorted(run.name for run in plan.all_runs)
     further = [job for job in carried if job[0].learning_rate in (1e-4, 1e-5, 0.1, 1.0)]
     assert len(further) == 2 * 4 and {len({(run.cell, run.learning_rate) for run in job}) for job in further} == {1}
-    assert [job for job in carried if job not in further] == list(workflow.jobs(within, "sums"))
-    (tuned, *_) = (run for run in plan.runs if not run.is_base)
-    assert len(set(workflow.Files(plan).settings([tuned]))) == 2 + 2 * 2  # it may be trained at any
+    assert [job for job in carried if job not in further] == list(jobs(within, "sums"))
+    (first, *_) = (run for run in plan.runs if not run.is_base)
+    assert len(set(Files(plan).settings([first]))) == 2 + 2 * 2  # it may be trained at any
 
 
 def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
-    files = workflow.Files(load_plan(workplace.experiment(EXTENDED)))
+    files = Files(load_plan(workplace.experiment(EXTENDED)))
     plan, table = files.plan, {"table": "sums"}
     cells = [cell.name for cell in plan.tuned_cells("sums")]
 
     def tried(there: set[str], **wildcards) -> set[str]:
         """What is read, without the folders' common part."""
-        paths = workflow.scores_of_rates(files, checkpoints(there))(SimpleNamespace(**table, **wildcards))
+        paths = scores_of_rates(files, checkpoints(there))(SimpleNamespace(**table, **wildcards))
         return {path.removeprefix("results/small/").removesuffix("/validation/scores.json") for path in paths}
 
     def asks(number: int, more: dict[str, float]) -> None:
@@ -362,11 +362,11 @@ def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
     assert tried({"sums-1", "sums-2"}) == further | {"rounds/sums-2.json"}
     asks(1, {})
     assert tried({"sums-1"}) == grid | {"rounds/sums-1.json"}, "a round after one that asks for nothing is not read"
-    (records,) = workflow.required_files(files, checkpoints({"sums-1"}), "score_records")
+    (records,) = required_files(files, checkpoints({"sums-1"}), "score_records")
     read = {path.split("/")[3] for path in records(SimpleNamespace()) if "-lr" in path}
     assert read == {name.removeprefix("runs/") for name in grid}
     with pytest.raises(Waiting):
-        workflow.required_files(files, checkpoints(set()), "score_records")[0](SimpleNamespace())
+        required_files(files, checkpoints(set()), "score_records")[0](SimpleNamespace())
     assert files.extending_tables == "sums" and files.cards == ["results/small/every-card"]
     assert files.footprints("sums") == [f"results/small/footprints/{cell.name}.json" for cell in plan.cells("sums")]
 
@@ -375,4 +375,4 @@ def test_rounds_follow_the_records_of_those_before(workplace):  # noqa: F811
 def test_results_in_a_storage_cannot_be_looked_at(workplace, edits):  # noqa: F811
     path = workplace.experiment(*edits)
     with pytest.raises(UserError, match="results in a storage are not"):
-        workflow.requested({"experiment": path}, in_storage=True, dry=True, data=False)
+        request.requested({"experiment": path}, in_storage=True, dry=True, data=False)
