@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sbora_bench.analysis.learning_rates import edge_of, failures, pick, scores_by_rate
+from sbora_bench.analysis.learning_rates import best_rate, edge_of, failures, scores_by_rate
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.stages import End
 from sbora_bench.results.folders import round_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import write_record
-from sbora_bench.results.stages import RoundRecord, rates_hash, rounds_made, with_grids
+from sbora_bench.results.stages import RoundRecord, missing_round, rates_hash, rounds_made, with_grids
 
 
 def extend(plan: Plan, table: str, number: int, results: Path) -> None:
@@ -30,9 +30,7 @@ def extend(plan: Plan, table: str, number: int, results: Path) -> None:
         allowed = f"1 to {rounds}" if rounds else "none: say learning_rates: {pick, seeds, extend}"
         raise UserError(f"{plan.path}: tables.{table}.learning_rates: found round {number}, allowed {allowed}")
     if len(rounds_made(plan, results, table, number - 1)) < number - 1:
-        before = plan.command("extend", "--table", table, "--round", str(number - 1))
-        file = round_file(results, table, number - 1)
-        raise UserError(f"{file}: no such round of this plan; make it with: {before}")
+        raise missing_round(plan, results, table, number - 1)
     read = Results(with_grids(plan, results, number - 1), results)
     write_record(round_file(results, table, number), extended(read, table, number))
 
@@ -57,7 +55,7 @@ def next_rate(tried: Mapping[float, Sequence[float]], beyond: Mapping[End, Seque
     """The rate that a cell tries next by its scores on held-out rows, a seed each, at each rate tried; None where the
     best doesn't end them, where all beyond that end are tried, and where none has a score.
     """
-    best = pick({rate: [*scores] for rate, scores in tried.items()})
+    best = best_rate({rate: [*scores] for rate, scores in tried.items()})
     end = edge_of(best, tried)
     if not end or not all(map(math.isfinite, tried[best])):
         return None

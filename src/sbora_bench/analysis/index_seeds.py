@@ -115,13 +115,13 @@ class Factorial:
         return part.variance / whole if whole else None
 
 
-def decided(results: Results) -> list[Factorial]:
+def factorials(results: Results) -> list[Factorial]:
     """The factorials of an experiment all of whose runs have a score."""
-    factorials = []
+    whole = []
     for group in draw_groups(results.plan):
         scores = scores_of_group(results, group)
         if scores is not None:
             parts = components(scores)
             shape = len(scores), scores.shape[1], float(scores.mean())
-            factorials.append(Factorial(group, parts, *shape, p_equal(parts, *scores.shape)))
-    return factorials
+            whole.append(Factorial(group, parts, *shape, p_equal(parts, *scores.shape)))
+    return whole

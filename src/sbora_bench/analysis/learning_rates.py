@@ -4,7 +4,7 @@ Reads `runs/<run>/validation/` alone, never a test item's score.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from sbora_bench.errors import UserError
@@ -25,7 +25,7 @@ def picked(results: Results) -> Results:
         name for name, table in plan.experiment.tables.items() if table.learning_rates and not table.picking_seeds
     ]
     varied = [name for name in varied if not all(cell in plan.rates for cell in plan.tuned_cells(name))]
-    rates = {cell: pick(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
+    rates = {cell: best_rate(tried) for table in varied for cell, tried in scores_by_rate(results, table).items()}
     return results.with_rates(rates)
 
 
@@ -33,13 +33,18 @@ def scores_by_rate(results: Results, table: str) -> dict[Cell, dict[float, list[
     """Cell -> rate -> share of the held-out rows answered rightly, a seed each; of a table that is compared by the loss
     of the gold answer less that loss. The higher the better.
     """
-    score = less_loss if by_loss(results.plan, table) else share_right
+    score = held_out_score(results.plan, table)
     shares: dict[Cell, dict[float, list[float]]] = {}
     for run in results.plan.picking_runs(table) or results.plan.runs_of(table):
         if run.learning_rate is not None:
             share = score(results.scores(run, VALIDATION))[0]
             shares.setdefault(run.cell, {}).setdefault(run.learning_rate, []).append(share)
     return shares
+
+
+def held_out_score(plan: Plan, table: str) -> Callable[[ScoresRecord | None], tuple[float, int]]:
+    """What a run's held-out rows count in a table, the higher the better, and how many they are."""
+    return less_loss if by_loss(plan, table) else share_right
 
 
 def share_right(record: ScoresRecord | None) -> tuple[float, int]:
@@ -81,7 +86,7 @@ def less_loss(record: ScoresRecord | None) -> tuple[float, int]:
     return (-sum(loss * n for loss, n in losses) / items if items else -math.inf), items
 
 
-def pick(rates: dict[float, list[float]]) -> float:
+def best_rate(rates: dict[float, list[float]]) -> float:
     """The rate with the highest mean over its seeds; of equals the lowest."""
     means = {rate: sum(shares) / len(shares) for rate, shares in rates.items()}
     return min(rate for rate, mean in means.items() if mean == max(means.values()))

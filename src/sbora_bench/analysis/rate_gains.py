@@ -5,7 +5,7 @@ The choice itself is made in learning_rates.py, without the test items that are 
 
 from dataclasses import dataclass, replace
 
-from sbora_bench.analysis.learning_rates import by_loss, less_loss, pick, scores_by_rate, share_right
+from sbora_bench.analysis.learning_rates import best_rate, held_out_score, scores_by_rate
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, over_seeds
 from sbora_bench.plan.experiment import Cell, Plan, Run
@@ -40,11 +40,10 @@ def rate_scores(results: Results, table: str) -> list[RateScore]:
     staged = bool(plan.experiment.tables[table].picking_seeds)
     default, rows = plan.protocol(table).learning_rate, []
     for cell, rates in scores_by_rate(results, table).items():
-        best = pick(rates)
+        best = best_rate(rates)
         for rate, shares in rates.items():
             runs = _runs(plan, cell, rate)
-            held = less_loss if by_loss(plan, table) else share_right
-            items = max(held(results.scores(run, VALIDATION))[1] for run in runs)
+            items = max(held_out_score(plan, table)(results.scores(run, VALIDATION))[1] for run in runs)
             tested = [average for run in runs if (average := own_average(results, run)) is not None]
             rows.append(
                 RateScore(

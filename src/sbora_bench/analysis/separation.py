@@ -62,14 +62,6 @@ class Gain:
     p_holm: float = 1.0
     differs: bool = False
 
-    @property
-    def table(self) -> str:
-        return self.cell.table
-
-    @property
-    def model(self) -> str:
-        return self.cell.model
-
 
 @dataclass(frozen=True)
 class ReferenceGain:
@@ -84,18 +76,6 @@ class ReferenceGain:
     p: float
     p_holm: float = 1.0
     holds: bool = False
-
-    @property
-    def table(self) -> str:
-        return self.gain.table
-
-    @property
-    def model(self) -> str:
-        return self.gain.model
-
-    @property
-    def task(self) -> str:
-        return self.gain.task
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Shown = tuple[str, str, str, bool]  # table, model, task, and whether it shows t
 
 def references_shown(tested: Separation) -> list[Shown]:
     """Where the reference beats the base and the most frequent answer."""
-    return [(one.table, one.model, one.task, one.holds) for one in tested.references]
+    return [(one.gain.cell.table, one.gain.cell.model, one.gain.task, one.holds) for one in tested.references]
 
 
 def differences_shown(tested: Separation) -> list[Shown]:

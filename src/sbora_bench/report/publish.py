@@ -22,7 +22,7 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
 
     With them what the experiment's stages decided, so that the plan as it was run can be read from `folder` too.
     """
-    names = [*published_files(plan), *decided(plan, results), *region_files(plan)]
+    names = [*published_files(plan), *stage_files(plan, results), *region_files(plan)]
     missing = [name for name in names if not (results / name).is_file()]
     if missing:
         raise UserError(f"{results}: {missing[0]}: no such file; run the experiment to its end, then publish")
@@ -56,7 +56,7 @@ def region_files(plan: Plan) -> list[str]:
     return [str(region_file("", run)) for run in runs]
 
 
-def decided(plan: Plan, results: Path) -> list[str]:
+def stage_files(plan: Plan, results: Path) -> list[str]:
     """The files of the rates that were picked, and of the rounds and looks that were taken, the first at least."""
     names: list[str] = []
     for name, table in plan.experiment.tables.items():

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
 from sbora_bench.plan.entry import Strict
 from sbora_bench.plan.experiment import Plan
@@ -120,6 +121,12 @@ def rounds_made(plan: Plan, results: Path, table: str, most: int | None = None) 
         if not record.more:
             break
     return made
+
+
+def missing_round(plan: Plan, results: Path, table: str, number: int) -> UserError:
+    """That a round is still to be made, and how."""
+    command = plan.command("extend", "--table", table, "--round", str(number))
+    return UserError(f"{round_file(results, table, number)}: no such round of this plan; make it with: {command}")
 
 
 def rounds_ended(plan: Plan, results: Path, table: str) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
 from sbora_bench.analysis.forgetting import measured_cells, measured_pairs
-from sbora_bench.analysis.index_seeds import Component, components, decided, p_equal
+from sbora_bench.analysis.index_seeds import Component, components, factorials, p_equal
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
@@ -251,7 +251,7 @@ def test_the_factorials_table_is_made_of_the_runs_scores(tmp_path, monkeypatch):
     plan, results = make_plan(tmp_path, yaml.safe_load(yaml.safe_dump(made)), entries), tmp_path / "results"
     monkeypatch.setitem(RIGHT, ("qlora", 32), {"MultiArith": 31, "gsm8k": 10, "AddSub": 21})
     make_results(plan, results)
-    (factorial,) = decided(Results(plan, results))
+    (factorial,) = factorials(Results(plan, results))
     parts = {part.source: part for part in factorial.parts}
     assert (parts["draw"].degrees, parts["order"].degrees, parts["rest"].degrees) == (1, 2, 2)
     assert parts["draw"].mean_square == pytest.approx(3 * 2 * (100 * 6 / 40 / 3 / 2) ** 2)  # 6 of 40 more in one task

@@ -15,7 +15,7 @@ from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run, rate_text
 from sbora_bench.plan.narrowing import narrowed
 from sbora_bench.plan.stages import beyond
-from sbora_bench.report.publish import decided
+from sbora_bench.report.publish import stage_files
 from sbora_bench.report.verify import stages_again
 from sbora_bench.report.views.rate_table import rate_table
 from sbora_bench.results.folders import rates_file, round_file, run_folder
@@ -121,7 +121,7 @@ def test_only_cells_that_need_it_pay_and_n_rounds_bound_it(plan, tmp_path):
     }
     assert {run.name for run in known.picking_runs(TABLE)} == {path.name for path in (results / "runs").iterdir()}
     assert f"{sbora}-lr1.6e-2-s100" in {run.name for run in known.picking_runs(TABLE)}
-    assert decided(plan, results)[1:] == ["rounds/arithmetic-1.json", "rounds/arithmetic-2.json"]
+    assert stage_files(plan, results)[1:] == ["rounds/arithmetic-1.json", "rounds/arithmetic-2.json"]
 
 
 def test_a_best_rate_within_the_grid_ends_it_after_one_round(plan, tmp_path):

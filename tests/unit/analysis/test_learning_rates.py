@@ -8,7 +8,7 @@ import yaml
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.csv_files import read_scores
-from sbora_bench.analysis.learning_rates import pick, picked, scores_by_rate
+from sbora_bench.analysis.learning_rates import best_rate, picked, scores_by_rate
 from sbora_bench.analysis.rate_gains import rate_scores
 from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
@@ -94,7 +94,7 @@ def test_rates_that_make_no_sense(tmp_path, rates, message):
 
 def test_the_best_on_held_out_rows_is_picked_and_of_equals_the_lowest(made):
     plan, results = made
-    assert pick({0.1: [0.5, 0.6], 0.01: [0.6, 0.5], 1.0: [0.0, 1.0]}) == 0.01
+    assert best_rate({0.1: [0.5, 0.6], 0.01: [0.6, 0.5], 1.0: [0.0, 1.0]}) == 0.01
     rates = {cell.method: rate for cell, rate in picked(Results(plan, results)).plan.rates.items() if cell.rank == 32}
     assert rates == {"lora": 0.0003, "dora": 0.001, "sbora-fa": 0.0003}
     shown = picked(Results(plan, results))

@@ -110,9 +110,9 @@ def test_better_is_in_the_metrics_direction(made):
         assert pairs[task, "lora", "dora"].verdict.outcome is Outcome.WORSE
         assert pairs[task, "dora", "sbora-fa"].verdict.outcome is Outcome.BETTER
     assert pairs["gsm8k", "lora", "dora"].difference > 0 > pairs["MultiArith", "lora", "dora"].difference
-    gains = {(gain.task, gain.cell.method): gain for gain in tested.gains if gain.model == "llama-7b"}
+    gains = {(gain.task, gain.cell.method): gain for gain in tested.gains if gain.cell.model == "llama-7b"}
     assert gains["gsm8k", "dora"].difference < 0 and gains["gsm8k", "dora"].only_tuned is None
-    assert {one.task for one in tested.references} == {"AddSub"}, "the most frequent answer is of right and wrong"
+    assert {one.gain.task for one in tested.references} == {"AddSub"}, "the most frequent answer is of right and wrong"
     best = highest_scores(Results(*made))
     assert any(line.startswith("Arithmetic, by hand: the lowest GSM8K is 1.784") and "DoRA" in line for line in best)
 

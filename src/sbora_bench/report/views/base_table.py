@@ -25,13 +25,13 @@ def base_table(results: Results, _: None = None) -> PrintedTable:
     plan, tested = results.plan, separation(results)
     groups: dict[tuple[str, str], list[list[Text]]] = {}
     for one in tested.references:
-        gain = one.gain
-        groups.setdefault((one.table, one.model), []).append(
+        gain, cell = one.gain, one.gain.cell
+        groups.setdefault((cell.table, cell.model), []).append(
             [
-                Text(one.table),
-                Text(model_title(plan, one)),
-                Text(task_titles(plan, one.table)[one.task]),
-                Text(ranked_title(plan, gain.cell)),
+                Text(cell.table),
+                Text(model_title(plan, cell)),
+                Text(task_titles(plan, cell.table)[gain.task]),
+                Text(ranked_title(plan, cell)),
                 Text(f"{100 * gain.score:.1f}"),
                 Text(f"{100 * gain.base:.1f}"),
                 Text(f"{100 * one.most_frequent_rate:.1f}"),

@@ -21,7 +21,7 @@ def gains_csv(results: Results) -> str:
 
 def gain_table(results: Results, table: str) -> PrintedTable | None:
     """A table's tuned cells against their bases: the difference in points, and p."""
-    plan, rows = results.plan, [gain for gain in separation(results).gains if gain.table == table]
+    plan, rows = results.plan, [gain for gain in separation(results).gains if gain.cell.table == table]
     if not rows:
         return None
     gains = {(row.cell, row.task): row for row in rows}

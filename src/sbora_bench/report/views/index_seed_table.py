@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.analysis.index_seeds import decided
+from sbora_bench.analysis.index_seeds import factorials
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.factorials import DRAWS, draw_groups
 from sbora_bench.plan.titles import model_title
@@ -23,7 +23,7 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
     plan = results.plan
     groups: list[list[list[Text]]] = []
     numbers: list[list[Any]] = [COLUMNS]
-    for factorial in decided(results):
+    for factorial in factorials(results):
         group = factorial.group
         lines: list[list[Text]] = []
         for part in factorial.parts:
@@ -50,7 +50,7 @@ def index_seed_table(results: Results, _: None = None) -> PrintedTable:
         groups.append(lines)
     ratios = "; ".join(
         f"{model_title(plan, one.group)}, {one.group.title} r = {one.group.rank}: p {p_text(one.p_ratio)}"
-        for one in decided(results)
+        for one in factorials(results)
     )
     notes = [
         f"Whether one of draw and order brings more than the other is one test of their difference, not two p values:"
