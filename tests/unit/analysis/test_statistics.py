@@ -120,7 +120,7 @@ def made(tmp_path):
 
 def test_claims_of_made_samples(made):
     tested = separation(Results(*made))
-    claims = {(row.table, row.model, row.task): row for row in tested.references}
+    claims = {(row.gain.cell.table, row.gain.cell.model, row.gain.task): row for row in tested.references}
     assert len(claims) == 8
     reference = claims["arithmetic", "llama-7b", "MultiArith"]
     row = reference.gain
@@ -137,8 +137,8 @@ def test_claims_of_made_samples(made):
 
 def test_gains_are_against_the_base_of_the_same_model(made):
     gains = separation(Results(*made)).gains
-    rows = [row for row in gains if (row.table, row.task) == ("arithmetic", "MultiArith")]
-    assert [(row.model, row.cell.method, row.cell.rank) for row in rows] == [
+    rows = [row for row in gains if (row.cell.table, row.task) == ("arithmetic", "MultiArith")]
+    assert [(row.cell.model, row.cell.method, row.cell.rank) for row in rows] == [
         ("llama-7b", "lora", 32),
         ("llama-7b", "dora", 32),
         ("llama-7b", "sbora-fa", 32),
@@ -148,7 +148,7 @@ def test_gains_are_against_the_base_of_the_same_model(made):
     fa = rows[2]
     assert (fa.only_tuned, fa.only_base, fa.pairs) == (3 * (12 + 1 - 2), 0, 120)
     assert fa.difference == pytest.approx(33 / 120) and fa.differs
-    family = [row for row in separation(Results(*made)).gains if row.table == "arithmetic"]
+    family = [row for row in separation(Results(*made)).gains if row.cell.table == "arithmetic"]
     assert [row.p_holm for row in family] == pytest.approx(statistics.holm([row.p for row in family]))
 
 
@@ -192,7 +192,9 @@ def test_only_common_seeds_are_paired(made):
     plan, results = made
     make_run(plan, results, plan.run("arithmetic-llama-7b-lora-r32-s1"), failed="no memory")
     tested = separation(Results(plan, results))
-    claim = next(row.gain for row in tested.references if (row.model, row.task) == ("llama-7b", "AddSub"))
+    claim = next(
+        row.gain for row in tested.references if (row.gain.cell.model, row.gain.task) == ("llama-7b", "AddSub")
+    )
     assert (claim.seeds, claim.pairs) == (2, 80)
     pairs = {(row.a.method, row.b.method): row.pairs for row in tested.differences if row.column == "AddSub"}
     assert pairs["lora", "dora"] == 80 and pairs["dora", "sbora-fa"] == 120
