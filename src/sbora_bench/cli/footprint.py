@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from sbora_bench.cli.plan import experiment_option, load, narrowing_options, results_folder, results_option
+from sbora_bench.cli.options import (
+    experiment_option,
+    experiment_options,
+    load,
+    narrowing_options,
+    results_folder,
+    results_option,
+)
 from sbora_bench.errors import UserError
 
 
@@ -58,9 +65,7 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
 
 @click.command("table-footprint")
 @click.argument("table")
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 def table_footprint(table: str, experiment: str, results: Path | None, **part: str) -> None:
     """Estimate every run of TABLE, a table of the experiment, and write its footprint.json."""
     plan = load(experiment, **part)

@@ -21,16 +21,18 @@ from sbora_bench import gpus
 from sbora_bench.cli.footprint import ESTIMATING
 from sbora_bench.cli.grouped import Grouped
 from sbora_bench.cli.init import init
-from sbora_bench.cli.plan import (
-    PLANNING,
+from sbora_bench.cli.options import (
     experiment_option,
+    experiment_options,
     load,
     load_so_far,
     load_with_rates,
     narrowing_options,
+    resources_option,
     results_folder,
     results_option,
 )
+from sbora_bench.cli.plan import PLANNING
 from sbora_bench.cli.results import READING
 from sbora_bench.errors import Terminated, UserError
 from sbora_bench.files import disk_error
@@ -54,10 +56,6 @@ def _measure_lengths(plan: "Plan", table: str, prepared: Path) -> None:
     except UserError as error:
         click.echo(f"note: lengths are not measured: {error}", err=True)
 
-
-resources_option = click.option(
-    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
-)
 
 for command in (init, *PLANNING, *READING, *ESTIMATING):
     cli.add_command(command)
@@ -176,9 +174,7 @@ def _of_table(table: str, command: str, experiment: str, part: dict[str, str]) -
 
 
 @cli.command()
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 @click.option("--table", required=True, help="The table whose grids of learning rates are extended.")
 @click.option("--round", "number", type=int, required=True, help="Which of its rounds; the first is 1.")
 def extend(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
@@ -190,9 +186,7 @@ def extend(experiment: str, results: Path | None, table: str, number: int, **par
 
 
 @cli.command()
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 @click.option("--table", required=True, help="The table whose learning rates are picked.")
 def pick(experiment: str, results: Path | None, table: str, **part: str) -> None:
     """Pick a learning rate for each cell of a table by held-out training rows; leaves rates/TABLE.json."""
@@ -203,9 +197,7 @@ def pick(experiment: str, results: Path | None, table: str, **part: str) -> None
 
 
 @cli.command()
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 @click.option("--table", required=True, help="The table whose comparisons are looked at.")
 @click.option("--look", "number", type=int, required=True, help="Which of its looks; the first is 1.")
 def look(experiment: str, results: Path | None, table: str, number: int, **part: str) -> None:
@@ -299,9 +291,7 @@ def _reading(stage: str, module: str, does: str) -> click.Command:
     """The command of a stage that only reads what runs left; the module's function has the command's name."""
 
     @click.command(stage, help=does)
-    @experiment_option()
-    @narrowing_options
-    @results_option
+    @experiment_options()
     def command(experiment: str, results: Path | None, **part: str) -> None:
         (loaded, folder), made = load_so_far(experiment, results, **part), import_module(f"sbora_bench.{module}")
         _refuse_nothing(loaded, folder)
@@ -322,9 +312,7 @@ for stage, module, does in (
 
 
 @cli.command()
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 def failures(experiment: str, results: Path | None, **part: str) -> None:
     """Name the runs that failed, with the reasons; exit status 1 if there are any."""
     from sbora_bench.results.failures import failed_runs

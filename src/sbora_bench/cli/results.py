@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from sbora_bench.cli.plan import experiment_option, load, load_so_far, narrowing_options, results_folder, results_option
+from sbora_bench.cli.options import (
+    experiment_option,
+    experiment_options,
+    load,
+    load_so_far,
+    narrowing_options,
+    resources_option,
+    results_folder,
+)
 from sbora_bench.errors import UserError
 
 
@@ -59,9 +67,7 @@ def _folder(results: Path | None, experiment: str, part: dict[str, str], *runs: 
 
 
 @click.command()
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 @click.option("--into", type=click.Path(path_type=Path), help="[default: results/published/EXPERIMENT]")
 def publish(experiment: str, results: Path | None, into: Path | None, **part: str) -> None:
     """Copy the tables and figures that README, docs and notebooks show."""
@@ -75,9 +81,7 @@ def publish(experiment: str, results: Path | None, into: Path | None, **part: st
 
 @click.command()
 @click.argument("run")
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 def show(run: str, experiment: str, results: Path | None, **part: str) -> None:
     """Print RUN, a name or a folder, on one screen."""
     from sbora_bench.report import terminal
@@ -88,9 +92,7 @@ def show(run: str, experiment: str, results: Path | None, **part: str) -> None:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@experiment_option()
-@narrowing_options
-@results_option
+@experiment_options()
 def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) -> None:
     """Compare runs A and B, names or folders, on the items that both answered."""
     from sbora_bench.report import terminal
@@ -100,9 +102,7 @@ def compare(a: str, b: str, experiment: str, results: Path | None, **part: str) 
 
 
 @click.command("compare-published")
-@experiment_option(default=None, argument=True)
-@narrowing_options
-@results_option
+@experiment_options(default=None, argument=True)
 @click.option("--published", type=click.Path(path_type=Path), help="A file of bands.  [default: that of the harness]")
 def compare_published(experiment: str, results: Path | None, published: Path | None, **part: str) -> None:
     """What others reported of EXPERIMENT's cells, beside ours: inside or outside of a band."""
@@ -115,10 +115,8 @@ def compare_published(experiment: str, results: Path | None, published: Path | N
 
 
 @click.command()
-@experiment_option(argument=True)
-@narrowing_options
-@results_option
-@click.option("--resources", default="resources", type=click.Path(path_type=Path), show_default=True)
+@experiment_options(argument=True)
+@resources_option
 @click.option("--prune", is_flag=True, help="Delete what no table needs, and say what was deleted.")
 @click.option("--json", "as_json", is_flag=True, help="All of it, and every run.")
 def status(experiment: str, results: Path | None, resources: Path, prune: bool, as_json: bool, **part: str) -> None:
@@ -152,12 +150,8 @@ def megabytes(size: int) -> str:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@experiment_option()
-@narrowing_options
-@results_option
-@click.option(
-    "--resources", default="resources", type=click.Path(path_type=Path), show_default=True, help="Prepared models."
-)
+@experiment_options()
+@resources_option
 @click.option("--keep", is_flag=True, help="Write each run's to regions/RUN.json of the results folder, print nothing.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file to write the first run's regions to.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Heat maps of the first run's, .svg or .png.")

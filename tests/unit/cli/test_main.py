@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from sbora_bench.cli.main import cli
-from sbora_bench.cli.plan import results_folder
+from sbora_bench.cli.options import results_folder
 from sbora_bench.files import git_blob_id
 from sbora_bench.results.records import VERSION
 from tests import forked
