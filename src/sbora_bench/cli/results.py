@@ -186,7 +186,7 @@ def regions(
     if output is not None:
         write_record(output, records[0])
     if figure is not None:
-        from sbora_bench.report.region_figure import write_figure
+        from sbora_bench.report.heat_maps import write_figure
 
         write_figure({axis: shown.heat_data(records[0].layers, axis) for axis in ("columns", "rows")}, figure)
 

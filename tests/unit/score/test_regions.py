@@ -9,7 +9,7 @@ import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora import SboraConfig
 from sbora_bench.analysis.regions import as_text, heat_data, overlap, overlap_text
 from sbora_bench.errors import UserError
-from sbora_bench.report.region_figure import heat_figure
+from sbora_bench.report.heat_maps import heat_figure
 from sbora_bench.results.folders import region_file
 from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.regions import RegionsRecord

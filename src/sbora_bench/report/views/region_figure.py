@@ -23,7 +23,7 @@ def first_runs(plan: Plan) -> dict[str, Run]:
 
 def region_figure(results: Results, run: Run) -> Figure:
     """The heat maps of a run; empty where it has no region."""
-    from sbora_bench.report.region_figure import heat_figure
+    from sbora_bench.report.heat_maps import heat_figure
 
     record = results.regions(run)
     layers = [] if record is None else record.layers
