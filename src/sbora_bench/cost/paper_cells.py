@@ -13,10 +13,10 @@ from sbora_bench.cost import cell_work
 from sbora_bench.cost.kept_traces import CACHE
 from sbora_bench.files import hash_of, write_text
 from sbora_bench.plan.catalog import Catalog
+from sbora_bench.results.paper.footprint import COLUMNS
 from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, plain, read_reported
 from sbora_bench.results.records import MEMORY_KINDS
 
-COLUMNS = "table model method rank trainable_parameters total_parameters adapter_bytes reported_millions"
 MEMORY_COLUMNS = ["table", "model", "method", "rank", "micro_batch", "length", *MEMORY_KINDS, "peak"]
 # All of a protocol that the counts depend on.
 COUNTED = {"target_modules", "weights_dtype", "pad", "double_quantization"}
@@ -65,7 +65,7 @@ def paper_footprint(catalog: Catalog, output: Path) -> None:
     """Write a CSV of the paper's cells at true scale: exact counts beside the reported millions."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS.split())
+    writer.writerow(COLUMNS)
     known: dict[str, dict] = {}
     for table, model, method, rank, reported in paper_cells(catalog):
         count = counted(catalog, known, table, model, method, rank)

@@ -248,7 +248,7 @@ def differing(
     """
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder)
-        for name in (folders.DATA, folders.FOOTPRINTS, folders.REGIONS, "paper_footprint.csv"):
+        for name in (folders.DATA, folders.FOOTPRINTS, folders.REGIONS, folders.PAPER_FOOTPRINT):
             _link(results / name, again / name)
         for run in plan.all_runs:
             for name in (folders.TRAINING, folders.FOOTPRINT, folders.SAMPLES):

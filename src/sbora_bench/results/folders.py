@@ -21,6 +21,7 @@ LOGITS = "logits.safetensors"
 MODEL_CARD = "README.md"  # in an adapter's folder
 ADAPTER, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter", "adapter_model.safetensors", "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, LOGITS)  # what training leaves in adapter/
+PAPER_FOOTPRINT = "paper_footprint.csv"
 RESOURCES = Path("resources")  # unless an option says otherwise
 
 

@@ -14,6 +14,7 @@ from sbora_bench.results.folders import (
     ADAPTER,
     ADAPTER_FILES,
     MODEL_CARD,
+    PAPER_FOOTPRINT,
     SCORES,
     TRAINING,
     footprint_of,
@@ -165,7 +166,7 @@ class Files:
     @property
     def paper(self) -> dict[str, list[str]]:
         """What is counted at the paper's scale, by name; lists of none where the experiment has no part of that."""
-        names = {"footprint": "paper_footprint.csv", "memory": "paper_memory.csv", "audit": "paper_audit.json"}
+        names = {"footprint": PAPER_FOOTPRINT, "memory": "paper_memory.csv", "audit": "paper_audit.json"}
         return {key: [f"{self.root}/{name}"] * self.plan.experiment.paper_footprint for key, name in names.items()}
 
     @property

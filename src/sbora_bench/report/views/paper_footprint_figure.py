@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.report.plotting import panels
 from sbora_bench.report.view import FigureView, of_experiment
-from sbora_bench.report.views.paper_footprint_table import read_paper_footprint
+from sbora_bench.results.paper.footprint import read_paper_footprint
 from sbora_bench.results.read import Results
 
 if TYPE_CHECKING:

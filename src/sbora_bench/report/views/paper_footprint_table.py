@@ -1,12 +1,10 @@
 """The paper's cells at true scale: trainable parameters as counted here beside those reported."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
-from sbora_bench.errors import UserError
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.view import COUNT, TableView, of_experiment
+from sbora_bench.results.paper.footprint import COLUMNS, read_paper_footprint
 from sbora_bench.results.read import Results
 
 
@@ -14,9 +12,7 @@ def paper_footprint_table(results: Results, _: None = None) -> PrintedTable:
     """The paper's cells at true scale: parameters as counted here beside those reported."""
     plan, lines = results.plan, read_paper_footprint(results.folder)
     groups: dict[tuple[str, str], list[list[Text]]] = {}
-    header = ["table", "model", "method", "rank", "trainable_parameters", "total_parameters", "adapter_bytes"]
-    header += ["reported_millions", "agrees"]
-    numbers = [header]
+    numbers = [[*COLUMNS, "agrees"]]
     for line in lines:
         count, reported = line["trainable_parameters"], line["reported_millions"]
         agrees = agreement(int(count), float(reported)) if count and reported else ""
@@ -34,7 +30,7 @@ def paper_footprint_table(results: Results, _: None = None) -> PrintedTable:
                 Text(agrees or "–"),
             ]
         )
-        numbers.append([line[key] for key in header[:-1]] + [agrees])
+        numbers.append([line[column] for column in COLUMNS] + [agrees])
     columns = ["Table", "Model", "Method", "Rank", "Trainable parameters", "of all, %", "Adapter, MiB"]
     columns += ["Reported, millions", "Agrees"]
     notes = [
@@ -43,32 +39,6 @@ def paper_footprint_table(results: Results, _: None = None) -> PrintedTable:
     ]
     title = "Trainable parameters of the paper's cells, counted at true scale"
     return PrintedTable("paper_footprint", title, columns, list(groups.values()), notes, numbers, text_columns=3)
-
-
-COLUMNS = [
-    "table",
-    "model",
-    "method",
-    "rank",
-    "trainable_parameters",
-    "total_parameters",
-    "adapter_bytes",
-    "reported_millions",
-]
-
-
-def read_paper_footprint(results: Path) -> list[dict[str, str]]:
-    """Rows of `paper_footprint.csv`, as text. Raises UserError if it's missing or has other columns."""
-    path = results / "paper_footprint.csv"
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `sbora-bench footprint` for the paper's cells first") from None
-    if reader.fieldnames != COLUMNS:
-        raise UserError(f"{path}: columns: found {reader.fieldnames}, allowed {COLUMNS}; delete it and count again")
-    return rows
 
 
 def agreement(count: int, reported_millions: float) -> str:
