@@ -273,12 +273,6 @@ def reached(
     return frozenset(reach.statements), frozenset(reach.names), frozenset(reach.files)
 
 
-def source_files(module: str) -> tuple[Path, ...]:
-    """The files that hold what `module` runs; sorted."""
-    counted, _, files = reached(module)
-    return tuple(sorted({_known(name).path for name, _ in counted} | files))
-
-
 @cache
 def code_hash(module: str, without: frozenset[str] = frozenset()) -> str:
     """SHA-256 over what `module` runs: modules' names and statements, data files' names and bytes; as `reached`."""

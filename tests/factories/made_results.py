@@ -9,7 +9,10 @@ import yaml
 
 from sbora_bench.files import hash_of, sha256, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.report.render import PrintedTable
+from sbora_bench.report.tables import TABLES
 from sbora_bench.results.folders import VALIDATION
+from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -127,6 +130,11 @@ def make_results(plan: Plan, results: Path) -> None:
         make_contamination(plan, results, table)
     for run in plan.runs:
         make_run(plan, results, run)
+
+
+def printed_tables(results: Results) -> list[PrintedTable]:
+    """The tables that have files of their own, as data. Raises UserError where `collect` has not run."""
+    return [table for view in TABLES if view.formats for table in view.tables(results)]
 
 
 def with_settings(plan: Plan, results: Path) -> None:

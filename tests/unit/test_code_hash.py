@@ -1,6 +1,7 @@
 """A stage's hash holds every function that the stage calls, and follows what code does, not how it is written."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from tests.factories.made_results import make_plan, make_results
 STAGES = ["inputs.prepare", "inputs.models.fetch", "train.pretrain", "train.finetune", "score.evaluate"]
 STAGES += ["cost.footprint", "analysis.collect", "report.cards", "report.tables", "report.figures", "report.audit"]
 STAGES += ["report.page", "results.failures"]
+
+
+def source_files(module: str) -> set[Path]:
+    """The files that hold what `module` runs."""
+    counted, _, files = hashing.reached(module)
+    return {Path(find_spec(name).origin) for name, _ in counted} | files
+
+
 IMPORTED = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])
@@ -26,7 +35,7 @@ def test_the_static_list_holds_what_is_imported(stage):
     done = forked.python("-c", IMPORTED, module)
     assert done.returncode == 0, done.stderr
     imported = {Path(path).resolve() for path in json.loads(done.stdout.splitlines()[-1])}
-    static = {path for path in hashing.source_files(module) if path.suffix == ".py"}
+    static = {path for path in source_files(module) if path.suffix == ".py"}
     empty = {path for path in imported if not hashing.Module("", path).statements}
     assert imported - static - empty == set()
     assert hashing.SOURCE / "sbora_bench" / f"{stage.replace('.', '/')}.py" in imported
@@ -109,16 +118,16 @@ def test_all_that_training_and_scoring_call_is_counted(tmp_path):
 
 
 def test_imports_inside_functions_count():
-    files = {path.name for path in hashing.source_files("sbora_bench.train.finetune")}
+    files = {path.name for path in source_files("sbora_bench.train.finetune")}
     assert {"finetune.py", "load.py", "adapters.py", "layer.py", "encoding.py"} <= files
     assert not {"main.py", "tables.py", "page.py", "layouts.py", "extraction.py"} & files
 
 
 def test_data_files_count_where_they_are_named():
     def files(stage: str) -> set[str]:
-        return {path.name for path in hashing.source_files(f"sbora_bench.{stage}") if path.suffix != ".py"}
+        return {path.name for path in source_files(f"sbora_bench.{stage}") if path.suffix != ".py"}
 
-    assert "extraction.py" in {path.name for path in hashing.source_files("sbora_bench.score.evaluate")}
+    assert "extraction.py" in {path.name for path in source_files("sbora_bench.score.evaluate")}
     assert {"choice.yaml", "number.yaml"} <= files("score.evaluate")
     assert files("train.finetune") == files("analysis.collect") == set()
     assert {"table.html", "macros.html", "report.css"} <= files("report.tables")

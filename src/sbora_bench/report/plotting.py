@@ -151,3 +151,10 @@ def draw_stack(axis: Axes, labels: list[str], parts: dict[str, tuple[list[float]
     for label, (widths, hatch, color) in parts.items():
         axis.barh(labels, widths, left=left, color=color, hatch=hatch, edgecolor="0.2", linewidth=0.4, label=label)
         left = [start + width for start, width in zip(left, widths, strict=True)]
+
+
+def first_above(axis: Axes, title: str) -> None:
+    """Bars to the right, the first above the others; `title` says what their lengths are."""
+    axis.set_xlabel(title)
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")

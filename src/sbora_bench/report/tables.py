@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.render import PrintedTable, markdown, write_table
+from sbora_bench.report.render import markdown, write_table
 from sbora_bench.report.view import TableView, of_experiment
 from sbora_bench.report.views.base_table import REFERENCE_AGAINST_BASE
 from sbora_bench.report.views.cell_runs import CELL_RUNS
@@ -36,7 +36,6 @@ def tests_markdown(results: Results) -> str:
 TESTS = TableView(
     key="tests",
     subjects=of_experiment("tests"),
-    make=lambda results, _: None,
     formats=(),
     data_files={"separation.md": tests_markdown},
 )
@@ -69,8 +68,3 @@ def tables(plan: Plan, results: Path) -> None:
             write_table(table, folder, view.formats)
         for name, text in view.data_files.items() if view.subjects(plan) else ():
             write_text(folder / name, text(read))
-
-
-def printed_tables(results: Results) -> list[PrintedTable]:
-    """The tables that have files of their own, as data. Raises UserError where `collect` has not run."""
-    return [table for view in TABLES if view.formats for table in view.tables(results)]

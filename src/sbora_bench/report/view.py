@@ -41,15 +41,15 @@ class TableView(Generic[S]):
     """A kind of table.
 
     `make` gives the table's data, or None where nothing is to be shown. `formats`: files `tables/<name>.<format>`, none
-    for a table of the page alone; `data_files`: files beside them, name -> its text. `section`: of the page. `hints`:
-    how to get at its numbers. `published`: whether `make publish` copies its Markdown and CSV files. `caption`: what
-    Snakemake's own report says of it. `timed`: whether it shows seconds or memory of the machine that trained, which
-    no reproduction gives again; then a published page leaves it out.
+    for a table of the page alone; `data_files`: files beside them, name -> its text; a view may have these alone.
+    `section`: of the page. `hints`: how to get at its numbers. `published`: whether `make publish` copies its Markdown
+    and CSV files. `caption`: what Snakemake's own report says of it. `timed`: whether it shows seconds or memory of the
+    machine that trained, which no reproduction gives again; then a published page leaves it out.
     """
 
     key: str
     subjects: Subjects[S]
-    make: Callable[[Results, S], PrintedTable | None]
+    make: Callable[[Results, S], PrintedTable | None] = lambda results, subject: None
     caption: str = ""
     section: str = "tables"
     formats: tuple[str, ...] = TABLE_FORMATS

@@ -15,7 +15,6 @@ from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.layouts import layouts
 from sbora_bench.report.render import csv as spell_csv
 from sbora_bench.report.render import html, latex, markdown
-from sbora_bench.report.tables import printed_tables
 from sbora_bench.results.paper.reported import plain, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -26,6 +25,7 @@ from sbora_bench.results.records import (
     TaskScore,
     write_record,
 )
+from tests.factories.made_results import printed_tables
 from tests.factories.shipped import ROOT
 
 TABLES = {"commonsense": "commonsense", "arithmetic": "arithmetic", "mmlu": "qsbora_mmlu"}

@@ -15,10 +15,10 @@ from sbora_bench.report.page import report
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.publish import publish
 from sbora_bench.report.snakemake_report import report_entries
-from sbora_bench.report.tables import TABLES, printed_tables, tables
+from sbora_bench.report.tables import TABLES, tables
 from sbora_bench.report.view import TableView
 from sbora_bench.results.read import Results
-from tests.factories.made_results import catalog, experiment, make_experiment, make_plan, with_table
+from tests.factories.made_results import catalog, experiment, make_experiment, make_plan, printed_tables, with_table
 from tests.factories.shipped import ROOT
 
 

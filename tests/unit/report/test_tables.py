@@ -11,7 +11,7 @@ from sbora_bench.files import write_text
 from sbora_bench.plan.layouts import layouts
 from sbora_bench.report.outputs import table_files
 from sbora_bench.report.render import latex_text, markdown_text
-from sbora_bench.report.tables import printed_tables, tables
+from sbora_bench.report.tables import tables
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
@@ -34,6 +34,7 @@ from tests.factories.made_results import (
     make_plan,
     make_results,
     make_run,
+    printed_tables,
 )
 
 

@@ -8,11 +8,10 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.separation import separation
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
-from sbora_bench.report.tables import printed_tables
 from sbora_bench.results import read
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TrainRecord, read_record, write_record
-from tests.factories.made_results import make_experiment
+from tests.factories.made_results import make_experiment, printed_tables
 
 
 @pytest.fixture

@@ -58,7 +58,6 @@ def _names(row: Cell) -> tuple[str, str, int | None]:
 CELL_RUNS = TableView(
     key="cells",
     subjects=of_experiment("cells"),
-    make=lambda results, _: None,
     formats=(),
     data_files={"cells.csv": cells_csv},
 )

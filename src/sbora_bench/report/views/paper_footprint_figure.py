@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.report.plotting import panels
+from sbora_bench.report.plotting import first_above, panels
 from sbora_bench.report.view import FigureView, of_experiment
+from sbora_bench.report.views.paper_footprint_table import title_of
 from sbora_bench.results.paper.footprint import read_paper_footprint
 from sbora_bench.results.read import Results
 
@@ -16,18 +17,15 @@ if TYPE_CHECKING:
 
 def paper_footprint_figure(results: Results, _: None = None) -> Figure:
     """A panel a table of the paper: a bar a cell, diamonds where a number is reported."""
-    plan, rows = results.plan, []
+    models, methods = results.plan.catalog.models, results.plan.catalog.methods
+    rows = []
     for line in read_paper_footprint(results.folder):
         if line["trainable_parameters"]:
-            method = plan.catalog.methods.get(line["method"])
+            model, method = title_of(models, line["model"]), title_of(methods, line["method"])
             rank = f" r = {line['rank']}" if line["rank"] else ""
-            model = plan.catalog.models.get(line["model"])
-            name = f"{model.title if model else line['model']}, {method.title if method else line['method']}{rank}"
             reported = float(line["reported_millions"]) if line["reported_millions"] else None
-            panel = line["table"].replace("_", " ")
-            rows.append(
-                {"panel": panel, "label": name, "count": int(line["trainable_parameters"]), "reported": reported}
-            )
+            about = {"panel": line["table"].replace("_", " "), "label": f"{model}, {method}{rank}"}
+            rows.append(about | {"count": int(line["trainable_parameters"]), "reported": reported})
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         labels = [row["label"] for row in shown]
@@ -36,9 +34,7 @@ def paper_footprint_figure(results: Results, _: None = None) -> Figure:
         reported = [(row["reported"], row["label"]) for row in shown if row["reported"] is not None]
         if reported:
             axis.plot(*zip(*reported, strict=True), "D", color="black", markersize=3, label="reported")
-        axis.set_xlabel("Trainable parameters, millions")
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
+        first_above(axis, "Trainable parameters, millions")
 
     return panels(rows, draw, height=4.0)
 

@@ -20,8 +20,8 @@ def paper_footprint_table(results: Results, _: None = None) -> PrintedTable:
         groups.setdefault((line["table"], line["model"]), []).append(
             [
                 Text(line["table"]),
-                Text(_title(plan.catalog.models, line["model"])),
-                Text(_title(plan.catalog.methods, line["method"])),
+                Text(title_of(plan.catalog.models, line["model"])),
+                Text(title_of(plan.catalog.methods, line["method"])),
                 Text(line["rank"] or "–"),
                 Text(f"{int(count):,}" if count else "not available"),
                 Text(f"{100 * int(count) / int(total):.2f}" if count and total else "–"),
@@ -49,7 +49,7 @@ def agreement(count: int, reported_millions: float) -> str:
     return "half" if abs(count / 2e6 - reported_millions) <= slack else "other"
 
 
-def _title(section: dict[str, Any], name: str) -> str:
+def title_of(section: dict[str, Any], name: str) -> str:
     return section[name].title if name in section else name
 
 

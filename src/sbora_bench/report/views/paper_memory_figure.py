@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError
-from sbora_bench.report.plotting import draw_stack, panels
+from sbora_bench.report.plotting import draw_stack, first_above, panels
 from sbora_bench.report.view import FigureView, of_experiment
 from sbora_bench.results.read import Results
 
@@ -40,9 +40,7 @@ def paper_memory_figure(results: Results, _: None = None) -> Figure:
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         parts = {kind: ([row[kind] for row in shown], *drawn) for kind, drawn in KINDS.items()}
         draw_stack(axis, [row["label"] for row in shown], parts)
-        axis.set_xlabel("Memory at the peak, GiB")
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
+        first_above(axis, "Memory at the peak, GiB")
 
     return panels(rows, draw, height=1.7)
 
