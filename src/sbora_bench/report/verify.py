@@ -21,16 +21,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
-from sbora_bench.results.aggregate import (
-    clean_mean,
-    cut_prompts,
-    gold_means,
-    macro_average,
-    mean_loss,
-    mean_of,
-    other_means,
-    value_of,
-)
+from sbora_bench.results.aggregate import mean_of, of_samples, value_of
 from sbora_bench.results.folders import VALIDATION, run_folder, samples_file, scored_parts
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -134,17 +125,9 @@ def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) ->
     Raises UserError where the rows are not samples of a scored task.
     """
     try:
-        values = [value_of(row) for row in rows]
-        value, stderr = mean_of(values)
-        extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
-        extra |= mean_loss(rows) if "loss" in rows[0] else {}
-        extra |= gold_means(rows) | cut_prompts(rows)
-        if rows and "subject" in rows[0]:
-            average, spread = macro_average(values, [row["subject"] for row in rows])
-            extra |= {"micro": value, "macro": average}
-            if recorded.mean_over == "subjects":
-                value, stderr = average, spread
-        elif recorded.mean_over == "subjects":
+        mean = mean_of([value_of(row) for row in rows])[0]
+        value, stderr, extra = of_samples(rows, mean, recorded.mean_over)
+        if recorded.mean_over == "subjects" and "macro" not in extra:
             raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not samples of a scored task ({error!r}); score the run again") from None

@@ -16,6 +16,23 @@ def value_of(row: dict[str, Any]) -> float:
     return float(row["value"] if "value" in row else row["correct"])
 
 
+def of_samples(rows: list[dict[str, Any]], value: float, over: str) -> tuple[float, float | None, dict[str, float]]:
+    """A task's value, its standard error, and what its score says beside them, from its samples.
+
+    `value`: the mean of the items; `over`: `subjects` for the mean of the subjects' means in its place.
+    """
+    values = [value_of(row) for row in rows]
+    stderr = mean_of(values)[1]
+    extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
+    if "subject" in rows[0]:
+        average, spread = macro_average(values, [row["subject"] for row in rows])
+        extra |= {"micro": value, "macro": average}
+        if over == "subjects":
+            value, stderr = average, spread
+    extra |= mean_loss(rows) if "loss" in rows[0] else {}
+    return value, stderr, extra | gold_means(rows) | cut_prompts(rows)
+
+
 def other_means(rows: list[dict[str, float]]) -> dict[str, float]:
     """Means of the metrics beside the score, from each sample's `metrics`."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}

@@ -14,16 +14,7 @@ from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.plan.data_entries import Answering
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.results.aggregate import (
-    CUT,
-    clean_mean,
-    cut_prompts,
-    gold_means,
-    macro_average,
-    mean_loss,
-    mean_of,
-    other_means,
-)
+from sbora_bench.results.aggregate import CUT, cut_prompts, gold_means, of_samples
 from sbora_bench.results.folders import samples_file
 from sbora_bench.results.records import TaskData, TaskScore
 
@@ -145,29 +136,9 @@ def score_task(
     pipeline = examples[0]["filter"]
     item_values = {other: values_of(name, other, metrics[other], examples) for other in metrics}
     values = item_values.pop(metric)
-    value = evaluated["results"][name][f"{metric},{pipeline}"]
-    stderr = mean_of(values)[1]
+    mean = float(evaluated["results"][name][f"{metric},{pipeline}"])
     beside = [dict(zip(item_values, of, strict=True)) for of in zip(*item_values.values(), strict=True)]
-    extra = clean_mean(values, items) | other_means(beside)
-    if "subject" in items[0]:
-        average, spread = macro_average(values, [item["subject"] for item in items])
-        extra |= {"micro": float(value), "macro": average}
-        if macro:
-            value, stderr = average, spread
     answers = [answered(task, example, scorer.tokens) for example in examples]
-    if task.OUTPUT_TYPE == "loglikelihood":
-        extra |= mean_loss(answers)
-    score = TaskScore(
-        metric=metric,
-        mean_over="subjects" if macro and "subject" in items[0] else "items",
-        measured=measured,
-        value=float(value),
-        stderr=stderr,
-        n=len(examples),
-        task_version=str(task.VERSION),
-        task_hash=hash_of(described),
-        extra=extra,
-    )
     rows = [
         {
             "id": item["id"],
@@ -182,7 +153,20 @@ def score_task(
         }
         for place, (item, example, value, answer) in enumerate(zip(items, examples, values, answers, strict=True))
     ]
-    return score.model_copy(update={"extra": score.extra | cut_prompts(rows)}), rows
+    over = "subjects" if macro and "subject" in items[0] else "items"
+    value, stderr, extra = of_samples(rows, mean, over)
+    score = TaskScore(
+        metric=metric,
+        mean_over=over,
+        measured=measured,
+        value=value,
+        stderr=stderr,
+        n=len(examples),
+        task_version=str(task.VERSION),
+        task_hash=hash_of(described),
+        extra=extra,
+    )
+    return score, rows
 
 
 def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
