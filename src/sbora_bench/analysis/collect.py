@@ -92,19 +92,21 @@ def score_rows(results: Results) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["table"], row["run"], row["task"]))
 
 
-def over_items(score: TaskScore) -> tuple[float | None, float, float]:
+def over_items(score: TaskScore) -> tuple[float | None, float | None, float | None]:
     """Standard error and the ends of a score's 95 % interval over its items: binomial and Wilson's for a share of them.
 
     A macro average keeps its own standard error, and is taken as a share of as many items as have that one. A mean of
-    other values has lm-eval's, and the normal interval within the metric's range.
+    other values has lm-eval's, and the normal interval within the metric's range. One item says nothing of its spread:
+    then there is no standard error, and an interval of a share alone.
     """
     value, n, stderr, metric = score.value, score.n, score.stderr, score.measured
     assert value is not None, score.status
     if not metric.right_or_wrong:
-        low, high = value - NORMAL_95 * (stderr or 0.0), value + NORMAL_95 * (stderr or 0.0)
-        return stderr, metric.within(low), metric.within(high)
+        if stderr is None:
+            return None, None, None
+        return stderr, metric.within(value - NORMAL_95 * stderr), metric.within(value + NORMAL_95 * stderr)
     if score.mean_over == "items":
-        return binomial_stderr(value * n, n), *wilson(value * n, n)
+        return binomial_stderr(value * n, n) if n > 1 else None, *wilson(value * n, n)
     size = effective_items(value, stderr) if stderr else n
     return stderr, *wilson(value * size, size)
 
