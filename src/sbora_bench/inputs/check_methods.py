@@ -21,8 +21,8 @@ from sbora_bench.files import hash_of, write_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import added_rows, config_from, cut
-from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.inputs.models.weights import refuse_bidirectional
+from sbora_bench.inputs.models.sources import Folder, Source, source_of
+from sbora_bench.inputs.models.weights import check_tensors, refuse_bidirectional, tensor_shapes
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.method_entry import MethodEntry
@@ -96,15 +96,35 @@ def described(plan: Plan, cell: Cell) -> list[Any]:
     method = plan.catalog.methods[cell.method].model_dump(mode="json", exclude={"title"})
     protocol = plan.protocol(cell.table).model_dump(mode="json", include=KEYS)
     code = code_hash("sbora_bench.inputs.check_methods")
-    return [values, entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
+    return [values, of_folder(source)[1], entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
+
+
+def of_folder(source: Source) -> tuple[Path, dict[str, list[int]]]:
+    """A user's own folder and the shapes of its tensors; none of another source, or where files are not whole, which
+    inputs/check_data.py reports.
+    """
+    folder = Path(source.settings.path) if isinstance(source, Folder) else Path()
+    try:
+        return folder, tensor_shapes(folder) if isinstance(source, Folder) else {}
+    except UserError:
+        return folder, {}
 
 
 def _problems(plan: Plan, cells: list[Cell]) -> Iterator[str]:
+    spoilt: set[str] = set()
     wrong: set[tuple[str, ...]] = set()
+    for model in dict.fromkeys(cell.model for cell in cells):
+        folder, tensors = of_folder(source_of(model, plan.catalog.models[model]))
+        try:
+            if tensors:
+                check_tensors(folder)
+        except UserError as error:
+            spoilt.add(model)
+            yield f"{plan.catalog.where('models', model)}: {error}"
     for cell in cells:
         protocol, method = plan.protocol(cell.table), plan.catalog.methods[cell.method]
         table, entry = f"{plan.path}: tables.{cell.table}", plan.catalog.where("methods", cell.method)
-        if (cell.method,) in wrong or (cell.table, cell.model, cell.method) in wrong:
+        if cell.model in spoilt or (cell.method,) in wrong or (cell.table, cell.model, cell.method) in wrong:
             continue  # it has its line
         try:
             adapter_config(method, cell.rank or 0, 0, protocol)

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs import check_methods
 from sbora_bench.plan.experiment import load_plan
 from tests.factories.shipped import ROOT
+from tests.factories.toy_files import toy
 from tests.factories.workplace import workplace  # noqa: F401
 
 GRID = ("tables", "sums", "grids")
@@ -170,6 +172,19 @@ def test_a_model_that_a_method_does_not_fit_is_a_line(workplace, architecture, m
     )
     problems = check_methods.method_problems(load_plan(file))
     assert (words in problems[0]) if words else problems == [], problems
+
+
+def test_weights_that_are_not_of_their_config_are_one_line(workplace):  # noqa: F811
+    """Before anything is prepared, though the same folder was good before."""
+    folder = workplace.folder / "own"
+    toy().save_pretrained(folder)
+    workplace.catalog(models={"own": {"title": "Own", "source": {"kind": "folder", "path": str(folder)}}})
+    plan = load_plan(workplace.experiment((GRID, [{"models": ["own"], "methods": ["lora", "dora"], "ranks": [4]}])))
+    assert check_methods.method_problems(plan) == []
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 1})
+    problems = check_methods.method_problems(plan)
+    assert len(problems) == 1 and "own.yaml: models.own: " in problems[0], problems
+    assert "its files hold model.layers.1.input_layernorm.weight" in problems[0]
 
 
 def test_each_wrong_method_has_its_line(workplace):  # noqa: F811

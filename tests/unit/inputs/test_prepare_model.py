@@ -18,11 +18,11 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
-from sbora_bench.inputs.models.weights import refuse_bidirectional
+from sbora_bench.inputs.models.weights import hashes, link, refuse_bidirectional
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import ModelEntry
-from sbora_bench.results.records import BaseRecord, read_record
+from sbora_bench.results.records import BaseRecord, read_record, write_record
 from tests.factories import shipped
 from tests.factories.toy_files import SIZES, WORDS, gguf_file, toy
 
@@ -50,6 +50,19 @@ def weights(tmp_path):
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<0>"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<1>", eos_token="<2>").save_pretrained(folder)
     return folder
+
+
+def refused_by_both(weights: Path, folder: Path, message: str) -> None:
+    """By `prepare`, and by training and scoring, of a folder that was prepared before or changed since."""
+    with pytest.raises(UserError, match=f"weights: {message}"):
+        prepare_model(catalog(FOLDER), "toy-1", folder / "out")
+    assert not list(folder.glob("*out*"))
+    output = folder / "resources" / "models" / "toy-1"
+    output.mkdir(parents=True)
+    link(weights, output)
+    write_record(output / "base.json", BaseRecord(model="toy-1", source=FOLDER, files=hashes(output)))
+    with pytest.raises(UserError, match=f"toy-1: {message}"):
+        load_base(folder / "resources", "toy-1", protocol(), None)
 
 
 def protocol():
@@ -99,8 +112,8 @@ def broken(folder, how: str) -> None:
         ("no folder", "no config.json here"),
         ("no weights", "model.safetensors is missing"),
         ("no shard", "model-00001-of-00002.safetensors is missing"),
-        ("half a file", r"model.safetensors: not whole: [\d,]+ bytes, its header says [\d,]+; fetch it again"),
-        ("no file of weights", "model.safetensors: not whole"),
+        ("half a file", "model.safetensors: not a whole safetensors file .*not fully covered.; fetch it again"),
+        ("no file of weights", "model.safetensors: not a whole safetensors file .*header too large"),
         ("no tokenizer", "neither tokenizer.json nor tokenizer.model"),
         ("no config", "config.json"),
     ],
@@ -132,9 +145,7 @@ def test_an_adapter_beside_the_weights_is_refused(weights, tmp_path):
 def test_weights_of_another_shape_than_the_config_says_are_refused(weights, tmp_path):
     tensors, name = load_file(weights / "model.safetensors"), "model.layers.1.mlp.up_proj.weight"
     save_file(tensors | {name: torch.zeros(3, 3)}, weights / "model.safetensors", {"format": "pt"})
-    prepare_model(catalog(FOLDER), "toy-1", tmp_path / "resources" / "models" / "toy-1")
-    with pytest.raises(UserError, match=f"its files lack {name} in the shape that its config says, which would be"):
-        load_base(tmp_path / "resources", "toy-1", protocol(), None)
+    refused_by_both(weights, tmp_path, f"its files lack {name} in the shape that its config says, which would be")
 
 
 def test_weights_that_are_packed_already_are_refused(weights, tmp_path):
@@ -164,9 +175,34 @@ def test_weights_without_one_of_the_model_s_tensors_are_refused(weights, tmp_pat
     tensors = load_file(weights / "model.safetensors")
     del tensors[lacks]
     save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    refused_by_both(weights, tmp_path, f"its files lack {lacks}, which would be random")
+
+
+@pytest.mark.parametrize(
+    "left_over", ["model.layers.2.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.bias", "lm_head.bias"]
+)
+def test_weights_for_which_the_config_has_no_place_are_refused(weights, tmp_path, left_over):
+    """transformers passes over them: the model would be another than was trained."""
+    tensors = load_file(weights / "model.safetensors") | {left_over: torch.zeros(32)}
+    save_file(tensors, weights / "model.safetensors", {"format": "pt"})
+    refused_by_both(weights, tmp_path, f"its files hold {left_over}, for which its config.json has no place")
+
+
+def test_the_layers_of_a_file_without_a_head_are_known(weights, tmp_path):
+    """Its tensors have no `model.` before them."""
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(weights / "model.safetensors").items()}
+    one_more = {name.replace("s.1.", "s.2."): tensor.clone() for name, tensor in tensors.items() if "layers.1." in name}
+    save_file(tensors | one_more, weights / "model.safetensors", {"format": "pt"})
+    refused_by_both(weights, tmp_path, "its files hold layers.2.input_layernorm.weight, .* and 6 more, for which")
+
+
+def test_what_belongs_to_no_layer_is_passed_over(weights, tmp_path):
+    """A value head, say, or the frequencies and masks that older checkpoints hold."""
+    others = {name: torch.zeros(4) for name in ("v_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")}
+    save_file(load_file(weights / "model.safetensors") | others, weights / "model.safetensors", {"format": "pt"})
     prepare_model(catalog(FOLDER), "toy-1", tmp_path / "resources" / "models" / "toy-1")
-    with pytest.raises(UserError, match=f"its files lack {lacks}, which would be random"):
-        load_base(tmp_path / "resources", "toy-1", protocol(), None)
+    loaded = load_base(tmp_path / "resources", "toy-1", protocol(), None)
+    assert torch.equal(loaded.lm_head.weight, toy().lm_head.weight)
 
 
 def test_a_model_of_the_ladder_is_trained_not_fetched(tmp_path):

@@ -12,7 +12,7 @@ from sbora_bench.inputs.models.config import POSITIONS
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
-from sbora_bench.inputs.models.weights import refuse_missing
+from sbora_bench.inputs.models.weights import refuse_others
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
@@ -127,7 +127,7 @@ def load_base(
     """The base model in eval mode, quantised where the method says so (NF4 by bitsandbytes).
 
     With `pad: add` the embeddings get the tokenizer's new row, the mean of the others (protocol section 5). Raises
-    UserError where the files lack a tensor of the model, or have it in another shape.
+    UserError where the files hold other tensors than the model has, or in another shape.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -147,8 +147,7 @@ def load_base(
         ignore_mismatched_sizes=True,  # refused here, by name
         **arguments,
     )
-    refuse_missing(loaded["missing_keys"], where)
-    refuse_missing([name for name, *_ in loaded["mismatched_keys"]], where, " in the shape that its config says")
+    refuse_others(loaded, base, where)
     new = 0 if tokenizer is None else len(tokenizer) - base.get_input_embeddings().num_embeddings
     if tokenizer is not None and new > 0:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # else it draws around the mean

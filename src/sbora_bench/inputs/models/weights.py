@@ -1,15 +1,18 @@
 """A folder of weights in the hub's form: what must be in it, of what architecture, and how another folder uses it."""
 
-import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json, sha256
 from sbora_bench.hub import TOKENIZER_FILES
 from sbora_bench.results.folders import ADAPTER_CONFIG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Any one of these sets of files is a tokenizer.
 TOKENIZERS = (
@@ -44,12 +47,7 @@ def check_parts(folder: Path) -> None:
             f"{folder}/config.json: quantization_config: found {by}, allowed are weights as they were before; methods"
             " with `quantization: nf4` quantise them as the protocol says"
         )
-    index = folder / "model.safetensors.index.json"
-    shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    for name in [shard for shard in shards if not (folder / shard).is_file()]:
-        raise UserError(f"{folder}: {name} is missing; expected safetensors (other formats are never read)")
-    for name in shards:
-        _check_whole(folder / name)
+    tensor_shapes(folder)
     if not has_tokenizer(folder):
         raise UserError(f"{folder}: neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt is here")
 
@@ -65,19 +63,57 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_whole(path: Path) -> None:
-    """Raise UserError for a safetensors file of another size than its header says: of a download that broke off."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """The tensors of a folder's safetensors and their shapes, by their headers.
+
+    Raises UserError where a shard is missing, or of another size than its header says: of a download that broke off.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    for name in [shard for shard in shards if not (folder / shard).is_file()]:
+        raise UserError(f"{folder}: {name} is missing; expected safetensors (other formats are never read)")
+    shapes = {}
+    for name in shards:
         try:
-            header = json.loads(file.read(length)) if length < size else {}
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            expected = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError, LookupError):
-            raise UserError(f"{path}: not a safetensors file; fetch it again") from None
-    if size != expected:
-        raise UserError(f"{path}: not whole: {size:,} bytes, its header says {expected:,}; fetch it again")
+            with safe_open(folder / name, "numpy") as shard:
+                shapes.update({tensor: shard.get_slice(tensor).get_shape() for tensor in shard.keys()})  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"{folder / name}: not a whole safetensors file ({error}); fetch it again") from None
+    return shapes
+
+
+def check_tensors(folder: Path) -> None:
+    """Raise UserError unless transformers has a causal language model of the folder's config whose tensors its files
+    hold, all of them and in its shapes, and no further ones of the layers. Reads names and shapes alone.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its own report of what is refused here
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="meta",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused here, by name
+        )
+    except Exception as error:  # of a config that no model of it takes
+        reason = in_a_line(error).partition(" Model type should be one of")[0]  # hundreds of names
+        raise UserError(f"{folder}: transformers can't load a causal language model from it ({reason})") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    refuse_others(loaded, model, folder)
+
+
+def refuse_others(loaded: dict[str, Any], model: "PreTrainedModel", where: str | Path) -> None:
+    """Raise UserError where a model's files hold other tensors than it has. `loaded`: what `from_pretrained` says."""
+    refuse_missing(loaded["missing_keys"], where)
+    refuse_missing([name for name, *_ in loaded["mismatched_keys"]], where, " in the shape that its config says")
+    refuse_left_over(loaded["unexpected_keys"], model, where)
 
 
 def refuse_missing(missing: Iterable[str], where: str | Path, form: str = "") -> None:
@@ -93,6 +129,27 @@ def refuse_missing(missing: Iterable[str], where: str | Path, form: str = "") ->
         )
 
 
+def refuse_left_over(unexpected: Iterable[str], model: "PreTrainedModel", where: str | Path) -> None:
+    """Raise UserError where files hold a tensor of a layer that the model has, or has others of: a layer beyond those
+    of its config, or a bias that its config leaves out. Other tensors (a head of another purpose, a mask) change
+    nothing that the model computes.
+    """
+    layers = {_plain(name).rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
+    bare = {layer.removeprefix(f"{model.base_model_prefix}.") for layer in layers}  # as a file without a head says them
+    names = sorted(name for name in unexpected if _plain(name).rpartition(".")[0] in layers | bare)
+    if names:
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        raise UserError(
+            f"{where}: its files hold {', '.join(names[:SHOWN])}{more}, for which its config.json has no place; give"
+            " the config.json that belongs to them"
+        )
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the numbers of its layers."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
 def refuse_bidirectional(config: Any, where: str | Path) -> None:
     """Raise UserError for an encoder (BERT, RoBERTa), whose tokens see those that follow: it would read the answers."""
     if getattr(config, "is_decoder", None) is False and hasattr(config, "add_cross_attention"):
@@ -103,7 +160,7 @@ def refuse_bidirectional(config: Any, where: str | Path) -> None:
 
 
 def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
-    """Raise UserError unless the folder has all parts of a model, of this architecture."""
+    """Raise UserError unless the folder has all parts of a model, of this architecture, and its tensors."""
     check_parts(folder)
     from transformers import AutoConfig
 
@@ -116,6 +173,7 @@ def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
         value = getattr(config, key, None)
         if not _same(value, expected):
             raise UserError(f"{folder}/config.json: {key}: found {value}, the catalog says {expected}; another model?")
+    check_tensors(folder)
 
 
 def has_tokenizer(folder: Path) -> bool:
