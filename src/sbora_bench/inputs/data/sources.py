@@ -9,7 +9,7 @@ name; `HF_HUB_OFFLINE=1` forbids the network.
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sbora_bench.inputs.data import flan, standins
 from sbora_bench.inputs.data.examples import Example, check_ids, examples, jinja
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
 from sbora_bench.inputs.data.lm_eval_tasks import task_rows
-from sbora_bench.inputs.data.own_files import counted, read_rows
+from sbora_bench.inputs.data.own_files import Rows, counted, read_rows
 from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, LmEvalData, OwnData, SyntheticData
 
 DOWNLOADS = Path("resources/downloads")
@@ -34,24 +34,52 @@ def read_examples(name: str, entry: DataEntry) -> list[Example]:
     Raises Unreachable, naming the address and the place, where they can't be obtained; UserError where they are not
     what the catalog says (blob id, number of rows, keys), and for a row that can't be read, with its place.
     """
-    if isinstance(entry, SyntheticData):
-        return examples(counted(_synthetic(entry)), f"data {name}")
-    if isinstance(entry, LmEvalData):
-        return [{"input": ""} | row for row in task_rows(name, entry)]
-    if isinstance(entry, HubData):
-        where, rows = f"data {name}: {entry.id}", counted(_hub_rows(name, entry))
-    else:
-        path = own_path(name, entry) if isinstance(entry, OwnData) else fetch(name, entry)
-        where, rows = str(path), read_rows(path, entry.split if isinstance(entry, OwnData) else None)
-        _expect_rows(where, len(rows.values), entry.rows)
-        if isinstance(entry, OwnData):
-            check_ids(rows, where)
-        elif not isinstance(entry.columns, dict):
-            first = rows.values[0] if rows.values and isinstance(rows.values[0], dict) else entry.columns
-            _expect_columns(where, first, entry.columns)
+    return READERS[entry.kind](name, entry)
+
+
+def _synthetic_examples(name: str, entry: SyntheticData) -> list[Example]:
+    return examples(counted(_synthetic(entry)), f"data {name}")
+
+
+def _lm_eval_examples(name: str, entry: LmEvalData) -> list[Example]:
+    return [{"input": ""} | row for row in task_rows(name, entry)]
+
+
+def _hub_examples(name: str, entry: HubData) -> list[Example]:
+    return _by_columns(counted(_hub_rows(name, entry)), f"data {name}: {entry.id}", entry)
+
+
+def _file_examples(name: str, entry: FileData) -> list[Example]:
+    path = fetch(name, entry)
+    rows = read_rows(path)
+    _expect_rows(str(path), len(rows.values), entry.rows)
     if not isinstance(entry.columns, dict):
-        return examples(rows, where, None)
+        first = rows.values[0] if rows.values and isinstance(rows.values[0], dict) else entry.columns
+        _expect_columns(str(path), first, entry.columns)
+    return _by_columns(rows, str(path), entry)
+
+
+def _own_examples(name: str, entry: OwnData) -> list[Example]:
+    path = own_path(name, entry)
+    rows = read_rows(path, entry.split)
+    _expect_rows(str(path), len(rows.values), entry.rows)
+    check_ids(rows, str(path))
+    return _by_columns(rows, str(path), entry)
+
+
+def _by_columns(rows: Rows, where: str, entry: HubData | FileData | OwnData) -> list[Example]:
+    if not isinstance(entry.columns, dict):
+        return examples(rows, where)
     return examples(rows, where, {str(part): column for part, column in entry.columns.items()})
+
+
+READERS: dict[str, Callable[[str, Any], list[Example]]] = {
+    "synthetic": _synthetic_examples,
+    "lm-eval": _lm_eval_examples,
+    "hub": _hub_examples,
+    "file": _file_examples,
+    "own": _own_examples,
+}
 
 
 def own_path(name: str, entry: OwnData) -> Path:
