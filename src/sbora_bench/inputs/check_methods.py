@@ -22,7 +22,7 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import added_rows, config_from, cut
 from sbora_bench.inputs.models.sources import Folder, Source, source_of
-from sbora_bench.inputs.models.weights import check_tensors, refuse_bidirectional, tensor_shapes
+from sbora_bench.inputs.models.weights import check_tensors, refuse_not_causal, tensor_shapes
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.method_entry import MethodEntry
@@ -149,7 +149,7 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
         return str(error)
     try:
         config = config_from(values, f"model {cell.model}")
-        refuse_bidirectional(config, f"model {cell.model}")
+        refuse_not_causal(config, f"model {cell.model}")
         base = build_base(shortest(config, method), protocol, method)
         if problem := unmatched(base, method, protocol):
             return problem

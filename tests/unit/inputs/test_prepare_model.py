@@ -10,7 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, BertConfig, GPTNeoXConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    CpmAntConfig,
+    GPTNeoXConfig,
+    PreTrainedTokenizerFast,
+    XLMConfig,
+    XLNetConfig,
+)
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import sha256
@@ -18,7 +26,7 @@ from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.models import sources
 from sbora_bench.inputs.models import wheel as package
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
-from sbora_bench.inputs.models.weights import hashes, link, refuse_bidirectional
+from sbora_bench.inputs.models.weights import hashes, link, refuse_not_causal
 from sbora_bench.inputs.prepare import prepare_model
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.model_entry import ModelEntry
@@ -165,8 +173,15 @@ def test_an_encoder_is_refused(weights, tmp_path):
     with pytest.raises(UserError, match="bert is an encoder, whose tokens see those that follow"):
         prepare_model(encoder, "toy-1", tmp_path / "out")
     config.is_decoder = True
-    refuse_bidirectional(config, "config.json")
-    refuse_bidirectional(GPTNeoXConfig(), "config.json")
+    refuse_not_causal(config, "config.json")
+    refuse_not_causal(GPTNeoXConfig(), "config.json")
+
+
+@pytest.mark.parametrize("config", [XLMConfig(), XLMConfig(causal=True), XLNetConfig(), CpmAntConfig()])
+def test_a_model_that_does_not_predict_the_next_token_is_refused(config):
+    """Its loss is of the token that it reads, also where tokens see those before alone."""
+    with pytest.raises(UserError, match=f"config.json: {config.model_type} does not predict the next token"):
+        refuse_not_causal(config, "config.json")
 
 
 @pytest.mark.parametrize("lacks", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])

@@ -25,6 +25,8 @@ TOKENIZERS = (
 )
 PARTS = {".json", ".safetensors"}  # endings of files that a model is made of, and their names beside
 NAMES = set(TOKENIZER_FILES)
+# model types whose loss transformers takes at the token itself; XLNet and CPM-Ant also let it see those that follow
+NOT_OF_THE_NEXT_TOKEN = {"cpmant", "xlm", "xlnet"}
 SHOWN = 3  # tensors in a message
 
 
@@ -150,8 +152,15 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
-def refuse_bidirectional(config: Any, where: str | Path) -> None:
-    """Raise UserError for an encoder (BERT, RoBERTa), whose tokens see those that follow: it would read the answers."""
+def refuse_not_causal(config: Any, where: str | Path) -> None:
+    """Raise UserError for an encoder (BERT, RoBERTa), whose tokens see those that follow: it would read the answers.
+    And for models whose loss is of the token that is read, not of the next one.
+    """
+    if config.model_type in NOT_OF_THE_NEXT_TOKEN:
+        raise UserError(
+            f"{where}: {config.model_type} does not predict the next token from those before it, though transformers"
+            " loads it as a causal language model; give one that does"
+        )
     if getattr(config, "is_decoder", None) is False and hasattr(config, "add_cross_attention"):
         raise UserError(
             f"{where}: {config.model_type} is an encoder, whose tokens see those that follow; give a causal language"
@@ -168,7 +177,7 @@ def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
         raise UserError(f"{folder}/config.json: {error}") from None
-    refuse_bidirectional(config, folder / "config.json")
+    refuse_not_causal(config, folder / "config.json")
     for key, expected in architecture.items():
         value = getattr(config, key, None)
         if not _same(value, expected):
