@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -107,7 +109,48 @@ def test_parquet_and_a_saved_folder():
         read_examples("e", own["e"])
 
 
+def test_a_missing_number_of_parquet_is_null_and_no_word():
+    missing = pyarrow.table({"instruction": ["a", "b"], "output": [1.5, float("nan")], "more": [[float("nan")], [2.5]]})
+    pyarrow.parquet.write_table(missing, "own.parquet")
+    assert [row["more"] for row in read_rows(Path("own.parquet")).values] == [[None], [2.5]]
+    with pytest.raises(UserError, match="own.parquet: row 1: output: found NoneType, allowed are text and numbers"):
+        read(Path("own.parquet").read_bytes(), "own.parquet")
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (
+            pyarrow.table([["a"], ["b"], ["c"]], names=["instruction", "output", "output"]),
+            "column 'output' stands twice",
+        ),
+        (pyarrow.table({"at": pyarrow.array([2**58], pyarrow.timestamp("us"))}), "a value can't be read .*as text"),
+    ],
+)
+def test_a_parquet_file_that_is_whole_and_cannot_be_read(table, expected):
+    pyarrow.parquet.write_table(table, "own.parquet")
+    with pytest.raises(UserError, match=f"own.parquet: {expected}"):
+        read_rows(Path("own.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ '%(b)s' % instruction }}", "format requires a mapping"),
+        ("{{ '{b}'.format(a=1) }}", "KeyError: 'b'"),
+        ("{{ '{} {}'.format(1) }}", "IndexError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+    ],
+)
+def test_whatever_a_template_raises_names_the_row(template, reason):
+    with pytest.raises(
+        UserError, match=f"own.jsonl: line 1: the template can't be filled: {reason}.*; found instruction"
+    ):
+        read(LINE, columns={"output": template})
+
+
 SPOILT = {
+    "a number beyond all": ('{"instruction": "a", "output": 1e999}', ["line 1: not JSON (1e999 is beyond", "as text"]),
     "UTF-16": (LINE.encode("utf-16"), ["own.jsonl: is UTF-16", "iconv -f UTF-16 -t UTF-8 own.jsonl"]),
     "UTF-16 without a mark": (LINE.encode("utf-16-le"), ["is UTF-16", "iconv -f UTF-16LE"]),
     "UTF-16 the other way round": (LINE.encode("utf-16-be"), ["is UTF-16", "iconv -f UTF-16BE"]),

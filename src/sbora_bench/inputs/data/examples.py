@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.data.own_files import Rows
 
 if TYPE_CHECKING:
@@ -168,5 +168,9 @@ def _rendered(template: "Template", row: dict) -> str:
 
     try:
         return template.render(row)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"the template can't be filled: {error}; found {', '.join(map(str, row))}") from None
+    except Exception as error:  # whatever a template's expressions raise
+        own = isinstance(
+            error, jinja2.TemplateError | TypeError | ValueError | ArithmeticError
+        )  # these say what is wrong
+        reason = error if own else in_a_line(error)
+        raise UserError(f"the template can't be filled: {reason}; found {', '.join(map(str, row))}") from None

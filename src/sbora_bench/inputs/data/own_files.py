@@ -8,8 +8,10 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,12 +54,14 @@ def counted(values: list[Any]) -> Rows:
 
 def as_json(table: "pyarrow.Table") -> list[Any]:
     """Rows of a typed file as JSON has them: times, decimals and bytes become their text, numbers of single precision
-    their shortest decimals: 0.1, and not 0.10000000149011612.
+    their shortest decimals: 0.1, and not 0.10000000149011612; and what is no number (pandas' mark of a missing one)
+    becomes null.
     """
     import pyarrow
 
     plain = table.cast(_singles_as(pyarrow.string(), table.schema)).cast(_singles_as(pyarrow.float64(), table.schema))
-    return [json.loads(json.dumps(row, default=str)) for row in plain.to_pylist()]
+    rows = plain.to_pylist()
+    return [json.loads(json.dumps(row, default=str), parse_constant=lambda name: None) for row in rows]
 
 
 def _singles_as(kind: "pyarrow.DataType", schema: "pyarrow.Schema") -> "pyarrow.Schema":
@@ -127,8 +131,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is beyond the numbers that a program holds; write it as text")
+    return value
+
+
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -232,9 +243,15 @@ def _parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
     try:
-        return counted(as_json(pyarrow.parquet.read_table(path)))
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = Counter(file.schema_arrow.names)
+            if twice := [name for name, count in columns.items() if count > 1]:
+                raise UserError(f"{path}: column {twice[0]!r} stands twice; rename one")
+            return counted(as_json(file.read()))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a whole Parquet file ({error}); write it again") from None
+    except (ValueError, OverflowError) as error:  # a date beyond the year 9999
+        raise UserError(f"{path}: a value can't be read ({error}); write that column as text") from None
 
 
 def _saved_folder(path: Path, split: str | None) -> Rows:
