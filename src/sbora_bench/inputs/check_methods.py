@@ -17,12 +17,19 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench import provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line, one_of
-from sbora_bench.files import hash_of, write_json
+from sbora_bench.files import content_sha256, hash_of, write_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
 from sbora_bench.inputs.models.config import added_rows, config_from, cut
 from sbora_bench.inputs.models.sources import Folder, Source, source_of
-from sbora_bench.inputs.models.weights import check_tensors, refuse_not_causal, tensor_shapes
+from sbora_bench.inputs.models.weights import (
+    check_tensors,
+    check_tokenizer,
+    has_tokenizer,
+    parts,
+    refuse_not_causal,
+    tensor_shapes,
+)
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.method_entry import MethodEntry
@@ -99,25 +106,31 @@ def described(plan: Plan, cell: Cell) -> list[Any]:
     return [values, of_folder(source)[1], entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
 
 
-def of_folder(source: Source) -> tuple[Path, dict[str, list[int]]]:
-    """A user's own folder and the shapes of its tensors; none of another source, or where files are not whole, which
-    inputs/check_data.py reports.
+def of_folder(source: Source) -> tuple[Path, list[Any]]:
+    """A user's own folder, and its tensors' shapes and its other files' hashes; none of another source, or where files
+    are not whole, which inputs/check_data.py reports.
     """
-    folder = Path(source.settings.path) if isinstance(source, Folder) else Path()
+    if not isinstance(source, Folder):
+        return Path(), []
+    folder = Path(source.settings.path)
     try:
-        return folder, tensor_shapes(folder) if isinstance(source, Folder) else {}
+        shapes = tensor_shapes(folder)
     except UserError:
-        return folder, {}
+        return folder, []
+    files = {path.name: content_sha256(path) for path in parts(folder) if path.suffix != ".safetensors"}
+    return folder, [shapes, files] if shapes else []
 
 
 def _problems(plan: Plan, cells: list[Cell]) -> Iterator[str]:
     spoilt: set[str] = set()
     wrong: set[tuple[str, ...]] = set()
     for model in dict.fromkeys(cell.model for cell in cells):
-        folder, tensors = of_folder(source_of(model, plan.catalog.models[model]))
+        folder, at_hand = of_folder(source_of(model, plan.catalog.models[model]))
         try:
-            if tensors:
-                check_tensors(folder)
+            if at_hand:
+                made = check_tensors(folder)
+                if has_tokenizer(folder):
+                    check_tokenizer(folder, made)
         except UserError as error:
             spoilt.add(model)
             yield f"{plan.catalog.where('models', model)}: {error}"

@@ -9,6 +9,7 @@ import pytest
 from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs import check_methods
 from sbora_bench.plan.experiment import load_plan
+from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
 from tests.factories.toy_files import toy
 from tests.factories.workplace import workplace  # noqa: F401
@@ -185,6 +186,13 @@ def test_weights_that_are_not_of_their_config_are_one_line(workplace):  # noqa: 
     problems = check_methods.method_problems(plan)
     assert len(problems) == 1 and "own.yaml: models.own: " in problems[0], problems
     assert "its files hold model.layers.1.input_layernorm.weight" in problems[0]
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"num_hidden_layers": 2})
+    toy_runs.tokenizer().save_pretrained(folder)
+    assert check_methods.method_problems(plan) == []
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {key: settings[key] for key in settings if key != "eos_token"})
+    (problem,) = check_methods.method_problems(plan)
+    assert "own: its tokenizer names no EOS" in problem
 
 
 def test_each_wrong_method_has_its_line(workplace):  # noqa: F811

@@ -105,6 +105,8 @@ def broken(folder, how: str) -> None:
     elif how == "no shard":
         index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif how == "no index":
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": ["model.safetensors"]}')
     elif how in ("half a file", "no file of weights"):
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100] if how == "half a file" else b"<!DOCTYPE html>" * 9)
@@ -120,6 +122,7 @@ def broken(folder, how: str) -> None:
         ("no folder", "no config.json here"),
         ("no weights", "model.safetensors is missing"),
         ("no shard", "model-00001-of-00002.safetensors is missing"),
+        ("no index", "index.json: weight_map: missing, allowed a mapping of tensors to files"),
         ("half a file", "model.safetensors: not a whole safetensors file .*not fully covered.; fetch it again"),
         ("no file of weights", "model.safetensors: not a whole safetensors file .*header too large"),
         ("no tokenizer", "neither tokenizer.json nor tokenizer.model"),
@@ -218,6 +221,34 @@ def test_what_belongs_to_no_layer_is_passed_over(weights, tmp_path):
     prepare_model(catalog(FOLDER), "toy-1", tmp_path / "resources" / "models" / "toy-1")
     loaded = load_base(tmp_path / "resources", "toy-1", protocol(), None)
     assert torch.equal(loaded.lm_head.weight, toy().lm_head.weight)
+
+
+def test_a_tokenizer_that_does_not_end_answers_is_refused(weights, tmp_path):
+    settings = json.loads((weights / "tokenizer_config.json").read_text())
+    del settings["eos_token"]
+    (weights / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="weights: its tokenizer names no EOS, the token that ends every answer"):
+        prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
+
+
+def test_a_tokenizer_of_another_model_is_refused(weights, tmp_path):
+    """Its further tokens would get the mean of the embeddings; a few added ones may lack a row, as Gemma 3's do."""
+
+    def with_words(count: int, added: list[str]) -> None:
+        words = {f"w{i}": i for i in range(count)}
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), eos_token="w1"
+        )
+        made.add_tokens(added)
+        made.save_pretrained(weights)
+
+    with_words(300, ["image"])
+    prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
+    with_words(301, [])
+    with pytest.raises(
+        UserError, match="its tokenizer has 301 tokens and its embeddings have 300 rows; give the token"
+    ):
+        prepare_model(catalog(FOLDER), "toy-1", tmp_path / "out")
 
 
 def test_a_model_of_the_ladder_is_trained_not_fetched(tmp_path):

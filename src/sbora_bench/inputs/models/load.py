@@ -12,7 +12,7 @@ from sbora_bench.inputs.models.config import POSITIONS
 from sbora_bench.inputs.models.host import host_config
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.inputs.models.tokenizer import read_tokenizer
-from sbora_bench.inputs.models.weights import refuse_others
+from sbora_bench.inputs.models.weights import NO_EOS, refuse_others
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
@@ -89,10 +89,7 @@ def load_tokenizer(resources: Path, model: str, protocol: Protocol, pad_token: s
     where, arguments = prepared_folder(resources, model)
     tokenizer = read_tokenizer(where, padding_side=protocol.padding_side, **arguments)
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"model {model}: its tokenizer names no EOS, the token that ends every answer; give its"
-            " tokenizer_config.json an eos_token, and prepare the model again"
-        )
+        raise UserError(f"model {model}: {NO_EOS}")
     if protocol.pad == "zero":
         tokenizer.pad_token_id = 0
     elif protocol.pad == "add":

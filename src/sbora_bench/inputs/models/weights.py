@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json, sha256
 from sbora_bench.hub import TOKENIZER_FILES
+from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.results.folders import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ NAMES = set(TOKENIZER_FILES)
 # model types whose loss transformers takes at the token itself; XLNet and CPM-Ant also let it see those that follow
 NOT_OF_THE_NEXT_TOKEN = {"cpmant", "xlm", "xlnet"}
 SHOWN = 3  # tensors in a message
+NO_EOS = (
+    "its tokenizer names no EOS, the token that ends every answer; give its tokenizer_config.json an eos_token, and"
+    " prepare the model again"
+)
 
 
 def check_parts(folder: Path) -> None:
@@ -72,8 +77,7 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
-    shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    shards = _shards(folder / "model.safetensors.index.json")
     for name in [shard for shard in shards if not (folder / shard).is_file()]:
         raise UserError(f"{folder}: {name} is missing; expected safetensors (other formats are never read)")
     shapes = {}
@@ -86,15 +90,27 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def check_tensors(folder: Path) -> None:
-    """Raise UserError unless transformers has a causal language model of the folder's config whose tensors its files
-    hold, all of them and in its shapes, and no further ones of the layers. Reads names and shapes alone.
+def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names, sorted. Raises UserError where it is none."""
+    if not index.is_file():
+        return ["model.safetensors"]
+    values = read_json(index)
+    files = values.get("weight_map") if isinstance(values, dict) else None
+    if not (isinstance(files, dict) and files and all(isinstance(name, str) for name in files.values())):
+        raise UserError(f"{index}: weight_map: missing, allowed a mapping of tensors to files; fetch the file again")
+    return sorted(set(files.values()))
+
+
+def check_tensors(folder: Path) -> "PreTrainedModel":
+    """The causal language model of the folder's config on `meta`. Raises UserError unless its files hold the tensors of
+    that, all of them and in its shapes, and no further ones of the layers; names and shapes are read alone.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its own report of what is refused here
+    logging.disable_progress_bar()
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -108,7 +124,26 @@ def check_tensors(folder: Path) -> None:
         raise UserError(f"{folder}: transformers can't load a causal language model from it ({reason})") from None
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
     refuse_others(loaded, model, folder)
+    return model
+
+
+def check_tokenizer(folder: Path, model: "PreTrainedModel") -> None:
+    """Raise UserError where the folder's tokenizer can't be read, names no EOS, or has more tokens than the model."""
+    try:
+        tokenizer = read_tokenizer(folder)
+    except Exception as error:  # what tokenizers raises is a plain Exception
+        raise UserError(f"{folder}: its tokenizer can't be read ({in_a_line(error)}); save it again") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: {NO_EOS}")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:  # without the added ones, for which some models have no row
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens and its embeddings have {rows:,} rows; give"
+            " the tokenizer that belongs to the model"
+        )
 
 
 def refuse_others(loaded: dict[str, Any], model: "PreTrainedModel", where: str | Path) -> None:
@@ -169,7 +204,7 @@ def refuse_not_causal(config: Any, where: str | Path) -> None:
 
 
 def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
-    """Raise UserError unless the folder has all parts of a model, of this architecture, and its tensors."""
+    """Raise UserError unless the folder has all parts of a model, of this architecture, that go together."""
     check_parts(folder)
     from transformers import AutoConfig
 
@@ -182,7 +217,7 @@ def check_weights(folder: Path, architecture: dict[str, Any]) -> None:
         value = getattr(config, key, None)
         if not _same(value, expected):
             raise UserError(f"{folder}/config.json: {key}: found {value}, the catalog says {expected}; another model?")
-    check_tensors(folder)
+    check_tokenizer(folder, check_tensors(folder))
 
 
 def has_tokenizer(folder: Path) -> bool:
