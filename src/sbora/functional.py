@@ -27,8 +27,8 @@ from .ownership import are_a_gradients, are_a_results, counts
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(..., n) -> (rows, n), also where there are none."""
-    return x.reshape(x.numel() // x.shape[-1], x.shape[-1])
+    """(..., n) -> (rows, n), also where either is 0."""
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -51,13 +51,13 @@ def _add_at(x: Tensor, index: Tensor, z: Tensor) -> Tensor:
 
 
 def _product_over_rows(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over all rows of a (column) times b (row), in `dtype`.
+    """The sum over all rows of a (column) times b's conjugate (row), in `dtype`.
 
     Such a sum overflows in fp16 where each of its terms is far from it: there it is made in fp32, part by part.
     """
     a, b = _rows(a), _rows(b)
     if a.dtype != torch.float16:
-        return (a.t() @ b.to(a.dtype)).to(dtype)
+        return (a.t() @ b.to(a.dtype).conj()).to(dtype)
     total = a.new_zeros(a.shape[1], b.shape[1], dtype=torch.float32)
     for part, other in zip(a.split(512), b.split(512), strict=True):
         total = total.addmm_(part.t().float(), other.float())
@@ -109,7 +109,7 @@ class _Project(Function):
             grad_weight = _product_over_rows(grad_z, x, weight.dtype) * ctx.scaling
         if not ctx.needs_input_grad[0]:
             return None, grad_weight, None, None
-        weight = (weight * ctx.scaling).to(grad_z.dtype)
+        weight = (weight * ctx.scaling).to(grad_z.dtype).conj()
         if grad_x is None:
             return grad_z @ weight, grad_weight, None, None
         if not torch.is_grad_enabled() and are_a_gradients(counts(grad_x)):
@@ -139,7 +139,7 @@ class _AddProduct(Function):
         grad_z = grad_weight = None
         # the scaling goes to the small tensors
         if ctx.needs_input_grad[1]:
-            grad_z = grad_y @ (weight * ctx.scaling).to(grad_y.dtype)
+            grad_z = grad_y @ (weight * ctx.scaling).to(grad_y.dtype).conj()
         if ctx.needs_input_grad[2]:
             grad_weight = _product_over_rows(grad_y, z, weight.dtype) * ctx.scaling
         return grad_y, grad_z, grad_weight, None, None

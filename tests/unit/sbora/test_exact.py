@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from sbora import functional
+from tests.factories.adapted import adapted
 
 VARIANTS = ("fa", "fb")
 
@@ -61,11 +63,22 @@ def test_inputs_of_any_number_of_dimensions_and_dtype(toy, adapt, variant, shape
     torch.testing.assert_close(merged(x), y, rtol=0, atol=tolerance)
 
 
-def _double(variant, scaling=1.5):
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("lora", (20, 0)), ("lora", (0, 20)), ("fa", (20, 0)), ("fb", (0, 20))], ids=str
+)
+def test_layers_without_outputs_or_inputs(kind, sizes):
+    model = adapted(nn.Sequential(nn.Linear(*sizes)), kind, target_modules=["0"])
+    x = torch.randn(3, sizes[0], requires_grad=True)
+    y = model(x)
+    y.square().sum().backward()
+    assert (y.shape, x.grad.shape) == ((3, sizes[1]), x.shape)
+
+
+def _double(variant, scaling=1.5, dtype=torch.float64):
     torch.manual_seed(1)
-    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
-    base = torch.randn(5, 6, dtype=torch.float64)
-    weight = torch.randn((5, 3) if variant == "fa" else (3, 6), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
+    base = torch.randn(5, 6, dtype=dtype)
+    weight = torch.randn((5, 3) if variant == "fa" else (3, 6), dtype=dtype, requires_grad=True)
     index = torch.tensor([0, 2, 3])
 
     def layer(x, weight):
@@ -78,9 +91,10 @@ def _double(variant, scaling=1.5):
     return layer, dense, x, weight
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_first_and_second_derivatives(variant):
-    layer, dense, x, weight = _double(variant)
+def test_first_and_second_derivatives(variant, dtype):
+    layer, dense, x, weight = _double(variant, dtype=dtype)
     torch.testing.assert_close(layer(x, weight), dense(x, weight))
     assert torch.autograd.gradcheck(layer, (x, weight))
     assert torch.autograd.gradgradcheck(layer, (x, weight))
@@ -194,3 +208,19 @@ def test_compiles_to_one_graph(toy, adapt, variant, backend):
     for got, expected in zip(model.parameters(), plain.parameters(), strict=True):
         if expected.requires_grad:
             torch.testing.assert_close(got.grad, expected.grad)
+
+
+@pytest.mark.parametrize("train_merged", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_complex_layer_learns_what_lora_s_does(one_hot_lora, variant, train_merged):
+    base = nn.ModuleDict({"lin": nn.Linear(20, 30, dtype=torch.complex64)})
+    model = adapted(base, variant, target_modules=["lin"])
+    lora = one_hot_lora(base, model)
+    if train_merged:
+        model.base_model.train_merged()
+    x, grads = torch.randn(3, 20, dtype=torch.complex64), []
+    for other in (model, lora):
+        z = x.clone().requires_grad_()
+        other.base_model.model.lin(z).abs().square().sum().backward()
+        grads.append([z.grad, *(p.grad for p in other.parameters() if p.grad is not None)])
+    torch.testing.assert_close(*grads)
