@@ -12,7 +12,6 @@ from functools import wraps
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.model import _get_encoder
 from peft.tuners.tuners_utils import (
     BaseTuner,
@@ -43,7 +42,6 @@ __all__ = [
     "AuxiliaryTrainingWrapper",
     "BaseTuner",
     "BaseTunerLayer",
-    "BufferDict",
     "PeftType",
     "_check_lora_target_modules_mamba",
     "_get_encoder",

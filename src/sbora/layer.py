@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 from . import functional, merge_order, states
 from ._peft import (
     BaseTunerLayer,
-    BufferDict,
     _get_in_out_features,
     check_adapters_to_merge,
     quantization_extra_repr,
@@ -68,12 +67,9 @@ class SboraLayer(BaseTunerLayer):
         self.sbora_alpha: dict[str, float] = {}
         self.sbora_scaling: dict[str, float] = {}  # as configured
         self.scaling = {}
-        # what the merged adapters replaced; buffers, so that they follow the layer when it is moved or cast
-        self.sbora_replaced = BufferDict(persistent=False)
-        self.sbora_replaced_at = BufferDict(persistent=False)
-        self.sbora_replaced_by = BufferDict(persistent=False)
+        # what the merged adapters replaced; no buffers, which averages, broadcasts and offloading would see
+        self._replaced: dict[str, merge_order.Replaced] = {}
         self._replaced_quantized: dict[str, tuple] = {}
-        self._merged_as: dict[str, tuple[str, list]] = {}  # which merge it was, and what was merged below then
         self._train_merged = False
         self._writes = 0  # how often the merged region has been written in that mode
         self._merged_index: tuple[Tensor, int] | None = None
@@ -266,18 +262,18 @@ class SboraLinear(nn.Module, SboraLayer):
         stored = self.base_weight().data if not quantized else None
         weight = dequantize(self) if stored is None else whole(stored)
         index = self.sbora_index[name].to(weight.device)
-        replaced = self._read_region(weight, name, index)
-        merged = self._add_to_region(replaced, name, self.sbora_weight[name], self.scaling[name])
+        values = self._read_region(weight, name, index)
+        merged = self._add_to_region(values, name, self.sbora_weight[name], self.scaling[name])
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
         if stored is None:
             self._replaced_quantized[name] = keep_quantized(self)
             requantize(self, self._write_region(weight, name, index, merged))
         else:
-            self.sbora_replaced[name], self.sbora_replaced_at[name] = replaced, index.clone()
+            replaced = self._replaced[name] = merge_order.Replaced(values, index.clone())
             if not self._train_merged:  # where it would be another copy of the region in every layer
-                self.sbora_replaced_by[name] = merged
-                self._merged_as[name] = merge_order.note(own_part(stored)), self._merged_below()
+                replaced.written, replaced.below = merged, self._merged_below()
+                merge_order.note(own_part(stored), replaced.merge)
             write_back(stored, self._write_region(weight, name, index, merged))
         self.merged_adapters.append(name)
 
@@ -295,22 +291,23 @@ class SboraLinear(nn.Module, SboraLayer):
             name = self.merged_adapters[-1]  # the last one first, for regions may overlap
             if name in self._replaced_quantized:
                 restore_quantized(self, self._replaced_quantized.pop(name))
-            elif name in self.sbora_replaced:
-                stored = self.base_weight().data
+            elif name in self._replaced:
+                stored, replaced = self.base_weight().data, self._replaced[name]
                 weight, part = whole(stored), own_part(stored)
-                index = self.sbora_replaced_at[name].to(weight.device)
-                if name in self.sbora_replaced_by:
-                    merge, below = self._merged_as[name]
-                    if below != self._merged_below() or not merge_order.is_last(part, merge):
+                index = replaced.index.to(weight.device)
+                if replaced.written is not None:
+                    if replaced.below != self._merged_below() or not merge_order.is_last(part, replaced.merge):
                         raise merge_order.changed_since(name)
-                    merge_order.check_untouched(
-                        name, self._read_region(weight, name, index), self.sbora_replaced_by[name]
-                    )
-                    merge_order.forget(part, self._merged_as.pop(name)[0])
-                    del self.sbora_replaced_by[name]
-                del self.sbora_replaced_at[name]
-                write_back(stored, self._write_region(weight, name, index, self.sbora_replaced.pop(name).to(weight)))
+                    merge_order.check_untouched(name, self._read_region(weight, name, index), replaced.written)
+                    merge_order.forget(part, replaced.merge)
+                del self._replaced[name]
+                write_back(stored, self._write_region(weight, name, index, replaced.values.to(weight)))
             self.merged_adapters.pop()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for replaced in self._replaced.values():
+            replaced.apply(fn)
+        return super()._apply(fn, recurse)
 
     def _merged_below(self) -> list[list[str]]:
         """The merged adapters of each layer of adapters on the same weight between this one and the base."""
@@ -349,6 +346,8 @@ class SboraLinear(nn.Module, SboraLayer):
             weight = self.base_weight()
             # columns are written in every pass: lay them out as rows, which changes no value
             by_columns = enabled and any(self._region_dim(name) == -1 for name in self._present_adapters())
+            if by_columns and weight.untyped_storage().nbytes() > weight.nbytes:
+                by_columns = False  # it would be cut from the memory that it is a part of
             weight.data = weight.data.t().contiguous().t() if by_columns else weight.data.contiguous()
 
     def _check_train_merged(self) -> None:
@@ -414,8 +413,9 @@ class SboraLinear(nn.Module, SboraLayer):
                 self.unmerge()
             self._merge_one(name)
             self._merged_index = index, _version(index)
-        merged = self._add_to_region(self.sbora_replaced[name], name, weight, scaling)
-        self._write_region(self.base_weight().data, name, self.sbora_replaced_at[name], merged)
+        replaced = self._replaced[name]
+        merged = self._add_to_region(replaced.values, name, weight, scaling)
+        self._write_region(self.base_weight().data, name, replaced.index, merged)
         self._writes += 1
         return self._writes
 

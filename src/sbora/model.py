@@ -25,6 +25,7 @@ from .base_model import PREFIX
 from .config import SboraConfig
 from .experts import ParamWrapper
 from .layer import SboraLayer, SboraLinear
+from .merge_order import overlap, span
 from .merging import Combination, add_union
 from .region import Region, Weights, checksum, checksum_with_names
 from .states import check_loaded_index
@@ -348,14 +349,15 @@ def check_loaded(model: nn.Module, adapter_name: str) -> None:
 
 
 def _check_weights_have_one_user(model: nn.Module, layers: list[SboraLayer]) -> None:
-    users: dict[int, list[str]] = {}
+    users: dict[int, list[tuple[str, range]]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         for own, parameter in module._parameters.items():
             if parameter is not None and not parameter.is_meta and type(parameter.data) is Tensor:
-                users.setdefault(parameter.untyped_storage().data_ptr(), []).append(f"{name}.{own}")
+                users.setdefault(parameter.untyped_storage().data_ptr(), []).append((f"{name}.{own}", span(parameter)))
     for layer in layers:
         weight = layer.base_weight()
-        names = [] if weight.is_meta else users[weight.untyped_storage().data_ptr()]
+        others = [] if weight.is_meta else users[weight.untyped_storage().data_ptr()]
+        names = [name for name, bytes_of_other in others if overlap(bytes_of_other, span(weight))]
         if len(names) > 1 and layer._present_adapters():
             raise ValueError(
                 f"train_merged needs weights with one user, but {' and '.join(map(repr, names))} are one: the adapter "

@@ -42,6 +42,17 @@ def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int
     return order[:r].sort().values
 
 
+def spare_integers(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves or casts a module's tensors, but that whole numbers stay so where it casts all to a type of floats."""
+
+    def apply(tensor: Tensor) -> Tensor:
+        changed = change(tensor)
+        casts = changed.dtype != tensor.dtype and not (tensor.is_floating_point() or tensor.is_complex())
+        return tensor.to(changed.device) if casts else changed
+
+    return apply
+
+
 class Region(nn.Module):
     """One adapter of one layer.
 
@@ -138,13 +149,7 @@ class Region(nn.Module):
         return functional.adapted(self.variant, x, self.weight, self.index, scaling, below, dropout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Torch's own, but that the index set stays whole numbers where a module is cast to a type of floats."""
-
-        def apply(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            return result if tensor.is_floating_point() or result.dtype == tensor.dtype else tensor.to(result.device)
-
-        return super()._apply(apply, recurse)
+        return super()._apply(spare_integers(fn), recurse)
 
     def extra_repr(self) -> str:
         return f"{self.variant}, weight={tuple(self.weight.shape)}"

@@ -8,12 +8,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from sbora import SboraConfig
+from tests.factories.adapted import adapted
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 VARIANTS = ["fa", "fb"]
 
 
-def _weights(model):
+def base_weights(model):
     """Copies of the base weights, (out_features, in_features), by name."""
     weights = {}
     for name in ("lin", "conv"):
@@ -32,21 +33,21 @@ def _equal(a, b):
 @pytest.mark.parametrize("safe_merge", [True, False])
 def test_unmerging_gives_back_the_same_bits(toy, adapt, variant, dtype, safe_merge):
     model = adapt(toy.to(dtype), variant=variant)
-    before = _weights(model)
+    before = base_weights(model)
     for _ in range(3):
         model.merge_adapter(safe_merge=safe_merge)
-        assert not _equal(_weights(model), before)
+        assert not _equal(base_weights(model), before)
         model.unmerge_adapter()
-        assert _equal(_weights(model), before)
+        assert _equal(base_weights(model), before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_only_the_region_changes_and_is_rounded_once(toy, adapt, layers, variant, dtype):
     model = adapt(toy.to(dtype), variant=variant)
-    before = _weights(model)
+    before = base_weights(model)
     model.merge_adapter()
-    after = _weights(model)
+    after = base_weights(model)
     for name in before:
         layer = model.base_model.model.get_submodule(name)
         index, weight = layer.sbora_index["default"], layer.sbora_weight["default"].detach()
@@ -63,7 +64,7 @@ def test_several_overlapping_adapters(toy, adapt, dtype, variants):
     model.add_adapter(
         "other", SboraConfig(variant=variants[1], r=8, target_modules=["lin", "conv"], init_weights=False)
     )
-    before = _weights(model)
+    before = base_weights(model)
     x = torch.randn(5, 20, dtype=dtype)
     model.base_model.set_adapter(["default", "other"])
     both = model(x)
@@ -72,7 +73,7 @@ def test_several_overlapping_adapters(toy, adapt, dtype, variants):
         model.merge_adapter()
     torch.testing.assert_close(model(x), both, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
     model.unmerge_adapter()
-    assert _equal(_weights(model), before)
+    assert _equal(base_weights(model), before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -88,44 +89,59 @@ def test_several_overlapping_adapters(toy, adapt, dtype, variants):
 def test_casting_between_merge_and_unmerge(toy, adapt, variant, start, casts):
     """The base comes back as if it had been cast alone."""
     model = adapt(toy.to(start), variant=variant)
-    expected = _weights(model)
+    expected = base_weights(model)
     model.merge_adapter()
     for dtype in casts:
         model.to(dtype)
         expected = {name: weight.to(dtype) for name, weight in expected.items()}
     model.unmerge_adapter()
-    assert _equal(_weights(model), expected)
+    assert _equal(base_weights(model), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_a_cast_of_everything_to_a_type_between_merge_and_unmerge(toy, kind, dtype):
+    """`type` casts whole numbers too."""
+    model = adapted(toy, kind)
+    expected = {name: weight.type(dtype) for name, weight in base_weights(model).items()}
+    model.merge_adapter()
+    model.type(dtype)
+    model.unmerge_adapter()
+    for name, weight in base_weights(model).items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0 if kind != "lora" else 1e-2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_copy_and_a_changed_adapter_still_unmerge(toy, adapt, layers, variant):
     model = adapt(toy, variant=variant)
-    before = _weights(model)
+    before = base_weights(model)
     model.merge_adapter()
     model = copy.deepcopy(model)
     for layer in layers(model).values():
         layer.sbora_weight["default"].data.add_(1)
         layer.sbora_index["default"].copy_(torch.arange(4))
     model.unmerge_adapter()
-    assert _equal(_weights(model), before)
+    assert _equal(base_weights(model), before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_broken_adapter_is_not_merged_safely(toy, adapt, layers, variant):
     model = adapt(toy, variant=variant)
-    before = _weights(model)
+    before = base_weights(model)
     with torch.no_grad():
         layers(model)["base_model.model.lin"].sbora_weight["default"][0, 0] = float("nan")
     with pytest.raises(ValueError, match="adapter default seems to be broken"):
         model.merge_adapter(safe_merge=True)
-    assert _equal(_weights(model), before)
+    assert _equal(base_weights(model), before)
 
 
-def test_a_merged_model_keeps_nothing_of_the_merge_in_its_state(toy, adapt):
-    model = adapt(toy)
-    keys = set(model.state_dict())
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_nobody_sees_what_a_merge_keeps(toy, kind):
+    """Averages go through buffers in pairs, and processes send them to each other."""
+    model = adapted(toy, kind)
+    names = [*model.state_dict(), *dict(model.named_buffers())]
     model.merge_adapter()
-    assert set(model.state_dict()) == keys
+    assert [*model.state_dict(), *dict(model.named_buffers())] == names
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -156,8 +172,8 @@ def test_scalings_that_are_replaced_as_a_whole_are_followed_by_the_pass(toy, ada
         model = get_peft_model(toy, LoraConfig(r=4, target_modules=["lin"], init_lora_weights=False))
     else:
         model = adapt(toy, variant=kind, target_modules=["lin"])
-    for adapted in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        layer = adapted.base_model.model.lin
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        layer = same.base_model.model.lin
         before, base, update = layer.scaling.copy(), layer.base_layer(x), layer(x) - layer.base_layer(x)
         layer.scaling = {name: 3 * scaling for name, scaling in before.items()}
         torch.testing.assert_close(layer(x) - base, 3 * update, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
 """Merging where a weight has another user or another adapter on it: the base's bits come back, or it is refused."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from sbora import SboraConfig, SboraLinear
+from sbora import SboraConfig, SboraLinear, merge_order
 
 VARIANTS = ("fa", "fb")
 X = torch.linspace(-1, 1, 60).view(3, 20)
@@ -22,10 +23,13 @@ def _two_on_one_weight():
     return model
 
 
+def _config(variant, **settings):
+    return SboraConfig(variant=variant, **({"r": 12, "target_modules": ["0", "1"], "init_weights": False} | settings))
+
+
 def _adapted(model, variant, **settings):
     torch.manual_seed(1)
-    settings = {"r": 12, "target_modules": ["0", "1"], "init_weights": False} | settings
-    return get_peft_model(model, SboraConfig(variant=variant, **settings))
+    return get_peft_model(model, _config(variant, **settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -88,6 +92,60 @@ def test_a_lora_that_is_merged_below(variant):
     index = layer.sbora_index["default"]
     region = (slice(None), index) if variant == "fa" else index
     assert torch.equal(below.base_layer.weight[region], stood[region])
+
+
+class Fused(nn.Module):
+    """Two layers whose weights are parts of one tensor, as of a fused projection or of flattened parameters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fused = torch.randn(30, 20)
+        self.q, self.k = nn.Linear(20, 10, bias=False), nn.Linear(20, 20, bias=False)
+        self.q.weight, self.k.weight = nn.Parameter(self.fused[:10]), nn.Parameter(self.fused[10:])
+
+    def forward(self, x):
+        return torch.cat([self.q(x), self.k(x)], -1)
+
+
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_parts_of_one_tensor_are_merged_each_on_its_own(kind):
+    base = Fused()
+    before = base.fused.clone()
+    config = LoraConfig(r=4, init_lora_weights=False) if kind == "lora" else _config(kind, r=4)
+    config.target_modules = {"q", "k"}
+    model = get_peft_model(base, config)
+    expected = model(X)
+    model.merge_adapter()
+    torch.testing.assert_close(X @ base.fused.t(), expected)
+    for layer in (base.q, base.k):  # the one that was merged first is taken out first
+        layer.unmerge()
+    torch.testing.assert_close(base.fused, before, rtol=0, atol=1e-6 if kind == "lora" else 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_merged_leaves_parts_of_one_tensor_where_they_are(variant):
+    model = _adapted(Fused(), variant, r=4, target_modules=["q", "k"])
+    base = model.base_model.model
+    before, gradients = base.fused.clone(), []
+    for merged in (False, True):
+        model.base_model.train_merged(merged)
+        model.zero_grad()
+        model(X).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(X @ base.fused.t(), model(X))
+    model.base_model.train_merged(False)
+    assert torch.equal(base.fused, before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merges_into_weights_that_are_gone_are_forgotten(variant):
+    noted = len(merge_order._merges)
+    for _ in range(3):
+        _adapted(_two_on_one_weight(), variant).merge_and_unload()
+        gc.collect()
+    assert len(merge_order._merges) == noted
 
 
 class Tied(nn.Module):
