@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -39,7 +41,11 @@ def run_of(plan, name):
     return next(run for run in plan.runs if run.name == name)
 
 
-def test_each_state_is_told(plan, tmp_path):
+def test_each_state_is_told(plan, tmp_path, monkeypatch):
+    """Each line of a log is written five seconds after the one before."""
+    start, ticks = datetime(2026, 1, 1, tzinfo=UTC), itertools.count(step=5)
+    clock = SimpleNamespace(now=lambda _: start + timedelta(seconds=next(ticks)))
+    monkeypatch.setattr(progress, "datetime", clock)
     results = tmp_path / "results"
     made_results.make_run(plan, results, run_of(plan, BASE))
     made_results.make_run(plan, results, run_of(plan, FIRST), failed="loss nan at step 3")
@@ -54,15 +60,16 @@ def test_each_state_is_told(plan, tmp_path):
 
     log(results / "logs" / "run" / "arithmetic-0.log", training)
     log(tmp_path / "logs" / "llama-s.log", lambda: progress.write("pretrain", "llama-s", "begin", step=0, steps=40))
-    states = status.status(plan, results, tmp_path)
+    at_the_last = start + timedelta(seconds=20)
+    states = status.status(plan, results, tmp_path, at_the_last)
     assert list(states["done"]) == [BASE] and states["failed"] == {FIRST: "loss nan at step 3"}
     assert states["running"].keys() == {"llama-s", SECOND}
-    assert states["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 0 s left, last line 0 s ago")
-    assert states["running"]["llama-s"].startswith("pre-training, step 0 of 40, last line")
+    assert states["running"][SECOND].startswith("training, step 4 of 10, loss 1.25, 10 s left, last line 5 s ago")
+    assert states["running"]["llama-s"].startswith("pre-training, step 0 of 40, last line 0 s ago")
     assert states["waiting"][THIRD] == "to be scored" and len(states["waiting"]) == len(plan.runs) - 3
     assert "1 done, 2 running, 1 failed, " in status.as_text(states)
 
-    later = status.status(plan, results, tmp_path, datetime.now(UTC) + timedelta(hours=3))
+    later = status.status(plan, results, tmp_path, at_the_last + timedelta(hours=3))
     assert later["running"] == {} and later["waiting"][SECOND].startswith("stopped in training, step 4 of 10")
 
 
