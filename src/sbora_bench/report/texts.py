@@ -5,6 +5,7 @@ from typing import Any
 
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.plan.metric import Metric
+from sbora_bench.report.render import csv
 
 
 def p_text(p: float) -> str:
@@ -32,12 +33,14 @@ def difference_units(metrics: Iterable[Metric]) -> str:
     return text[0].upper() + text[1:]
 
 
-def p_numbers(row: dict[str, Any], columns: list[str]) -> list[Any]:
-    """The values of a row in the order of `columns`, p values with seven digits."""
-    return [
-        f"{row[key]:.6e}" if (key in ("p", "q") or key.startswith(("p_", "q_"))) and row[key] is not None else row[key]
-        for key in columns
+def p_csv(columns: list[str], rows: Iterable[dict[str, Any]]) -> str:
+    """These columns of rows as CSV, p values with seven digits."""
+    p_columns = {key for key in columns if key in ("p", "q") or key.startswith(("p_", "q_"))}
+    numbers = [
+        [f"{row[key]:.6e}" if key in p_columns and row[key] is not None else row[key] for key in columns]
+        for row in rows
     ]
+    return csv([columns, *numbers])
 
 
 def whole(number: Any) -> str:
@@ -45,3 +48,10 @@ def whole(number: Any) -> str:
     import pandas as pd
 
     return "–" if pd.isna(number) else f"{int(number):,}"
+
+
+def fraction(number: Any, decimals: int, unit: float = 1) -> str:
+    """A number in a unit, its thousands apart; pandas' missing value and None as a dash."""
+    import pandas as pd
+
+    return "–" if pd.isna(number) else f"{number / unit:,.{decimals}f}"

@@ -5,8 +5,8 @@ from typing import Any
 from sbora_bench.analysis.separation import MARGIN, REFERENCE_LEVEL, ReferenceGain, separation
 from sbora_bench.plan.titles import model_title, ranked_title, task_titles
 from sbora_bench.report.counts import count_text, references_shown
-from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import p_numbers, p_text
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import p_csv, p_text
 from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
 from sbora_bench.report.views.gain_table import gain_values
 from sbora_bench.results.read import Results
@@ -17,7 +17,7 @@ COLUMNS += ["most_frequent_answer", "most_frequent_rate", "p", "p_holm", "holds"
 
 def base_csv(results: Results) -> str:
     """`separation.csv`: a row a column."""
-    return csv([COLUMNS, *(p_numbers(_values(one), COLUMNS) for one in separation(results).references)])
+    return p_csv(COLUMNS, map(_values, separation(results).references))
 
 
 def base_table(results: Results, _: None = None) -> PrintedTable:

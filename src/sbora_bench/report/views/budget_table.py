@@ -1,13 +1,11 @@
 """What each score cost: updates, tokens, seconds, operations and memory, for every printed table; on the page."""
 
-from typing import Any
-
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import budget_lines, entries_of, footprint_lines, trainable_parameters
 from sbora_bench.report.render import PrintedTable, Text
-from sbora_bench.report.texts import whole
+from sbora_bench.report.texts import fraction, whole
 from sbora_bench.report.view import RUN, TableView, of_layouts
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
@@ -40,7 +38,7 @@ def budget_table(results: Results, layout: Layout) -> PrintedTable:
             shown = cells[-1:] if layout.averaged else _in_table(cells, layout, table)
             names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, layout.tables, row), whole(row.rank)]
             names_of += [f"{line.trained}", whole(trainable_parameters(layout, row, counted))]
-            costs = [_sized(getattr(line, key), unit, int(key == "seconds")) for key, (_, unit) in COSTS.items()]
+            costs = [fraction(getattr(line, key), int(key == "seconds"), unit) for key, (_, unit) in COSTS.items()]
             texts = [Text(text) for text in names_of]
             texts += [Text(c.text, interval=c.interval) if c else Text("–") for c in shown]
             texts += [Text(text) for text in costs]
@@ -70,12 +68,6 @@ def budget_table(results: Results, layout: Layout) -> PrintedTable:
 def _in_table(cells: list[Entry], layout: Layout, table: str) -> list[Entry | None]:
     """A row's entries, None in the columns of other tables."""
     return [cell if column.table == table else None for cell, column in zip(cells, layout.columns, strict=True)]
-
-
-def _sized(number: Any, unit: float, decimals: int) -> str:
-    import pandas as pd
-
-    return "–" if pd.isna(number) else f"{number / unit:,.{decimals}f}"
 
 
 BUDGET = TableView(

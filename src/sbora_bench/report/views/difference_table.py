@@ -5,8 +5,8 @@ from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, separation
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_titles, ranked_title, task_titles
 from sbora_bench.report.counts import count_text, differences_shown
-from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import difference_units, p_numbers, p_text
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import difference_units, p_csv, p_text
 from sbora_bench.report.verdicts import pair_values
 from sbora_bench.report.view import AGAIN, NUMBERS, PAIR, TableView, of_experiment
 from sbora_bench.report.views.method_table import PAIR_COLUMNS, SEED_COLUMNS
@@ -17,7 +17,7 @@ COLUMNS = [*PAIR_COLUMNS, "pairs", "score_a", "score_b", "difference", "only_a",
 
 def differences_csv(results: Results) -> str:
     """`differences.csv`: a row a tested pair and task."""
-    return csv([COLUMNS, *(p_numbers(pair_values(pair), COLUMNS) for pair in separation(results).differences)])
+    return p_csv(COLUMNS, map(pair_values, separation(results).differences))
 
 
 def difference_table(results: Results, _: None = None) -> PrintedTable:

@@ -5,8 +5,8 @@ from typing import Any
 
 from sbora_bench.analysis.separation import DIFFERENCE_LEVEL, Gain, separation
 from sbora_bench.plan.titles import cell_titles, task_titles
-from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import difference_units, p_numbers, p_text, signed
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import difference_units, p_csv, p_text, signed
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -16,7 +16,7 @@ COLUMNS += ["difference", "only_tuned", "only_base", "p", "p_holm", "differs"]
 
 def gains_csv(results: Results) -> str:
     """`gains.csv`: a row a cell and task."""
-    return csv([COLUMNS, *(p_numbers(gain_values(gain), COLUMNS) for gain in separation(results).gains)])
+    return p_csv(COLUMNS, map(gain_values, separation(results).gains))
 
 
 def gain_table(results: Results, table: str) -> PrintedTable | None:

@@ -3,6 +3,7 @@
 from sbora_bench.analysis.ranking import Ranked, rankings
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
+from sbora_bench.report.texts import whole
 from sbora_bench.report.view import AGAIN, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -35,7 +36,7 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
                 Text(f"{one.first} to {one.last}" if one.first < one.last else str(one.first)),
                 Text(one.letters),
                 Text(_score(one)),
-                Text("–" if one.trainable_parameters is None else f"{one.trainable_parameters:,}"),
+                Text(whole(one.trainable_parameters)),
                 Text(str(one.score.n)),
             ]
             for place, one in enumerate(ranking.cells, start=1)

@@ -6,8 +6,8 @@ from sbora_bench.plan.comparison import PARAMETERS_WITHIN
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.collected import scores
-from sbora_bench.report.render import PrintedTable, Text, csv
-from sbora_bench.report.texts import difference_text, difference_units, p_numbers, p_text
+from sbora_bench.report.render import PrintedTable, Text
+from sbora_bench.report.texts import difference_text, difference_units, p_csv, p_text
 from sbora_bench.report.verdicts import pair_values, verdict_text
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -20,8 +20,7 @@ AVERAGE_COLUMNS += SEED_COLUMNS
 
 def averages_csv(results: Results) -> str:
     """`averages.csv`: a row a pair of cells, on the average of a table's tasks."""
-    rows = [pair_values(pair) for pair in separation(results).averages]
-    return csv([AVERAGE_COLUMNS, *(p_numbers(row, AVERAGE_COLUMNS) for row in rows)])
+    return p_csv(AVERAGE_COLUMNS, map(pair_values, separation(results).averages))
 
 
 def method_table(results: Results, table: str) -> PrintedTable | None:

@@ -2,7 +2,7 @@
 
 from sbora_bench.plan.experiment import Run
 from sbora_bench.report.render import PrintedTable, Text
-from sbora_bench.report.texts import whole
+from sbora_bench.report.texts import fraction, whole
 from sbora_bench.report.view import RUN, TableView, of_experiment
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import Training
@@ -29,16 +29,16 @@ def _run_line(results: Results, run: Run) -> list[str]:
     metric = results.plan.common_metric(run.table, list(scores))
     record = results.training(run)
     happened = record.happened if record else Training()
-    losses, peak = happened.losses(), happened.peak_memory_bytes
+    losses = happened.losses()
     return [
         run.name,
         "; ".join(bad) or "ok",
         f"{metric.scale * sum(values) / len(values):.{metric.digits}f}" if values and metric else "–",
         whole(happened.steps),
         f"{losses[-1]:.3f}" if losses else "–",
-        f"{happened.seconds:,.1f}" if happened.seconds is not None else "–",
-        f"{happened.tokens_per_second:,.0f}" if happened.tokens_per_second is not None else "–",
-        f"{peak / 2**20:,.0f}" if peak is not None else "–",
+        fraction(happened.seconds, 1),
+        fraction(happened.tokens_per_second, 0),
+        fraction(happened.peak_memory_bytes, 0, 2**20),
     ]
 
 

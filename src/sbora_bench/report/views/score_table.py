@@ -17,6 +17,7 @@ from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import row_titles, task_titles
 from sbora_bench.report.collected import entries_of, footprint_lines, scores, trainable_parameters
 from sbora_bench.report.render import MARKS, PrintedTable, Text
+from sbora_bench.report.texts import whole
 from sbora_bench.report.view import AGAIN, RUN, TableView, of_layouts
 from sbora_bench.results.aggregate import CUT
 from sbora_bench.results.paper.reported import AVERAGE, anomaly_of
@@ -60,7 +61,7 @@ def score_table(results: Results, layout: Layout) -> PrintedTable:
         below: tuple[str, ...] = ()
         if reported is not None and millions is not None:
             below = (f"{millions}M{_mark(footnotes, anomaly_of(reported, 'parameters'))}",)
-        line.append(Text("–" if count is None else f"{count:,}", below=below))
+        line.append(Text(whole(count), below=below))
         line += [_spell(cell, (row, index) in best, footnotes) for index, cell in enumerate(cells)]
         groups.setdefault((row.is_base or row.model, row.rank), []).append(line)
         numbers.append(
