@@ -212,7 +212,9 @@ class Operand:
         kwargs = kwargs or {}
         product = _PRODUCTS.get(func)
         if product is not None:
-            result = product(*args, **kwargs)
+            named = [kwargs[name] for name in _OPERANDS if name in kwargs]
+            settings = {name: value for name, value in kwargs.items() if name not in _OPERANDS}
+            result = product(*args, *named, **settings)
             if result is not None:
                 return result
         args, kwargs = tree_map_only(Operand, Operand.dense, (args, kwargs))
@@ -302,7 +304,9 @@ def _adapted(adapter: Adapter, below: Callable[[Tensor], Tensor], x: Tensor) -> 
     )
 
 
-def _matmul(a: Tensor | Operand, b: Tensor | Operand) -> Tensor | None:
+def _matmul(a: Tensor | Operand, b: Tensor | Operand, **settings: Any) -> Tensor | None:
+    if settings:
+        return None
     if isinstance(a, Operand):
         if isinstance(b, Operand) or b.dim() < 2:
             return None
@@ -379,6 +383,15 @@ def _grouped_product(rows: Tensor, matrices: Tensor, offs: Tensor) -> Tensor:
     return product[:, : product.shape[-1] - outer] if outer else product
 
 
+_OPERANDS = (
+    "self",
+    "input",
+    "mat_a",
+    "other",
+    "weight",
+    "mat2",
+    "mat_b",
+)  # the left one's names before the right one's
 _PRODUCTS: dict[Any, Callable] = {
     F.linear: _linear,
     **dict.fromkeys(

@@ -69,6 +69,28 @@ def _all_by_operator(x, w, in_dim):
 
 
 WAYS = pytest.mark.parametrize("way", [_one_by_one, _grouped, _batched, _all, _all_by_operator])
+BY_KEYWORD = [
+    lambda x, w: F.linear(weight=w[0].t(), input=x),
+    lambda x, w: torch.matmul(input=x, other=w[1]),
+    lambda x, w: torch.mm(x, mat2=w[2]),
+    lambda x, w: torch.bmm(input=x.expand(EXPERTS, 6, IN), mat2=w),
+    lambda x, w: F.grouped_mm(mat_a=x, mat_b=w, offs=OFFSETS),
+]
+
+
+@VARIANTS
+@pytest.mark.parametrize("multiply", BY_KEYWORD)
+def test_operands_may_be_given_by_keyword(variant, multiply):
+    operand, total, _ = _operand(variant, -2, dtype=torch.float32)
+    x = torch.randn(6, IN)
+    torch.testing.assert_close(multiply(x, operand), multiply(x, total))
+
+
+def test_a_product_with_settings_is_that_of_the_sum():
+    operand, total, _ = _operand("fa", -2, dense=True)
+    x, out = torch.randn(6, IN, dtype=torch.float64), torch.empty(6, OUT, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.mm(x, operand[0], out=out), x @ total[0])
 
 
 @VARIANTS
