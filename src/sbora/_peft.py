@@ -7,6 +7,7 @@ of PEFT is pinned in `pyproject.toml`, and a test names each of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -146,7 +147,8 @@ def rename_when_transformers_loads(name: str, names: dict[str, tuple[str, str]])
         built = build(weight_conversions, adapter_name, peft_config=peft_config)
         if built and getattr(peft_config, "peft_type", None) == name:
             for saved, (container, tensor) in names.items():
-                built.append(WeightRenaming(rf"{saved}\.{adapter_name}$", f"{container}.{adapter_name}.{tensor}"))
+                own = f"{container}.{adapter_name}.{tensor}"
+                built.append(WeightRenaming(rf"{saved}\.{re.escape(adapter_name)}$", own))
         return built
 
     renaming: Any = build_and_rename

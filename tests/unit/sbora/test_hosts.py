@@ -53,6 +53,13 @@ def test_transformers_own_loader(adapter, llama, variant, low_cpu_mem_usage):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_transformers_own_loader_takes_names_literally(adapter, llama, variant):
+    folder, model = adapter(variant)
+    llama.eval().load_adapter(str(folder), adapter_name="a+[b]")
+    assert torch.equal(llama(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_transformers_own_adapters(tmp_path, llama, variant):
     plain = llama.eval()(IDS).logits
     llama.add_adapter(SboraConfig(variant=variant, r=4, target_modules=["q_proj"], init_weights=False))
