@@ -64,6 +64,7 @@ class Combination:
 
 
 SUM = Combination()
+OF_THE_BASE = ("task_type", "base_model_name_or_path", "revision", "auto_mapping")  # what a union takes over
 
 
 def union(
@@ -110,7 +111,9 @@ def add_union(
         for name, layer in tuner.model.named_modules():
             present = [a for a in adapters if isinstance(layer, SboraLayer) and a in layer.sbora_weight]
             if present:
-                parts = [(layer.sbora_weight[a].detach(), layer.sbora_index[a], layer.scaling[a]) for a in present]
+                parts = [
+                    (layer.sbora_weight[a].detach(), layer.sbora_index[a], float(layer.scaling[a])) for a in present
+                ]
                 joined[name] = union(parts, [weights[adapters.index(a)] for a in present], variant, combination)
                 pattern = "^" + re.escape(name)  # PEFT matches the end of a name, unless it may not
                 ranks[pattern] = len(joined[name][1])
@@ -122,16 +125,26 @@ def add_union(
         sbora_alpha=alpha,
         rank_pattern={name: r for name, r in ranks.items() if r != rank},
         alpha_pattern={name: a for name, a in alphas.items() if a != alpha},
-        target_modules=sorted(joined),
-        task_type=tuner.peft_config[adapters[0]].task_type,
-        base_model_name_or_path=tuner.peft_config[adapters[0]].base_model_name_or_path,
+        target_modules=_exactly(sorted(joined), tuner.model),
         inference_mode=True,
+        **{name: getattr(tuner.peft_config[adapters[0]], name) for name in OF_THE_BASE},
     )
-    tuner.inject_adapter(tuner.model, adapter_name)
+    try:
+        tuner.inject_adapter(tuner.model, adapter_name)
+    except Exception:
+        del tuner.peft_config[adapter_name]
+        raise
     for name, (weight, index, _) in joined.items():
         layer = tuner.model.get_submodule(name)
         layer.sbora_weight[adapter_name] = nn.Parameter(weight, requires_grad=False)
         layer.sbora_index[adapter_name] = index
+
+
+def _exactly(names: list[str], model: nn.Module) -> list[str] | str:
+    """`target_modules` of these alone: a list matches ends of names too, an expression whole ones."""
+    ends = tuple(f".{name}" for name in names)
+    others = {key for key, _ in model.named_modules()} - set(names)
+    return "|".join(map(re.escape, names)) if any(key.endswith(ends) for key in others) else names
 
 
 def _check_union(tuner: Any, adapters: list[str], adapter_name: str, weights: list[float]) -> Literal["fa", "fb"]:

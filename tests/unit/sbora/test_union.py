@@ -1,5 +1,6 @@
 """The union of adapters adds their updates, exactly."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sbora import SboraConfig
+from tests.factories.adapted import adapted
 
 VARIANTS = ("fa", "fb")
+X = torch.linspace(-1, 1, 60).view(3, 20)
 
 
 def _with_adapters(model, adapt, variant, **other):
@@ -80,6 +83,34 @@ def test_adapters_of_different_layers(toy, adapt, layers):
     together = model(x)
     model.set_adapter("both")
     torch.testing.assert_close(model(x), together)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_the_joined_layers_are_adapted(tmp_path, toy, adapt, layers, variant):
+    """Another's name ends in a joined one's."""
+    toy.block = torch.nn.ModuleDict({"lin": torch.nn.Linear(3, 3)})
+    settings = {"target_modules": "lin"}
+    base = copy.deepcopy(toy)
+    model = _with_adapters(toy, adapt, variant, default=settings, other=settings | {"random_seed": 1})
+    model.add_weighted_adapter(["default", "other"], "both")
+    assert list(layers(model)) == ["base_model.model.lin"]
+    model.save_pretrained(tmp_path, selected_adapters=["both"])
+    model.set_adapter("both")
+    assert torch.equal(PeftModel.from_pretrained(base, tmp_path / "both")(X), model(X))
+
+
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_a_union_is_of_the_same_revision_of_the_base(toy, kind):
+    model = adapted(toy, kind, revision="other")
+    model.add_weighted_adapter(["default"], [1.0], "same", combination_type="cat")
+    assert model.peft_config["same"].revision == "other"
+
+
+def test_a_name_that_is_refused_leaves_no_configuration(toy, adapt):
+    model = adapt(toy)
+    with pytest.raises(ValueError, match="cannot be named"):
+        model.add_weighted_adapter(["default"], "v1.0")
+    assert list(model.peft_config) == ["default"]
 
 
 def test_many_regions_of_many_tasks(toy, adapt, layers):
