@@ -24,8 +24,8 @@ class ParameterRegion(Region):
         self, below: Callable[[list[Adapter]], Any], adapters: list[Adapter]
     ) -> Any:
         """Make the pass with this adapter added to those that are on the list already."""
-        scaling, dropout = self.scaling_and_dropout()
-        return below([*adapters, Adapter(self.variant, self.weight, self.index, scaling, dropout)])
+        weight, scaling, dropout = self.as_it_is()
+        return below([*adapters, Adapter(self.variant, weight, self.index, scaling, dropout)])
 
 
 class ParamWrapper(SboraLinear):

@@ -28,7 +28,8 @@ from .ownership import are_a_gradients, are_a_results, counts
 
 def _rows(x: Tensor) -> Tensor:
     """(..., n) -> (rows, n), also where either is 0."""
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    width = x.shape[-1]
+    return x.reshape(x.numel() // width if width else x.shape[:-1].numel(), width)  # torch.jit sees through the first
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

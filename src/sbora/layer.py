@@ -202,7 +202,7 @@ class SboraLayer(BaseTunerLayer):
         delta = whole(weight.detach()).to(region.device)
         delta = delta.to(torch.promote_types(delta.dtype, torch.float32))
         delta = delta.transpose(-2, -1) if self.fan_in_fan_out else delta
-        return torch.add(region, delta, alpha=scaling).to(region.dtype)
+        return torch.add(region, delta, alpha=float(scaling)).to(region.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the base weight, of its shape, zero outside the region."""

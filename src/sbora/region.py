@@ -115,13 +115,17 @@ class Region(nn.Module):
         if not index.is_meta and not index.is_inference():
             self._known = (index.clone(), index, index._version)
 
-    def scaling_and_dropout(self) -> tuple[float, float]:
-        """What the update is multiplied with, and the probability of dropping an input, as they are now."""
+    def as_it_is(self) -> tuple[Tensor, float, float]:
+        """The trained matrix, what the update is multiplied with, and the probability of dropping an input."""
         if self.undecided:
             self.check_decided()
-        if not torch.compiler.is_compiling():
+        weight, scaling = self.weight, self._scalings[self.adapter]
+        if not functional.plain():  # a transform's or compiler's tensors are not to be kept
             self.restore_averaged()
-        return self._scalings[self.adapter], self._dropouts[self.adapter] if self.training else 0.0
+            weight = weight.detach() if weight.is_inference() else weight  # which never learns, as autograd has it
+        if isinstance(scaling, Tensor):  # which may learn
+            weight, scaling = weight * scaling.reshape(()), 1.0
+        return weight, scaling, self._dropouts[self.adapter] if self.training else 0.0
 
     def forward(
         self,
@@ -137,16 +141,16 @@ class Region(nn.Module):
             merging: merges weight and scaling into the layer below, as it must do anew before the backward if
                 the layer was written to since; the contribution is in its output then.
         """
-        scaling, dropout = self.scaling_and_dropout()
+        weight, scaling, dropout = self.as_it_is()
         if merging is not None and below is not None:
-            written = merging(self.weight, scaling)
+            written = merging(weight, scaling)
             y = below(x)
-            if not torch.is_grad_enabled() or not (self.weight.requires_grad or y.requires_grad):
+            if not torch.is_grad_enabled() or not (weight.requires_grad or y.requires_grad):
                 return y
             merging = partial(merging, written=written)
-            return functional.learn(self.variant, y, x, self.weight, self.index, scaling, merging)
+            return functional.learn(self.variant, y, x, weight, self.index, scaling, merging)
         below = below or (lambda x: x.new_zeros(*x.shape[:-1], self.out_features))
-        return functional.adapted(self.variant, x, self.weight, self.index, scaling, below, dropout)
+        return functional.adapted(self.variant, x, weight, self.index, scaling, below, dropout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         return super()._apply(spare_integers(fn), recurse)

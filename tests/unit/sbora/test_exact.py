@@ -224,3 +224,30 @@ def test_a_complex_layer_learns_what_lora_s_does(one_hot_lora, variant, train_me
         other.base_model.model.lin(z).abs().square().sum().backward()
         grads.append([z.grad, *(p.grad for p in other.parameters() if p.grad is not None)])
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("kind", ["lora", *VARIANTS])
+def test_an_adapter_made_in_inference_mode_runs_outside_of_it(toy, kind):
+    with torch.inference_mode():
+        model = adapted(toy, kind)
+        expected = model(torch.ones(3, 20)).clone()
+    torch.testing.assert_close(model(torch.ones(3, 20)), expected)
+
+
+@pytest.mark.parametrize("train_merged", [False, True])
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_scaling_may_be_a_tensor_that_learns(toy, adapt, one_hot_lora, variant, shape, train_merged):
+    model = adapt(toy, variant=variant)
+    lora, results = one_hot_lora(toy, model), []
+    model.base_model.train_merged(train_merged)
+    for other in (model, lora):
+        scaling = torch.full(shape, 0.7, requires_grad=True)
+        for layer in (other.base_model.model.lin, other.base_model.model.conv):
+            layer.scaling["default"] = scaling
+        y = other(torch.ones(3, 20))
+        y.square().sum().backward()
+        matrices = [p.grad for p in other.parameters() if p.grad is not None]
+        other.merge_adapter()
+        results.append([y, scaling.grad, other(torch.ones(3, 20)), *matrices])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 from sbora import ownership
 from tests.factories.adapted import adapted as _adapted
@@ -68,6 +68,14 @@ def test_jacobians_and_hessians(adapted):
     second = hessian(lambda x: model(x).square().sum())(x)
     expected = torch.autograd.functional.hessian(lambda x: model(x).square().sum(), inputs)
     torch.testing.assert_close(second, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_of_a_transform_stays_in_the_model(adapted):
+    model, _, _ = adapted
+    parameters, buffers = stack_module_state([model, copy.deepcopy(model)])
+    together = vmap(lambda p, b: functional_call(model, (p, b), (X,)))(parameters, buffers)
+    torch.testing.assert_close(together, model(X).expand_as(together))
+    assert torch.equal(copy.deepcopy(model)(X), model(X))
 
 
 def test_the_first_backward_of_a_process_may_be_vectorised(adapted):
