@@ -141,11 +141,12 @@ def test_training_merged_leaves_parts_of_one_tensor_where_they_are(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merges_into_weights_that_are_gone_are_forgotten(variant):
+    gc.collect()
     noted = len(merge_order._merges)
     for _ in range(3):
         _adapted(_two_on_one_weight(), variant).merge_and_unload()
         gc.collect()
-    assert len(merge_order._merges) == noted
+    assert len(merge_order._merges) <= noted
 
 
 class Tied(nn.Module):
