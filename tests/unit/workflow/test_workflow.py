@@ -1,6 +1,7 @@
 """What the Snakefile is given: requests checked, jobs, the files of a run and of an experiment, report entries."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from sbora_bench.workflow import keys, request
 from sbora_bench.workflow.decided import required_files, scores_of_rates, scores_of_seeds
 from sbora_bench.workflow.files import CARD, Files
 from sbora_bench.workflow.jobs import PICKING, jobs, priority, tokens_of_a_run, tuned
-from tests.factories.workplace import EXPERIMENT, workplace  # noqa: F401
+from tests.factories.shipped import ROOT
+from tests.factories.workplace import EXPERIMENT, GRID, TABLE, workplace  # noqa: F401
 
 
 @pytest.fixture
@@ -50,6 +52,44 @@ def test_a_request_that_cannot_be_is_refused(workplace, config, in_storage, says
     with pytest.raises(UserError) as refused:
         request.requested({"experiment": path, **config}, in_storage)
     assert says in str(refused.value) and workplace.files() == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (
+            (GRID, {"models": ["ladder-xs"], "methods": ["lora"], "ranks": [65]}),
+            "small.yaml: tables.sums.grids.0.ranks",
+        ),
+        (((*TABLE, "seed"), [0]), "small.yaml: tables.sums.seed: unknown key"),
+        (((*TABLE, "limit"), {"svamp": 1}), "small.yaml: tables.sums.limit: unknown task"),
+        ((("tables",), {"../up": EXPERIMENT["tables"]["sums"]}), "small.yaml: tables.../up"),
+        ((("tables",), {"separation": EXPERIMENT["tables"]["sums"]}), "tables.separation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_spoiled_experiment_is_refused_in_one_line(workplace, edit, says):  # noqa: F811
+    path = workplace.experiment(edit)
+    before = workplace.files()
+    with pytest.raises(UserError) as refused:
+        request.requested({"experiment": path})
+    assert says in str(refused.value) and "\n" not in str(refused.value) and workplace.files() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"only": "methd=lora"}, "unknown key 'methd', did you mean 'method'"),
+        ({"only": "table=mmlu,method=lora"}, "no run is left with table=mmlu, method=lora"),
+        ({"seeds": 7}, "unknown seed '7'"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused_in_one_line(workplace, setting, says):  # noqa: F811
+    shutil.copy(ROOT / "experiments" / "tiny.yaml", workplace.folder / "experiments")
+    before = workplace.files()
+    with pytest.raises(UserError) as refused:
+        request.requested({"experiment": "tiny", **setting})
+    assert says in str(refused.value) and "\n" not in str(refused.value) and workplace.files() == before
 
 
 def test_a_dry_run_does_not_look_whether_results_can_be_written(workplace, monkeypatch):  # noqa: F811
