@@ -3,6 +3,7 @@ test may leave in the checkout.
 """
 
 import gc
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,11 @@ TICK = 0.05  # seconds by which a file's time may be off the clock that tests ar
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One server of forks for all workers, which has its imports by the time that they have collected the tests."""
+    """One server of forks for all workers, which has its imports by the time that they have collected the tests.
+
+    And one thread a process: workers are as many as cores, and no sum or peak is to depend on how many those are.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read where torch is imported, by workers and forks too
     forked.look_for_garbage_seldom()
     if hasattr(config, "workerinput"):
         return

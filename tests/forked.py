@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -30,7 +31,7 @@ HEAVY += ["bitsandbytes", "lm_eval.api.model", "lm_eval.evaluator", "matplotlib.
 HEAVY += ["statsmodels.stats.multitest", "statsmodels.stats.power", "pydantic", "click", "jinja2", "yaml"]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # read where huggingface_hub is imported
 SHARED = "SERVER_OF_FORKS"  # the variable that tells a worker the address
-CLIENT = """#!{python} -IS
+CLIENT = """
 import os, sys
 sys.path.insert(0, {root!r})
 from tests import forked
@@ -83,8 +84,7 @@ def _start() -> str:
     place = tempfile.mkdtemp(prefix="sbora-forks-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     path = str(Path(place, "socket"))
-    _program(place, "sbora-bench", CLIENT.format(python=sys.executable, root=str(ROOT), address=path))
-    _program(place, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    programs(place, path)
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     own = OFFLINE | {"PYTHONPATH": paths, "PYTHONHASHSEED": "random"}  # hashes that are not this process's
     with socket.socket(socket.AF_UNIX) as listener:
@@ -102,10 +102,15 @@ def _start() -> str:
     return path
 
 
-def _program(place: str, name: str, text: str) -> None:
-    path = Path(place, name)
-    path.write_text(text)
-    path.chmod(0o755)
+def programs(place: str, address: str) -> None:
+    """A `sbora-bench` that runs in the server at `address`, and this `python`, in the folder `place`. Both are begun by
+    a shell: the first line of a script can't name a Python whose path has a space.
+    """
+    client = CLIENT.format(root=str(ROOT), address=address)
+    for name, words in {"sbora-bench": ["-IS", "-c", client], "python": []}.items():
+        path = Path(place, name)
+        path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, *words])} "$@"\n')
+        path.chmod(0o755)
 
 
 def look_for_garbage_seldom() -> None:

@@ -2,6 +2,7 @@
 check that fails beside the tests fails them.
 """
 
+import shlex
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ def test_a_home_that_cannot_be_written_to_does_not_stop_snakemake(tmp_path, monk
 
 def test_what_a_job_compiles_is_kept_for_the_next(monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    assert shown(f"{sys.executable} -c 'import sys; print(sys.dont_write_bytecode)'") == "False"
+    assert shown(shlex.join([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"])) == "False"
 
 
 @pytest.mark.parametrize("failing", ["tests", "docs", "lint-types"])
