@@ -1,12 +1,14 @@
 """A toy base that is pre-trained, killed before an update, and what is left of it."""
 
 import contextlib
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sbora_bench.inputs.data import corpus
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.results.records import BaseRecord, read_record
 from sbora_bench.train import pretrain as stage
@@ -16,6 +18,8 @@ from tests.factories.interruptions import Killed, kill
 
 RECIPE = {"steps": 9, "choices_first": 2, "batch": 4, "warmup": 3, "held_out": 4, "checkpoint_every": 2}
 ARCHITECTURE = toy_runs.ARCHITECTURE | {"attention_dropout": 0.2, "tie_word_embeddings": True}
+BUCKET = 4  # so that going on leaves whole buckets unread
+tokenizer = functools.cache(corpus.tokenizer)
 
 
 def entry(**recipe) -> dict:
@@ -27,10 +31,13 @@ def entry(**recipe) -> dict:
 def train(root: Path, threads: int = 1, **recipe) -> dict[str, str]:
     """Pre-train the toy in `root`; returns the SHA-256 of its files but the record."""
     catalog = SimpleNamespace(models={"toy": ModelEntry.model_validate(entry(**recipe))})
-    try:
-        stage.pretrain_model(catalog, "toy", root / "toy", threads)
-    finally:
-        torch.use_deterministic_algorithms(False)  # other tests' trainings are not
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "tokenizer", tokenizer)  # made once a process
+        patch.setattr(stage, "BUCKET", BUCKET)
+        try:
+            stage.pretrain_model(catalog, "toy", root / "toy", threads)
+        finally:
+            torch.use_deterministic_algorithms(False)  # other tests' trainings are not
     return read_record(root / "toy" / "base.json", BaseRecord).files
 
 

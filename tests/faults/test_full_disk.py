@@ -31,6 +31,11 @@ def whole(tmp_path_factory):
     return digests(root, LORA)
 
 
+@pytest.fixture(scope="module")
+def whole_base(tmp_path_factory):
+    return pretraining.train(tmp_path_factory.mktemp("whole-base"))
+
+
 def parts(folder) -> list:
     return [path for path in folder.rglob("*") if ".part" in path.name]
 
@@ -52,17 +57,16 @@ def test_during_a_checkpoint(tmp_path, disk, whole, free):
 
 
 @pytest.mark.parametrize(("free", "needed"), [(0, "about 2"), (155648, "about 2"), (294912, "180 bytes")])
-def test_during_a_checkpoint_of_pretraining(tmp_path, disk, capsys, free, needed):
+def test_during_a_checkpoint_of_pretraining(tmp_path, disk, whole_base, capsys, free, needed):
     """Room for nothing, for a part of the tensors, for all but the list of files."""
     small = disk(tmp_path / "models", "size=4m")
-    whole = pretraining.train(tmp_path / "whole")
     with pytest.raises(UserError, match=FULL) as raised, pretraining.at_step(4, lambda: small.leave(free)):
         pretraining.train(small.folder)
     assert "checkpoint-4" in str(raised.value) and f"({needed}" in str(raised.value) and not parts(tmp_path)
     assert [checkpoint.name for checkpoint in pretraining.kept(small.folder)] == ["checkpoint-2"]
     small.clear()
     capsys.readouterr()
-    assert pretraining.train(small.folder) == whole and pretraining.begun(capsys.readouterr().err) == 2
+    assert pretraining.train(small.folder) == whole_base and pretraining.begun(capsys.readouterr().err) == 2
 
 
 @pytest.mark.parametrize("free", [0, 8192, 16384])

@@ -1,6 +1,5 @@
 """Pre-training goes on from its last whole checkpoint to the same bits; one that diverges or must stop says so."""
 
-import functools
 import signal
 from itertools import islice
 from types import SimpleNamespace
@@ -18,11 +17,7 @@ from sbora_bench.train.checkpoints import step_of
 from tests import forked
 from tests.factories import toy_runs
 from tests.factories.interruptions import Killed, flip, kill
-from tests.factories.toy_pretraining import RECIPE, at_step, begun, entry, kept, killed, train
-
-BUCKET = 4  # so that going on leaves whole buckets unread
-
-tokenizer = functools.cache(corpus.tokenizer)
+from tests.factories.toy_pretraining import BUCKET, RECIPE, at_step, begun, entry, kept, killed, tokenizer, train
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +30,7 @@ def small(monkeypatch):
 def undisturbed(tmp_path_factory):
     """Digests and summary of a base that nothing happened to."""
     root = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "BUCKET", BUCKET)
-        digests = train(root)
+    digests = train(root)
     return digests, read_json(root / "toy" / "base.json")["summary"]
 
 
