@@ -12,11 +12,9 @@ from sbora_bench.files import git_blob_id
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import load_plan
 from tests.factories import toy_runs
-from tests.factories.junk import JUNK
-from tests.factories.junk import MANY as MANYMORE
+from tests.factories.junk import JUNK, MANY
 from tests.factories.workplace import EXPERIMENT, TRIAL, workplace  # noqa: F401
 
-MANY = settings(MANYMORE, max_examples=20)
 SECONDS = 5  # of this process's own time, at most
 GOOD = {"instruction": "1 + 1", "input": "", "output": "2", "answer": "2"}
 KEYS = tuple(GOOD)

@@ -4,9 +4,10 @@ import pytest
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.errors import UserError
-from sbora_bench.report.figures import figures
+from sbora_bench.report.figures import FIGURES, figures
 from sbora_bench.report.tables import tables
 from sbora_bench.report.verify import verify
+from sbora_bench.report.views.region_figure import REGION_MAPS
 from sbora_bench.report.views.region_table import overlap_table, region_table
 from sbora_bench.results.folders import region_file
 from sbora_bench.results.read import Results
@@ -61,9 +62,11 @@ def test_two_runs_share_what_both_change_of_what_either_does(made):
     assert shares["LoRA r = 32, seed 0", "SBoRA-FA r = 32, seed 0"] == ["100.0", "50.0"]
 
 
-def test_files_are_drawn_and_verified(made):
+def test_files_are_drawn_and_verified(made, monkeypatch):
     plan, results = made
     tables(plan, results)
+    assert REGION_MAPS in FIGURES
+    monkeypatch.setattr("sbora_bench.report.figures.FIGURES", [REGION_MAPS])
     figures(plan, results)
     drawn = {path.stem for path in (results / "figures").glob("region-*.svg")}
     assert drawn == {

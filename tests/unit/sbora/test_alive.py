@@ -15,7 +15,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from sbora import SboraConfig
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
-R, TOKENS, WIDTH, INNER = 8, 2 * 10, 32, 48
+R, TOKENS, WIDTH = 8, 2 * 10, 32
 IDS = torch.arange(3, 23).view(2, 10)
 
 
