@@ -1,4 +1,6 @@
-"""The shipped catalog is parsed once a process: a copy of it in a test's folder is not parsed again."""
+"""What comes with the repository is read once a process: the catalog, of which a copy in a test's folder is not parsed
+again, and the published traces, whose folder is else that of the test that happens to ask first.
+"""
 
 import pickle
 from contextlib import suppress
@@ -6,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sbora_bench.cost import kept_traces
 from sbora_bench.plan import catalog
 from sbora_bench.strict_yaml import read_yaml
-from tests.factories.shipped import CATALOG
+from tests.factories.shipped import CATALOG, ROOT
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +27,11 @@ def catalog_parsed_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog, "read_yaml", read)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def published_traces():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        kept_traces.published.cache_clear()
+        return kept_traces.published()

@@ -1,6 +1,6 @@
 """What is found before the DAG runs ends `snakemake` with exit status 2 and one line of ours; nothing is written.
 
-A case of each kind; what else is refused, tests/unit/workflow/test_workflow.py asks the function that the Snakefile calls.
+A case of each kind; for what else is refused, tests/unit/workflow/test_workflow.py asks the function behind it.
 """
 
 import json

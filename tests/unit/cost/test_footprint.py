@@ -57,13 +57,25 @@ def by_formula(table, model, method, rank):
     return count, paper.base_parameters(table, model) + count
 
 
-def test_the_papers_44_cells(catalog, tmp_path):
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Nothing is left in the checkout, nor taken from what was left there; only what is published is."""
+    monkeypatch.setattr(paper_cells, "CACHE", tmp_path / "cache")
+
+
+def test_the_papers_44_cells(catalog, tmp_path, own_cache):
     paper_cells.paper_footprint(catalog, tmp_path / "paper.csv")
     rows = list(csv.DictReader((tmp_path / "paper.csv").open()))
     assert len(rows) == 44
     for row in rows:
         expected = by_formula(row["table"], row["model"], row["method"], int(row["rank"]))
         assert (int(row["trainable_parameters"]), int(row["total_parameters"])) == expected, row
+
+
+def test_what_is_published_of_a_cell_of_the_paper_is_what_is_counted(catalog, tmp_path, own_cache):
+    protocol = catalog.protocol("official", "commonsense", {}, "test")
+    kept = paper_cells.counted(catalog, {}, "commonsense", "llama-7b", "dora", 32)
+    assert kept == counting.counts_of_cell(catalog, "llama-7b", catalog.methods["dora"], 32, protocol)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,7 +208,7 @@ def test_a_small_cell_is_run_too(catalog, tokens):
     )
 
 
-def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path):
+def test_memory_at_the_papers_scales(catalog, monkeypatch, tmp_path, own_cache):
     """A row for each method at each scale, its kinds adding up; small models in the place of the paper's."""
     cells = [(table, model, method, RANK, 0.0) for table, model, method, _, _ in paper_cells.paper_cells(catalog)]
     monkeypatch.setattr(paper_cells, "paper_cells", lambda _: cells)
