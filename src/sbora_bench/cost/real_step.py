@@ -5,6 +5,7 @@ What `traced_step` estimates is checked against this: by the tests, by `benchmar
 """
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -54,6 +55,7 @@ def highest(work: Callable[[], object]) -> int:
     """Bytes at the highest while `work` runs: allocations and releases that `torch.profiler` saw, added up."""
     quiet = logging.getLogger("torch.profiler")
     quiet.setLevel(logging.ERROR)
+    gc.collect()  # what was there before, in cycles, and went while this runs would be taken off
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
