@@ -14,10 +14,10 @@ from sbora_bench.files import hash_of
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.check_items import built_in_problem, never_right, no_gold
 from sbora_bench.inputs.data import lm_eval_tasks
-from sbora_bench.inputs.data.chat import refuse_without_template
+from sbora_bench.inputs.data.chat import ARGUMENTS
 from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import Example, check_subjects
-from sbora_bench.inputs.data.prompts import Prompt, prompt_of, prompt_of_items
+from sbora_bench.inputs.data.prompts import prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
@@ -125,9 +125,9 @@ class _Check:
         except UserError as error:
             yield f"{where}.train: {error}"
             return
-        yield from self.training_lengths(table, prompt, encoded)
+        yield from self.training_lengths(table, encoded)
 
-    def training_lengths(self, table: str, prompt: Prompt, rows: list[dict[str, Any]]) -> Iterator[str]:
+    def training_lengths(self, table: str, rows: list[dict[str, Any]]) -> Iterator[str]:
         """Rows as training encodes them go through each model whose tokenizer is at hand."""
         entry, protocol = self.plan.experiment.tables[table], self.plan.protocol(table)
         where = f"{self.plan.path}: tables.{table}"
@@ -135,7 +135,7 @@ class _Check:
             tokenizer = self.tokenizers[model]
             if tokenizer is None:
                 continue
-            yield from self.without_template(prompt, protocol.train_prompt, model, f"{where}.protocol: train_prompt")
+            yield from self.chat_problem(rows, protocol.train_prompt, model, f"{where}.protocol: train_prompt")
             if problem := too_long(rows, tokenizer, protocol):
                 tokens, cure = problem
                 yield (
@@ -200,7 +200,7 @@ class _Check:
         room = config.get("generation_kwargs", {}).get("max_gen_toks", 0)
         prompts, gold = [row["prompt"] for row in rows], [row["gold"] for row in rows] if plan.gold(table) else []
         for model in self.models(table):
-            yield from self.without_template(prompt, protocol.score_prompt, model, f"{where}: score_prompt")
+            yield from self.chat_problem(rows, protocol.score_prompt, model, f"{where}: score_prompt")
             yield from self.scored_lengths(model, protocol, prompts, gold, room, f"{where}: data {name}")
 
     def scored_lengths(
@@ -228,14 +228,14 @@ class _Check:
                 f" positions; {cure}, or shorten them"
             )
 
-    def without_template(self, prompt: Prompt, name: str, model: str, where: str) -> Iterator[str]:
-        """The problem of a chat prompt for a model whose tokenizer is at hand and has no template."""
+    def chat_problem(self, rows: list[dict[str, Any]], name: str, model: str, where: str) -> Iterator[str]:
+        """The problem of a chat prompt for a model whose tokenizer is at hand and has no template that takes it."""
         tokenizer = self.tokenizers[model]
-        if prompt.messages is not None and tokenizer is not None:
+        if ARGUMENTS in rows[0] and tokenizer is not None:
             try:
-                refuse_without_template(tokenizer.chats, f"model {model}")
+                tokenizer.check_chat(rows)
             except UserError as error:
-                yield f"{where}: {name}: {error}"
+                yield f"{where}: {name}: model {model}: {error}"
 
     def tries(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         from sbora_bench.inputs.tasks.trial import try_task

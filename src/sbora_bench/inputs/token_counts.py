@@ -1,4 +1,7 @@
-"""How many tokens texts have, by a tokenizer that is at hand, without transformers."""
+"""How many tokens texts have, by a tokenizer that is at hand, and whether its chat template takes a prompt.
+
+transformers, which takes seconds to import, is needed for chats alone.
+"""
 
 import json
 from collections.abc import Callable
@@ -6,10 +9,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json
+from sbora_bench.inputs.data.chat import MESSAGES, refuse_without_template, written_out
 from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.sources import source_of
+from sbora_bench.inputs.models.tokenizer import read_tokenizer
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import model_folder
@@ -18,7 +23,7 @@ TOKENISED = 50  # rows, the longest or the shortest in characters, whose tokens 
 
 
 class Tokenizer:
-    """A model's tokenizer and positions, read from its folder without transformers."""
+    """A model's tokenizer and positions, read from its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,6 +49,21 @@ class Tokenizer:
         settings = self.folder / "tokenizer_config.json"
         inside = settings.is_file() and bool(read_json(settings).get("chat_template"))
         return inside or any((self.folder / f"chat_template.{ending}").is_file() for ending in ("jinja", "json"))
+
+    @cached_property
+    def _of_transformers(self) -> Any:
+        try:
+            return read_tokenizer(self.folder)
+        except Exception as error:  # as above
+            raise UserError(f"{self.folder}: its tokenizer can't be read ({in_a_line(error)}); save it again") from None
+
+    def check_chat(self, rows: list[dict[str, Any]]) -> None:
+        """Raise UserError where there is no chat template, or it doesn't take the messages of prepared rows, of which
+        the first with each order of roles is tried.
+        """
+        refuse_without_template(self.chats, str(self.folder))
+        first = {tuple(message["role"] for message in row[MESSAGES]): row for row in reversed(rows)}
+        written_out(self._of_transformers, list(first.values()))
 
     @cached_property
     def positions(self) -> int | None:

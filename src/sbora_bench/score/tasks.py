@@ -1,10 +1,9 @@
 """Tasks scored by lm-eval over prepared items, with a model in memory: a score and its samples each."""
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from sbora_bench import progress
 from sbora_bench.errors import UserError
@@ -173,12 +172,13 @@ def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> lis
     """The items' values of a metric. Raises WrongValue where there are none, or some that it doesn't allow."""
     where = f"catalog: tasks.{task}.metrics.{name}: an item"
     for example in examples:
-        value = example.get(name)
-        if not isinstance(value, numbers.Real):
-            raise WrongValue(f"{where}: found {value!r}, allowed a number: a score is the mean of its items")
+        given = example.get(name)
+        if not isinstance(given, SupportsFloat):  # NumPy's truth values and PyTorch's numbers have it
+            raise WrongValue(f"{where}: found {given!r}, allowed a number: a score is the mean of its items")
+        value = float(given)
         if metric.right_or_wrong and value not in (0, 1):
             raise WrongValue(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
-        if not (math.isfinite(value) and metric.contains(float(value))):
+        if not (math.isfinite(value) and metric.contains(value)):
             raise WrongValue(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
     return [float(example[name]) for example in examples]
 

@@ -146,8 +146,12 @@ def test_validate_says_so_where_the_tokenizer_is_at_hand_and_prepared_data_follo
     grid = [{"models": ["own"], "methods": ["lora"], "ranks": [4]}]
     name = workplace.experiment(((*table, "overrides"), over), ((*table, "grids"), grid))
     line = workplace.run("validate", name)[2]
-    assert "protocol: train_prompt: chat: model own: its tokenizer has no chat template" in line
+    assert "protocol: train_prompt: chat: model own: tiny: its tokenizer has no chat template" in line
     tokenizer().save_pretrained("tiny")
     assert "chat template" not in workplace.run("validate", name)[2]
+    tokenizer(TEMPLATE.replace("and strict", "").replace("system", "user")).save_pretrained("tiny")
+    lines = workplace.run("validate", name)[2].splitlines()
+    assert "train_prompt: chat: model own: tiny: its chat template doesn't take the prompt's messages: " in lines[0]
+    assert len(lines) == 1 + len(load_plan(name).tasks("sums")), lines  # and for the items of each task
     settings = load_plan(name).data_settings("sums")
     assert settings["own_prompts"]["chat"]["chat"][0]["role"] == "user"

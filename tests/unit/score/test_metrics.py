@@ -1,5 +1,6 @@
 """Metrics other than right or wrong, through lm-eval: what is scored, recorded and counted again from samples."""
 
+import numpy as np
 import pytest
 from lm_eval.api import metrics as registered  # noqa: F401  (the aggregations)
 from lm_eval.api.registry import register_metric
@@ -19,6 +20,11 @@ LENGTH = Metric(items="values", higher_is_better=False, high=None, unit="words")
 @register_metric(metric="own_words", higher_is_better=False, output_type="generate_until", aggregation="mean")
 def own_words(references: list[str], predictions: list[str]) -> float:
     return float(len(predictions[0].split()))
+
+
+@register_metric(metric="own_truth", higher_is_better=True, output_type="generate_until", aggregation="mean")
+def own_truth(references: list[str], predictions: list[str]) -> np.bool_:
+    return np.array(references[0]) == np.array(predictions[0])
 
 
 RESPONSES = [("the red house", "a red house"), ("red", "a red house"), ("blue", "red"), ("red", "red")]
@@ -55,6 +61,12 @@ def test_the_named_metric_is_the_score_and_others_stand_beside():
     task_score, rows = score({"own_words": LENGTH, "exact_match": SHARE}, "exact_match", "own_words")
     assert (task_score.metric, task_score.value, task_score.measured.sign) == ("own_words", 1.5, -1)
     assert task_score.extra["exact_match"] == 0.25 and rows[3]["metrics"] == {"exact_match": 1.0}
+
+
+def test_a_truth_value_of_numpy_is_right_or_wrong():
+    """The trial before training takes it: it must not fail after."""
+    task_score, rows = score({"own_truth": SHARE}, "own_truth")
+    assert task_score.value == 0.25 and [row["correct"] for row in rows] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
