@@ -117,6 +117,18 @@ def test_a_missing_number_of_parquet_is_null_and_no_word():
         read(Path("own.parquet").read_bytes(), "own.parquet")
 
 
+def test_bytes_of_parquet_are_the_text_that_they_are():
+    """Hive and older Spark write text so; a picture beside it is passed over."""
+    pyarrow.parquet.write_table(pyarrow.table({"output": ["né".encode()], "picture": [b"\xff\xd8"]}), "own.parquet")
+    assert read_rows(Path("own.parquet")).values == [{"output": "né", "picture": None}]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.list_, pyarrow.large_list, lambda value: pyarrow.list_(value, 1)])
+def test_single_precision_in_lists_of_every_kind(kind):
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array([[0.1]], kind(pyarrow.float32()))}), "own.parquet")
+    assert read_rows(Path("own.parquet")).values == [{"a": [0.1]}]
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

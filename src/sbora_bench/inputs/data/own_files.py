@@ -53,15 +53,25 @@ def counted(values: list[Any]) -> Rows:
 
 
 def as_json(table: "pyarrow.Table") -> list[Any]:
-    """Rows of a typed file as JSON has them: times, decimals and bytes become their text, numbers of single precision
-    their shortest decimals: 0.1, and not 0.10000000149011612; and what is no number (pandas' mark of a missing one)
-    becomes null.
+    """Rows of a typed file as JSON has them: times and decimals become their text, bytes that which they are in UTF-8,
+    numbers of single precision their shortest decimals: 0.1, and not 0.10000000149011612. What is no number (pandas'
+    mark of a missing one) and bytes that are no text become null.
     """
     import pyarrow
 
     plain = table.cast(_singles_as(pyarrow.string(), table.schema)).cast(_singles_as(pyarrow.float64(), table.schema))
     rows = plain.to_pylist()
-    return [json.loads(json.dumps(row, default=str), parse_constant=lambda name: None) for row in rows]
+    return [json.loads(json.dumps(row, default=_text_of), parse_constant=lambda name: None) for row in rows]
+
+
+def _text_of(value: Any) -> str | None:
+    """A value that JSON doesn't have, as text. Many programs write text into Parquet as bytes."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:  # a picture, say
+        return None
 
 
 def _singles_as(kind: "pyarrow.DataType", schema: "pyarrow.Schema") -> "pyarrow.Schema":
@@ -73,6 +83,10 @@ def _singles_as(kind: "pyarrow.DataType", schema: "pyarrow.Schema") -> "pyarrow.
             return kind
         if pyarrow.types.is_list(old):
             return pyarrow.list_(replaced(old.value_type))
+        if pyarrow.types.is_large_list(old):
+            return pyarrow.large_list(replaced(old.value_type))
+        if pyarrow.types.is_fixed_size_list(old):
+            return pyarrow.list_(replaced(old.value_type), old.list_size)
         if pyarrow.types.is_struct(old):
             return pyarrow.struct([(field.name, replaced(field.type)) for field in old])
         return old
