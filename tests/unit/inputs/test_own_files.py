@@ -67,11 +67,13 @@ def test_a_separator_of_unicode_ends_no_line():
     [
         ("own.csv", 'instruction,input,output,answer\n"What is 1 + 1?",,It is 2.,2\n'),
         ("own.CSV", '\ufeffinstruction;input;output;answer\r\n\r\n"What is 1 + 1?";;It is 2.;2\r\n'),
+        ("own.csv", '"more; or; less",instruction,input,output,answer\n,"What is 1 + 1?",,It is 2.,2\n'),
         ("own.tsv", "instruction\tinput\toutput\tanswer\nWhat is 1 + 1?\t\tIt is 2.\t2"),
     ],
 )
 def test_a_table_of_cells(name, content):
-    assert read(content, name) == [ROW]
+    (row,) = read(content, name)
+    assert {key: row[key] for key in ROW} == ROW
 
 
 @pytest.mark.parametrize("row", [{k: v for k, v in ROW.items() if k != "input"}, ROW | {"input": None}])
@@ -169,6 +171,7 @@ SPOILT = {
     "UTF-32": (LINE.encode("utf-32"), ["is UTF-32", "iconv -f UTF-32 -t UTF-8"]),
     "gzip": (gzip.compress(LINE.encode()), ["own.jsonl: is gzip", "unpack"]),
     "a spreadsheet": (b"PK\x03\x04\x14\x00\x06", ["own.jsonl: is a zip archive (or a spreadsheet)"]),
+    "Arrow": (b"ARROW1\0\0\xff\xff", ["own.jsonl: is an Arrow (Feather) file", "export it"]),
     "Parquet": (b"PAR1\x15\x00", ["is Parquet under another suffix"]),
     "a zero": (f"{LINE}\n\0\n", ["line 2: not JSON"]),
     "a key twice": ('{"instruction": "a", "output": "b", "output": "c"}', ["line 1", "key 'output' stands twice"]),

@@ -30,6 +30,8 @@ PACKED = {
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
     b"PAR1": "Parquet under another suffix than .parquet",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"SQLite format 3": "an SQLite database",
     b"\xd0\xcf\x11\xe0": "a spreadsheet",
 }
 LONGEST_CELL = 2**31 - 1  # of CSV; Python's own limit, 131,072 characters, is below long documents
@@ -224,7 +226,7 @@ def _cells(path: Path, delimiter: str = "") -> Rows:
     tab that stands most often in that line. Columns without a name are passed over.
     """
     text = _text(path)
-    header = text.lstrip("\n").split("\n", 1)[0]
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\n").split("\n", 1)[0])  # of a name in quotes no sign counts
     delimiter = delimiter or max(",;\t", key=header.count)
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
