@@ -34,7 +34,7 @@ from sbora_bench.cli.options import (
 )
 from sbora_bench.cli.plan import PLANNING
 from sbora_bench.cli.results import READING
-from sbora_bench.errors import Terminated, UserError
+from sbora_bench.errors import Terminated, UserError, in_a_line
 from sbora_bench.files import disk_error
 
 if TYPE_CHECKING:
@@ -337,11 +337,14 @@ def failures(experiment: str, results: Path | None, **part: str) -> None:
 @resources_option
 def export(adapter: Path, to: Literal["lora", "merged"], output: Path, base: str | None, resources: Path) -> None:
     """Write a saved SBoRA ADAPTER so that it loads without `sbora`."""
-    from sbora_bench.files import read_json
-    from sbora_bench.results.folders import ADAPTER_CONFIG, BASE, model_folder
+    from safetensors import SafetensorError
 
+    from sbora_bench.inputs.saved_adapter import read_adapter
+    from sbora_bench.results.folders import BASE, model_folder
+
+    config = read_adapter(adapter)
     if base is None:
-        named = read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
+        named = config.get("base_model_name_or_path") or ""
         if named and (model_folder(named, resources) / BASE).is_file():
             from sbora_bench.inputs.models.load import prepared_folder
 
@@ -352,6 +355,12 @@ def export(adapter: Path, to: Literal["lora", "merged"], output: Path, base: str
         sbora.export(adapter, to, output, base)
     except (ValueError, FileExistsError) as error:
         raise UserError(f"export: {error}") from None
+    except (OSError, SafetensorError) as error:  # of a full disk, or of a base that can't be found or read
+        explained = disk_error(error, output)
+        if explained is not error:
+            raise explained from None
+        reason = f"base {base or config.get('base_model_name_or_path')} can't be read: {in_a_line(error)}"
+        raise UserError(f"export: {reason}; give its folder, or a hub id, with --base") from None
     click.echo(f"{output}: written")
 
 

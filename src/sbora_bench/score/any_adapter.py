@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.files import hash_of, read_json, sha256, whole_folder
+from sbora_bench.files import hash_of, sha256, whole_folder
 from sbora_bench.hub import snapshot
-from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.inputs.data.contamination import trained_questions
 from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.inputs.models.load import prepared_files
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.inputs.prepare import Columns, prepare_items, prepare_model
+from sbora_bench.inputs.saved_adapter import read_adapter
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
@@ -70,7 +70,9 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
         sources[task] = items_of_task
     train = None if trial.train is None else catalog.find("data", trial.train, "--train")
     adapter = adapter_folder(trial)
-    method = method_of(adapter, trial.quantization)
+    config = read_adapter(adapter)
+    kind = config["peft_type"]
+    method = MethodEntry(title=kind, peft_type=kind, arguments={}, quantization=trial.quantization)
     trained_on = None if train is None else trained_questions(read_examples(trial.train or "", train))
     with tempfile.TemporaryDirectory() as made_here, whole_folder(output) as made:
         catalog, name, where = ready_model(catalog, trial.model, resources, Path(made_here))
@@ -101,7 +103,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
             "protocol": protocol.model_dump(mode="json"),
             **{key: getattr(trial, key) for key in ("limit", "quantization", "suite", "train")},
         }
-        rank = read_json(adapter / ADAPTER_CONFIG).get("r")
+        rank = config.get("r")
         record = ScoresRecord(
             experiment="score",
             table=trial.suite,
@@ -124,7 +126,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
 def adapter_folder(trial: AdapterTrial) -> Path:
     """The folder with the adapter's config and safetensors, fetched where a hub id is given.
 
-    Raises UserError where there is no such folder or one of the two files is missing, Unreachable where the hub is.
+    Raises UserError where there is no such folder, Unreachable where the hub is not reached.
     """
     folder = Path(trial.adapter)
     if not folder.is_dir():
@@ -132,30 +134,7 @@ def adapter_folder(trial: AdapterTrial) -> Path:
             raise UserError(f"{trial.adapter}: no such folder; give the folder of an adapter, or a hub id owner/name")
         files = [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
         folder = snapshot(trial.adapter, trial.revision, "model", files, "give the adapter's folder instead")
-    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / file).is_file():
-            raise UserError(
-                f"{folder / file}: no such file; an adapter is {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} (no other"
-                " format is read)"
-            )
     return folder.resolve()
-
-
-def method_of(adapter: Path, quantization: str | None) -> MethodEntry:
-    """What the adapter says that it is. Raises UserError for a type that PEFT doesn't know and for damaged weights."""
-    from safetensors import SafetensorError, safe_open
-
-    config = read_json(adapter / ADAPTER_CONFIG)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    known = list(peft_types())
-    if kind not in known:
-        raise UserError(f"{adapter / ADAPTER_CONFIG}: peft_type: {one_of(str(kind), known, 'PEFT method')}")
-    try:
-        with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt"):
-            pass
-    except SafetensorError as error:
-        raise UserError(f"{adapter / ADAPTER_WEIGHTS}: not a whole safetensors file ({error})") from None
-    return MethodEntry(title=kind, peft_type=kind, arguments={}, quantization=quantization)
 
 
 def ready_model(catalog: Catalog, model: str, resources: Path, spare: Path) -> tuple[Catalog, str, Path]:

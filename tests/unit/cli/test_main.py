@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 import yaml
 from click.testing import CliRunner
 
@@ -237,8 +238,31 @@ def test_export_says_what_it_needs(tmp_path):
     arguments = ("export", str(tmp_path), "--to", "lora", "--output", str(tmp_path / "out"))
     done = forked.python("-m", "sbora_bench.cli", *arguments)
     assert done.returncode == 2
-    assert done.stderr == f"sbora-bench: {tmp_path}/adapter_config.json: no such file\n"
+    assert done.stderr.startswith(f"sbora-bench: {tmp_path}/adapter_config.json: no such file; an adapter is ")
     assert not (tmp_path / "out").exists()
+
+
+EXPORTED = {"peft_type": "SBORA", "variant": "fa", "r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "expected"),
+    [
+        ([], b"", "adapter_config.json: peft_type: unknown PEFT method 'None'"),
+        (EXPORTED | {"peft_type": "SBORAA"}, b"", "unknown PEFT method 'SBORAA', did you mean 'SBORA'"),
+        (EXPORTED, None, "adapter_model.safetensors: no such file"),
+        (EXPORTED, b"broken off", "adapter_model.safetensors: not a whole safetensors file"),
+        (EXPORTED, safetensors.numpy.save({}), "export: base /nowhere/model can't be read: .*; give its folder, or a"),
+    ],
+)
+def test_export_of_what_cannot_be_read_is_one_line(workplace, config, weights, expected):  # noqa: F811
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text(json.dumps(config))
+    if weights is not None:
+        Path("adapter/adapter_model.safetensors").write_bytes(weights)
+    message = workplace.refused("export", "adapter", "--to", "lora", "--output", "out", "--base", "/nowhere/model")
+    assert re.search(expected, message), message
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", ["small", "qwen2.5"])
