@@ -10,7 +10,7 @@ import pytest
 
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
-from sbora_bench.files import sha256, write_json
+from sbora_bench.files import read_json, sha256, write_json
 from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
 from sbora_bench.score import tasks as scoring
@@ -297,7 +297,8 @@ def test_a_base_of_another_source_is_refused_with_the_command_that_makes_it(tmp_
         shutil.copy(prepared / name, own / name)
     monkeypatch.setenv("SBORA_MODEL_TINY", str(own))
     toy_training.train(plan, tmp_path, run.name)  # the same files
-    (own / "tokenizer_config.json").write_text("{}")
+    settings = read_json(own / "tokenizer_config.json")
+    write_json(own / "tokenizer_config.json", settings | {"model_max_length": 64})
     places = tmp_path / "resources", tmp_path / "results"
     for stage in (lambda: toy_training.train(plan, tmp_path, run.name), lambda: depends_on(plan, run, *places)):
         with pytest.raises(

@@ -149,7 +149,7 @@ def test_another_model_fails_its_run_with_the_reason(tmp_path, change, monkeypat
             next(p for name, p in model.named_parameters() if weight in name).mul_(3)
         return model
 
-    monkeypatch.setattr(stage, "load_adapter", changed)
+    monkeypatch.setattr("sbora_bench.score.load.load_adapter", changed)
     stage.evaluate(plan, [run], tmp_path / "resources", tmp_path / "results")
     record = read_record(tmp_path / "results" / "runs" / run.name / "scores.json", ScoresRecord)
     assert record.status == "failed" and "not the one that was trained: logits differ by" in record.reason
