@@ -139,11 +139,11 @@ def check_tokenizer(folder: Path, model: "PreTrainedModel") -> None:
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: {NO_EOS}")
     rows = model.get_input_embeddings().weight.shape[0]
-    own = len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys())  # for added ones some have no row
-    if own > rows:
+    added = tokenizer.get_added_vocab()  # of which some models have no row
+    if any(number >= rows for token, number in tokenizer.get_vocab().items() if token not in added):
         raise UserError(
-            f"{folder}: its tokenizer has {own:,} tokens and its embeddings have {rows:,} rows; give the tokenizer that"
-            " belongs to the model"
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens and its embeddings have {rows:,} rows; give"
+            " the tokenizer that belongs to the model"
         )
 
 
