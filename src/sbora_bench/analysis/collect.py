@@ -111,12 +111,6 @@ def over_items(score: TaskScore) -> tuple[float | None, float | None, float | No
     return stderr, *wilson(value * size, size)
 
 
-def shown_interval(score: TaskScore) -> str:
-    """A score's 95 % interval over its items in its metric's unit, as `[61.2, 70.4]`; a dash where there is none."""
-    _, low, high = over_items(score)
-    return "–" if low is None or high is None else score.measured.interval_text(low, high)
-
-
 def beside(score: TaskScore) -> dict[str, float | int | None]:
     """What stands beside a score: that of the clean items (all, where none is known), micro and macro average."""
     has_clean = "clean_n" in score.extra

@@ -71,10 +71,11 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
     tables = plan.experiment.tables
     cells = [cell for table in tables for cell in plan.tuned_cells(table)]
     of_equal = [pair for table in tables for pair in plan.comparisons(table) if pair.equal == "parameters"]
-    named = {cell: cache / f"good-{hash_of(described(plan, cell))[:32]}.json" for cell in cells}
-    equal = {
-        pair: cache / f"equal-{hash_of([described(plan, cell) for cell in pair.cells])[:32]}.json" for pair in of_equal
-    }
+    models = dict.fromkeys(cell.model for cell in cells)
+    folders = {model: of_folder(source_of(model, plan.catalog.models[model])) for model in models}
+    about = {cell: [*described(plan, cell), folders[cell.model][1]] for cell in cells}
+    named = {cell: cache / f"good-{hash_of(about[cell])[:32]}.json" for cell in cells}
+    equal = {pair: cache / f"equal-{hash_of([about[cell] for cell in pair.cells])[:32]}.json" for pair in of_equal}
     unknown = list({path: cell for cell, path in named.items() if not path.is_file()}.values())  # alike cells once
     uncounted = [pair for pair in of_equal if not equal[pair].is_file()]
     if not unknown and not uncounted:
@@ -82,7 +83,7 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels that it doesn't find
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        problems = list(dict.fromkeys(_problems(plan, unknown)))
+        problems = list(dict.fromkeys(_problems(plan, unknown, folders)))
         problems = problems or [problem for pair in uncounted if (problem := unequal(plan, pair))]
     if remember and not problems:
         with suppress(OSError):  # a read-only folder: checked again next time
@@ -94,7 +95,7 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
 
 
 def described(plan: Plan, cell: Cell) -> list[Any]:
-    """All that the check of a cell depends on, as JSON."""
+    """All that the check of a cell depends on, but what its model's own folder holds, as JSON."""
     entry, source = plan.catalog.models[cell.model], source_of(cell.model, plan.catalog.models[cell.model])
     try:
         values: Any = source.values()
@@ -103,7 +104,7 @@ def described(plan: Plan, cell: Cell) -> list[Any]:
     method = plan.catalog.methods[cell.method].model_dump(mode="json", exclude={"title"})
     protocol = plan.protocol(cell.table).model_dump(mode="json", include=KEYS)
     code = code_hash("sbora_bench.inputs.check_methods")
-    return [values, of_folder(source)[1], entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
+    return [values, entry.source.kind, method, cell.rank, protocol, code, provenance.versions()]
 
 
 def of_folder(source: Source) -> tuple[Path, list[Any]]:
@@ -121,11 +122,11 @@ def of_folder(source: Source) -> tuple[Path, list[Any]]:
     return folder, [shapes, files] if shapes else []
 
 
-def _problems(plan: Plan, cells: list[Cell]) -> Iterator[str]:
+def _problems(plan: Plan, cells: list[Cell], folders: dict[str, tuple[Path, list[Any]]]) -> Iterator[str]:
     spoilt: set[str] = set()
     wrong: set[tuple[str, ...]] = set()
     for model in dict.fromkeys(cell.model for cell in cells):
-        folder, at_hand = of_folder(source_of(model, plan.catalog.models[model]))
+        folder, at_hand = folders[model]
         try:
             if at_hand:
                 made = check_tensors(folder)

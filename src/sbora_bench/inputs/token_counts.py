@@ -9,12 +9,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.errors import UserError
 from sbora_bench.files import read_json
 from sbora_bench.inputs.data.chat import MESSAGES, refuse_without_template, written_out
 from sbora_bench.inputs.models.config import positions_of
 from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.inputs.models.tokenizer import read_tokenizer
+from sbora_bench.inputs.models.tokenizer import readable_tokenizer
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import model_folder
@@ -52,10 +52,7 @@ class Tokenizer:
 
     @cached_property
     def _of_transformers(self) -> Any:
-        try:
-            return read_tokenizer(self.folder)
-        except Exception as error:  # as above
-            raise UserError(f"{self.folder}: its tokenizer can't be read ({in_a_line(error)}); save it again") from None
+        return readable_tokenizer(self.folder)
 
     def check_chat(self, rows: list[dict[str, Any]]) -> None:
         """Raise UserError where there is no chat template, or it doesn't take the messages of prepared rows, of which

@@ -53,13 +53,15 @@ class Metric(BaseModel):
         """Behind a shown value: `%`, the metric's own unit, or nothing."""
         return "%" if self.is_share else self.unit
 
-    def text(self, value: float, sign: str = "") -> str:
-        """A value as it is shown, without its unit: `12.3` of the share 0.123. `sign`: `+` has all values signed."""
-        return f"{self.scale * value:{sign}.{self.digits}f}"
+    def text(self, value: float | None, sign: str = "") -> str:
+        """A value as it is shown, without its unit: `12.3` of the share 0.123; a dash where there is none. `sign`: `+`
+        has all values signed.
+        """
+        return "–" if value is None else f"{self.scale * value:{sign}.{self.digits}f}"
 
-    def interval_text(self, low: float, high: float) -> str:
-        """The ends of an interval as they are shown: `[10.1, 14.5]`."""
-        return f"[{self.text(low)}, {self.text(high)}]"
+    def interval_text(self, low: float | None, high: float | None) -> str:
+        """The ends of an interval as they are shown: `[10.1, 14.5]`; a dash where there is none."""
+        return "–" if low is None or high is None else f"[{self.text(low)}, {self.text(high)}]"
 
     @property
     def width(self) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.metric import Metric
 from sbora_bench.results.folders import ADAPTER, MODEL_CARD, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord
@@ -117,13 +116,9 @@ def score_lines(plan: Plan, scores: dict[str, TaskScore]) -> list[str]:
     """A Markdown table of the scores; empty where there is none."""
     tasks = plan.catalog.tasks
     lines = [
-        f"| {tasks[task].title} | {_shown(score.value, score.measured)} | {_shown(score.stderr, score.measured)} |"
+        f"| {tasks[task].title} | {score.measured.text(score.value)} | {score.measured.text(score.stderr)} |"
         f" {score.n:,} | {score.shown_metric} |"
         for task, score in scores.items()
     ]
     head = ["| Task | Score, % | Standard error | Items | Metric |", "|---|---:|---:|---:|---|"]
     return [*head, *lines] if lines else []
-
-
-def _shown(value: float | None, metric: Metric) -> str:
-    return "–" if value is None else metric.text(value)

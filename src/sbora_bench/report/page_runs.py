@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sbora_bench.analysis.collect import over_items, shown_interval
+from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.metric import Metric
@@ -87,9 +87,9 @@ def _average(values: list[float], metric: Metric | None) -> str:
 
 
 def score_line(title: str, score: TaskScore) -> list[str]:
-    stderr, *_ = over_items(score)
-    value, error = ("–" if number is None else score.measured.text(number) for number in (score.value, stderr))
-    return [title, value, shown_interval(score), error, f"{score.n:,}", score.shown_metric]
+    stderr, low, high = over_items(score)
+    text, interval = score.measured.text, score.measured.interval_text(low, high)
+    return [title, text(score.value), interval, text(stderr), f"{score.n:,}", score.shown_metric]
 
 
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from sbora_bench.analysis.collect import shown_interval
+from sbora_bench.analysis.collect import over_items
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_average, holm, paired
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import read_jsonl
@@ -47,8 +47,9 @@ def show(folder: Path) -> str:
         if score.status != "ok" or score.value is None:
             lines.append(f"  {task:{titles}}  {score.status} ({score.reason})")
             continue
+        _, low, high = over_items(score)
         value = f"{score.measured.text(score.value):>5} {score.measured.shown_unit}"
-        shown = f"{value}  {shown_interval(score)}  n {score.n:,}  {score.shown_metric}"
+        shown = f"{value}  {score.measured.interval_text(low, high)}  n {score.n:,}  {score.shown_metric}"
         lines.append(f"  {task:{titles}}  {shown}")
     return "\n".join([*lines, f"samples: {folder / 'samples'}"])
 

@@ -21,7 +21,7 @@ from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
-from sbora_bench.results.aggregate import mean_of, of_samples, value_of
+from sbora_bench.results.aggregate import of_samples
 from sbora_bench.results.folders import VALIDATION, run_folder, samples_file, scored_parts
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -125,8 +125,7 @@ def from_samples(path: Path, recorded: TaskScore, rows: list[dict[str, Any]]) ->
     Raises UserError where the rows are not samples of a scored task.
     """
     try:
-        mean = mean_of([value_of(row) for row in rows])[0]
-        value, stderr, extra = of_samples(rows, mean, recorded.mean_over)
+        value, stderr, extra = of_samples(rows, recorded.mean_over)
         if recorded.mean_over == "subjects" and "macro" not in extra:
             raise UserError(f"{path}: subject: missing, and the score is a mean over subjects; score the run again")
     except (KeyError, TypeError, ZeroDivisionError) as error:

@@ -16,13 +16,17 @@ def value_of(row: dict[str, Any]) -> float:
     return float(row["value"] if "value" in row else row["correct"])
 
 
-def of_samples(rows: list[dict[str, Any]], value: float, over: str) -> tuple[float, float | None, dict[str, float]]:
+def of_samples(
+    rows: list[dict[str, Any]], over: str, mean: float | None = None
+) -> tuple[float, float | None, dict[str, float]]:
     """A task's value, its standard error, and what its score says beside them, from its samples.
 
-    `value`: the mean of the items; `over`: `subjects` for the mean of the subjects' means in its place.
+    The value is the mean of the items, `mean` where lm-eval has said it; with `over` `subjects` that of the subjects'
+    means.
     """
     values = [value_of(row) for row in rows]
-    stderr = mean_of(values)[1]
+    value, stderr = mean_of(values)
+    value = value if mean is None else mean
     extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
     if "subject" in rows[0]:
         average, spread = macro_average(values, [row["subject"] for row in rows])

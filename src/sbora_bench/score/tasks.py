@@ -153,7 +153,7 @@ def score_task(
         for place, (item, example, value, answer) in enumerate(zip(items, examples, values, answers, strict=True))
     ]
     over = "subjects" if macro and "subject" in items[0] else "items"
-    value, stderr, extra = of_samples(rows, mean, over)
+    value, stderr, extra = of_samples(rows, over, mean)
     score = TaskScore(
         metric=metric,
         mean_over=over,
@@ -170,7 +170,7 @@ def score_task(
 
 def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
     """The items' values of a metric. Raises WrongValue where there are none, or some that it doesn't allow."""
-    where = f"catalog: tasks.{task}.metrics.{name}: an item"
+    where, values = f"catalog: tasks.{task}.metrics.{name}: an item", []
     for example in examples:
         given = example.get(name)
         if not isinstance(given, SupportsFloat):  # NumPy's truth values and PyTorch's numbers have it
@@ -180,7 +180,8 @@ def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> lis
             raise WrongValue(f"{where}: found {value:g}, allowed 0 or 1; for other values give it `items: values`")
         if not (math.isfinite(value) and metric.contains(value)):
             raise WrongValue(f"{where}: found {value:g}, allowed from {metric.low} to {metric.high}; correct its range")
-    return [float(example[name]) for example in examples]
+        values.append(value)
+    return values
 
 
 def answered(task: "ConfigurableTask", example: dict, tokens: dict[str, int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sbora_bench.analysis.collect import collect, over_items, shown_interval
+from sbora_bench.analysis.collect import collect, over_items
 from sbora_bench.analysis.csv_files import FOOTPRINT, SCORES, by_place, lines, read_footprint, read_scores
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
@@ -49,7 +49,8 @@ def test_a_row_a_run_and_task_sorted_and_typed(made):
 @pytest.mark.parametrize(("measured", "interval"), [(SHARE, "[20.7, 100.0]"), (LOSS, "–")])
 def test_a_single_item_has_no_standard_error(measured, interval):
     one = TaskScore(metric="own", mean_over="items", measured=measured, value=1.0, n=1)
-    assert over_items(one)[0] is None and shown_interval(one) == interval
+    stderr, *ends = over_items(one)
+    assert stderr is None and measured.interval_text(*ends) == interval
 
 
 def test_scores_from_before_the_mean_had_a_column_read_as_those_from_now(made):

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbora_bench.errors import UserError, in_a_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -36,6 +38,14 @@ def read_tokenizer(where: str | Path, **arguments: Any) -> "PreTrainedTokenizerB
         file=sys.stderr,
     )
     return of_the_file
+
+
+def readable_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """`read_tokenizer` of a folder. Raises UserError where it can't be read."""
+    try:
+        return read_tokenizer(folder)
+    except Exception as error:  # what tokenizers raises is a plain Exception
+        raise UserError(f"{folder}: its tokenizer can't be read ({in_a_line(error)}); save it again") from None
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

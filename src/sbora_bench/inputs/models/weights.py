@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import read_json, sha256
 from sbora_bench.hub import TOKENIZER_FILES
-from sbora_bench.inputs.models.tokenizer import read_tokenizer
+from sbora_bench.inputs.models.tokenizer import readable_tokenizer
 from sbora_bench.results.folders import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -132,10 +132,7 @@ def check_tensors(folder: Path) -> "PreTrainedModel":
 
 def check_tokenizer(folder: Path, model: "PreTrainedModel") -> None:
     """Raise UserError where the folder's tokenizer can't be read, names no EOS, or has more tokens than the model."""
-    try:
-        tokenizer = read_tokenizer(folder)
-    except Exception as error:  # what tokenizers raises is a plain Exception
-        raise UserError(f"{folder}: its tokenizer can't be read ({in_a_line(error)}); save it again") from None
+    tokenizer = readable_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: {NO_EOS}")
     rows = model.get_input_embeddings().weight.shape[0]
