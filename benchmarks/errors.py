@@ -9,6 +9,7 @@ effect of its own (normal, in log-odds); right or wrong answers are drawn on top
 import argparse
 import csv
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from scipy import special, stats
 
 from sbora_bench.analysis.estimate import Estimate, over_seeds, over_seeds_and_items
 from sbora_bench.analysis.power import smallest_difference
-from sbora_bench.analysis.sequential import decide, decide_at
-from sbora_bench.analysis.statistics import shares_over_seeds, sign_flip
+from sbora_bench.analysis.sequential import decide
+from sbora_bench.analysis.statistics import share_summary, sign_flip
 
 VERDICTS = Path(__file__).parents[1] / "results" / "published" / "ladder" / "tables" / "verdicts.csv"
 ITEMS, LOOKS = 100, (4, 6, 8, 12)
@@ -74,12 +75,17 @@ def errors_of_tests(draws: int) -> list[dict]:
     return rows
 
 
+def at_looks(differences: Sequence[float]) -> Iterator[Estimate]:
+    """Of one difference a seed, the paired t's estimate at each look."""
+    return (over_seeds(differences[:seeds]) for seeds in LOOKS)
+
+
 def looks(draws: int) -> list[dict]:
     """A row a true difference over the standard deviation between seeds: verdicts, seeds, coverage."""
     rows = []
     for effect in (0.0, 0.5, 1.0, 1.5, 2.0):
         values = np.random.default_rng(1).normal(effect, 1, (draws, LOOKS[-1])).tolist()
-        made = [decide(row, LOOKS, alpha=0.05, margin=1e-9) for row in values]
+        made = [decide(at_looks(row), LOOKS, alpha=0.05, margin=1e-9) for row in values]
         within = [one.low is not None and one.high is not None and one.low <= effect <= one.high for one in made]
         row = {word: rate([one.verdict == word for one in made]) for word in ("better", "worse", "undecided")}
         rows.append(
@@ -93,10 +99,8 @@ def looks_at_fixed_items(draws: int) -> list[dict]:
     rows = []
     for name, effects in EFFECTS.items():
         made = experiments(np.random.default_rng(2), draws, LOOKS[-1], effects, fresh=False)
-        both = [
-            decide_at([over_seeds_and_items([one[:n]], share=True) for n in LOOKS], LOOKS, 0.05, 1e-9) for one in made
-        ]
-        alone = [decide(one.mean(axis=1).tolist(), LOOKS, 0.05, 1e-9) for one in made]
+        both = [decide([over_seeds_and_items([one[:n]], share=True) for n in LOOKS], LOOKS, 0.05, 1e-9) for one in made]
+        alone = [decide(at_looks(one.mean(axis=1)), LOOKS, 0.05, 1e-9) for one in made]
         shown = {"seeds and items": both, "seeds alone": alone}
         rows.append({"effects": name} | {key: rate([o.decided for o in those]) for key, those in shown.items()})
     return rows
@@ -141,7 +145,7 @@ def intervals(draws: int) -> list[dict]:
     for mean in (0.5, 0.9, 0.97):
         shares = special.expit(rng.normal(special.logit(mean), 0.4, (draws, 4)))
         counts = rng.binomial(ITEMS, shares) / ITEMS
-        made = [shares_over_seeds(row, [ITEMS] * 4) for row in counts.tolist()]
+        made = [share_summary(row, [ITEMS] * 4) for row in counts.tolist()]
         rows.append({"share": mean, "covered": rate([(o.low or 0) <= mean <= (o.high or 1) for o in made])})
     return rows
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.csv_files import lines
-from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
+from sbora_bench.analysis.statistics import Summary, seed_summary, share_summary
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Column, Layout
 from sbora_bench.plan.metric import SHARE, Metric
@@ -108,8 +108,8 @@ def _summary(values: list[float | None], items: list[float | None], metric: Metr
         return None
     numbers = [value for value, _ in scored]
     if not metric.is_share:
-        return over_seeds([metric.scale * value for value in numbers])
-    shares = shares_over_seeds(numbers, [count or 1 for _, count in scored])
+        return seed_summary([metric.scale * value for value in numbers])
+    shares = share_summary(numbers, [count or 1 for _, count in scored])
     ends = (None if end is None else metric.scale * end for end in (shares.sd, shares.low, shares.high))
     return Summary(shares.n, metric.scale * shares.mean, *ends)
 

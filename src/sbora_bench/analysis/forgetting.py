@@ -12,7 +12,7 @@ from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.measures import LIKELIHOOD, Measure, loss_measure, suite_measure
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, judged, task_pairs
-from sbora_bench.analysis.statistics import Summary, over_seeds, shares_over_seeds
+from sbora_bench.analysis.statistics import Summary, seed_summary, share_summary
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.results.read import Results
 
@@ -24,7 +24,7 @@ class MeasuredCell:
     cell: Cell
     measure: Measure
     trainable_parameters: int | None
-    over_seeds: Summary
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def measured_cells(results: Results, table: str) -> list[MeasuredCell]:
             of_seeds = [of_run[measure] for of_run in values if measure in of_run]
             share = measure.metric.is_share
             summary = (
-                shares_over_seeds(of_seeds, [_items(results, runs, measure)] * len(of_seeds))
+                share_summary(of_seeds, [_items(results, runs, measure)] * len(of_seeds))
                 if share
-                else over_seeds(of_seeds)
+                else seed_summary(of_seeds)
             )
             rows.append(MeasuredCell(cell, measure, counts.get(cell), summary))
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbora_bench.analysis.estimate import Differences, Estimate, estimate
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.sequential import Decision, decide_at
+from sbora_bench.analysis.sequential import Decision, decide
 from sbora_bench.errors import UserError
 from sbora_bench.plan.comparison import Planned, ranked
 from sbora_bench.plan.experiment import Plan, Run
@@ -91,11 +91,11 @@ def decided(results: Results, planned: Planned, number: int | None = None) -> tu
     reached = [planned_seeds for planned_seeds in looks[:number] if planned_seeds <= min(map(len, runs.values()))]
     estimates = [_estimate(results, planned, {cell: of[:count] for cell, of in runs.items()}) for count in reached]
     alpha = ALPHA / len(results.plan.comparisons(planned.table))
-    decision = decide_at(estimates, looks, alpha, planned.margin, higher_is_better=planned.metric.higher_is_better)
+    decision = decide(estimates, looks, alpha, planned.margin, higher_is_better=planned.metric.higher_is_better)
     used = 0
     for count, one in zip(reached, estimates, strict=True):
         used = count
-        if decide_at([one], looks, alpha, planned.margin).decided:
+        if decide([one], looks, alpha, planned.margin).decided:
             break
     return used, decision
 

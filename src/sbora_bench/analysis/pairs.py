@@ -36,23 +36,9 @@ class Outcome(Enum):
     WORSE = "worse"
     NOT_SHOWN = "no difference shown"
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """`q`: p over items and seeds, adjusted for the family; None for one seed."""
-
-    outcome: Outcome
-    q: float | None = None
-
-    @property
-    def shown(self) -> bool:
-        """Whether one of the two is better with other seeds and items too."""
-        return self.outcome is not Outcome.NOT_SHOWN
-
-    def turned(self) -> "Verdict":
+    def turned(self) -> "Outcome":
         """The same seen from the second cell."""
-        other = {Outcome.BETTER: Outcome.WORSE, Outcome.WORSE: Outcome.BETTER}
-        return replace(self, outcome=other.get(self.outcome, self.outcome))
+        return {Outcome.BETTER: Outcome.WORSE, Outcome.WORSE: Outcome.BETTER}.get(self, self)
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,8 @@ class Pair(CellPair):
     Scores and their difference are in the metric's own direction. `p`: over the items; `over`: the difference over
     seeds and items together; `p_seeds`: over the seeds on these items, None for one seed and without a spread. `pairs`,
     `only_a`, `only_b`: of one task, items under a seed each, and those that one cell alone got right; `tasks`, `items`
-    and the bootstrap's 95 % interval over the items: of an average.
+    and the bootstrap's 95 % interval over the items: of an average. `q`, `q_both`: the p over items, and over items and
+    seeds, adjusted for the family (`judged`); the second is None for one seed.
     """
 
     equal: str
@@ -84,7 +71,13 @@ class Pair(CellPair):
     column: str = ""  # a task, `average`, or a measure's name
     q: float = 1.0
     differs: bool = False
-    verdict: Verdict = Verdict(Outcome.NOT_SHOWN)
+    outcome: Outcome = Outcome.NOT_SHOWN
+    q_both: float | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether one of the two is better with other seeds and items too."""
+        return self.outcome is not Outcome.NOT_SHOWN
 
     @property
     def of_methods(self) -> bool:
@@ -141,7 +134,7 @@ class Pair(CellPair):
             only_b=self.only_a,
             items_low=minus(self.items_high),
             items_high=minus(self.items_low),
-            verdict=self.verdict.turned(),
+            outcome=self.outcome.turned(),
         )
 
 
@@ -271,17 +264,18 @@ def _over_their_seeds(task: Mapping[int | None, Values]) -> Values:
 
 def judged(pairs: list[Pair], level: float = LEVEL) -> list[Pair]:
     """The pairs of a family after Benjamini and Hochberg: `q` over the items and whether it is below `level`; and the
-    verdict, over items and seeds, adjusted over those that have several seeds.
+    outcome, over items and seeds, adjusted over those that have several seeds.
     """
     adjusted = false_discovery([pair.p for pair in pairs])
-    both = iter(false_discovery([pair.p_both for pair in pairs if pair.p_both is not None]))
+    of_several_seeds = iter(false_discovery([pair.p_both for pair in pairs if pair.p_both is not None]))
+    adjusted_both = [next(of_several_seeds) if pair.seeds > 1 else None for pair in pairs]
     return [
-        replace(pair, q=q, differs=q < level, verdict=_verdict(pair, next(both) if pair.seeds > 1 else None, level))
-        for pair, q in zip(pairs, adjusted, strict=True)
+        replace(pair, q=q, differs=q < level, q_both=q_both, outcome=_outcome(pair, q_both, level))
+        for pair, q, q_both in zip(pairs, adjusted, adjusted_both, strict=True)
     ]
 
 
-def _verdict(pair: Pair, q: float | None, level: float) -> Verdict:
+def _outcome(pair: Pair, q: float | None, level: float) -> Outcome:
     if q is None or q >= level:
-        return Verdict(Outcome.NOT_SHOWN, q)
-    return Verdict(Outcome.BETTER if pair.gain > 0 else Outcome.WORSE, q)
+        return Outcome.NOT_SHOWN
+    return Outcome.BETTER if pair.gain > 0 else Outcome.WORSE

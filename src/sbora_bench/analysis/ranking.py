@@ -12,7 +12,7 @@ import numpy as np
 from sbora_bench.analysis.collect import trainable_parameters
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
-from sbora_bench.analysis.statistics import LEVEL, Summary, holm, over_seeds, shares_over_seeds
+from sbora_bench.analysis.statistics import LEVEL, Summary, holm, seed_summary, share_summary
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import Metric
 from sbora_bench.results.read import Results
@@ -92,7 +92,7 @@ def _score(tasks: list[CellItems], cell: Cell, metric: Metric) -> Summary | None
         return None
     means = [float(np.mean([np.mean(list(items[cell][seed].values())) for items in tasks])) for seed in seeds]
     sizes = [sum(len(items[cell][seed]) for items in tasks) for seed in seeds]
-    return shares_over_seeds(means, sizes) if metric.is_share else over_seeds(means)
+    return share_summary(means, sizes) if metric.is_share else seed_summary(means)
 
 
 def shown_better(pairs: list[Pair]) -> frozenset[tuple[Cell, Cell]]:

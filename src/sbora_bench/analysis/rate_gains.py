@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sbora_bench.analysis.learning_rates import best_rate, held_out_score, scores_by_rate
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
-from sbora_bench.analysis.statistics import Summary, over_seeds
+from sbora_bench.analysis.statistics import Summary, seed_summary
 from sbora_bench.plan.experiment import Cell, Plan, Run
 from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results
@@ -53,8 +53,8 @@ def rate_scores(results: Results, table: str) -> list[RateScore]:
                     default=rate == default,
                     seeds=len(runs),
                     validation_items=items,
-                    validation=over_seeds(shares),
-                    score=over_seeds(tested) if tested else None,
+                    validation=seed_summary(shares),
+                    score=seed_summary(tested) if tested else None,
                     gain=gain(results, cell, best, default) if rate == best != default and not staged else None,
                 )
             )

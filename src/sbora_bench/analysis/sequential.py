@@ -6,14 +6,14 @@ is Jennison and Turnbull's repeated interval: it holds at all looks together, so
 The mean at an early stop leans away from zero; the interval allows for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 
-from sbora_bench.analysis.estimate import Estimate, over_seeds
+from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.plan.stages import FIRST_LOOK
 
 DRAWS = 500_000
@@ -85,39 +85,16 @@ def _smallest_p(looks: tuple[int, ...]) -> np.ndarray:
 
 
 def decide(
-    differences: Sequence[float | None],
+    estimates: Iterable[Estimate | None],
     looks: Sequence[int],
     alpha: float,
     margin: float,
     *,
     higher_is_better: bool = True,
 ) -> Decision:
-    """The verdict of the first look that decides, else of the last look that was reached; over seeds alone.
+    """The verdict of the first look that decides, else of the last that was reached.
 
-    `differences`: first cell minus second, one a seed in the order of the plan, None where either has failed; those
-    beyond the last whole look don't count. The rest as of `decide_at`.
-    """
-    known = [value for value in differences if value is not None]
-    if len(differences) < min(looks, default=0):  # before any look
-        return Decision(Verdict.UNDECIDED, len(known), float(np.mean(known)) if known else None, None, None)
-
-    def at(planned: int) -> Estimate | None:
-        values = [value for value in differences[:planned] if value is not None]
-        return over_seeds(values) if len(differences) >= planned and values else None
-
-    return decide_at([at(planned) for planned in looks], looks, alpha, margin, higher_is_better=higher_is_better)
-
-
-def decide_at(
-    estimates: Sequence[Estimate | None],
-    looks: Sequence[int],
-    alpha: float,
-    margin: float,
-    *,
-    higher_is_better: bool = True,
-) -> Decision:
-    """The same of the estimate at each look, None for looks that are not reached yet.
-
+    `estimates`: first cell minus second, one a look, None where no seed counts; those not reached yet are left out.
     `alpha`: two-sided error of all looks of this comparison. `margin`: the difference that doesn't matter, above 0.
     Equivalent where the whole interval lies within it, even without zero. Raises ValueError for bad looks, alpha or
     margin.

@@ -27,7 +27,7 @@ class Summary:
     high: float | None
 
 
-def over_seeds(values: Sequence[float]) -> Summary:
+def seed_summary(values: Sequence[float]) -> Summary:
     """Mean, sample standard deviation and Student's 95 % interval of one value a seed.
 
     One seed gives a mean alone. Raises ValueError for none.
@@ -44,13 +44,13 @@ def over_seeds(values: Sequence[float]) -> Summary:
     return Summary(len(values), mean, sd, *map(float, ends))
 
 
-def shares_over_seeds(shares: Sequence[float], items: Sequence[float]) -> Summary:
+def share_summary(shares: Sequence[float], items: Sequence[float]) -> Summary:
     """The same of one share of right answers a seed, out of `items`: the interval is Student's of the log-odds, half an
     item added to right and wrong, so that its ends lie within 0 and 1. Seeds that agree spread by half an item.
     """
     from scipy import special
 
-    plain = over_seeds(shares)
+    plain = seed_summary(shares)
     if plain.sd is None:
         return plain
     n, right = np.asarray(items, dtype=float), np.asarray(shares, dtype=float) * np.asarray(items, dtype=float)

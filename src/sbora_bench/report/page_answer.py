@@ -9,7 +9,7 @@ from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import entries_of, scores
 from sbora_bench.report.counts import count_columns, differences_shown, references_shown
 from sbora_bench.report.texts import signed
-from sbora_bench.report.verdicts import verdict_on_methods
+from sbora_bench.report.verdicts import outcome_of_methods
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
 
@@ -26,7 +26,7 @@ def conclusions(plan: Plan, tested: Separation) -> list[str]:
         f" methods or ranks differ, as trained here, on {differ} of the {compared} columns where several were run."
     )
     return [
-        sentence for sentence in (ours_against_others(plan, tested), verdict_on_methods(tested), tuning) if sentence
+        sentence for sentence in (ours_against_others(plan, tested), outcome_of_methods(tested), tuning) if sentence
     ]
 
 
@@ -44,7 +44,7 @@ def ours_against_others(plan: Plan, tested: Separation) -> str:
     ]
     if not pairs:
         return ""
-    outcomes = [pair.verdict.outcome for pair in pairs]
+    outcomes = [pair.outcome for pair in pairs]
     better, worse, same = (outcomes.count(outcome) for outcome in Outcome)
     points = [100 * pair.difference for pair in pairs if pair.metric.is_share]
     ranging = f"; as measured it lies {signed(min(points))} to {signed(max(points))} points from them" if points else ""

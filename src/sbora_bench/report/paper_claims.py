@@ -109,9 +109,9 @@ def _differences(plan: Plan, claim: dict[str, Any], pairs: list[Pair]) -> list[J
 
 
 def _held(pair: Pair, refuted: bool) -> str:
-    if refuted or pair.verdict.outcome is Outcome.WORSE:
+    if refuted or pair.outcome is Outcome.WORSE:
         return NOT
-    return HOLDS if pair.verdict.outcome is Outcome.BETTER else UNCLEAR
+    return HOLDS if pair.outcome is Outcome.BETTER else UNCLEAR
 
 
 def _pair_text(plan: Plan, pair: Pair) -> str:

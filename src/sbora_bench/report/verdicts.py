@@ -100,9 +100,9 @@ def verdict_sentences(results: Results) -> list[Verdicts]:
     return [Verdicts(heading, lines) for heading, lines in groups.items()]
 
 
-def verdict_text(pair: Pair) -> str:
+def outcome_text(pair: Pair) -> str:
     """`better` or `worse` of the first cell, or that no difference is shown; with one seed none can be."""
-    return pair.verdict.outcome.value + ("" if pair.p_both is not None else "; one seed")
+    return pair.outcome.value + ("" if pair.p_both is not None else "; one seed")
 
 
 def verdict_summary(results: Results) -> str:
@@ -129,16 +129,16 @@ def pair_values(pair: Pair) -> dict[str, Any]:
     values |= {"task": pair.column, "measure": pair.column}
     for side, cell in (("a", pair.a), ("b", pair.b)):
         values |= {f"method_{side}": cell.method, f"rank_{side}": cell.rank}
-    return values | {"q_both": pair.verdict.q, "word": verdict_text(pair)}
+    return values | {"q_both": pair.q_both, "word": outcome_text(pair)}
 
 
-def verdict_on_methods(tested: Separation) -> str:
+def outcome_of_methods(tested: Separation) -> str:
     """What both tests say of the pairs of methods, in a sentence; empty where no pair was compared."""
     tables = dict.fromkeys(pair.table for pair in tested.differences)
     pairs = [pair for table in tables for pair in tested.method_pairs(table)]
     if not pairs:
         return ""
-    differ, shown = sum(pair.differs for pair in pairs), sum(pair.verdict.shown for pair in pairs)
+    differ, shown = sum(pair.differs for pair in pairs), sum(pair.shown for pair in pairs)
     opening = (
         f"Not planned, so exploratory: of {len(pairs)} pairs of methods at equal rank or parameters, {differ} differ"
     )

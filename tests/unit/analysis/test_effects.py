@@ -86,9 +86,9 @@ def test_each_suite_and_loss_stands_beside_the_base(made):
         (row.cell.model, row.cell.method, row.cell.rank, row.measure.name): row
         for row in measured_cells(Results(plan, results), "arithmetic")
     }
-    lora = rows["llama-7b", "lora", 32, "mmlu"].over_seeds
+    lora = rows["llama-7b", "lora", 32, "mmlu"].summary
     assert lora.mean == pytest.approx(np.mean([12, 13, 14]) / 40) and lora.n == 3
-    assert rows["llama-7b", "lora", 32, "mmlu loss"].over_seeds.mean == pytest.approx(2.01 + 0.0195)
+    assert rows["llama-7b", "lora", 32, "mmlu loss"].summary.mean == pytest.approx(2.01 + 0.0195)
     view = other_suites_table(Results(plan, results), "arithmetic")
     line = view.groups[0][0]
     assert view.header[3:] == ["Arithmetic reasoning", "MMLU", "MMLU, loss"]
@@ -108,8 +108,8 @@ def test_less_loss_is_better_and_equal_answers_are_no_difference(made):
     of = {(pair.column, pair.a.method, pair.a.rank, pair.b.method, pair.b.rank): pair for pair in pairs}
     loss = of["mmlu loss", "lora", 32, "sbora-fa", 64]
     assert loss.equal == "parameters" and loss.difference == pytest.approx(-0.5)
-    assert loss.verdict.outcome is Outcome.WORSE
-    assert of["mmlu loss", "lora", 32, "dora", 32].verdict.outcome is Outcome.NOT_SHOWN
+    assert loss.outcome is Outcome.WORSE
+    assert of["mmlu loss", "lora", 32, "dora", 32].outcome is Outcome.NOT_SHOWN
     assert of["mmlu", "lora", 32, "sbora-fa", 64].difference == 0.0
     assert {row.measure.name for row in rows} == {"mmlu", "mmlu loss"}  # not the suite that they were tuned for
     view = forgetting_table(Results(plan, results), "arithmetic")
@@ -134,7 +134,7 @@ def test_a_suite_that_is_scored_by_its_loss_is_kept_where_that_is_lower(tmp_path
     (row,) = [
         row for row in rows if (row.pair.a.method, row.pair.b.method, row.pair.b.rank) == ("lora", "sbora-fa", 32)
     ]
-    assert row.pair.difference == pytest.approx(-0.5) and row.pair.verdict.outcome is Outcome.WORSE
+    assert row.pair.difference == pytest.approx(-0.5) and row.pair.outcome is Outcome.WORSE
 
 
 def test_a_continuation_is_scored_by_its_loss(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from sbora_bench.analysis.estimate import estimate, over_seeds, over_seeds_and_items
-from sbora_bench.analysis.sequential import decide, decide_at
+from sbora_bench.analysis.sequential import decide
 
 # standard deviations in log-odds: of an item's difficulty, of item x method, of a run
 EFFECTS = {"items decide": (1.0, 1.0, 0.1), "runs decide": (1.0, 0.0, 0.4), "both": (1.5, 0.8, 0.6)}
@@ -76,9 +76,9 @@ def test_looks_at_fixed_items_err_by_five_per_cent_where_looks_over_seeds_alone_
     rng, looks = np.random.default_rng(3), (4, 6, 8, 12)
     made = [experiment(rng, 12, 100, *EFFECTS["items decide"]) for _ in range(1000)]
     estimates = [[over_seeds_and_items([one[:n]], share=True) for n in looks] for one in made]
-    shown = [decide_at(one, looks, 0.05, 1e-9).decided for one in estimates]
+    shown = [decide(one, looks, 0.05, 1e-9).decided for one in estimates]
     assert np.mean(shown) <= 0.05 + 0.015
-    alone = [decide(one.mean(axis=1).tolist(), looks, 0.05, 1e-9).decided for one in made]
+    alone = [decide((over_seeds(one.mean(axis=1)[:n]) for n in looks), looks, 0.05, 1e-9).decided for one in made]
     assert np.mean(alone) > 0.15
 
 

@@ -15,7 +15,7 @@ from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.report.tables import tables
-from sbora_bench.report.verdicts import verdict_on_methods, verdict_text
+from sbora_bench.report.verdicts import outcome_of_methods, outcome_text
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.results.read import Results
 from tests.factories.made_results import RIGHT, experiment, make_experiment, make_plan, make_results, make_run
@@ -92,7 +92,7 @@ def test_words_follow_from_items_and_seeds_together():
         pair(0.9, 0.9),
     ]
     judged = comparison.judged(pairs)
-    assert [verdict_text(pair) for pair in judged] == [
+    assert [outcome_text(pair) for pair in judged] == [
         "better",
         "worse",
         "no difference shown",
@@ -101,8 +101,8 @@ def test_words_follow_from_items_and_seeds_together():
         "no difference shown",
     ]
     due = statistics.false_discovery([1e-4, 1e-9, 0.5, 1e-9, 0.9])  # one seed is no part of it
-    assert [one.verdict.q for one in judged if one.verdict.q is not None] == pytest.approx(due)
-    assert judged[4].verdict.q is None and judged[4].low is None
+    assert [one.q_both for one in judged if one.q_both is not None] == pytest.approx(due)
+    assert judged[4].q_both is None and judged[4].low is None
     assert [pair.differs for pair in judged] == [True, True, True, False, True, False]
 
 
@@ -111,8 +111,8 @@ def test_less_of_what_should_be_low_is_better():
     more, less, same = comparison.judged(
         [pair(1e-9, 1e-9, 0.1, metric=loss), pair(1e-9, 1e-9, -0.1, metric=loss), pair(0.9, 0.9, metric=loss)]
     )
-    assert (more.verdict.outcome, less.verdict.outcome) == (Outcome.WORSE, Outcome.BETTER)
-    assert verdict_text(same) == "no difference shown"
+    assert (more.outcome, less.outcome) == (Outcome.WORSE, Outcome.BETTER)
+    assert outcome_text(same) == "no difference shown"
 
 
 def test_a_pair_seen_from_its_second_cell():
@@ -120,7 +120,7 @@ def test_a_pair_seen_from_its_second_cell():
     turned = one.turned()
     assert (turned.a, turned.b, turned.difference) == (FA, LORA, -0.1)
     assert (turned.low, turned.high) == pytest.approx((-one.high, -one.low)) and one.low > 0
-    assert (turned.verdict.outcome, turned.verdict.q) == (Outcome.WORSE, one.verdict.q)
+    assert (turned.outcome, turned.q_both) == (Outcome.WORSE, one.q_both)
     assert turned.turned() == one
 
 
@@ -152,7 +152,7 @@ def test_made_samples_say_better(made):
     are too few.
     """
     averages = separation(Results(*made)).averages
-    words = {(r.a.method, r.a.rank, r.b.method, r.b.rank): r.verdict.outcome.value for r in averages}
+    words = {(r.a.method, r.a.rank, r.b.method, r.b.rank): r.outcome.value for r in averages}
     assert words["lora", 32, "sbora-fa", 32] == "better" and words["sbora-fa", 32, "sbora-fa", 64] == "worse"
     lora, twice = (sum(RIGHT[cell][task] for task in ("MultiArith", "gsm8k", "AddSub")) / 120
                    for cell in (("lora", 32), ("sbora-fa", 64)))  # fmt: skip
@@ -163,7 +163,7 @@ def test_made_samples_say_better(made):
         120,
     )
     assert equal_pair.difference == pytest.approx(lora - twice)
-    assert verdict_on_methods(separation(Results(*made))) == (
+    assert outcome_of_methods(separation(Results(*made))) == (
         "Not planned, so exploratory: of 5 pairs of methods at equal rank or parameters, 3 differ as trained here and 2"
         " with other seeds and items too (of those shown 5 % may be false)."
     )
@@ -175,7 +175,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     collect(plan, tmp_path / "results")
     tables(plan, tmp_path / "results")
     tested = separation(Results(plan, tmp_path / "results"))
-    assert {verdict_text(r) for r in tested.averages + tested.differences} == {"no difference shown; one seed"}
+    assert {outcome_text(r) for r in tested.averages + tested.differences} == {"no difference shown; one seed"}
     assert {
         cell.text
         for group in method_table(Results(plan, tmp_path / "results"), "arithmetic").groups
@@ -195,7 +195,7 @@ def test_a_cell_names_its_runs_and_its_interval(made):
             for r in csv.DictReader((results / "tables/cells.csv").open())}  # fmt: skip
     average = rows["arithmetic", "llama-7b", "lora", "32", "average"]
     assert average["interval"] == "t of the log-odds, 1 degrees of freedom" and average["seeds"] == "2"
-    expected = statistics.shares_over_seeds([(53 + 3 * seed) / 120 for seed in (0, 1)], [120, 120])
+    expected = statistics.share_summary([(53 + 3 * seed) / 120 for seed in (0, 1)], [120, 120])
     assert [float(average[key]) / 100 for key in ("mean", "sd", "low", "high")] == pytest.approx(
         [expected.mean, expected.sd, expected.low, expected.high], abs=1e-8
     )

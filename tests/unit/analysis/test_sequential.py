@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sbora_bench.analysis.estimate import over_seeds
 from sbora_bench.analysis.sequential import Decision, Verdict, decide, nominal_level
 
 LOOKS, ALPHA = (4, 6, 8, 12), 0.05
 TINY = 1e-9  # a margin that no interval fits into: nothing stops for equivalence
 
 
+def at_looks(differences, looks=LOOKS):
+    """The estimates at the looks that are reached, of one difference a seed; made as they are needed."""
+    return (over_seeds(differences[:seeds]) for seeds in looks if seeds <= len(differences))
+
+
 def decisions(mean, sd=1.0, *, draws=4000, alpha=ALPHA, margin=TINY, seed=0, looks=LOOKS):
     """Of experiments whose differences are normal."""
     values = np.random.default_rng(seed).normal(mean, sd, (draws, looks[-1]))
-    return [decide(row, looks, alpha, margin) for row in values.tolist()]
+    return [decide(at_looks(row, looks), looks, alpha, margin) for row in values.tolist()]
 
 
 def count(made, *verdicts):
@@ -34,7 +40,7 @@ def test_one_look_is_a_t_test():
     assert nominal_level([3], 0.05) == 0.05
     values = [0.1, 0.3, 0.2]
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    made = decide(values, [3], 0.05, 0.01)
+    made = decide([over_seeds(values)], [3], 0.05, 0.01)
     assert (made.low, made.high) == pytest.approx((low, high))
     assert made.verdict == ("better" if low > 0 else "undecided")
 
@@ -89,37 +95,37 @@ def test_equal_cells_of_little_spread_are_equivalent():
 
 def test_a_shown_difference_within_the_margin_is_equivalent():
     values = [0.010, 0.011, 0.009, 0.0105]
-    assert decide(values, LOOKS, ALPHA, 0.02).verdict is Verdict.EQUIVALENT
-    assert decide(values, LOOKS, ALPHA, 0.005).verdict is Verdict.BETTER
-    assert decide(values, LOOKS, ALPHA, 0.005, higher_is_better=False).verdict is Verdict.WORSE
-    assert decide([-x for x in values], LOOKS, ALPHA, 0.005, higher_is_better=False).verdict is Verdict.BETTER
+    assert decide(at_looks(values), LOOKS, ALPHA, 0.02).verdict is Verdict.EQUIVALENT
+    assert decide(at_looks(values), LOOKS, ALPHA, 0.005).verdict is Verdict.BETTER
+    assert decide(at_looks(values), LOOKS, ALPHA, 0.005, higher_is_better=False).verdict is Verdict.WORSE
+    assert decide(at_looks([-x for x in values]), LOOKS, ALPHA, 0.005, higher_is_better=False).verdict is Verdict.BETTER
 
 
 def test_nothing_is_decided_before_four_seeds():
     same = [1.0, 1.001, 0.999]
-    assert decide(same, LOOKS, ALPHA, 0.1) == Decision(Verdict.UNDECIDED, 3, pytest.approx(1.0), None, None)
+    made = decide([over_seeds(same)], LOOKS, ALPHA, 0.1)
+    assert made == Decision(Verdict.UNDECIDED, 3, pytest.approx(1.0), None, None)
     assert decide([], LOOKS, ALPHA, 0.1) == Decision(Verdict.UNDECIDED, 0, None, None, None)
-    assert decide([*same, 1.0005], LOOKS, ALPHA, 0.1).verdict is Verdict.BETTER
+    assert decide([over_seeds([*same, 1.0005])], LOOKS, ALPHA, 0.1).verdict is Verdict.BETTER
 
 
-def test_only_looks_decide_and_the_first_that_does_stands():
-    values = [0.5, -0.5, 0.4, -0.3]  # undecided at four
-    five = decide([*values, 9.0], LOOKS, ALPHA, 0.01)
-    assert five == decide(values, LOOKS, ALPHA, 0.01) and five.seeds == 4 and not five.decided
+def test_the_first_look_that_decides_stands():
     sure = [1.0, 1.1, 0.9, 1.05]
-    assert decide([*sure, *[-5.0] * 8], LOOKS, ALPHA, 0.01) == decide(sure, LOOKS, ALPHA, 0.01)
+    made = decide(at_looks([*sure, *[-5.0] * 8]), LOOKS, ALPHA, 0.01)
+    assert made == decide(at_looks(sure), LOOKS, ALPHA, 0.01) and made.seeds == 4 and made.decided
 
 
-def test_seeds_that_failed_are_left_out_and_counted():
-    values = [1.0, None, 1.1, 0.9, 1.05, 1.0]
-    assert decide(values[:4], LOOKS, ALPHA, 0.01).verdict is Verdict.UNDECIDED  # three seeds
-    made = decide(values, LOOKS, ALPHA, 0.01)
+def test_a_look_rests_on_the_seeds_that_did_not_fail():
+    three, five = over_seeds([1.0, 1.1, 0.9]), over_seeds([1.0, 1.1, 0.9, 1.05, 1.0])  # of four and of six
+    assert decide([three], LOOKS, ALPHA, 0.01).verdict is Verdict.UNDECIDED
+    made = decide([three, five], LOOKS, ALPHA, 0.01)
     assert (made.verdict, made.seeds) == (Verdict.BETTER, 5)
+    assert decide([None, five], LOOKS, ALPHA, 0.01) == made  # all of the first look's failed
 
 
 def test_equal_differences_show_nothing_and_have_no_interval_without_width():
     for value in (0.0, 0.3):
-        made = decide([value] * 12, LOOKS, ALPHA, 0.01)
+        made = decide(at_looks([value] * 12), LOOKS, ALPHA, 0.01)
         assert (made.verdict, made.seeds, made.low, made.high) == (Verdict.UNDECIDED, 12, None, None)
         assert made.difference == pytest.approx(value)
 
@@ -133,4 +139,4 @@ def test_looks_that_cannot_be(looks):
 @pytest.mark.parametrize(("alpha", "margin"), [(0.05, 0.0), (0.05, -1.0), (0.05, float("nan")), (0.0, 1.0), (1.0, 1.0)])
 def test_a_margin_or_level_that_cannot_be(alpha, margin):
     with pytest.raises(ValueError, match="found"):
-        decide([0.1, 0.2, 0.1, 0.3], LOOKS, alpha, margin)
+        decide(at_looks([0.1, 0.2, 0.1, 0.3]), LOOKS, alpha, margin)

@@ -55,7 +55,7 @@ def test_the_t_interval_over_three_seeds_covers_where_a_bootstrap_of_seeds_does_
     rng, draws = np.random.default_rng(1), 2000
     sd = rng.choice(spreads(), draws)
     values = 0.6 + sd[:, None] * rng.normal(size=(draws, SEEDS))
-    intervals = [statistics.over_seeds(row) for row in values]
+    intervals = [statistics.seed_summary(row) for row in values]
     assert agrees(sum(not interval.low <= 0.6 <= interval.high for interval in intervals), draws, 0.05)
     resampled = values[:, rng.integers(0, SEEDS, (500, SEEDS))].mean(-1)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=1)
@@ -65,7 +65,7 @@ def test_the_t_interval_over_three_seeds_covers_where_a_bootstrap_of_seeds_does_
 def test_the_interval_covers_counted_items_too():
     rng, draws = np.random.default_rng(2), 2000
     counts = rng.binomial(ITEMS, draw(rng, 0.6, (draws, SEEDS))) / ITEMS
-    intervals = [statistics.over_seeds(row) for row in counts]
+    intervals = [statistics.seed_summary(row) for row in counts]
     missed = sum(one.low is None or not one.low <= 0.6 <= one.high for one in intervals)  # equal seeds have no interval
     assert agrees(missed, draws, 0.05)
 
@@ -115,7 +115,7 @@ def test_false_words_in_a_table_stay_at_five_per_cent():
     wrong = 0
     for start in range(0, 300, 10):
         table = rows[start : start + 10]
-        wrong += any(pair.verdict.shown for pair in comparison.judged(table))
+        wrong += any(pair.shown for pair in comparison.judged(table))
     assert stats.binomtest(wrong, 30, 0.05, alternative="greater").pvalue > 0.001
 
 
@@ -128,7 +128,7 @@ def test_false_words_stay_at_five_per_cent_where_pairs_share_their_cells():
         made = {cell: answers(rng, row, difficulty) for cell, row in zip(cells, draw(rng, 0.5, (5, 6)), strict=True)}
         pairs = comparison.average_pairs([made], {}, least=1, which=comparison.every_two)
         assert len(pairs) == 10
-        wrong += any(pair.verdict.shown for pair in comparison.judged(pairs))
+        wrong += any(pair.shown for pair in comparison.judged(pairs))
     assert stats.binomtest(wrong, tables, 0.05, alternative="greater").pvalue > 0.01
 
 
@@ -136,7 +136,7 @@ def test_of_what_is_shown_at_most_one_in_twenty_is_false():
     """Half of the pairs differ by 25 points: the false ones among those shown."""
     rng = np.random.default_rng(7)
     same, apart = simulated(rng, 0.5, 0.5, 60, seeds=6), simulated(rng, 0.75, 0.5, 60, seeds=6)
-    shown = [pair.verdict.shown for pair in comparison.judged(same + apart)]
+    shown = [pair.shown for pair in comparison.judged(same + apart)]
     assert sum(shown[60:]) > 20
     assert sum(shown[:60]) <= 0.1 * sum(shown)
 
@@ -148,11 +148,11 @@ def test_the_interval_of_shares_covers_near_the_end_too(mean):
     spread = 0.4  # of a run, in log-odds
     middle = special.logit(mean)
     counts = rng.binomial(ITEMS, special.expit(rng.normal(middle, spread, (draws, 4))))
-    made = [statistics.shares_over_seeds(row / ITEMS, [ITEMS] * 4) for row in counts]
+    made = [statistics.share_summary(row / ITEMS, [ITEMS] * 4) for row in counts]
     missed = sum(not one.low <= special.expit(middle) <= one.high for one in made)
     assert missed <= 0.07 * draws
     assert all(0 < one.low < one.high < 1 for one in made)
-    plain = [statistics.over_seeds(row / ITEMS) for row in counts]
+    plain = [statistics.seed_summary(row / ITEMS) for row in counts]
     beyond = sum(one.high is None or one.high > 1 for one in plain)
     assert beyond > (0.2 * draws if mean > 0.9 else -1)
 

@@ -16,17 +16,17 @@ from tests.factories.made_results import RIGHT, experiment, make_experiment, mak
 
 
 def test_over_seeds():
-    summary = statistics.over_seeds([1.0, 2.0, 3.0])
+    summary = statistics.seed_summary([1.0, 2.0, 3.0])
     assert (summary.n, summary.mean, summary.sd) == (3, 2.0, 1.0)
     assert summary.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 2 degrees, 97.5 %
     assert summary.low + summary.high == pytest.approx(4)
 
 
 def test_one_seed_has_no_interval_and_none_is_an_error():
-    assert statistics.over_seeds([0.4]) == statistics.Summary(1, 0.4, None, None, None)
-    assert statistics.over_seeds([0.4, 0.4]).low is None  # equal values have no interval without a width
+    assert statistics.seed_summary([0.4]) == statistics.Summary(1, 0.4, None, None, None)
+    assert statistics.seed_summary([0.4, 0.4]).low is None  # equal values have no interval without a width
     with pytest.raises(ValueError, match="no values"):
-        statistics.over_seeds([])
+        statistics.seed_summary([])
 
 
 def test_binomial():
@@ -54,15 +54,15 @@ def test_unpaired_rows_are_an_error(b):
 
 def test_the_interval_of_shares_stays_between_0_and_1_and_has_a_width():
     for shares in ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.98, 1.0], [0.6, 0.6, 0.6], [0.02, 0.4, 0.9]):
-        made = statistics.shares_over_seeds(shares, [50] * 3)
+        made = statistics.share_summary(shares, [50] * 3)
         assert 0 <= made.low <= made.mean <= made.high <= 1 and made.high - made.low > 0.01
         assert (made.low == 0) == (sum(shares) == 0) and (made.high == 1) == (sum(shares) == 3)
         assert (made.mean, made.n) == (pytest.approx(np.mean(shares)), 3)
-    made = statistics.shares_over_seeds([0.5, 0.6], [20, 20])
+    made = statistics.share_summary([0.5, 0.6], [20, 20])
     log_odds = [math.log((right + 0.5) / (20 - right + 0.5)) for right in (10, 12)]
-    plain = statistics.over_seeds(log_odds)
+    plain = statistics.seed_summary(log_odds)
     assert [made.low, made.high] == pytest.approx([1 / (1 + math.exp(-end)) for end in (plain.low, plain.high)])
-    assert statistics.shares_over_seeds([0.5], [20]) == statistics.Summary(1, 0.5, None, None, None)
+    assert statistics.share_summary([0.5], [20]) == statistics.Summary(1, 0.5, None, None, None)
 
 
 def test_signs_are_flipped_as_scipy_flips_them():

@@ -107,8 +107,8 @@ def test_better_is_in_the_metrics_direction(made):
     tested = separation(Results(*made))
     pairs = {(pair.column, pair.a.method, pair.b.method): pair for pair in tested.differences if pair.a.rank == 32}
     for task in METRICS:
-        assert pairs[task, "lora", "dora"].verdict.outcome is Outcome.WORSE
-        assert pairs[task, "dora", "sbora-fa"].verdict.outcome is Outcome.BETTER
+        assert pairs[task, "lora", "dora"].outcome is Outcome.WORSE
+        assert pairs[task, "dora", "sbora-fa"].outcome is Outcome.BETTER
     assert pairs["gsm8k", "lora", "dora"].difference > 0 > pairs["MultiArith", "lora", "dora"].difference
     gains = {(gain.task, gain.cell.method): gain for gain in tested.gains if gain.cell.model == "llama-7b"}
     assert gains["gsm8k", "dora"].difference < 0 and gains["gsm8k", "dora"].only_tuned is None

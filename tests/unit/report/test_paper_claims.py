@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from sbora_bench.analysis.estimate import Estimate
-from sbora_bench.analysis.pairs import Outcome, Pair, Verdict
+from sbora_bench.analysis.pairs import Outcome, Pair
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
@@ -78,7 +78,7 @@ def gain(outcome, difference, low=None, high=None):
     error = None if low is None else (high - low) / 2 / stats.t.ppf(0.975, 40)
     over = Estimate(1 if low is None else 3, difference, 0.01, error, ((1.0, 40.0),))
     scores = 0.5, 0.5 - difference, difference
-    return Pair(a, b, "parameters", 1.0, SHARE, *scores, 0.5, over, None, verdict=Verdict(outcome))
+    return Pair(a, b, "parameters", 1.0, SHARE, *scores, 0.5, over, None, outcome=outcome)
 
 
 def verdicts(made, *pairs):

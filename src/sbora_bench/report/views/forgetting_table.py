@@ -49,8 +49,8 @@ def forgetting_table(results: Results, table: str) -> PrintedTable:
 def _pair_text(pair: Pair | None) -> Text:
     if pair is None:
         return Text("–")
-    q = () if pair.verdict.q is None else (f"q {p_text(pair.verdict.q)}",)
-    return Text(pair.verdict.outcome.value, pair.verdict.shown, (difference_text(pair), *q))
+    q = () if pair.q_both is None else (f"q {p_text(pair.q_both)}",)
+    return Text(pair.outcome.value, pair.shown, (difference_text(pair), *q))
 
 
 FORGETTING = TableView(

@@ -8,7 +8,7 @@ from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.collected import scores
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, difference_units, p_csv, p_text
-from sbora_bench.report.verdicts import pair_values, verdict_text
+from sbora_bench.report.verdicts import outcome_text, pair_values
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -36,13 +36,13 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
             [
                 Text(model_title(plan, pair)),
                 Text(ranked_title(plan, pair.a)),
-                Text(verdict_text(pair), bold=pair.verdict.shown),
+                Text(outcome_text(pair), bold=pair.shown),
                 Text(ranked_title(plan, pair.b)),
                 Text(pair.equal),
                 Text("–" if ratio is None else f"{ratio:.2f}"),
                 Text(difference_text(pair)),
                 Text(p_text(pair.q)),
-                Text("–" if pair.verdict.q is None else p_text(pair.verdict.q)),
+                Text("–" if pair.q_both is None else p_text(pair.q_both)),
             ]
         )
     averaged = any(pair.table == table for pair in tested.averages)

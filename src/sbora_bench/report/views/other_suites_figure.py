@@ -22,7 +22,7 @@ def other_suites_data(results: Results, table: str) -> list[dict[str, Any]]:
     """Rows of panel, method, x (rank or trainable parameters), mean, low, high: per cent, or nats a token."""
     rows, plan = [], results.plan
     for row in measured_cells(results, table):
-        cell, metric, seeds = row.cell, row.measure.metric, row.over_seeds
+        cell, metric, seeds = row.cell, row.measure.metric, row.summary
         ends = [seeds.mean if end is None else end for end in (seeds.low, seeds.high)]
         mean, low, high = (metric.scale * value for value in (seeds.mean, *ends))
         title = f"{model_title(plan, cell)}: {row.measure.title}"

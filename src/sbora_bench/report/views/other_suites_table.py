@@ -50,7 +50,7 @@ def other_suites_table(results: Results, table: str) -> PrintedTable:
 
 
 def _numbers(row: MeasuredCell) -> list[Any]:
-    cell, seeds = row.cell, row.over_seeds
+    cell, seeds = row.cell, row.summary
     names = [cell.table, cell.model, cell.method, cell.rank, row.trainable_parameters, row.measure.name]
     return [*names, seeds.n, seeds.mean, seeds.sd, seeds.low, seeds.high]
 
@@ -58,9 +58,9 @@ def _numbers(row: MeasuredCell) -> list[Any]:
 def _score_text(row: MeasuredCell | None, base: MeasuredCell | None) -> Text:
     if row is None:
         return Text("–")
-    metric, seeds = row.measure.metric, row.over_seeds
+    metric, seeds = row.measure.metric, row.summary
     spread = "" if seeds.sd is None else f" ± {metric.text(seeds.sd)}"
-    below = () if base is None else (signed(metric.scale * (seeds.mean - base.over_seeds.mean), metric.digits),)
+    below = () if base is None else (signed(metric.scale * (seeds.mean - base.summary.mean), metric.digits),)
     return Text(f"{metric.text(seeds.mean)}{spread}", below=below)
 
 
