@@ -19,7 +19,9 @@ from pathlib import Path
 import yaml
 
 from sbora_bench.files import read_json, sha256, whole_file, write_json, write_jsonl
-from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import settings_hash, settings_of, training_settings
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -73,7 +75,7 @@ def make_run(plan: Plan, folder: Path, run: Run) -> None:
     draw = random.Random(run.name)
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     names |= {"experiment": plan.name, "run": run.name}
-    skill, settings, scores = draw.random(), plan.settings(run), {}
+    skill, settings, scores = draw.random(), settings_of(plan, run), {}
     for task in plan.tasks(run.table):
         rows = [
             {
@@ -98,7 +100,7 @@ def make_run(plan: Plan, folder: Path, run: Run) -> None:
         suite=settings["suite"],
         train=settings["train"],
         protocol=settings["protocol_name"],
-        settings_sha256=plan.settings_hash(run),
+        settings_sha256=settings_hash(plan, run),
         tasks=scores,
     )
     write_record(folder / "scores.json", record)
@@ -119,7 +121,7 @@ def make_run(plan: Plan, folder: Path, run: Run) -> None:
     happened = {"steps": 100, "tokens": 10**5, "seconds": 12.5, "tokens_per_second": 8000.0, "loss_curve": curve}
     happened |= {"peak_memory_bytes": 10**9, "trainable_parameters": count, "micro_batch": 8, "resumed_from_step": 0}
     on = {"versions": {"torch": "made up"}, "hardware": {"cpu": "made up", "gpu": None}, "threads": 1}
-    record = TrainRecord(**names, asked=plan.training_settings(run), happened=happened, on=on)
+    record = TrainRecord(**names, asked=training_settings(plan, run), happened=happened, on=on)
     write_record(folder / "train.json", record)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 
 from sbora_bench.files import hash_of, sha256, write_jsonl
-from sbora_bench.plan.experiment import Plan, Run, load_plan
+from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import data_settings, settings_hash, settings_of, training_settings
 from sbora_bench.report.render import PrintedTable
 from sbora_bench.report.tables import TABLES
 from sbora_bench.results.folders import VALIDATION
@@ -140,7 +142,7 @@ def printed_tables(results: Results) -> list[PrintedTable]:
 def with_settings(plan: Plan, results: Path) -> None:
     """The tables' data again, with the hash of their settings in the record."""
     for table in plan.experiment.tables:
-        make_contamination(plan, results, table, hash_of(plan.data_settings(table)))
+        make_contamination(plan, results, table, hash_of(data_settings(plan, table)))
 
 
 def with_table(written: dict, **changes) -> dict:
@@ -245,13 +247,13 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
             samples_sha256=sha256(folder / "samples" / f"{task}.jsonl"),
             extra=extra(task, rows, value),
         )
-    settings = plan.settings(run)
+    settings = settings_of(plan, run)
     record = ScoresRecord(
         **names,
         suite=settings["suite"],
         train=settings["train"],
         protocol=settings["protocol_name"],
-        settings_sha256=plan.settings_hash(run),
+        settings_sha256=settings_hash(plan, run),
         tasks=scores,
     )
     write_record(folder / "scores.json", record)
@@ -271,7 +273,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
         happened = {"steps": 10, "tokens": 640, "seconds": 1.5, "tokens_per_second": 427.0, "loss_curve": curve}
         happened |= {"peak_memory_bytes": 10**9 + run.seed, "trainable_parameters": count, "micro_batch": 4}
         on = {"versions": {"torch": "2"}, "hardware": {"gpu": "A card"}}
-        record = TrainRecord(**names, asked=plan.training_settings(run), happened={} if failed else happened, on=on)
+        record = TrainRecord(**names, asked=training_settings(plan, run), happened={} if failed else happened, on=on)
         write_record(folder / "train.json", record)
 
 
@@ -288,7 +290,7 @@ def make_held_out(plan: Plan, results: Path, run: Run, right: int) -> None:
         suite=run.table,
         train="math-10k",
         protocol="by-hand",
-        settings_sha256=plan.settings_hash(run),
+        settings_sha256=settings_hash(plan, run),
         tasks={} if right < 0 else {"MultiArith": score},
     )
     write_record(results / "runs" / run.name / VALIDATION / "scores.json", record)

@@ -4,7 +4,7 @@ import json
 
 from sbora_bench.files import read_json, sha256, write_jsonl
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.train import finetune as stage
 from tests.factories import toy_runs
 

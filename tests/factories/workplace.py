@@ -9,6 +9,7 @@ import yaml
 
 from sbora_bench.cli import main as cli
 from sbora_bench.plan.catalog import load_catalog
+from sbora_bench.plan.checks import check_plan
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.table import Experiment
 from tests.factories import shipped
@@ -119,9 +120,11 @@ def edited(value: dict, *edits) -> dict:
 
 
 def plan_of(*edits) -> Plan:
-    """EXPERIMENT with edits as a plan, without a file."""
+    """EXPERIMENT with edits as a plan that is checked, without a file."""
     experiment = Experiment.model_validate(edited(EXPERIMENT, *edits))
-    return Plan("small", experiment, shipped.catalog(), "experiments/small.yaml")
+    plan = Plan("small", experiment, shipped.catalog(), "experiments/small.yaml")
+    check_plan(plan)
+    return plan
 
 
 COMPARISON = {"a": "sbora-fa-r4", "b": "lora-r4", "equal": "rank", "margin": 0.02}

@@ -45,7 +45,7 @@ def test_the_static_list_holds_what_is_imported(stage):
 CALLED = """
 import inspect, json, pathlib, sys, threading
 from importlib import import_module
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 module, experiment, *runs = sys.argv[1:]
 plan, called = load_plan(experiment), set()
 stage = getattr(import_module("sbora_bench." + module), {"report.page": "report"}.get(module, module.split(".")[-1]))

@@ -17,7 +17,9 @@ from sbora_bench.files import hash_of, write_json
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import Catalog, load_catalog
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import data_settings, own_data_hashes, settings_hash, training_hash, training_settings
 from sbora_bench.results.folders import TRAINING
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ContaminationRecord, TrainRecord, write_record
@@ -120,8 +122,8 @@ def keys(plan: Plan) -> dict[str, str]:
     named = lambda **wildcards: type("Wildcards", (), wildcards)()  # noqa: E731
     made = {f"model {name}": files.model_settings(named(model=name)) for name in plan.catalog.models}
     made |= {f"data {name}": files.data_settings(named(table=name)) for name in plan.experiment.tables}
-    made |= {f"train {run.name}": plan.training_hash(run) for run in tuned(plan.runs)}
-    made |= {f"score {run.name}": plan.settings_hash(run) for run in plan.runs}
+    made |= {f"train {run.name}": training_hash(plan, run) for run in tuned(plan.runs)}
+    made |= {f"score {run.name}": settings_hash(plan, run) for run in plan.runs}
     return made
 
 
@@ -211,8 +213,8 @@ def test_prepared_data_of_other_inputs_are_refused_with_the_command_that_makes_t
             train_rows=1,
             train_sha256="",
             policy="keep",
-            settings_sha256=hash_of(plan.data_settings(table)),
-            own_data=plan.own_data(table),
+            settings_sha256=hash_of(data_settings(plan, table)),
+            own_data=own_data_hashes(plan, table),
             tasks={},
         )
         write_record(results / "data" / table / "contamination.json", record)
@@ -236,7 +238,7 @@ def test_a_training_of_other_settings_is_refused_and_names_the_setting(house, tm
     for run in runs:
         names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
         record = TrainRecord(
-            **names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={}
+            **names, experiment="toy", run=run.name, asked=training_settings(plan, run), happened={}, on={}
         )
         write_record(results / "runs" / run.name / TRAINING, record)
     make, stems, part = CHANGES[change]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sbora_bench.files import read_json, sha256, write_json
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.report.outputs import audit_files, figure_files, table_files
 from tests.workflow.conftest import CANARY
 

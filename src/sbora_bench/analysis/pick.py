@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sbora_bench.analysis.learning_rates import best_rate, edge_of, failures, scores_by_rate
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Plan, rate_text
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import rate_text
 from sbora_bench.results.folders import rates_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import write_record

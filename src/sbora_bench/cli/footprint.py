@@ -110,7 +110,7 @@ def publish_traces() -> None:
 
     from sbora_bench.cost import estimate, kept_traces, paper_cells
     from sbora_bench.plan.catalog import load_catalog
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
     from sbora_bench.plan.narrowing import narrowed
     from sbora_bench.report import audit
     from sbora_bench.results.paper.reported import read_reported

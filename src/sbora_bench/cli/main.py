@@ -103,7 +103,7 @@ def prepare(experiment: str, table: str | None, model: str | None, output: Path,
 @click.option("--ship", type=click.Path(path_type=Path), help="Also write the weights in half precision to this file.")
 def pretrain(experiment: str, model: str, output: Path, threads: int, ship: Path | None) -> None:
     """Train MODEL, a small base of the ladder, from nothing."""
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
 
     catalog = load_plan(experiment).catalog
     catalog.find("models", model, "pretrain")

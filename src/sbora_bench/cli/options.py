@@ -78,7 +78,7 @@ def experiment_options(default: str | None = "ladder", argument: bool = False) -
 
 def load(experiment: str, only: str, seeds: str, limit: str) -> "Plan":
     """The Plan that a command's options stand for."""
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
     from sbora_bench.plan.narrowing import narrowed
 
     return narrowed(load_plan(experiment), only, seeds, limit)

@@ -9,6 +9,7 @@ import click
 
 from sbora_bench.cli.options import EXPERIMENT, experiment_option, narrowing_options, results_folder
 from sbora_bench.errors import UserError
+from sbora_bench.plan.settings import settings_of
 
 if TYPE_CHECKING:
     from sbora_bench.plan.experiment import Plan
@@ -71,7 +72,7 @@ def _settings_text(loaded: "Plan") -> str:
     from sbora_bench.results.stages import settled, with_rates
 
     known = with_rates(loaded, results_folder(loaded.name, None))
-    return json.dumps([known.settings(run) for run in settled(known)], indent=1, sort_keys=True)
+    return json.dumps([settings_of(known, run) for run in settled(known)], indent=1, sort_keys=True)
 
 
 def _runs_text(loaded: "Plan") -> str:
@@ -85,7 +86,7 @@ def _runs_text(loaded: "Plan") -> str:
 
 def _table_lines(loaded: "Plan", name: str) -> list[str]:
     """A table's settings, its cells, the runs that a learning rate is picked by, and its planned comparisons."""
-    from sbora_bench.plan.experiment import rate_text
+    from sbora_bench.plan.runs import rate_text
 
     table = loaded.experiment.tables[name]
     seeds = ",".join(map(str, table.seeds))
@@ -186,7 +187,7 @@ def validate(context: click.Context, files: tuple[str, ...], named: tuple[str, .
 @click.command()
 def schema() -> None:
     """Print the JSON schema of an experiment file."""
-    from sbora_bench.plan.experiment import json_schema
+    from sbora_bench.plan.load import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
 

@@ -9,7 +9,7 @@ from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.experiment import read_experiment
+from sbora_bench.plan.load import read_experiment
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.sizes import Grid, own_config, settings_of, sizes_file, stands

@@ -9,8 +9,9 @@ from sbora_bench.inputs.check_data import data_problems
 from sbora_bench.inputs.check_methods import method_problems
 from sbora_bench.inputs.data.prompts import TEMPLATES, prompt_of
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import layouts
+from sbora_bench.plan.load import load_plan
 
 
 def checked_plan(name: str, data: bool = True, methods: bool = False) -> Plan:

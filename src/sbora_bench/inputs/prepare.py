@@ -25,6 +25,7 @@ from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import SyntheticData
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.settings import data_settings, own_data_hashes
 from sbora_bench.results.folders import CONTAMINATION, VALIDATION
 from sbora_bench.results.records import ContaminationRecord, TaskData, write_record
 
@@ -81,8 +82,8 @@ def prepare_table(plan: Plan, table: str, output: Path) -> None:
             train_rows=len(trained_on),
             train_sha256=sha256(train),
             policy=entry.contaminated,
-            settings_sha256=hash_of(plan.data_settings(table)),
-            own_data=plan.own_data(table),
+            settings_sha256=hash_of(data_settings(plan, table)),
+            own_data=own_data_hashes(plan, table),
             tasks=tasks,
         )
         write_record(folder / CONTAMINATION, record)

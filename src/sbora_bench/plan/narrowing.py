@@ -10,6 +10,7 @@ from typing import Any
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.files import hash_of
+from sbora_bench.plan.checks import check_plan
 from sbora_bench.plan.comparison import Comparison
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.sizes import Grid
@@ -36,7 +37,9 @@ def narrowed(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> Pl
         raise UserError(f"{plan.path}: no run is left with {', '.join(chosen_words)}; these values don't go together")
     changes = {"title": f"{plan.experiment.title} (only {', '.join(chosen_words)})", "tables": tables}
     part, options = plan.experiment.model_copy(update=changes), tuple(words(plan, only, seeds, limit))
-    return Plan(_name(plan.name, chosen_words), part, plan.catalog, plan.path, part=options)
+    narrowed_plan = Plan(_name(plan.name, chosen_words), part, plan.catalog, plan.path, part=options)
+    check_plan(narrowed_plan)
+    return narrowed_plan
 
 
 def words(plan: Plan, only: str = "", seeds: str = "", limit: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.settings import settings_hash
 from sbora_bench.plan.titles import task_titles
 from sbora_bench.results.folders import SCORES, run_folder
 from sbora_bench.results.read import Results
@@ -95,7 +96,7 @@ def score_line(title: str, score: TaskScore) -> list[str]:
 def facts(plan: Plan, run: Run, training: TrainRecord | None) -> dict[str, list[tuple[str, str]]]:
     """Heading -> key and value: what was requested, what happened, on what."""
     requested = plan.protocol_of(run).model_dump(mode="json") if not run.is_base else {}
-    parts = {"Settings": _pairs({"settings_sha256": plan.settings_hash(run), **requested})}
+    parts = {"Settings": _pairs({"settings_sha256": settings_hash(plan, run), **requested})}
     if training is not None:
         happened = training.happened.model_dump(mode="json", exclude={"loss_curve"})
         parts |= {"What happened": _pairs(dict(sorted(happened.items())))}

@@ -18,6 +18,7 @@ from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.settings import settings_hash
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables
 from sbora_bench.results import folders
@@ -97,8 +98,8 @@ def _record(plan: Plan, results: Path, run: Run, part: str) -> ScoresRecord:
         missing = "the untuned base" if run.is_base else f"seed {run.seed} of {run.group}"
         raise UserError(f"{path}: missing: {missing} (seeds that are there: {', '.join(present) or 'none'})")
     record = read_record(path, ScoresRecord)
-    if record.settings_sha256 != plan.settings_hash(run):
-        hashes = f"found {record.settings_sha256[:12]}, the experiment file gives {plan.settings_hash(run)[:12]}"
+    if record.settings_sha256 != settings_hash(plan, run):
+        hashes = f"found {record.settings_sha256[:12]}, the experiment file gives {settings_hash(plan, run)[:12]}"
         raise UserError(f"{path}: settings_sha256: {hashes}: made under other settings, or by another version")
     return record
 

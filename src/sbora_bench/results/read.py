@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
 from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.settings import settings_hash, training_settings
 from sbora_bench.results import folders
 from sbora_bench.results.other_settings import other_setting
 from sbora_bench.results.records import (
@@ -65,7 +66,7 @@ class Results:
         return record
 
     def settings_hash(self, run: Run) -> str:
-        return self.once(("settings", run), lambda: self.plan.settings_hash(run))
+        return self.once(("settings", run), lambda: settings_hash(self.plan, run))
 
     def training(self, run: Run) -> TrainRecord | None:
         """What training left, or None (always for a base).
@@ -85,7 +86,7 @@ class Results:
                     f"{path}: {key}: found {recorded}, allowed {name}: the record of another training; delete the"
                     " folder and run it again"
                 )
-        if reason := other_setting(record.asked, self.plan.training_settings(run)):
+        if reason := other_setting(record.asked, training_settings(self.plan, run)):
             raise UserError(f"{path}: {reason}; delete the folder and run it again")
         return record
 

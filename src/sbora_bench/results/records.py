@@ -162,7 +162,7 @@ class Environment(Sparse):
 class TrainRecord(RunRecord):
     """`train.json` in three parts: the settings, what happened, on what."""
 
-    asked: dict[str, Any] = Field(description="the settings, as Plan.training_settings has them")
+    asked: dict[str, Any] = Field(description="the settings, as plan.settings.training_settings has them")
     happened: Training
     on: Environment
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from sbora_bench import progress
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.settings import settings_hash
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import (
     CONTAMINATION,
@@ -100,7 +101,7 @@ def _record(results: Path, run: Run, name: str, kind: type[R], part: str = "") -
 
 def _outdated(plan: Plan, results: Path, run: Run, scores: ScoresRecord) -> str:
     """Why the results of a finished run are not the experiment's as it is now; empty where they are."""
-    if scores.settings_sha256 != plan.settings_hash(run):
+    if scores.settings_sha256 != settings_hash(plan, run):
         return "made under other settings than the experiment and its catalog say now"
     try:
         data = record_at(data_folder(results, run.table) / CONTAMINATION, ContaminationRecord)

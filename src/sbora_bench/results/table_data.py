@@ -5,6 +5,7 @@ from pathlib import Path
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.settings import data_settings, own_data_hashes
 from sbora_bench.results.folders import CONTAMINATION, data_folder
 from sbora_bench.results.records import ContaminationRecord, read_record
 
@@ -29,9 +30,9 @@ def difference(plan: Plan, table: str, record: ContaminationRecord) -> str:
 
     A record from before there was a hash of the settings is taken as it is.
     """
-    if record.settings_sha256 in ("", hash_of(plan.data_settings(table))):
+    if record.settings_sha256 in ("", hash_of(data_settings(plan, table))):
         return ""
-    now = plan.own_data(table)
+    now = own_data_hashes(plan, table)
     changed = [name for name, digest in now.items() if record.own_data.get(name, digest) != digest]
     if changed:
         return f"data {', '.join(changed)} changed since this was made"
@@ -42,7 +43,7 @@ def changed_settings(plan: Plan, table: str, record: ContaminationRecord) -> str
     """How the settings that `record` was made for differ from those of now; empty where they do not. Reads no data
     file.
     """
-    if record.settings_sha256 in ("", hash_of(plan.data_settings(table, record.own_data))):
+    if record.settings_sha256 in ("", hash_of(data_settings(plan, table, record.own_data))):
         return ""
     if (record.experiment, record.table) != (plan.name, table):
         return f"made for table {record.table} of experiment {record.experiment}, not for {table} of {plan.name}"

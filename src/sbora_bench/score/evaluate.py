@@ -19,6 +19,7 @@ from sbora_bench.files import hash_of, sha256
 from sbora_bench.inputs.models.load import prepared_for
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.settings import settings_hash, settings_of, training_settings
 from sbora_bench.results import store
 from sbora_bench.results.folders import (
     ADAPTER,
@@ -90,7 +91,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         record = read_record(data / VALIDATION / CONTAMINATION, ContaminationRecord)
         held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
     return held | {
-        "settings": plan.settings(run),
+        "settings": settings_of(plan, run),
         "code": code_hash("sbora_bench.score.evaluate"),
         "packages": provenance.versions(),
         "templates": task_configs(plan, run.table),
@@ -117,8 +118,8 @@ def adapter_folder(plan: Plan, results: Path, run: Run) -> Path | None:
     if not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{folder}: no adapter here; make it with: {plan.command('finetune', run.name)}")
     record = training_record(results, run)
-    if record is not None and record.asked != plan.training_settings(run):
-        reason = other_setting(record.asked, plan.training_settings(run))
+    if record is not None and record.asked != training_settings(plan, run):
+        reason = other_setting(record.asked, training_settings(plan, run))
         raise UserError(
             f"{folder.parent / TRAINING}: {reason}; train it again with: {plan.command('finetune', run.name)}"
         )
@@ -194,7 +195,7 @@ def score_run(plan: Plan, run: Run, resources: Path, results: Path, made: Path, 
             suite=table.suite,
             train=None if run.is_base else table.train,
             protocol=table.protocol,
-            settings_sha256=plan.settings_hash(run),
+            settings_sha256=settings_hash(plan, run),
             algorithms=provenance.algorithms() if any(score.status == "ok" for score in scores.values()) else "",
             model_check=scorer().model_check if any(score.status == "ok" for score in scores.values()) else None,
             tasks=scores,

@@ -30,6 +30,7 @@ from sbora_bench.plan import steps as batches
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.settings import training_settings
 from sbora_bench.results import store
 from sbora_bench.results.folders import ADAPTER, ADAPTER_CONFIG, ADAPTER_FILES, TRAINING, run_folder
 from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
@@ -94,7 +95,7 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
     """Hash of all that a trained adapter depends on: settings, code, packages, training data, base weights."""
     return hash_of(
         {
-            "settings": plan.training_settings(run),
+            "settings": training_settings(plan, run),
             "code": code_hash("sbora_bench.train.finetune"),
             "packages": provenance.versions(),
             "data": sha256(training_file(plan, results, run)),
@@ -283,7 +284,7 @@ def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], 
         run=run.name,
         status="failed" if reason else "ok",
         reason=reason,
-        asked=plan.training_settings(run),
+        asked=training_settings(plan, run),
         happened=happened,
         on={
             "versions": provenance.versions(),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.settings import training_hash, training_settings
 from sbora_bench.train import distributed as processes
 
 
@@ -29,11 +30,11 @@ def tracked(plan: Plan, run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
     online = os.environ["WANDB_MODE"] == "online"
     with wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sbora"),
-        id=plan.training_hash(run)[:16],
+        id=training_hash(plan, run)[:16],
         name=run.name,
         group=f"{plan.name}/{run.group}",
         tags=[plan.name, run.table, run.method],
-        config=plan.training_settings(run),
+        config=training_settings(plan, run),
         resume="allow" if online else None,
     ) as session:
         yield session.summary.update

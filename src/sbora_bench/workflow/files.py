@@ -8,6 +8,7 @@ from typing import Any
 
 from sbora_bench.inputs.models.sources import source_of
 from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.settings import data_settings, settings_hash, training_hash
 from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, figure_files, table_files
 from sbora_bench.results.folders import (
@@ -71,7 +72,7 @@ class Files:
 
     def settings(self, runs: Iterable[Run]) -> list[str]:
         """All that runs depend on but their inputs and the code; a rate that is still to be picked is an input."""
-        return [self.plan.settings_hash(one) for run in runs for one in at_every_rate(self.plan, run)]
+        return [settings_hash(self.plan, one) for run in runs for one in at_every_rate(self.plan, run)]
 
     def _scored_names(self, run: Run) -> list[str]:
         names = []
@@ -234,12 +235,12 @@ class Files:
 
     def data_settings(self, wildcards: Any) -> str:
         """All that a table's prepared data (`wildcards.table`) depend on but the code."""
-        return str(self.plan.data_settings(wildcards.table))
+        return str(data_settings(self.plan, wildcards.table))
 
     def cell_settings(self, table: str) -> list[str]:
         """All that the footprints of a table's cells depend on but the code."""
         cells = [Run(cell) for cell in self.plan.tuned_cells(table)]
-        return [self.plan.training_hash(run) for cell in cells for run in at_every_rate(self.plan, cell)]
+        return [training_hash(self.plan, run) for cell in cells for run in at_every_rate(self.plan, cell)]
 
     def models(self, pretrained: bool) -> str:
         """The models that are pre-trained here, or fetched, as a wildcard's constraint."""

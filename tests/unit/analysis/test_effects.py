@@ -15,9 +15,10 @@ from sbora_bench.analysis.index_seeds import Component, components, factorials, 
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_jsonl
-from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.factorials import draw_groups
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.metric import LOSS
+from sbora_bench.plan.settings import settings_of, training_settings
 from sbora_bench.report.views.forgetting_table import forgetting_table
 from sbora_bench.report.views.index_seed_figure import index_seed_data
 from sbora_bench.report.views.index_seed_table import index_seed_table
@@ -70,7 +71,7 @@ def test_a_suite_beside_is_scored_but_is_no_part_of_the_tables_own(made):
     assert plan.tasks("arithmetic") == ["MultiArith", "gsm8k", "AddSub"]
     assert plan.scored("arithmetic") == dict.fromkeys(plan.tasks("arithmetic"), "arithmetic") | {"mmlu": "mmlu"}
     run = plan.runs[1]
-    assert set(plan.settings(run)["also"]) == {"mmlu"} and "also" not in plan.training_settings(run)
+    assert set(settings_of(plan, run)["also"]) == {"mmlu"} and "also" not in training_settings(plan, run)
     assert set(read_scores(results).task) == {"MultiArith", "gsm8k", "AddSub", "mmlu"}
 
 

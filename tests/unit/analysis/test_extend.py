@@ -12,8 +12,10 @@ from sbora_bench.analysis.extend import extend, next_rate
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
-from sbora_bench.plan.experiment import Plan, Run, rate_text
+from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.narrowing import narrowed
+from sbora_bench.plan.runs import rate_text
+from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.plan.stages import beyond
 from sbora_bench.report.publish import stage_files
 from sbora_bench.report.verify import stages_again
@@ -198,7 +200,7 @@ def test_where_runs_say_the_same_by_score_and_by_loss_the_picked_rates_do_not(tm
 
     score, loss = table("score"), table("gold_loss")
     runs = score.picking_runs(TABLE)
-    assert [score.settings_hash(run) for run in runs] == [loss.settings_hash(run) for run in runs]
+    assert [settings_hash(score, run) for run in runs] == [settings_hash(loss, run) for run in runs]
     assert rates_hash(score, TABLE) != rates_hash(loss, TABLE)
     assert looks_hash(score, TABLE) != looks_hash(loss, TABLE)
 
@@ -212,8 +214,8 @@ def test_without_extend_nothing_is_another(plan, tmp_path):
     cells = [CELL.format(method) for method in BEST]
     assert rates_hash(plain, TABLE) == hash_of([PICKED["pick"], PICKED["seeds"], cells]), "as kept records have it"
     settled = [run for run in plain.all_runs if run.is_base or run.learning_rate]
-    assert [plain.settings_hash(run) for run in settled] == [plan.settings_hash(run) for run in settled]
-    assert plain.data_settings(TABLE) == plan.data_settings(TABLE)
+    assert [settings_hash(plain, run) for run in settled] == [settings_hash(plan, run) for run in settled]
+    assert data_settings(plain, TABLE) == data_settings(plan, TABLE)
     assert so_far(plain, tmp_path / "results").picking_runs(TABLE) == plain.picking_runs(TABLE)
     with pytest.raises(UserError, match="found round 1, allowed none"):
         extend(plain, TABLE, 1, tmp_path / "results")

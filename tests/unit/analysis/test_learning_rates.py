@@ -15,7 +15,10 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_json
 from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
-from sbora_bench.plan.experiment import Cell, load_plan, rate_text
+from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.runs import rate_text
+from sbora_bench.plan.settings import data_settings, settings_hash, settings_of
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.rate_figure import rate_data
 from sbora_bench.report.views.rate_table import rate_table
@@ -66,11 +69,13 @@ def test_a_run_is_named_after_what_its_table_varies(tmp_path):
     cell = "arithmetic-llama-7b-lora-r32"
     assert names == [f"{cell}-lr{rate}-s{seed}" for rate in ("1e-3", "3e-4", "1e-2") for seed in (0, 1)]
     run = plan.run(f"{cell}-lr3e-4-s1")
-    assert plan.settings(run)["protocol"]["learning_rate"] == 0.0003 == plan.protocol_of(run).learning_rate
+    assert settings_of(plan, run)["protocol"]["learning_rate"] == 0.0003 == plan.protocol_of(run).learning_rate
     assert plan.protocol("arithmetic").learning_rate == 0.001
     alone = make_plan(tmp_path / "alone", written())
     assert [run.name for run in alone.runs if run.method == "lora"] == [f"{cell}-s0", f"{cell}-s1"]
-    assert {"also", "validation_items"}.isdisjoint(alone.data_settings("arithmetic") | alone.settings(alone.runs[1]))
+    assert {"also", "validation_items"}.isdisjoint(
+        data_settings(alone, "arithmetic") | settings_of(alone, alone.runs[1])
+    )
     assert [plan.tuned_cells("arithmetic"), len(plan.runs)] == [alone.tuned_cells("arithmetic"), 1 + 3 * 8]
 
 
@@ -119,7 +124,7 @@ def test_no_test_score_can_sway_the_choice(made):
     assert picked(Results(plan, results)).plan.rates == before
     for run in plan.runs:
         if (run.method, run.rank, run.learning_rate) == ("lora", 32, 0.01):
-            write_record(path_of(results, run), kept.model_copy(update={"settings_sha256": plan.settings_hash(run)}))
+            write_record(path_of(results, run), kept.model_copy(update={"settings_sha256": settings_hash(plan, run)}))
             hold(plan, results, run, 18)
     assert picked(Results(plan, results)).plan.rates == before | {Cell("arithmetic", "llama-7b", "lora", 32): 0.01}
 
@@ -177,7 +182,7 @@ def choice(label: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def configs():
     from sbora_bench.inputs.tasks.templates import task_config
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
 
     plan = load_plan("experiments/ladder.yaml")
     protocol = plan.protocol("commonsense")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sbora_bench.files import git_blob_id
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from tests.factories import toy_runs
 from tests.factories.junk import JUNK, MANY
 from tests.factories.workplace import EXPERIMENT, TRIAL, workplace  # noqa: F401

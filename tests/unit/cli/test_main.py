@@ -368,7 +368,7 @@ def test_runs_beyond_a_grid_are_counted_as_at_most(workplace):  # noqa: F811
 def test_the_power_of_a_shipped_experiment(name):
     """Of several looks, of many comparisons, of few seeds: none ends in scipy's not-a-number."""
     from sbora_bench.cli.plan import _smallest_differences
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
 
     plan = load_plan(str(ROOT / "experiments" / f"{name}.yaml"))
     lines = _smallest_differences(plan, 0.01, 8)

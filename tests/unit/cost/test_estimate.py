@@ -12,8 +12,8 @@ import pytest
 from sbora_bench.cost import calibrate, cell_work, estimate, estimate_text, expected, roofline
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import DeviceEntry, load_catalog
-from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.lengths import Lengths
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.table import Table
 from tests.factories import shipped

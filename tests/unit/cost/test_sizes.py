@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbora_bench.cost.sizes import LARGEST, nearest
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from tests.factories import toy_runs
 from tests.factories.workplace import workplace  # noqa: F401
 

@@ -11,7 +11,8 @@ from sbora_bench.inputs.data.prompts import Prompt, prompt_of
 from sbora_bench.inputs.prepare import Columns, task_row, training_row
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.data_entries import PromptEntry
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import data_settings
 from sbora_bench.results.records import TaskData
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.tasks import score_tasks
@@ -153,5 +154,5 @@ def test_validate_says_so_where_the_tokenizer_is_at_hand_and_prepared_data_follo
     lines = workplace.run("validate", name)[2].splitlines()
     assert "train_prompt: chat: model own: tiny: its chat template doesn't take the prompt's messages: " in lines[0]
     assert len(lines) == 1 + len(load_plan(name).tasks("sums")), lines  # and for the items of each task
-    settings = load_plan(name).data_settings("sums")
+    settings = data_settings(load_plan(name), "sums")
     assert settings["own_prompts"]["chat"]["chat"][0]["role"] == "user"

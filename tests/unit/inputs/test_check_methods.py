@@ -8,7 +8,7 @@ import pytest
 
 from sbora_bench.files import read_json, write_json
 from sbora_bench.inputs import check_methods
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
 from tests.factories.toy_files import toy
@@ -37,7 +37,7 @@ HEAVY = {"torch", "transformers", "peft", "numpy"}
 LOADED = """
 import json, sys
 from sbora_bench.inputs.check_methods import method_problems
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 print(json.dumps([method_problems(load_plan("small")), sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 

@@ -9,8 +9,9 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
 from sbora_bench.inputs.data import synthetic
 from sbora_bench.inputs.prepare import prepare_table
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.metric import LOSS
+from sbora_bench.plan.settings import data_settings, settings_hash, training_hash
 from sbora_bench.results.records import TaskData
 from sbora_bench.score import tasks as stage
 
@@ -71,9 +72,9 @@ def test_a_run_is_scored_on_its_own_seeds_items_and_the_base_on_all(tmp_path, mo
 
 def test_more_seeds_are_other_data_and_training_is_the_same(tmp_path):
     one, more = plan(tmp_path), plan(tmp_path, seeds=[0, 3, 4])
-    assert one.data_settings("sums") != more.data_settings("sums")
+    assert data_settings(one, "sums") != data_settings(more, "sums")
     run, same = one.run("sums-ladder-xs-lora-r4-s0"), plan(tmp_path, fresh_items=False, metric="score")
-    assert one.training_hash(run) == same.training_hash(run) and one.settings_hash(run) != same.settings_hash(run)
+    assert training_hash(one, run) == training_hash(same, run) and settings_hash(one, run) != settings_hash(same, run)
 
 
 def test_comparisons_are_on_the_tables_primary_metric(tmp_path):

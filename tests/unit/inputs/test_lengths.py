@@ -8,8 +8,8 @@ import pytest
 from sbora_bench.cost.expected import expected_questions, share_of_width
 from sbora_bench.files import read_json
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.lengths import MEASURED, lengths_of
+from sbora_bench.plan.load import load_plan
 from tests.factories import toy_runs
 from tests.factories.workplace import GRID, TABLE, workplace  # noqa: F401
 

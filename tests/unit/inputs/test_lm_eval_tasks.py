@@ -18,7 +18,8 @@ from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.inputs.tasks.trial import try_task
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.data_entries import LmEvalData, LmEvalTask
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.tasks import score_task
 from tests.factories import toy_runs
@@ -205,11 +206,11 @@ def test_a_suite_of_such_tasks_is_validated_and_follows_its_folder(workplace):  
     load_catalog.cache_clear()
     before = load_plan(name)
     run = before.runs[-1]
-    settings, key = before.data_settings("sums"), before.settings_hash(run)
+    settings, key = data_settings(before, "sums"), settings_hash(before, run)
     assert before.items("sums")["lm-eval-toy-sums"] == "lm-eval-toy-sums"
     (workplace.folder / "experiments" / "catalog" / "own" / "train.jsonl").write_text("{}\n")
-    assert before.data_settings("sums") != settings
-    assert before.settings_hash(run) != key
+    assert data_settings(before, "sums") != settings
+    assert settings_hash(before, run) != key
     workplace.catalog(suites={"own": {"title": "Own", "tasks": [{"lm_eval": "gsm8k"}]}})
     assert (
         "its data set openai/gsm8k can't be fetched here (HF_HUB_OFFLINE is set); put a copy at"

@@ -10,7 +10,8 @@ from sbora_bench.files import read_jsonl
 from sbora_bench.inputs.data.prompts import prompt_of, render
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.catalog import Catalog, load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import data_settings
 from tests.factories.workplace import workplace  # noqa: F401
 
 JINJA = "Q ({{topic}}): {{instruction}}{% if input %}\n{{input}}{% endif %}\nA:\n"
@@ -69,7 +70,7 @@ def test_a_protocol_names_it_and_prepared_data_follow_its_text(workplace):  # no
         assert workplace.run("validate", "small")[0] == 0
         load_catalog.cache_clear()
         plan = load_plan("small")
-        settings.append(plan.data_settings("sums"))
+        settings.append(data_settings(plan, "sums"))
     prepare_table(plan, "sums", Path("out"))
     assert [row["prompt"] for row in read_jsonl("out/train.jsonl")] == ["sums 1 + 1?", "<&> 2 + 1?"]
     assert [row["prompt"] for row in read_jsonl("out/own.jsonl")] == ["sums 1 + 1?", "<&> 2 + 1?"]

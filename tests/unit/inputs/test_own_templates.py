@@ -14,7 +14,8 @@ from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.data_entries import TaskEntry
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import settings_hash, training_hash
 from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import EXPERIMENT, edited
@@ -176,5 +177,5 @@ def test_what_is_scored_depends_on_the_template_s_content_and_what_is_trained_do
         Path("mine.yaml").write_text(yaml.safe_dump(TEMPLATE | {"doc_to_text": doc_to_text}))
         plan = plan_with("mine.yaml", tmp_path / "own")
         run = plan.runs[-1]
-        hashes.append((plan.settings_hash(run), plan.training_hash(run)))
+        hashes.append((settings_hash(plan, run), training_hash(plan, run)))
     assert hashes[0] == hashes[2] and hashes[0][0] != hashes[1][0] and hashes[0][1] == hashes[1][1]

@@ -10,7 +10,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, read_jsonl, sha256
 from sbora_bench.inputs.prepare import choose, prepare_table
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.results.records import ContaminationRecord, read_record
 
 PROTOCOLS = Path(__file__).parents[3] / "experiments" / "catalog" / "protocols.yaml"

@@ -7,7 +7,7 @@ import pytest
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.data.prompts import TEMPLATES, render
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 
 BELOW = "Below is an instruction that describes a task"
 REQUEST = "Write a response that appropriately completes the request."

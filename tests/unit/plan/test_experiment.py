@@ -4,9 +4,10 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.layer_widths import layer_widths, narrowest
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import SCORING, Protocol
+from sbora_bench.plan.settings import data_settings, settings_hash, settings_of, training_hash
 from tests.factories.workplace import COMPARISON, EXPERIMENT, GRID, REMOVED, TABLE, compare, edited, plan_of, workplace  # noqa: F401
 
 
@@ -48,29 +49,29 @@ def test_a_copy_of_a_hub_s_set_below_the_data_root_is_noticed_where_there_is_one
     name = workplace.experiment(((*TABLE, "train"), "set"), *(((*TABLE, key), value) for key, value in task.items()))
     load_catalog.cache_clear()
     plan = load_plan(name)
-    without = plan.data_settings("sums")
+    without = data_settings(plan, "sums")
     workplace.monkeypatch.setenv("SBORA_DATA_ROOT", str(workplace.folder / "root"))
-    assert plan.data_settings("sums") == without and "own_data" not in without
+    assert data_settings(plan, "sums") == without and "own_data" not in without
     path = workplace.folder / "root" / folder / "train.jsonl"
     path.parent.mkdir(parents=True)
     seen = []
     for text in ("a", "b", "a"):
         path.write_text(text)
-        seen.append(plan.data_settings("sums"))
+        seen.append(data_settings(plan, "sums"))
     assert seen[0] == seen[2] != seen[1] and len(seen[0]["own_data"]) == 1
 
 
 def test_settings_follow_what_the_run_was_asked_for():
     first, again = plan_of(), plan_of()
     slower = plan_of(((*TABLE, "overrides"), {"learning_rate": 1e-4}))
-    hashes = [plan.settings_hash(plan.runs[1]) for plan in (first, again, slower)]
+    hashes = [settings_hash(plan, plan.runs[1]) for plan in (first, again, slower)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert first.settings_hash(first.runs[1]) != first.settings_hash(first.runs[2])
-    settings = slower.settings(slower.runs[1])
+    assert settings_hash(first, first.runs[1]) != settings_hash(first, first.runs[2])
+    settings = settings_of(slower, slower.runs[1])
     assert (
         settings["protocol"]["learning_rate"] == 1e-4 and settings["seed"] == 0 and settings["train"] == "ladder-math"
     )
-    assert first.settings(first.runs[0])["method_entry"] is None
+    assert settings_of(first, first.runs[0])["method_entry"] is None
 
 
 def test_another_way_of_scoring_does_not_train_anew():
@@ -78,8 +79,8 @@ def test_another_way_of_scoring_does_not_train_anew():
     for change, trains in (({"num_beams": 2, "merge": True}, False), ({"learning_rate": 1e-4}, True)):
         other = plan_of(((*TABLE, "overrides"), change))
         run = other.runs[1]
-        assert other.settings_hash(run) != first.settings_hash(run)
-        assert (other.training_hash(run) != first.training_hash(run)) == trains
+        assert settings_hash(other, run) != settings_hash(first, run)
+        assert (training_hash(other, run) != training_hash(first, run)) == trains
     assert Protocol.model_fields.keys() >= SCORING
 
 

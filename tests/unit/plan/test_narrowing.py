@@ -4,8 +4,10 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.narrowing import narrowed, words
+from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.plan.table import Experiment
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import EXPERIMENT, edited, workplace  # noqa: F401
@@ -76,12 +78,12 @@ def test_a_limit_holds_for_every_task_and_never_adds_items(plan):
         "SVAMP": 3,
     }
     assert part.name == "small_limit-5" and names(part) == names(plan)
-    assert part.data_settings("sums") != plan.data_settings("sums")
+    assert data_settings(part, "sums") != data_settings(plan, "sums")
 
 
 def test_no_record_of_a_part_passes_for_one_of_the_whole(plan):
     run = plan.runs[1]
-    assert narrowed(plan, limit="5").settings_hash(run) != plan.settings_hash(run)
+    assert settings_hash(narrowed(plan, limit="5"), run) != settings_hash(plan, run)
 
 
 def test_a_long_name_is_cut_to_a_hash(monkeypatch):

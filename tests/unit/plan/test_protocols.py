@@ -11,8 +11,10 @@ from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.plan import protocol_table
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Cell, Run, load_plan
+from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.settings import data_settings, settings_of
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train import finetune
 from tests.factories import toy_runs
@@ -96,12 +98,13 @@ def test_the_clean_paper_is_the_paper_but_for_its_protocol_and_the_mmlu_split(mo
     paper, clean = load_plan("paper"), load_plan("paper-clean")
     assert clean.runs == paper.runs
     reasons = {field for field, note in paper.catalog.protocol_notes.items() if note.clean}
-    for one, two in zip(map(paper.settings, paper.runs), map(clean.settings, clean.runs), strict=True):
+    of_both = ([settings_of(plan, run) for run in plan.runs] for plan in (paper, clean))
+    for one, two in zip(*of_both, strict=True):
         assert {key for key in one if one[key] != two[key]} == {"experiment", "protocol", "protocol_name"}
         before, after = one["protocol"], two["protocol"]
         assert {key for key in before if before[key] != after[key]} <= reasons | {"title"}
     for table in paper.experiment.tables:
-        one, two = paper.data_settings(table), clean.data_settings(table)
+        one, two = data_settings(paper, table), data_settings(clean, table)
         assert {key for key in one if one[key] != two[key]} <= {"items", "train_prompt", "score_prompt"}
         assert (one["items"] != two["items"]) == (one["suite"] == "mmlu")
     assert clean.items("mmlu-alpaca") == {"mmlu": "mmlu-lm-eval"} != paper.items("mmlu-alpaca")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.narrowing import narrowed
+from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.report.outputs import figure_files, table_files
 from sbora_bench.report.publish import region_files
 from sbora_bench.workflow.files import Files
@@ -31,10 +32,10 @@ def test_what_is_shown_is_known_from_the_plan(workplace):  # noqa: F811
 def test_without_it_every_key_and_every_file_is_as_before(workplace):  # noqa: F811
     """The runs, too, of an experiment that shows regions are those of one that does not."""
     plain, showing = (load_plan(workplace.experiment(*edits)) for edits in ((), ((REGIONS, SHOWN),)))
-    assert [plain.settings_hash(run) for run in plain.all_runs] == [
-        showing.settings_hash(run) for run in showing.all_runs
+    assert [settings_hash(plain, run) for run in plain.all_runs] == [
+        settings_hash(showing, run) for run in showing.all_runs
     ]
-    assert plain.data_settings("sums") == showing.data_settings("sums")
+    assert data_settings(plain, "sums") == data_settings(showing, "sums")
     files = Files(plain)
     assert files.region_jobs == {} and files.regions == region_files(plain) == []
     assert not [name for name in (*table_files(plain), *figure_files(plain)) if "region" in name or "overlap" in name]

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from sbora_bench.inputs.check import checked_plan
-from sbora_bench.plan.experiment import json_schema
+from sbora_bench.plan.load import json_schema
 from sbora_bench.strict_yaml import read_yaml
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import EXPERIMENT, edited

@@ -11,8 +11,9 @@ from PIL import Image
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pareto import front, pareto_data
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Plan, load_plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import layouts
+from sbora_bench.plan.load import load_plan
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_captions, figure_files

@@ -11,8 +11,9 @@ from itertools import accumulate, groupby
 import pytest
 
 from sbora_bench.analysis.collect import collect
-from sbora_bench.plan.experiment import load_plan
 from sbora_bench.plan.layouts import layouts
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import settings_hash
 from sbora_bench.report.render import csv as spell_csv
 from sbora_bench.report.render import html, latex, markdown
 from sbora_bench.results.paper.reported import plain, read_reported, reported_cell
@@ -107,7 +108,7 @@ def write_run(plan, results, run) -> None:
         suite=entry.suite,
         train=entry.train,
         protocol=entry.protocol,
-        settings_sha256=plan.settings_hash(run),
+        settings_sha256=settings_hash(plan, run),
         tasks=scores,
     )
     folder = results / "runs" / run.name

@@ -9,8 +9,9 @@ import pytest
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.narrowing import narrowed
+from sbora_bench.plan.settings import data_settings
 from sbora_bench.report.verify import other_inputs
 from sbora_bench.results.table_data import table_data
 from tests.factories.workplace import workplace  # noqa: F401
@@ -94,12 +95,12 @@ def test_the_hint_of_a_part_names_the_part(place):
 
 
 def test_only_what_a_table_reads_is_part_of_its_settings(place):
-    before = plan().data_settings("sums")
+    before = data_settings(plan(), "sums")
     place.catalog(**(load_own(place) | {"data": load_own(place)["data"] | {"third": {"path": "nowhere.jsonl"}}}))
-    assert plan().data_settings("sums") == before
+    assert data_settings(plan(), "sums") == before
     Path("own.jsonl").unlink()
     with pytest.raises(UserError, match=r"experiments/catalog/own.jsonl, own.jsonl: no such file"):
-        plan().data_settings("sums")
+        data_settings(plan(), "sums")
 
 
 def load_own(place) -> dict:

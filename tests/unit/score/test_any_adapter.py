@@ -7,7 +7,7 @@ import pytest
 
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.results.records import ScoresRecord, read_record
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs

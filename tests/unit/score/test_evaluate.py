@@ -11,6 +11,7 @@ import pytest
 from sbora_bench.cli.main import cli
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, sha256, write_json
+from sbora_bench.plan.settings import settings_hash
 from sbora_bench.results.aggregate import macro_average
 from sbora_bench.results.records import BaseRecord, ScoresRecord, TrainRecord, read_record, write_record
 from sbora_bench.score import tasks as scoring
@@ -65,7 +66,7 @@ def test_every_task_has_samples_and_a_score(scored):
         assert sorted(_bytes(root, run)) == sorted(["scores.json", *(f"{task}.jsonl" for task in TASKS)])
         record = _scores(root, run)
         assert list(record.tasks) == TASKS or set(record.tasks) == set(TASKS)
-        assert record.settings_sha256 == plan.settings_hash(run)
+        assert record.settings_sha256 == settings_hash(plan, run)
         assert record.algorithms == "deterministic where they exist"
         assert record.train == (None if run.is_base else "toy-items")
         for task in TASKS:
@@ -218,7 +219,7 @@ def test_a_task_of_one_s_own_takes_yaml_alone(tmp_path):
     catalog = tmp_path / "experiments" / "catalog" / "toy.yaml"
     write_json(catalog, json.loads(catalog.read_text().replace('"mine.yaml"', '"templates/mine.yaml"')))
     from sbora_bench.plan.catalog import load_catalog
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
 
     load_catalog.cache_clear()
     plan = load_plan(plan.path)
@@ -247,7 +248,7 @@ def test_what_is_missing_is_told_in_one_line(tmp_path):
 def test_a_template_that_lm_eval_refuses_is_the_user_s_mistake(tmp_path):
     toy_runs.write_experiment(tmp_path, tasks={"mine": {"title": "M", "template": "../mine.yaml", "answer": {}}})
     (tmp_path / "experiments" / "mine.yaml").write_text("output_type: generate_until\ndoc_to_txt: prompt\n")
-    from sbora_bench.plan.experiment import load_plan
+    from sbora_bench.plan.load import load_plan
 
     plan = load_plan(str(tmp_path / "experiments" / "toy.yaml"))
     with pytest.raises(UserError, match="tasks.mine.template: lm-eval does not take it: .*doc_to_txt"):

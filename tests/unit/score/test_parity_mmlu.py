@@ -17,7 +17,7 @@ from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.prepare import read_reachable
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.data_entries import FileData, HubData
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.score.tasks import score_task
 from tests.factories import shipped, toy_runs

@@ -9,6 +9,7 @@ import sbora  # noqa: F401  (registers SBORA with PEFT)
 from sbora import SboraConfig
 from sbora_bench.analysis.regions import as_text, heat_data, overlap, overlap_text
 from sbora_bench.errors import UserError
+from sbora_bench.plan.settings import training_settings
 from sbora_bench.report.heat_maps import heat_figure
 from sbora_bench.results.folders import region_file
 from sbora_bench.results.records import TrainRecord, read_record, write_record
@@ -73,7 +74,9 @@ def saved_run(root, config, seed=0):
     folder = root / "results" / "runs" / run.name
     tuned.save_pretrained(str(folder / "adapter"))
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
-    record = TrainRecord(**names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={})
+    record = TrainRecord(
+        **names, experiment="toy", run=run.name, asked=training_settings(plan, run), happened={}, on={}
+    )
     write_record(folder / "train.json", record)
     return folder, tuned
 
@@ -114,7 +117,9 @@ def test_a_runs_region_is_its_adapters(tmp_path, variant, axis):
     folder = tmp_path / "results" / "runs" / run.name
     tuned.save_pretrained(str(folder / "adapter"))
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
-    record = TrainRecord(**names, experiment="toy", run=run.name, asked=plan.training_settings(run), happened={}, on={})
+    record = TrainRecord(
+        **names, experiment="toy", run=run.name, asked=training_settings(plan, run), happened={}, on={}
+    )
     write_record(folder / "train.json", record)
     regions = record_of(folder, tmp_path / "resources").layers
     assert {layer.layer: layer.touched(axis) for layer in regions} == drawn and len(drawn) == 4

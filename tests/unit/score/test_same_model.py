@@ -11,7 +11,7 @@ from sbora_bench.files import read_json, sha256, write_json
 from sbora_bench.inputs.models import load
 from sbora_bench.inputs.models.logits import logits_of, token_choice
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.results.folders import LOGITS
 from sbora_bench.results.records import BaseRecord, ScoresRecord, read_record, write_record
 from sbora_bench.score import evaluate as stage

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from sbora_bench.files import read_json
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.score.load import load_scorer
 from sbora_bench.train import finetune as stage

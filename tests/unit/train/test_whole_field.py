@@ -8,7 +8,7 @@ from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.files import read_json
 from sbora_bench.inputs.adapters import peft_types
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
 from sbora_bench.results.records import TrainRecord, read_record
 from sbora_bench.score.load import load_scorer
 from tests.factories import shipped, toy_runs

@@ -9,7 +9,8 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import load_plan
+from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.settings import settings_hash, training_hash
 from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.results.folders import look_file, round_file
 from sbora_bench.results.records import write_record
@@ -221,8 +222,8 @@ def test_changing_any_input_changes_exactly_the_keys_of_what_depends_on_it(workp
         return {
             "prepare_table": files.data_settings(SimpleNamespace(table="sums")),
             "prepare_model": files.model_settings(SimpleNamespace(model="own")),
-            "finetune": files.plan.training_hash(run),
-            "evaluate": files.plan.settings_hash(run),
+            "finetune": training_hash(files.plan, run),
+            "evaluate": settings_hash(files.plan, run),
             "footprint": files.cell_settings("sums"),
         }
 

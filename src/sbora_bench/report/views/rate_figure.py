@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import by_loss
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
-from sbora_bench.plan.experiment import Plan, rate_text
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import rate_text
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import WIDE, look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
