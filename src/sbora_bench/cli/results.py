@@ -191,4 +191,20 @@ def regions(
         write_figure({axis: shown.heat_data(records[0].layers, axis) for axis in ("columns", "rows")}, figure)
 
 
-READING = (verify, publish, show, compare, compare_published, status, regions)
+@click.command()
+@experiment_options()
+def failures(experiment: str, results: Path | None, **part: str) -> None:
+    """Name the runs that failed, with the reasons; exit status 1 if there are any."""
+    from sbora_bench.results.failures import failed_runs
+
+    loaded, folder = load_so_far(experiment, results, **part)
+    failed = failed_runs(loaded, folder)
+    for run, reason in failed.items():
+        click.echo(f"{run}: failed: {reason}")
+    click.echo(f"{len(failed)} of {len(loaded.all_runs)} runs failed")
+    if failed:
+        click.echo("run them again with: snakemake --cores all --config retry_failed=true (and the experiment)")
+        sys.exit(1)
+
+
+READING = (verify, publish, show, compare, compare_published, status, failures, regions)

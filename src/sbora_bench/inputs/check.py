@@ -1,6 +1,6 @@
 """An experiment checked as far as that goes before anything runs: beyond its types and names, what its entries hold.
 
-Apart from experiment.py so that no training depends on the code of tables, prompts and answers.
+Apart from plan.checks so that no training depends on the code of tables, prompts and answers.
 """
 
 from sbora_bench.errors import Problems, UserError, one_of
