@@ -4,8 +4,6 @@ Each run leaves `adapter/` (safetensors) and `train.json`. Everything random com
 adapter is built.
 """
 
-import contextlib
-import json
 import math
 import shutil
 import sys
@@ -19,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench import progress, provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import UserError, in_a_line
-from sbora_bench.files import disk_error, hash_of, read_json, sha256, write_json, write_text
+from sbora_bench.files import disk_error, hash_of, read_json, sha256
 from sbora_bench.heavy_imports import settle
 from sbora_bench.inputs.adapters import adapter_config
 from sbora_bench.inputs.method_hooks import adapted
-from sbora_bench.inputs.models.load import load_base, load_tokenizer, positions_of, prepared_files, prepared_for
+from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_files, prepared_for
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
@@ -32,18 +30,20 @@ from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.settings import training_settings
 from sbora_bench.results import store
-from sbora_bench.results.folders import ADAPTER, ADAPTER_CONFIG, ADAPTER_FILES, TRAINING, run_folder
+from sbora_bench.results.folders import ADAPTER, TRAINING, run_folder
 from sbora_bench.results.records import TooLong, TrainRecord, read_record, write_record
-from sbora_bench.results.table_data import table_data
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.callbacks import check_finite
 from sbora_bench.train.checkpoints import newest, step_of
-from sbora_bench.train.encoding import in_buckets
 from sbora_bench.train.first_batches import first_batches
 from sbora_bench.train.index_init import choose_index_sets
 from sbora_bench.train.kept_rows import training_rows
 from sbora_bench.train.method_steps import first_values
 from sbora_bench.train.out_of_memory import halved_to_fit
+from sbora_bench.train.peak_memory import peak_memory, reset_peak_memory
+from sbora_bench.train.record import loss_curve, train_record, write_failure
+from sbora_bench.train.save_adapter import save_adapter
+from sbora_bench.train.split import check_positions, split, training_file
 from sbora_bench.train.trainer import build_trainer
 from sbora_bench.train.wandb_log import tracked
 
@@ -105,11 +105,6 @@ def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
     )
 
 
-def training_file(plan: Plan, results: Path, run: Run) -> Path:
-    """The prepared training set of a run's table. Raises UserError where it was made for something else."""
-    return table_data(plan, results, run.table) / "train.jsonl"
-
-
 def train_run(
     plan: Plan,
     run: Run,
@@ -145,7 +140,7 @@ def train_run(
     trainable, total = model.get_nb_trainable_parameters()
     tokens_to_check = token_choice(train[0]["input_ids"], model.config.get_text_config().vocab_size, config)
     logits_before = logits_of(model, *tokens_to_check)
-    _reset_peak_memory()
+    reset_peak_memory()
     trainer = build_trainer(model, tokenizer, train, validation, protocol, run, checkpoints, rows, method)
     resumed = newest(checkpoints)
     tokens_before = read_json(resumed / "trainer_state.json")["num_input_tokens_seen"] if resumed else 0
@@ -184,7 +179,7 @@ def _figures(state: "TrainerState", seconds: float, tokens_before: int) -> dict[
         "tokens": tokens,
         "seconds": round(seconds, 3),
         "tokens_per_second": round((tokens - tokens_before) / seconds, 1),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "best_checkpoint_step": state.best_global_step,
     }
 
@@ -274,129 +269,3 @@ def _as_scored(trainer: Any) -> "torch.nn.Module":
     if processes.sharded():
         return trainer.model_wrapped
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-
-
-def train_record(plan: Plan, run: Run, results: Path, happened: dict[str, Any], reason: str = "") -> TrainRecord:
-    """The settings, what happened, on what; of a failed training where there is a reason."""
-    return TrainRecord(
-        **{key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")},
-        experiment=plan.name,
-        run=run.name,
-        status="failed" if reason else "ok",
-        reason=reason,
-        asked=training_settings(plan, run),
-        happened=happened,
-        on={
-            "versions": provenance.versions(),
-            "code_sha256": code_hash("sbora_bench.train.finetune"),
-            "git": provenance.git_state(),
-            "hardware": provenance.hardware(),
-            "threads": plan.protocol(run.table).threads,
-            "algorithms": provenance.algorithms(),
-            "train_sha256": sha256(training_file(plan, results, run)),
-        },
-    )
-
-
-def write_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: Path, error: Exception) -> None:
-    """Write the `train.json` of a failed training, and an adapter of empty files, which nothing can load."""
-    last = newest(checkpoints)
-    happened = {"last_good_checkpoint": step_of(last) if last else None, **getattr(error, "happened", {})}
-    write_record(made / TRAINING, train_record(plan, run, results, happened, in_a_line(error)))
-    for name in ADAPTER_FILES:
-        write_text(made / ADAPTER / name, "")
-
-
-def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> None:
-    """Raises UserError where a row has more tokens than the model has positions."""
-    import pyarrow.compute as columns
-
-    longest, positions = columns.max(columns.list_value_length(rows.data["input_ids"])).as_py(), positions_of(model)
-    if positions is not None and longest > positions:
-        raise UserError(
-            f"{name}: training rows of up to {longest:,} tokens, and the model has {positions:,} positions; set"
-            f" max_length: {positions} under `overrides`"
-        )
-
-
-def split(rows: "Dataset", protocol: Protocol, seed: int) -> "tuple[Dataset, Dataset | None]":
-    """(train, validation or None): membership by the protocol's seed, order by the run's (authors: unseeded), or as
-    `length_buckets` has it. Raises UserError where validation would take all rows.
-    """
-    if protocol.length_buckets:
-        return rows.select(in_buckets([len(ids) for ids in rows["input_ids"]], protocol.length_buckets)), None
-    if not protocol.validation_rows:
-        return rows.shuffle(seed=seed), None
-    if protocol.validation_rows >= len(rows):
-        raise UserError(
-            f"validation_rows: found {protocol.validation_rows:,}, and there are {len(rows):,} training rows, of which"
-            " some must be left to train on; lower it under `overrides`"
-        )
-    parts = rows.train_test_split(test_size=protocol.validation_rows, shuffle=True, seed=protocol.validation_seed)
-    held = parts["test"].shuffle(seed=seed)
-    return parts["train"].shuffle(seed=seed), held.select(range(min(len(held), protocol.validation_limit or len(held))))
-
-
-def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss; finite ones alone."""
-    names = {
-        "loss": "loss",
-        "learning_rate": "learning_rate",
-        "grad_norm": "grad_norm",
-        "eval_loss": "validation_loss",
-    }
-    rows = []
-    for entry in history:
-        row = {new: float(entry[old]) for old, new in names.items() if math.isfinite(entry.get(old, math.nan))}
-        if row:
-            rows.append({"step": entry["step"], **row})
-    return rows
-
-
-def save_adapter(
-    model: "torch.nn.Module",
-    folder: Path,
-    base_name: str,
-    tensors: dict | None = None,
-    first_values: Path | None = None,
-) -> None:
-    """Save the adapter alone, with the same bytes each time: sets sorted, no path of this machine in it.
-
-    `tensors`: of a sharded model, gathered; `first_values`: the adapter's, where it began by changing its base.
-    """
-    converted = {"path_initial_model_for_weight_conversion": str(first_values)} if first_values else {}
-    model.save_pretrained(
-        str(folder), safe_serialization=True, save_embedding_layers=False, state_dict=tensors, **converted
-    )
-    path = folder / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
-    config["base_model_name_or_path"] = base_name
-    write_json(path, config)
-
-
-def _reset_peak_memory() -> None:
-    """Start measuring the peak anew, so that runs of one process don't count each other's (Linux, CUDA)."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory() -> int:
-    """Bytes: the device allocator's peak on a GPU, else the process's peak resident size."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

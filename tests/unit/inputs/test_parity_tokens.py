@@ -15,7 +15,7 @@ from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import encode
-from sbora_bench.train.finetune import build_trainer
+from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs
 
 QUESTION = "Please answer the following question with true or false, question: is there a vase?"

@@ -16,7 +16,9 @@ from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.settings import data_settings, settings_of
 from sbora_bench.results.records import BaseRecord, read_record, write_record
-from sbora_bench.train import finetune
+from sbora_bench.train.kept_rows import training_rows
+from sbora_bench.train.split import split
+from sbora_bench.train.trainer import build_trainer
 from tests.factories import toy_runs
 from tests.factories.shipped import ROOT
 from tests.factories.workplace import workplace  # noqa: F401
@@ -207,15 +209,15 @@ def test_updates_are_grouped_by_characters_as_the_authors_count_them(resources, 
     tokenizer = load_tokenizer(resources, "tiny", protocol)
     rows = [{"prompt": f"{'house ' * (1 + index % 5)}is", "response": "red"} for index in range(40)]
     write_jsonl(tmp_path / "train.jsonl", rows)
-    examples, _ = finetune.training_rows(tokenizer, tmp_path / "train.jsonl", protocol, "tiny")
+    examples, _ = training_rows(tokenizer, tmp_path / "train.jsonl", protocol, "tiny")
     assert examples["length"] == [len(row["prompt"]) + len(row["response"]) for row in rows]
     by_tokens = protocol.model_copy(update={"group_by_length": "tokens"})
-    others, _ = finetune.training_rows(tokenizer, tmp_path / "train.jsonl", by_tokens, "tiny")
+    others, _ = training_rows(tokenizer, tmp_path / "train.jsonl", by_tokens, "tiny")
     assert "length" not in others.column_names
     backwards = examples.remove_columns("length").add_column("length", [-length for length in examples["length"]])
     run = Run(Cell("toy", "tiny", "lora", 4), 0)
     model = get_peft_model(toy_runs.model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    trainer = finetune.build_trainer(model, tokenizer, backwards, None, protocol, run, tmp_path / "checkpoints")
+    trainer = build_trainer(model, tokenizer, backwards, None, protocol, run, tmp_path / "checkpoints")
     first = next(iter(trainer.get_train_dataloader()))
     shortest = min(map(len, examples["input_ids"]))  # the sampler begins with the longest: here the fewest characters
     assert set(first) == {"input_ids", "attention_mask", "labels"} and first["attention_mask"].sum(-1)[0] == shortest
@@ -226,5 +228,5 @@ def test_updates_are_grouped_by_characters_as_the_authors_count_them(resources, 
 
 def test_a_validation_reads_as_many_rows_as_the_protocol_says(catalog):
     rows = Dataset.from_list([{"row": row} for row in range(1500)])
-    parts = [finetune.split(rows, catalog.protocol(name, "mmlu", {}, ""), 0) for name in ("official", "clean")]
+    parts = [split(rows, catalog.protocol(name, "mmlu", {}, ""), 0) for name in ("official", "clean")]
     assert [len(train) for train, _ in parts] == [476, 476] and [len(held) for _, held in parts] == [1000, 1024]

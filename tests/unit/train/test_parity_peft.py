@@ -18,7 +18,8 @@ from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.train.encoding import encode, in_buckets
-from sbora_bench.train.finetune import build_trainer, split
+from sbora_bench.train.split import split
+from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs
 
 CATALOG = shipped.catalog()

@@ -14,7 +14,9 @@ from transformers import Trainer, TrainerCallback
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
-from sbora_bench.train.finetune import build_trainer, loss_curve, split
+from sbora_bench.train.record import loss_curve
+from sbora_bench.train.split import split
+from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs
 
 RUN = Run(Cell("t", "m", "lora", 4), 0)
