@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.cost import cell_work, roofline
-from sbora_bench.cost.expected import expected_questions, share_of_width
+from sbora_bench.cost.expected import share_of_width
 from sbora_bench.cost.kept_traces import CACHE, NotKept, only_kept
+from sbora_bench.cost.table_setting import Setting, setting_of
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.adapters import merged
 from sbora_bench.inputs.models.config import positions_of, read_config
 from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.inputs.models.sources import named_source
-from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
-from sbora_bench.plan.data_entries import HubData
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.plan.steps import update_steps
 from sbora_bench.results.store import CHECKPOINTS
 
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about
@@ -105,71 +103,6 @@ class CellCost:
             return None
         parts = [part for part in (train, score) if part is not None]
         return runs * sum(parts) if parts else None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the cells of a table have in common. `questions`, `expected`: see the functions of these names; `train`: its
-    training set.
-    """
-
-    protocol: Protocol
-    steps: int
-    questions: list[tuple[int, int, int]]
-    expected: list[tuple[int, float, float]]
-    train: str
-
-
-def setting_of(plan: Plan, table: str) -> Setting:
-    """The setting of a table."""
-    protocol = plan.protocol(table)
-    steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
-    items_asked = questions(plan, table)
-    train = plan.experiment.tables[table].train
-    return Setting(protocol, steps, items_asked, expected_questions(plan, table, items_asked), train)
-
-
-def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
-    """Updates of a run on the training set `train`."""
-    if protocol.steps is not None:
-        return protocol.steps
-    return update_steps(rows_of(catalog, train) - protocol.validation_rows, protocol)
-
-
-def rows_of(catalog: Catalog, data: str) -> int:
-    """Rows of a data entry; those of a set that is made here are counted by making it."""
-    entry = catalog.data[data]
-    if isinstance(entry, HubData) and entry.sampler:
-        from sbora_bench.inputs.data import flan
-
-        return sum(flan.BUCKETS.values())
-    if entry.rows is not None:
-        return entry.rows
-    key = data, entry.model_dump_json()
-    if key not in _COUNTED:
-        from sbora_bench.inputs.data.sources import read_examples
-
-        _COUNTED[key] = len(read_examples(data, entry))
-    return _COUNTED[key]
-
-
-_COUNTED: dict[tuple[str, str], int] = {}  # rows of the sets that were made here or read, by name and entry
-
-
-def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
-    """(items, tokens of the longest prompt, new tokens at most) of each task that a table scores."""
-    entry, suites, rows = plan.experiment.tables[table], plan.scored(table), []
-    for task, data in plan.items(table).items():
-        protocol = plan.protocol(table, suites[task])
-        config = config_in(plan, table, task)
-        items = rows_of(plan.catalog, data)
-        items = min(items, entry.limit.get(task, items))
-        if config.get("output_type") == "generate_until":
-            new = config["generation_kwargs"]["max_gen_toks"]
-            rows.append((items, min(protocol.max_length, protocol.score_max_length - new), new))
-        else:
-            rows.append((items, protocol.score_max_length, 1))
-    return rows
 
 
 def cell_cost(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sbora_bench.cost import calibrate, cell_work, estimate, estimate_text, expected, roofline
+from sbora_bench.cost import calibrate, cell_work, estimate, estimate_text, expected, roofline, table_setting
 from sbora_bench.errors import UserError
 from sbora_bench.plan.catalog import DeviceEntry, load_catalog
 from sbora_bench.plan.lengths import Lengths
@@ -50,22 +50,22 @@ def kept(tmp_path_factory):
 def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, name, table, steps):
     monkeypatch.chdir(ROOT)
     plan = load_plan(name)
-    assert estimate.steps_of(plan.catalog, plan.experiment.tables[table].train, plan.protocol(table)) == steps
+    assert table_setting.steps_of(plan.catalog, plan.experiment.tables[table].train, plan.protocol(table)) == steps
 
 
 def test_rows_of_each_kind_of_data():
     catalog = shipped.catalog()
-    counts = [estimate.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
+    counts = [table_setting.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
     assert counts == [9_919, 52_002, 50_000, 100]
-    assert estimate.rows_of(catalog, "ladder-math") > 100
+    assert table_setting.rows_of(catalog, "ladder-math") > 100
 
 
 def test_what_a_table_scores(plan):
     protocol = plan.protocol("sums")
-    assert estimate.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
+    assert table_setting.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
     limited = plan.experiment.tables["sums"].model_copy(update={"limit": {"SVAMP": 7}})
     plan.experiment.tables["sums"] = limited
-    assert [items for items, _, _ in estimate.questions(plan, "sums")] == [100] * 5 + [7]
+    assert [items for items, _, _ in table_setting.questions(plan, "sums")] == [100] * 5 + [7]
 
 
 def test_a_cell_by_hand(plan, kept):
@@ -213,7 +213,7 @@ def test_nothing_is_traced_twice_nor_for_another_card(plan, kept, monkeypatch):
 
 def test_the_split_keeps_the_batch_and_takes_the_most_that_fits(plan, kept):
     protocol = plan.protocol("sums")
-    cell, setting = plan.tuned_cells("sums")[0], estimate.setting_of(plan, "sums")
+    cell, setting = plan.tuned_cells("sums")[0], table_setting.setting_of(plan, "sums")
     peaks = {
         n: cell_work.update_work(
             plan.catalog, "ladder-xs", "lora", 4, protocol.model_copy(update={"micro_batch": n}), kept
@@ -261,7 +261,7 @@ def test_a_measured_speed_takes_the_place_of_the_roofline(plan, kept):
     cells = plan.tuned_cells("sums")
     key = estimate.rate_key(plan.catalog, cells[0], plan.protocol("sums"))
     assert key != estimate.rate_key(plan.catalog, cells[1], plan.protocol("sums"))
-    setting = estimate.setting_of(plan, "sums")
+    setting = table_setting.setting_of(plan, "sums")
     lora, nf4 = (estimate.cell_cost(plan, cell, setting, None, {key: 1e9}, kept) for cell in cells)
     work = cell_work.update_work(plan.catalog, "ladder-xs", "lora", 4, plan.protocol("sums"), kept, "cpu")
     assert (lora.speed, lora.train_hours) == ("measured", pytest.approx(10 * work.flops / 1e9 / 3600))
