@@ -1,13 +1,18 @@
 """What PEFT's tests need around them, for this folder's tests alone: models, offline mode, honest skips."""
 
 import gc
+from functools import cache
 
+import jinja2
 import pytest
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from . import tiny_models
 from .sbora_rows import ALLOWED_SKIPS, SboraConfig
 
 collect_ignore_glob = ["peft-*"]
+TEMPLATE = cache(jinja2.Template)
+READ_ONCE = tiny_models.read_once(_BaseAutoModelClass.from_pretrained.__func__)
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +34,13 @@ def offline_hub(hub, monkeypatch):
     monkeypatch.setattr(testing_utils, "_HUB_MODEL_ACCESSES", dict.fromkeys(tiny_models.MODELS, 1))
     with testing_utils.hub_online_once(next(iter(tiny_models.MODELS))):
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_read_twice(monkeypatch):
+    """The same models and adapters in less time: no model is read twice, nor the template of a model card."""
+    monkeypatch.setattr(_BaseAutoModelClass, "from_pretrained", classmethod(READ_ONCE))
+    monkeypatch.setattr(jinja2, "Template", TEMPLATE)
 
 
 @pytest.fixture(autouse=True)

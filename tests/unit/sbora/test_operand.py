@@ -126,7 +126,7 @@ def test_grouped_products_of_ranks_that_the_kernel_refuses(variant, in_dim, r):
 @IN_DIMS
 @pytest.mark.parametrize("way", [_one_by_one, _batched, _all])
 def test_gradients_pass_gradcheck(variant, in_dim, way):
-    operand, _, (matrix,) = _operand(variant, in_dim)
+    operand, _, (matrix,) = _operand(variant, in_dim, r=2)
 
     def product(x, matrix):
         adapters = [Adapter(variant, matrix, operand.adapters[0].index, 0.5)]
