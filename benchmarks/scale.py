@@ -21,7 +21,7 @@ import yaml
 from sbora_bench.files import read_json, sha256, whole_file, write_json, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.load import load_plan
-from sbora_bench.plan.settings import settings_hash, settings_of, training_settings
+from sbora_bench.plan.settings import run_settings, settings_hash, training_settings
 from sbora_bench.results.records import (
     ContaminationRecord,
     FootprintRecord,
@@ -75,7 +75,7 @@ def make_run(plan: Plan, folder: Path, run: Run) -> None:
     draw = random.Random(run.name)
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     names |= {"experiment": plan.name, "run": run.name}
-    skill, settings, scores = draw.random(), settings_of(plan, run), {}
+    skill, settings, scores = draw.random(), run_settings(plan, run), {}
     for task in plan.tasks(run.table):
         rows = [
             {

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from sbora_bench import provenance
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json, write_text
-from sbora_bench.inputs.models.load import positions_of
+from sbora_bench.inputs.models.load import model_positions
 from sbora_bench.report.render import PrintedTable, Text, markdown
 from sbora_bench.score.lm_eval_model import Scorer
 
@@ -164,7 +164,7 @@ def choices(part: list[tuple[str, str]], values: list[float]) -> dict[str, str]:
 
 
 def scorers_of(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch: int) -> dict[str, Scorer]:
-    length = positions_of(model) or 2048
+    length = model_positions(model) or 2048
     return {way: Scorer(model.eval(), tokenizer, batch, length, shared) for way, shared in WAYS.items()}
 
 

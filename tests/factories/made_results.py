@@ -10,7 +10,7 @@ import yaml
 from sbora_bench.files import hash_of, sha256, write_jsonl
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.load import load_plan
-from sbora_bench.plan.settings import data_settings, settings_hash, settings_of, training_settings
+from sbora_bench.plan.settings import data_settings, run_settings, settings_hash, training_settings
 from sbora_bench.report.render import PrintedTable
 from sbora_bench.report.tables import TABLES
 from sbora_bench.results.folders import VALIDATION
@@ -247,7 +247,7 @@ def make_run(plan: Plan, results: Path, run: Run, missing: tuple[str, ...] = (),
             samples_sha256=sha256(folder / "samples" / f"{task}.jsonl"),
             extra=extra(task, rows, value),
         )
-    settings = settings_of(plan, run)
+    settings = run_settings(plan, run)
     record = ScoresRecord(
         **names,
         suite=settings["suite"],

@@ -8,7 +8,7 @@ from sbora_bench.files import read_json
 from sbora_bench.inputs import prepare
 from sbora_bench.plan.layouts import layouts
 from sbora_bench.plan.load import load_plan
-from sbora_bench.plan.settings import settings_of
+from sbora_bench.plan.settings import run_settings
 from sbora_bench.score import evaluate
 from sbora_bench.train import finetune
 from tests.factories.shipped import ROOT
@@ -89,7 +89,7 @@ def test_data_are_stand_ins_of_the_papers_and_methods_and_tasks_the_same(plans):
             one, two = paper.catalog.data[real].model_dump(), rehearsal.catalog.data[made].model_dump()
             assert unlike(one, two) <= DATA and paper.catalog.data[real].stand_in is None
     for run in rehearsal.runs:
-        one, two = settings_of(paper, paper.run(plain(run.name))), settings_of(rehearsal, run)
+        one, two = run_settings(paper, paper.run(plain(run.name))), run_settings(rehearsal, run)
         assert all(one[key] == two[key] for key in ("method_entry", "tasks", "suite", "rank", "seed"))
 
 

@@ -9,7 +9,7 @@ import click
 
 from sbora_bench.cli.options import EXPERIMENT, experiment_option, narrowing_options, results_folder
 from sbora_bench.errors import UserError
-from sbora_bench.plan.settings import settings_of
+from sbora_bench.plan.settings import run_settings
 
 if TYPE_CHECKING:
     from sbora_bench.plan.experiment import Plan
@@ -72,7 +72,7 @@ def _settings_text(loaded: "Plan") -> str:
     from sbora_bench.results.stages import settled, with_rates
 
     known = with_rates(loaded, results_folder(loaded.name, None))
-    return json.dumps([settings_of(known, run) for run in settled(known)], indent=1, sort_keys=True)
+    return json.dumps([run_settings(known, run) for run in settled(known)], indent=1, sort_keys=True)
 
 
 def _runs_text(loaded: "Plan") -> str:

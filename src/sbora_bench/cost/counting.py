@@ -47,7 +47,7 @@ def counts(model: torch.nn.Module) -> dict[str, Any]:
     return {
         "trainable_parameters": sum(p.numel() for p in trained),
         "total_parameters": sum(numbers(p) for p in parameters),
-        "adapter_bytes": adapter_bytes(file_state(model)) if trained else None,
+        "adapter_bytes": adapter_bytes(saved_state(model)) if trained else None,
         "memory": {"weights": held - adapter, "adapter": adapter, "peak": None},
     }
 
@@ -101,7 +101,7 @@ def prompt_embeddings(model: peft.PeftModel) -> torch.Tensor:
     return encoder(tokens.unsqueeze(0).to("meta"))[0].detach()
 
 
-def file_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def saved_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """`adapter_state` as the file has it: with the first values beside those trained where the base was changed."""
     state = adapter_state(model)
     if not isinstance(model, peft.PeftModel) or not changes_base(model.active_peft_config):

@@ -12,7 +12,7 @@ from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.load import read_experiment
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.plan.sizes import Grid, own_config, settings_of, sizes_file, stands
+from sbora_bench.plan.sizes import Grid, own_config, size_hash, sizes_file, stands
 
 LARGEST = 2**17  # ranks beyond are not tried
 NEIGHBOURS = 8  # ranks without a count that are passed before an interval is given up
@@ -54,7 +54,7 @@ def _requested(
             catalog.find("models", model, where)
             for method in grid.methods:
                 entry = catalog.find("methods", method, where)
-                settings = settings_of(catalog, model, method, protocol)
+                settings = size_hash(catalog, model, method, protocol)
                 assert grid.at is not None
                 quantity, wanted = grid.at.wanted
                 yield {"model": model, "method": method, "of": quantity, "wanted": wanted, "settings": settings}, entry

@@ -58,7 +58,7 @@ class Operation(NamedTuple):
     moved: int
 
 
-class Results:
+class ShapeResults:
     """Calls operators on `meta`; where the operands have the shapes of an earlier call, results are made like its own.
 
     PyTorch's rules for shapes are slow and a model's layers repeat. Operators that return a view of an operand, or a
@@ -149,7 +149,7 @@ class Tracer(TorchDispatchMode):
         self.phase, self.times = "forward", 1
         self.storages: list[Storage] = []
         self.operations: Counter[Operation] = Counter()
-        self._results = Results()
+        self._results = ShapeResults()
         self._live: dict[int, tuple[weakref.ref, Storage]] = {}
         self._clock = 0
         self._passing = False

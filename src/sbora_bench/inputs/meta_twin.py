@@ -20,7 +20,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.inputs.adapters import adapter_config, as_trained, merged
 from sbora_bench.inputs.method_hooks import INITIALISERS
 from sbora_bench.inputs.models.config import added_rows, read_config
-from sbora_bench.inputs.models.load import nf4_config, positions_of
+from sbora_bench.inputs.models.load import model_positions, nf4_config
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import LOW_RANK, PROMPTS, MethodEntry
@@ -161,7 +161,7 @@ def check_rank(base: torch.nn.Module, method: MethodEntry, rank: int, protocol: 
     """Raise UserError where `rank` is none of an update of the layers that the method changes, or where virtual
     tokens leave no room for the rows.
     """
-    positions = positions_of(base) if method.peft_type in PROMPTS else None
+    positions = model_positions(base) if method.peft_type in PROMPTS else None
     if positions is not None and rank + protocol.max_length > positions:
         raise UserError(
             f"rank: found {rank} virtual tokens beside rows of max_length {protocol.max_length}, allowed"

@@ -60,7 +60,7 @@ def own_data_hashes(plan: Plan, table: str) -> dict[str, str]:
     return {name: both[0] if len(both) == 1 else hash_of(both) for name, both in hashes.items()}
 
 
-def settings_of(plan: Plan, run: Run) -> dict[str, Any]:
+def run_settings(plan: Plan, run: Run) -> dict[str, Any]:
     """All that a run depends on but its inputs' bytes and the code, as JSON: a record's settings."""
     entry = plan.experiment.tables[run.table]
     method = None if run.is_base else plan.catalog.methods[run.method].model_dump(mode="json")
@@ -89,12 +89,12 @@ def settings_of(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def settings_hash(plan: Plan, run: Run) -> str:
-    return hash_of(settings_of(plan, run))
+    return hash_of(run_settings(plan, run))
 
 
 def training_settings(plan: Plan, run: Run) -> dict[str, Any]:
     """The settings less those of scoring: another number of beams, say, doesn't train anew."""
-    settings = {key: value for key, value in settings_of(plan, run).items() if key not in SCORED}
+    settings = {key: value for key, value in run_settings(plan, run).items() if key not in SCORED}
     protocol = {key: value for key, value in settings["protocol"].items() if key not in SCORING}
     return settings | {"protocol": protocol}
 

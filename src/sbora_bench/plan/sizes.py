@@ -61,7 +61,7 @@ def sizes_file(experiment: Path) -> Path:
     return experiment.parent / "sizes" / f"{experiment.stem}.json"
 
 
-def settings_of(catalog: Catalog, model: str, method: str, protocol: Protocol) -> str:
+def size_hash(catalog: Catalog, model: str, method: str, protocol: Protocol) -> str:
     """Hash of all that the size of a cell depends on beside its rank."""
     entry = catalog.models[model]
     shape = entry.architecture or entry.source.model_dump(mode="json")
@@ -81,7 +81,7 @@ def own_config(entry: ModelEntry) -> str:
 def stands(row: dict[str, Any], catalog: Catalog, protocol: Protocol) -> bool:
     """Whether a chosen rank was counted from these entries, and from this file of the model where that is at hand."""
     config = own_config(catalog.models[row["model"]])
-    same = row["settings"] == settings_of(catalog, row["model"], row["method"], protocol)
+    same = row["settings"] == size_hash(catalog, row["model"], row["method"], protocol)
     return same and (not config or row.get("config", "") == config)
 
 

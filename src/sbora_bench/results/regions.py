@@ -6,7 +6,7 @@ from sbora_bench.plan.entry import Strict
 from sbora_bench.results.records import RunRecord
 
 
-class Region(Strict):
+class LayerChange(Strict):
     """The change of one layer's weight (rows x columns). A row or column whose norm is 0 is untouched as a whole."""
 
     layer: str
@@ -31,4 +31,4 @@ class RegionsRecord(RunRecord):
     """The layers that a run's adapter changes, in the model's order; none where it has no region, for the `reason`."""
 
     adapter_sha256: dict[str, str] = Field(default_factory=dict, description="file name -> SHA-256, as in train.json")
-    layers: list[Region] = Field(default_factory=list)
+    layers: list[LayerChange] = Field(default_factory=list)

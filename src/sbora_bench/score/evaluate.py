@@ -19,7 +19,7 @@ from sbora_bench.files import hash_of, sha256
 from sbora_bench.inputs.models.load import prepared_for
 from sbora_bench.inputs.tasks.templates import config_in
 from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.settings import settings_hash, settings_of, training_settings
+from sbora_bench.plan.settings import run_settings, settings_hash, training_settings
 from sbora_bench.results import store
 from sbora_bench.results.folders import (
     ADAPTER,
@@ -91,7 +91,7 @@ def depends_on(plan: Plan, run: Run, resources: Path, results: Path) -> dict[str
         record = read_record(data / VALIDATION / CONTAMINATION, ContaminationRecord)
         held = {"validation": {task: entry.model_dump(mode="json") for task, entry in record.tasks.items()}}
     return held | {
-        "settings": settings_of(plan, run),
+        "settings": run_settings(plan, run),
         "code": code_hash("sbora_bench.score.evaluate"),
         "packages": provenance.versions(),
         "templates": task_configs(plan, run.table),

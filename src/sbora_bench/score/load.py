@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sbora_bench import provenance
 from sbora_bench.heavy_imports import settle
 from sbora_bench.inputs.models.host import host_adapter
-from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, positions_of
-from sbora_bench.inputs.models.logits import Comparison
+from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer, model_positions
+from sbora_bench.inputs.models.logits import BaseLogits
 from sbora_bench.inputs.models.scored_rows import by_memory
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
@@ -48,7 +48,7 @@ def load_scorer(
     model.generation_config = GenerationConfig()  # decoding is the protocol's alone
     comparison = None
     if adapter is not None:
-        comparison = Comparison(model, adapter)
+        comparison = BaseLogits(model, adapter)
         model = host_adapter(load_adapter(model, adapter, protocol.merge), protocol)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     length = min(protocol.score_max_length, room_of(model))
@@ -61,6 +61,6 @@ def load_scorer(
 
 def room_of(model: "torch.nn.Module") -> int:
     """How many tokens go through the model at most: its positions, without those of an adapter's virtual tokens."""
-    positions = positions_of(model)
+    positions = model_positions(model)
     virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
     return sys.maxsize if positions is None else positions - virtual

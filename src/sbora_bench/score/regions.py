@@ -16,18 +16,18 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.folders import ADAPTER, TRAINING, region_file, run_folder
 from sbora_bench.results.records import RunRecord, TrainRecord, read_record, record_at, write_record
-from sbora_bench.results.regions import Region, RegionsRecord
+from sbora_bench.results.regions import LayerChange, RegionsRecord
 
 DIGITS = 5  # of a norm that is written
 CLOSE = 1e-3  # of a norm, and of the entries of a layer: what another processor's rounding moves, and more
 
 
-def region(layer: str, change: np.ndarray) -> Region:
+def region(layer: str, change: np.ndarray) -> LayerChange:
     """The region of one layer from its change, a matrix."""
     row_norms, column_norms = (_short(np.linalg.norm(change, axis=axis)) for axis in (1, 0))
     rows, columns = change.shape
     (norm,) = _short(np.array([np.linalg.norm(change)]))
-    return Region(
+    return LayerChange(
         layer=layer,
         rows=rows,
         columns=columns,
@@ -59,7 +59,7 @@ def record_of(folder: Path, resources: Path) -> RegionsRecord:
     return RegionsRecord(**of_run | changed, adapter_sha256=record.happened.adapter_sha256)
 
 
-def _layers(folder: Path, resources: Path, record: TrainRecord) -> list[Region] | str:
+def _layers(folder: Path, resources: Path, record: TrainRecord) -> list[LayerChange] | str:
     """The regions of a run's layers, in the model's order; or why there is none."""
     from sbora_bench.inputs.models.load import load_adapter, load_base, load_tokenizer
 
@@ -119,7 +119,7 @@ def difference(kept: RegionsRecord, again: RegionsRecord) -> str:
     return ""
 
 
-def _layer_difference(a: Region, b: Region) -> str:
+def _layer_difference(a: LayerChange, b: LayerChange) -> str:
     if (a.rows, a.columns) != (b.rows, b.columns):
         return "rows, columns"
     if abs(a.untouched - b.untouched) > CLOSE * a.size:

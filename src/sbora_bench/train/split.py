@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
-from sbora_bench.inputs.models.load import positions_of
+from sbora_bench.inputs.models.load import model_positions
 from sbora_bench.plan.experiment import Plan, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.results.table_data import table_data
@@ -24,7 +24,7 @@ def check_positions(rows: "Dataset", model: "torch.nn.Module", name: str) -> Non
     """Raises UserError where a row has more tokens than the model has positions."""
     import pyarrow.compute as columns
 
-    longest, positions = columns.max(columns.list_value_length(rows.data["input_ids"])).as_py(), positions_of(model)
+    longest, positions = columns.max(columns.list_value_length(rows.data["input_ids"])).as_py(), model_positions(model)
     if positions is not None and longest > positions:
         raise UserError(
             f"{name}: training rows of up to {longest:,} tokens, and the model has {positions:,} positions; set"

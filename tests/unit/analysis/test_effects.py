@@ -18,7 +18,7 @@ from sbora_bench.files import read_jsonl, sha256, write_jsonl
 from sbora_bench.plan.factorials import draw_groups
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.metric import LOSS
-from sbora_bench.plan.settings import settings_of, training_settings
+from sbora_bench.plan.settings import run_settings, training_settings
 from sbora_bench.report.views.forgetting_table import forgetting_table
 from sbora_bench.report.views.index_seed_figure import index_seed_data
 from sbora_bench.report.views.index_seed_table import index_seed_table
@@ -71,7 +71,7 @@ def test_a_suite_beside_is_scored_but_is_no_part_of_the_tables_own(made):
     assert plan.tasks("arithmetic") == ["MultiArith", "gsm8k", "AddSub"]
     assert plan.scored("arithmetic") == dict.fromkeys(plan.tasks("arithmetic"), "arithmetic") | {"mmlu": "mmlu"}
     run = plan.runs[1]
-    assert set(settings_of(plan, run)["also"]) == {"mmlu"} and "also" not in training_settings(plan, run)
+    assert set(run_settings(plan, run)["also"]) == {"mmlu"} and "also" not in training_settings(plan, run)
     assert set(read_scores(results).task) == {"MultiArith", "gsm8k", "AddSub", "mmlu"}
 
 

@@ -18,7 +18,7 @@ from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.runs import rate_text
-from sbora_bench.plan.settings import data_settings, settings_hash, settings_of
+from sbora_bench.plan.settings import data_settings, run_settings, settings_hash
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.rate_figure import rate_data
 from sbora_bench.report.views.rate_table import rate_table
@@ -69,12 +69,12 @@ def test_a_run_is_named_after_what_its_table_varies(tmp_path):
     cell = "arithmetic-llama-7b-lora-r32"
     assert names == [f"{cell}-lr{rate}-s{seed}" for rate in ("1e-3", "3e-4", "1e-2") for seed in (0, 1)]
     run = plan.run(f"{cell}-lr3e-4-s1")
-    assert settings_of(plan, run)["protocol"]["learning_rate"] == 0.0003 == plan.protocol_of(run).learning_rate
+    assert run_settings(plan, run)["protocol"]["learning_rate"] == 0.0003 == plan.protocol_of(run).learning_rate
     assert plan.protocol("arithmetic").learning_rate == 0.001
     alone = make_plan(tmp_path / "alone", written())
     assert [run.name for run in alone.runs if run.method == "lora"] == [f"{cell}-s0", f"{cell}-s1"]
     assert {"also", "validation_items"}.isdisjoint(
-        data_settings(alone, "arithmetic") | settings_of(alone, alone.runs[1])
+        data_settings(alone, "arithmetic") | run_settings(alone, alone.runs[1])
     )
     assert [plan.tuned_cells("arithmetic"), len(plan.runs)] == [alone.tuned_cells("arithmetic"), 1 + 3 * 8]
 

@@ -10,7 +10,7 @@ from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.load import load_plan
-from sbora_bench.plan.settings import settings_of, training_hash
+from sbora_bench.plan.settings import run_settings, training_hash
 from sbora_bench.report.outputs import published_files
 from sbora_bench.report.publish import publish
 from sbora_bench.report.views.rate_table import rate_table
@@ -148,7 +148,9 @@ def test_a_rate_is_picked_before_the_seeds_are_run(tmp_path, written):
         (method, rate, seed) for method, rate in best.items() for seed in range(4)
     }
     of_name = next(run for run in tuned if run.name == "arithmetic-llama-7b-dora-r32-s0")  # whatever its rate
-    assert settings_of(known, of_name)["protocol"]["learning_rate"] == 0.002 == known.protocol_of(of_name).learning_rate
+    assert (
+        run_settings(known, of_name)["protocol"]["learning_rate"] == 0.002 == known.protocol_of(of_name).learning_rate
+    )
     with pytest.raises(
         UserError, match=r"dora-r32-s0: its learning rate isn't picked yet; pick it with: sbora-bench pick"
     ):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sbora_bench.cost.tracer import Results, _placed
+from sbora_bench.cost.tracer import ShapeResults, _placed
 
 aten = torch.ops.aten
 
@@ -39,7 +39,7 @@ MADE = {
 @pytest.mark.parametrize("case", MADE)
 def test_results_made_anew_are_made_like_the_first(case):
     func, args = MADE[case]
-    operator, results = Counted(func), Results()
+    operator, results = Counted(func), ShapeResults()
     first, second = called(results, operator, *args), called(results, operator, *args)
     assert operator.calls == 1
     assert [_placed(t)[:-1] for t in first] == [_placed(t)[:-1] for t in second]
@@ -48,7 +48,7 @@ def test_results_made_anew_are_made_like_the_first(case):
 
 
 def test_what_writes_to_its_first_operand_gives_that_back():
-    operator, results = Counted(aten.addmm_.default), Results()
+    operator, results = Counted(aten.addmm_.default), ShapeResults()
     for _ in range(2):
         operands = meta(4, 5), meta(4, 3), meta(3, 5)
         assert called(results, operator, *operands)[0] is operands[0]
@@ -73,14 +73,14 @@ ALWAYS = {
 @pytest.mark.parametrize("case", ALWAYS)
 def test_others_are_called_each_time(case):
     func, operands = ALWAYS[case]
-    operator, results = Counted(func), Results()
+    operator, results = Counted(func), ShapeResults()
     for _ in range(2):
         results(operator, operands(), {})
     assert operator.calls == 2
 
 
 def test_values_are_written_after_the_same_on_meta():
-    results, ones = Results(), torch.ones(3)
+    results, ones = ShapeResults(), torch.ones(3)
     results(aten.mul_.Scalar, (meta(3), 2.0), {})
     results(aten.mul_.Scalar, (ones, 2.0), {})
     assert ones.tolist() == [2.0] * 3

@@ -7,7 +7,7 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.layer_widths import layer_widths, narrowest
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import SCORING, Protocol
-from sbora_bench.plan.settings import data_settings, settings_hash, settings_of, training_hash
+from sbora_bench.plan.settings import data_settings, run_settings, settings_hash, training_hash
 from tests.factories.workplace import COMPARISON, EXPERIMENT, GRID, REMOVED, TABLE, compare, edited, plan_of, workplace  # noqa: F401
 
 
@@ -67,11 +67,11 @@ def test_settings_follow_what_the_run_was_asked_for():
     hashes = [settings_hash(plan, plan.runs[1]) for plan in (first, again, slower)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert settings_hash(first, first.runs[1]) != settings_hash(first, first.runs[2])
-    settings = settings_of(slower, slower.runs[1])
+    settings = run_settings(slower, slower.runs[1])
     assert (
         settings["protocol"]["learning_rate"] == 1e-4 and settings["seed"] == 0 and settings["train"] == "ladder-math"
     )
-    assert settings_of(first, first.runs[0])["method_entry"] is None
+    assert run_settings(first, first.runs[0])["method_entry"] is None
 
 
 def test_another_way_of_scoring_does_not_train_anew():

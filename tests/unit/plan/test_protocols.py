@@ -14,7 +14,7 @@ from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import Protocol
-from sbora_bench.plan.settings import data_settings, settings_of
+from sbora_bench.plan.settings import data_settings, run_settings
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train.kept_rows import training_rows
 from sbora_bench.train.split import split
@@ -100,7 +100,7 @@ def test_the_clean_paper_is_the_paper_but_for_its_protocol_and_the_mmlu_split(mo
     paper, clean = load_plan("paper"), load_plan("paper-clean")
     assert clean.runs == paper.runs
     reasons = {field for field, note in paper.catalog.protocol_notes.items() if note.clean}
-    of_both = ([settings_of(plan, run) for run in plan.runs] for plan in (paper, clean))
+    of_both = ([run_settings(plan, run) for run in plan.runs] for plan in (paper, clean))
     for one, two in zip(*of_both, strict=True):
         assert {key for key in one if one[key] != two[key]} == {"experiment", "protocol", "protocol_name"}
         before, after = one["protocol"], two["protocol"]

@@ -12,7 +12,7 @@ from sbora_bench.report.views.region_table import overlap_table, region_table
 from sbora_bench.results.folders import region_file
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import write_record
-from sbora_bench.results.regions import Region, RegionsRecord
+from sbora_bench.results.regions import LayerChange, RegionsRecord
 from tests.factories.made_results import experiment, make_experiment
 
 COLUMNS = {("lora", 0): [1, 1, 1, 1], ("sbora-fa", 0): [0, 2, 0, 2], ("sbora-fa", 1): [0, 2, 2, 0]}
@@ -24,7 +24,7 @@ def keep(results, run, columns=None, **changes) -> None:
     if columns:
         untouched = 2 * columns.count(0)
         norms = {"row_norms": [1.0, 1.0], "column_norms": [float(norm) for norm in columns], "norm": 2.0}
-        layers.append(Region(layer="layers.0.q_proj", rows=2, columns=len(columns), untouched=untouched, **norms))
+        layers.append(LayerChange(layer="layers.0.q_proj", rows=2, columns=len(columns), untouched=untouched, **norms))
     names = {key: getattr(run, key) for key in ("table", "model", "method", "rank", "seed")}
     record = RegionsRecord(**names, experiment="by-hand", run=run.name, layers=layers)
     write_record(region_file(results, run), record.model_copy(update=changes))

@@ -74,7 +74,7 @@ def prepared_files(resources: Path, model: str) -> dict:
     return {"source": record.source, "files": record.files}
 
 
-def positions_of(model: "torch.nn.Module") -> int | None:
+def model_positions(model: "torch.nn.Module") -> int | None:
     """How many tokens the model's config allows; None where it doesn't say."""
     config = model.config.get_text_config()
     return next((n for key in POSITIONS if isinstance(n := getattr(config, key, None), int)), None)

@@ -75,7 +75,7 @@ def allowed_share(protocol: Protocol, method: MethodEntry | None) -> float:
     return SHARES[protocol.weights_dtype, protocol.merge]
 
 
-class Comparison:
+class BaseLogits:
     """The logits of a base before an adapter is put on it, to be compared with those after."""
 
     def __init__(self, base: "torch.nn.Module", adapter: Path) -> None:

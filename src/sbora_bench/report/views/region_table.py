@@ -9,7 +9,7 @@ from sbora_bench.plan.titles import cell_titles, model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.view import TableView, of_tables, table_title
 from sbora_bench.results.read import Results
-from sbora_bench.results.regions import Region, RegionsRecord
+from sbora_bench.results.regions import LayerChange, RegionsRecord
 
 COLUMNS = ["table", "model", "method", "rank", "seed", "status", "layers", "weights", "untouched", "rows", "columns"]
 COLUMNS += ["norm"]
@@ -62,7 +62,7 @@ def overlap_table(results: Results, table: str) -> PrintedTable:
     """A row two runs of a model: the rows and the columns that both change."""
     plan = results.plan
     numbers: list[list[Any]] = [PAIRED]
-    layers: dict[str, dict[Run, list[Region]]] = {}
+    layers: dict[str, dict[Run, list[LayerChange]]] = {}
     for run in plan.region_runs(table):
         if (record := results.regions(run)) is not None and record.layers:
             layers.setdefault(run.model, {})[run] = record.layers
