@@ -19,7 +19,7 @@ def at_looks(differences, looks=LOOKS):
 def decisions(mean, sd=1.0, *, draws=4000, alpha=ALPHA, margin=TINY, seed=0, looks=LOOKS):
     """Of experiments whose differences are normal."""
     values = np.random.default_rng(seed).normal(mean, sd, (draws, looks[-1]))
-    return [decide(at_looks(row, looks), looks, alpha, margin) for row in values.tolist()]
+    return [decide(at_looks(row, looks), looks, alpha, margin) for row in values]
 
 
 def count(made, *verdicts):
