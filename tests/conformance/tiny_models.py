@@ -1,14 +1,10 @@
 """Tiny random models under the ids that PEFT's tests name, so that these find them as local folders, offline.
 
 `write(folder)` makes `folder/<org>/<name>/{config.json, model.safetensors}`; the tests run with `folder` as
-their working directory. No tokenizer is needed. One seed a model: every run sees the same weights. `read_once`
-makes all that a process loads copies of the first.
+their working directory. No tokenizer is needed. One seed a model: every run sees the same weights.
 """
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 TOKENS = {"vocab_size": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
@@ -65,23 +61,3 @@ def write(folder: Path) -> None:
             model_class = getattr(transformers, architecture)
             torch.manual_seed(0)
             model_class(model_class.config_class(**config)).save_pretrained(folder / model_id)
-
-
-def read_once(from_pretrained: Callable) -> Callable:
-    """`from_pretrained` of transformers' auto classes, by which each of MODELS is read once; the next are copies, which
-    take a sixth of the time and draw as many random numbers: none. What a file lacks is drawn anew each time.
-    """
-    kept: dict[tuple, Any] = {}
-
-    def load(cls: type, name: Any, *arguments: Any, **options: Any) -> Any:
-        if name not in MODELS or arguments or options.keys() - {"dtype"}:
-            return from_pretrained(cls, name, *arguments, **options)
-        key = (cls, name, *options.items())
-        if key not in kept:
-            model, loading = from_pretrained(cls, name, output_loading_info=True, **options)
-            if loading["missing_keys"]:
-                return model
-            kept[key] = model
-        return copy.deepcopy(kept[key])
-
-    return load
