@@ -195,13 +195,14 @@ LARGE = 2**24  # bytes; smaller ones are hashed each time
 
 
 def content_sha256(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file, or of the names and contents of all files of a folder.
+    """Hex SHA-256 of a file, or of the names and contents of a folder's files: not of hidden ones, which nothing here
+    reads (a file manager's, a download's notes), but YAML, which lm-eval does.
 
     Of a large file it is looked up by its place and `file_state`, and computed where that is another than before.
     """
     path = Path(path)
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and _is_content(file, path))
         return hash_of({file.relative_to(path).as_posix(): content_sha256(file) for file in inside})
     if path.stat().st_size < LARGE:
         return sha256(path)
@@ -212,6 +213,11 @@ def content_sha256(path: str | os.PathLike) -> str:
         with contextlib.suppress(UserError):  # where it can't be written it is computed each time
             write_json(HASHED, known)
     return known[name][-1]
+
+
+def _is_content(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden or file.suffix in (".yaml", ".yml")
 
 
 def git_blob_id(content: bytes) -> str:

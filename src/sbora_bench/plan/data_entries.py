@@ -68,14 +68,15 @@ class FileData(Strict):
 
 
 class OwnData(Strict):
-    """A file of one's own, read by its suffix (JSON, JSONL, CSV, TSV, Parquet), or a folder that `datasets` saved.
+    """A file of one's own, read by its suffix (JSON, JSONL, CSV, TSV, Parquet, Arrow), or a folder of such files, or
+    one that `datasets` saved.
 
     `{path: my.jsonl}` is enough; the hash of what was read is recorded.
     """
 
     kind: Literal["own"] = "own"
     path: str = Field(min_length=1, description="absolute, or looked for as `file` says")
-    split: str | None = Field(default=None, description="of a saved folder that holds several")
+    split: str | None = Field(default=None, description="of a folder that holds several")
     columns: dict[ExampleField, str] = Field(
         default_factory=dict, description="for a field its column, or a Jinja template over the row"
     )

@@ -1,12 +1,15 @@
 """Files of a user's own: every format, every way to spoil one, and the line that says what to do."""
 
+import bz2
 import datetime
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import datasets
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import yaml
@@ -101,14 +104,132 @@ def test_parquet_and_a_saved_folder():
         "b": {"path": "saved"},
         "c": {"path": "splits", "split": "test"},
         "d": {"path": "splits"},
-        "e": {"path": "."},
+        "e": {"path": "empty"},
+        "f": {"path": "saved", "split": "test"},
     }
+    Path("empty").mkdir()
     own = Catalog.model_validate({"data": entries}).data
     assert all(read_examples(name, own[name]) == [ROW] for name in "abc")
     with pytest.raises(UserError, match="say `split:` with one of train, test"):
         read_examples("d", own["d"])
-    with pytest.raises(UserError, match="not a folder that save_to_disk"):
+    with pytest.raises(UserError, match="empty: found no data files of one set in it .* name such a folder, or a file"):
         read_examples("e", own["e"])
+    with pytest.raises(UserError, match="found split 'test'; say `split:` with one of train"):
+        read_examples("f", own["f"])
+    Path("saved/dataset_info.json").unlink()
+    with pytest.raises(UserError, match="saved: not whole as save_to_disk"):
+        read_examples("b", own["b"])
+
+
+def of_output(text: str) -> dict[str, str]:
+    return {"instruction": "a", "input": "", "output": text, "answer": text}
+
+
+def shards(folder: str, form: str) -> None:
+    """Three rows in two files, as programs of that form write them; named so that the last one written is the first."""
+    rows = [of_output(text) for text in "xyz"]
+    Path(folder).mkdir(parents=True)
+    for number, part in ((1, rows[1:]), (0, rows[:1])):
+        path, table = f"{folder}/train-{number:05}-of-00002.{form}", pyarrow.Table.from_pylist(part)
+        if form == "parquet":
+            pyarrow.parquet.write_table(table, path)
+        elif form == "feather":
+            pyarrow.feather.write_feather(table, path)
+        elif form == "arrow":
+            with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+        else:
+            lines = "".join(json.dumps(row) + "\n" for row in part).encode()
+            Path(path).write_bytes(gzip.compress(lines) if form.endswith(".gz") else lines)
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "jsonl.gz"])
+def test_a_folder_of_files_is_read_in_the_order_of_their_names(form):
+    """As a downloaded set of the hub is laid out, or what a program wrote in parts."""
+    shards("set/data", form)
+    Path("set/README.md").write_text("---\nlicense: mit\n---\n# A set\n")
+    Path("set/data/dataset_infos.json").write_text("{}")
+    rows = read_rows(Path("set"))
+    assert [row["output"] for row in rows.values] == ["x", "y", "z"]
+    unit = "line {}" if "jsonl" in form else "row {}"
+    assert rows.place(2) == f"data/train-00001-of-00002.{form}: {unit.format(1 + ('jsonl' in form))}"
+    assert [row["output"] for row in read_rows(Path("set"), "train").values] == ["x", "y", "z"]
+    with pytest.raises(UserError, match="set: found split 'test'; say `split:` with one of train"):
+        read_rows(Path("set"), "test")
+
+
+def test_an_arrow_file_of_either_kind():
+    for form in ("arrow", "feather"):
+        shards(form, form)
+        assert [row["output"] for row in read_rows(Path(f"{form}/train-00001-of-00002.{form}")).values] == ["y", "z"]
+    Path("own.arrow").write_bytes(b"ARROW1\0\0")
+    with pytest.raises(UserError, match="own.arrow: not a whole Arrow file"):
+        read_rows(Path("own.arrow"))
+
+
+def test_splits_of_a_folder_of_files():
+    shards("set", "jsonl")
+    Path("set/test.jsonl").write_text(LINE)
+    assert read_rows(Path("set"), "test").values == [ROW]
+    with pytest.raises(UserError, match="it holds several splits and none is named; say `split:` with one of train, t"):
+        read_rows(Path("set"))
+
+
+def test_a_row_of_a_folder_that_cannot_be_read_is_named_with_its_file():
+    shards("set", "jsonl")
+    entry = Catalog.model_validate({"data": {"own": {"path": "set"}}}).data["own"]
+    last = Path("set/train-00001-of-00002.jsonl")
+    last.write_text(f'{LINE}\n{{"instruction": "a"}}\n')
+    with pytest.raises(UserError, match="set: train-00001-of-00002.jsonl: line 2: found instruction; allowed"):
+        read_examples("own", entry)
+    last.write_text(f"{LINE}\n{LINE[:9]}\n")
+    with pytest.raises(UserError, match="set/train-00001-of-00002.jsonl, line 2: not JSON"):
+        read_examples("own", entry)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "more.jsonl"])
+def test_no_file_of_a_folder_is_left_out_silently(name):
+    shards("set", "jsonl")
+    (Path("set") / name).write_text(LINE)
+    with pytest.raises(UserError, match=f"set: {name} would be left out: .*; take it out of the folder, or name it so"):
+        read_rows(Path("set"))
+
+
+def test_a_set_of_several_parts_is_not_joined():
+    """As gsm8k's main and socratic."""
+    for name in ("main", "other"):
+        shards(f"set/{name}", "jsonl")
+    configs = [{"config_name": name, "data_files": f"{name}/*.jsonl"} for name in ("main", "other")]
+    Path("set/README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    with pytest.raises(UserError, match=r"set: found no data files of one set in it .*\['main', 'other'\]"):
+        read_rows(Path("set"))
+    assert len(read_rows(Path("set/main")).values) == 3
+
+
+def test_a_card_names_no_file_of_another_place():
+    shards("set", "jsonl")
+    Path("x.jsonl").write_text(LINE)
+    Path("set/README.md").write_text('---\nconfigs:\n- {config_name: a, data_files: "../x.jsonl"}\n---\n')
+    with pytest.raises(UserError, match="set: its card names /.*x.jsonl, allowed are files in the folder"):
+        read_rows(Path("set"))
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")])
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", LINE), ("a.json", f"[{LINE}]"), ("a.csv", "output\nx\n")])
+def test_a_packed_text_is_read_as_what_is_in_it(pack, suffix, name, text):
+    Path(name).write_text(text)
+    packed = Path(f"{name}{suffix}")
+    packed.write_bytes(pack(text.encode()))
+    assert read_rows(packed).values == read_rows(Path(name)).values
+    packed.write_bytes(pack(text.encode())[:-9])
+    with pytest.raises(UserError, match=f"{packed}: can't be unpacked .*; fetch or pack it again"):
+        read_rows(packed)
+
+
+def test_a_packed_text_of_another_encoding():
+    Path("own.csv.gz").write_bytes(gzip.compress("output\né\n".encode("latin-1")))
+    with pytest.raises(UserError, match="line 2: .* unpack and convert it: iconv -f LATIN1 -t UTF-8 own.csv > new.csv"):
+        read_rows(Path("own.csv.gz"))
 
 
 def test_a_missing_number_of_parquet_is_null_and_no_word():
@@ -169,9 +290,8 @@ SPOILT = {
     "UTF-16 without a mark": (LINE.encode("utf-16-le"), ["is UTF-16", "iconv -f UTF-16LE"]),
     "UTF-16 the other way round": (LINE.encode("utf-16-be"), ["is UTF-16", "iconv -f UTF-16BE"]),
     "UTF-32": (LINE.encode("utf-32"), ["is UTF-32", "iconv -f UTF-32 -t UTF-8"]),
-    "gzip": (gzip.compress(LINE.encode()), ["own.jsonl: is gzip", "unpack"]),
     "a spreadsheet": (b"PK\x03\x04\x14\x00\x06", ["own.jsonl: is a zip archive (or a spreadsheet)"]),
-    "Arrow": (b"ARROW1\0\0\xff\xff", ["own.jsonl: is an Arrow (Feather) file", "export it"]),
+    "Arrow": (b"ARROW1\0\0\xff\xff", ["own.jsonl: is Arrow under another suffix", "export it"]),
     "Parquet": (b"PAR1\x15\x00", ["is Parquet under another suffix"]),
     "a zero": (f"{LINE}\n\0\n", ["line 2: not JSON"]),
     "a key twice": ('{"instruction": "a", "output": "b", "output": "c"}', ["line 1", "key 'output' stands twice"]),

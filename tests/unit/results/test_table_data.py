@@ -139,3 +139,14 @@ def test_a_folder_is_the_names_and_contents_of_its_files(tmp_path):
         (tmp_path / name).write_text(content)
     a, b, c, d = (content_sha256(tmp_path / name) for name in "abcd")
     assert a == b and len({a, c, d}) == 3
+
+
+def test_what_a_file_manager_or_a_download_leaves_in_a_folder_changes_nothing(tmp_path):
+    (tmp_path / "x").write_text("1")
+    before = content_sha256(tmp_path)
+    for name in (".DS_Store", ".cache/huggingface/x.metadata"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("2")
+    assert content_sha256(tmp_path) == before
+    (tmp_path / ".base.yaml").write_text("task: x")  # a task of lm-eval's may include it
+    assert content_sha256(tmp_path) != before

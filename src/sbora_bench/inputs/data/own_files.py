@@ -1,36 +1,50 @@
-"""Rows out of a file, by its suffix: JSON, JSON lines, CSV, TSV, Parquet, or a folder that `datasets` saved.
+"""Rows out of a file, by its suffix: JSON, JSON lines, CSV, TSV, Parquet, Arrow; or out of a folder of such files, or
+one that `datasets` saved.
 
-Text is UTF-8, with or without a byte order mark, in lines of any system's ending; blank lines are passed over. What
-can't be read is refused with the line it stands on and what to do.
+Text is UTF-8, with or without a byte order mark, in lines of any system's ending, packed by gzip, bzip2 or xz or not;
+blank lines are passed over. What can't be read is refused with the line it stands on and what to do.
 """
 
+import bz2
 import codecs
 import csv
+import gzip
 import io
 import json
+import lzma
 import math
+import os
 import re
 import sys
+import tempfile
+import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sbora_bench.errors import UserError
+from sbora_bench.errors import UserError, in_a_line
 
 if TYPE_CHECKING:
     import pyarrow
 
-READ = "JSON, JSON lines, CSV, TSV and Parquet"
+READ = "JSON, JSON lines, CSV, TSV, Parquet and Arrow"
+# How a packed text begins, and what unpacks it.
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ": lzma.decompress,
+}
+PACKING = (".gz", ".bz2", ".xz")
 # How a file begins that is read after unpacking or exporting alone.
 PACKED = {
-    b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "a zip archive (or a spreadsheet)",
     b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
     b"PAR1": "Parquet under another suffix than .parquet",
-    b"ARROW1": "an Arrow (Feather) file",
+    b"ARROW1": "Arrow under another suffix than .arrow or .feather",
     b"SQLite format 3": "an SQLite database",
     b"\xd0\xcf\x11\xe0": "a spreadsheet",
 }
@@ -38,20 +52,33 @@ LONGEST_CELL = 2**31 - 1  # of CSV; Python's own limit, 131,072 characters, is b
 
 
 class Rows(NamedTuple):
-    """Rows with their places in the file: a line from 1, or where there are no lines a row from 0."""
+    """Rows, and where the row of an index stands, as messages say it: a line from 1, or where there are no lines a row
+    from 0; in a folder with the file before.
+    """
 
     values: list[Any]
-    unit: str
-    numbers: list[int]
-
-    def place(self, index: int) -> str:
-        """Where the row of that index stands, as messages say it."""
-        return f"{self.unit} {self.numbers[index]}"
+    place: Callable[[int], str]
 
 
 def counted(values: list[Any]) -> Rows:
     """Rows that have no lines."""
-    return Rows(values, "row", list(range(len(values))))
+    return Rows(values, "row {}".format)
+
+
+def _in_lines(values: list[Any], numbers: list[int]) -> Rows:
+    return Rows(values, lambda index: f"line {numbers[index]}")
+
+
+def _joined(parts: dict[str, Rows]) -> Rows:
+    """The rows of several files, by their names, one after another."""
+    names, rows = list(parts), list(parts.values())
+    starts = list(accumulate((len(of_file.values) for of_file in rows), initial=0))
+
+    def place(index: int) -> str:
+        file = bisect_right(starts, index) - 1
+        return f"{names[file]}: {rows[file].place(index - starts[file])}"
+
+    return Rows([value for of_file in rows for value in of_file.values], place)
 
 
 def as_json(table: "pyarrow.Table") -> list[Any]:
@@ -102,15 +129,84 @@ def read_rows(path: Path, split: str | None = None) -> Rows:
     A suffix that is not known is read as JSON. `split`: of a folder that holds several.
     """
     if path.is_dir():
-        return _saved_folder(path, split)
+        by_split = splits(path)
+        split = split or (next(iter(by_split)) if len(by_split) == 1 else None)
+        if split not in by_split:
+            reported = f"found split {split!r}" if split else "it holds several splits and none is named"
+            raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(by_split)}")
+        return by_split[split]()
     if split is not None:
         raise UserError(f"{path}: split: found {split!r}, and a file has no splits; take `split` out of the data entry")
-    return READERS.get(path.suffix.lower(), _json)(path)
+    return READERS.get(_suffix(path), _json)(path)
+
+
+def splits(folder: Path) -> dict[str, Callable[[], Rows]]:
+    """The splits of a folder, and what reads each: one that `datasets` saved, or files in the order of their names.
+
+    Raises UserError for a folder that is neither, and for one of which files would be left out.
+    """
+    import datasets
+
+    if (folder / datasets.config.DATASET_STATE_JSON_FILENAME).is_file():
+        saved = _saved(folder)
+        return {str(saved.split or "train"): partial(_of_saved, saved)}
+    if (folder / datasets.config.DATASETDICT_JSON_FILENAME).is_file():
+        return {split: partial(_of_saved, of_split) for split, of_split in _saved(folder).items()}
+    return {split: partial(_of_files, folder, files) for split, files in _files_by_split(folder).items()}
+
+
+def _files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """The files of a folder's splits, which `datasets` tells by its card, or by names such as train-00000.parquet."""
+    import datasets
+    from datasets import data_files
+
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(str(folder.resolve()), cache_dir=cache)
+    except Exception as error:  # whatever a card makes of it
+        raise UserError(
+            f"{folder}: found no data files of one set in it ({in_a_line(error)}), allowed are files of {READ}, and"
+            " what save_to_disk of `datasets` wrote; name such a folder, or a file"
+        ) from None
+    by_split = {
+        str(split): sorted({Path(os.path.normpath(file)) for file in files})
+        for split, files in builder.config.data_files.items()
+    }
+    read = {file for files in by_split.values() for file in files}
+    if outside := [file for file in read if folder.resolve() not in file.parents]:
+        raise UserError(f"{folder}: its card names {outside[0]}, allowed are files in the folder; put it there")
+    beside = {file for place in {file.parent for file in read} for file in place.iterdir() if file.name[0] != "."}
+    if left := sorted(
+        file for file in beside - read if _suffix(file) in READERS and file.name not in data_files.FILES_TO_IGNORE
+    ):
+        raise UserError(
+            f"{folder}: {left[0].name} would be left out: it is of no split ({', '.join(by_split)}) or of another kind"
+            f" than {min(read).name}; take it out of the folder, or name it so that it belongs to one"
+        )
+    return by_split
+
+
+def _of_files(folder: Path, files: list[Path]) -> Rows:
+    return _joined({file.relative_to(folder.resolve()).as_posix(): read_rows(file) for file in files})
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says what is in a file, in small letters, without that of its packing."""
+    return Path(path.stem if path.suffix.lower() in PACKING else path.name).suffix.lower()
+
+
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    unpack = next((unpack for start, unpack in UNPACK.items() if content.startswith(start)), bytes)
+    try:
+        return unpack(content)
+    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path}: can't be unpacked ({in_a_line(error)}); fetch or pack it again") from None
 
 
 def _text(path: Path) -> str:
     """The file's text with `\\n` at the ends of lines."""
-    content = path.read_bytes()
+    content = _unpacked(path)
     if packed := next((name for start, name in PACKED.items() if content.startswith(start)), ""):
         raise UserError(
             f"{path}: is {packed}, allowed are {READ}; unpack or export it, and name that file in its place"
@@ -140,7 +236,10 @@ def _wide(content: bytes) -> str:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"convert it: iconv -f {encoding} -t UTF-8 {path} > new{path.suffix}, and name that file in its place"
+    packed = path.suffix.lower() in PACKING
+    unpack, name = ("unpack and ", path.stem) if packed else ("", path)
+    new = f"new{_suffix(path)}"
+    return f"{unpack}convert it: iconv -f {encoding} -t UTF-8 {name} > {new}, and name that file in its place"
 
 
 def _refuse_constant(name: str) -> None:
@@ -192,7 +291,7 @@ def _json_lines(path: Path, text: str) -> Rows:
                 f"{path}, line {number}: not JSON ({_reason(error, line)}), found {_short(line)}; {_cure(line, text)}"
             ) from None
         numbers.append(number)
-    return Rows(values, "line", numbers)
+    return _in_lines(values, numbers)
 
 
 def _reason(error: Exception, text: str) -> str:
@@ -251,45 +350,61 @@ def _cells(path: Path, delimiter: str = "") -> Rows:
             numbers.append(start)
     except csv.Error as error:
         raise UserError(f"{path}, line {line}: not CSV ({error}); check that line's quotes") from None
-    return Rows(values, "line", numbers)
+    return _in_lines(values, numbers)
 
 
-def _parquet(path: Path) -> Rows:
+def _typed(read: Callable[[Path], "pyarrow.Table"], kind: str, path: Path) -> Rows:
+    """The rows of a typed file that `read` reads."""
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = Counter(file.schema_arrow.names)
-            if twice := [name for name, count in columns.items() if count > 1]:
-                raise UserError(f"{path}: column {twice[0]!r} stands twice; rename one")
-            return counted(as_json(file.read()))
+        table = read(path)
+        columns = Counter(table.column_names)
+        if twice := [name for name, count in columns.items() if count > 1]:
+            raise UserError(f"{path}: column {twice[0]!r} stands twice; rename one")
+        return counted(as_json(table))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a whole Parquet file ({error}); write it again") from None
+        raise UserError(f"{path}: not a whole {kind} file ({error}); write it again") from None
     except (ValueError, OverflowError) as error:  # a date beyond the year 9999
         raise UserError(f"{path}: a value can't be read ({error}); write that column as text") from None
 
 
-def _saved_folder(path: Path, split: str | None) -> Rows:
+def _parquet(path: Path) -> "pyarrow.Table":
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read()
+
+
+def _arrow(path: Path) -> "pyarrow.Table":
+    """Of a file (Feather), or of a stream, which `datasets` writes."""
+    import pyarrow
+
+    with pyarrow.OSFile(str(path)) as file:
+        as_file = file.read(6) == b"ARROW1"
+        file.seek(0)
+        return (pyarrow.ipc.open_file if as_file else pyarrow.ipc.open_stream)(file).read_all()
+
+
+def _saved(folder: Path) -> Any:
     import datasets
 
     try:
-        saved = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a folder that save_to_disk of `datasets` wrote ({error}); name such a folder, or a file"
+            f"{folder}: not whole as save_to_disk of `datasets` wrote it ({error}); save it again"
         ) from None
-    if isinstance(saved, datasets.DatasetDict):
-        split = split or (next(iter(saved)) if len(saved) == 1 else None)
-        if split not in saved:
-            reported = f"found split {split!r}" if split else "it holds several splits and none is named"
-            raise UserError(f"{path}: {reported}; say `split:` with one of {', '.join(saved)}")
-        saved = saved[split]
+
+
+def _of_saved(saved: Any) -> Rows:
     return counted(as_json(saved.with_format("arrow")[:]))
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), _json),
     ".csv": _cells,
-    ".tsv": lambda path: _cells(path, "\t"),
-    ".parquet": _parquet,
+    ".tsv": partial(_cells, delimiter="\t"),
+    ".parquet": partial(_typed, _parquet, "Parquet"),
+    **dict.fromkeys((".arrow", ".feather"), partial(_typed, _arrow, "Arrow")),
 }
