@@ -8,7 +8,7 @@ from typing import Any
 import click
 import yaml
 
-from sbora_bench.errors import UserError, one_of
+from sbora_bench.errors import Problems, UserError, one_of
 
 # Usual names of columns -> the field that they are.
 INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
@@ -17,6 +17,11 @@ ANSWERS = ("answer", "label", "target")
 LENGTH = 512  # tokens of a training row at most
 WORD = "[A-Za-z0-9_]"  # no sign of a script that writes no spaces: there a label stands amid others
 LABELS = 10  # different answers of a file up to which they are the labels of a choice
+
+KEPT = (
+    "{experiment} and {entries} are written: correct what is said above there or in your files, until `sbora-bench"
+    " validate {experiment}` says good; or delete both and run init again"
+)
 
 EXPERIMENT = """\
 # {train} on {model}: SBoRA beside LoRA.
@@ -61,7 +66,12 @@ protocols:
 @click.command()
 @click.argument("name")
 @click.option("--model", required=True, help="A model of the catalog, a folder with weights, a GGUF file, or a hub id.")
-@click.option("--train", required=True, type=click.Path(path_type=Path), help="JSON, JSONL, CSV, TSV or Parquet.")
+@click.option(
+    "--train",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A file (JSON, JSONL, CSV, TSV, Parquet, Arrow), or a folder.",
+)
 @click.option("--tasks", required=True, help="A suite of the catalog, a task of lm-eval, or a file of questions.")
 def init(name: str, model: str, train: Path, tasks: str) -> None:
     """Write experiments/NAME.yaml and its catalog entries: SBoRA and LoRA on your model, data and tasks."""
@@ -84,11 +94,15 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
         for path, text in zip((experiment, entries), texts, strict=True):
             path.write_text(text, encoding="utf-8")
         load_catalog.cache_clear()
-        loaded = checked_plan(str(experiment), methods=True)
-    except BaseException:
+        load_catalog()
+    except BaseException:  # an entry that can't be read would stop every command
         for path in (experiment, entries):
             path.unlink(missing_ok=True)
         raise
+    try:
+        loaded = checked_plan(str(experiment), methods=True)
+    except UserError as error:
+        raise Problems([*str(error).splitlines(), KEPT.format(experiment=experiment, entries=entries)]) from None
     for note in notes(loaded):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{experiment} and {entries}: good, {len(loaded.runs)} runs; read them, then")
@@ -99,8 +113,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
     from sbora_bench.plan.lm_eval_groups import known_to_lm_eval
 
-    rows = _rows(train)
-    columns = _columns(train, rows, False)
+    rows, split = _rows(train, "train")
+    columns = split + _columns(train, rows, False)
     more: list[str] = []
     model_id = model
     if model not in catalog.models:
@@ -114,8 +128,9 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         suite = f"{name}-suite"
         more.append(f"suites:\n  {suite}:\n    title: {in_yaml(tasks)}\n    tasks: [{in_yaml({'lm_eval': tasks})}]\n")
     elif Path(tasks).exists():
-        suite, questions = f"{name}-suite", _rows(Path(tasks))
-        mapped = _columns(Path(tasks), questions, True)
+        suite = f"{name}-suite"
+        questions, split = _rows(Path(tasks), "test")
+        mapped = split + _columns(Path(tasks), questions, True)
         more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{mapped}"
         more.append(_task(name, questions))
     else:
@@ -163,15 +178,17 @@ def _length(model: str, catalog: Any) -> int:
     return min(LENGTH, positions or LENGTH)
 
 
-def _rows(path: Path) -> list[Any]:
-    from sbora_bench.inputs.data.own_files import read_rows
+def _rows(path: Path, split: str) -> tuple[list[Any], str]:
+    """The rows of a file or folder, of a folder with several splits those of `split`; and the line that says so."""
+    from sbora_bench.inputs.data.own_files import read_rows, splits
 
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    rows = read_rows(path).values
+    several = path.is_dir() and len(splits(path)) > 1
+    rows = read_rows(path, split if several else None).values
     if not rows or not isinstance(rows[0], dict):
         raise UserError(f"{path}: found no rows with named columns, allowed is a table of instruction and output")
-    return rows
+    return rows, f"    split: {split}\n" if several else ""
 
 
 def _columns(path: Path, rows: list[Any], scored: bool) -> str:

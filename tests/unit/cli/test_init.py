@@ -74,6 +74,38 @@ def test_questions_in_a_folder_that_datasets_saved(workplace):  # noqa: F811
     assert status == 0, err
 
 
+def test_a_downloaded_set_with_splits_trains_on_train_and_asks_test(workplace):  # noqa: F811
+    folder = workplace.folder / "set"
+    folder.mkdir()
+    rows(folder, "train-00000-of-00001.jsonl", {"question": "What is 2 + 1?", "answer": "It is 3."})
+    rows(folder, "test-00000-of-00001.jsonl", {"question": "What is 2 + 2?", "answer": "4"})
+    status, _, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", "set", "--tasks", "set")
+    assert status == 0, err
+    written = yaml.safe_load((workplace.folder / "experiments/catalog/mine.yaml").read_text())
+    assert [entry["split"] for entry in written["data"].values()] == ["train", "test"]
+
+
+def test_what_is_wrong_with_the_data_leaves_the_files_to_be_corrected(workplace):  # noqa: F811
+    train = rows(
+        workplace.folder, "mine.jsonl", {"question": "What is 2 + 1?", "response": "It is 3."}, {"question": 4}
+    )
+    questions = rows(workplace.folder, "test.jsonl", {"question": "What is 2 + 2?", "answer": "4"})
+    command = ("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    status, out, err = workplace.run(*command)
+    assert (status, out) == (2, "") and "mine.jsonl: line 2: no column 'response'" in err
+    assert "experiments/mine.yaml and experiments/catalog/mine.yaml are written: correct what is said above" in err
+    rows(workplace.folder, "mine.jsonl", {"question": "What is 2 + 1?", "response": "It is 3."})
+    assert workplace.run("validate", "mine")[0] == 0
+
+
+def test_entries_that_would_stop_every_command_are_not_left(workplace):  # noqa: F811
+    workplace.catalog(data={"mine-train": {"path": "x.jsonl"}})
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
+    message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "arithmetic")
+    assert "data.mine-train: stands in" in message
+    assert not list(workplace.folder.glob("experiments/**/mine.yaml"))
+
+
 def test_a_suite_of_the_catalog_serves_as_tasks(workplace):  # noqa: F811
     train = rows(workplace.folder, "mine.jsonl", *({"instruction": f"Say {n}", "output": str(n)} for n in range(9)))
     status, out, err = workplace.run("init", "sums", "--model", "ladder-xs", "--train", train, "--tasks", "corpus")
