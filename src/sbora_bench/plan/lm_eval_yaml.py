@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.plan.data_entries import LmEvalSource
+from sbora_bench.strict_yaml import read_yaml
 
 LOCAL = ("arrow", "csv", "json", "parquet", "text")  # values of dataset_path that read data_files
 
@@ -62,16 +63,16 @@ def _yaml_named(name: str, folder: Path) -> Path:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Raise UserError where YAML of a user's own names code, or includes files of other folders."""
+    """Raise UserError where YAML of a user's own names code (a tag), or includes what isn't YAML of its folder."""
     for path in sorted(folder.rglob("*.y*ml")):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            stated = line.partition(" #")[0]
-            if "!function" in stated:
+        included = read_yaml(path).get("include", [])
+        for name in included if isinstance(included, list) else [included]:
+            target = (path.resolve().parent / str(name)).resolve()
+            if target.suffix not in (".yaml", ".yml") or folder.resolve() not in target.parents:
                 raise UserError(
-                    f"{path}, line {number}: names code to run, which a task of one's own may not; say it in Jinja"
+                    f"{path}: include: found {name}, allowed is a YAML file in {folder}, whose changes are noticed; put"
+                    " it there"
                 )
-            if re.match(r"\s*include:.*(\.\.|:\s*[\"']?[/~])", stated):
-                raise UserError(f"{path}, line {number}: includes a file of another folder; put that into {folder}")
 
 
 def data_set_of(source: LmEvalSource) -> str:

@@ -129,8 +129,8 @@ def test_what_cannot_be_scored_is_refused(tasks, edit, expected):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("doc_to_text: !function utils.text", "line 1: names code to run"),
-        ("include: ../other.yaml", "line 1: includes a file of another folder"),
+        ("doc_to_text: !function utils.text", "line 1: .*the tag !function is not read: no code is run"),
+        ("include: ../other.yaml", "include: found ../other.yaml, allowed is a YAML file in"),
     ],
 )
 def test_a_task_of_ones_own_names_no_code_and_no_other_folder(tasks, line, expected):
@@ -139,13 +139,143 @@ def test_a_task_of_ones_own_names_no_code_and_no_other_folder(tasks, line, expec
         task_keys(LmEvalTask(lm_eval="toy_sums", include_path=str(tasks / "own")))
 
 
-def test_data_lie_in_the_task_s_folder(tasks):
-    (tasks / "own" / "sums.yaml").write_text(
-        yaml.safe_dump(SUMS | {"dataset_kwargs": {"data_files": {"test": "../x.jsonl"}}})
+def own(folder: Path, **keys) -> LmEvalTask:
+    """A task of one's own: the sums with other keys."""
+    (folder / "own" / "sums.yaml").write_text(yaml.safe_dump(SUMS | keys))
+    return LmEvalTask(lm_eval="toy_sums", include_path=str(folder / "own"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"dataset_kwargs": {"data_files": {"test": "../data", "train": "train.jsonl"}}}, {"dataset_path": "../data"}],
+)
+def test_data_lie_in_the_task_s_folder(tasks, keys):
+    (tasks / "data").mkdir()
+    with pytest.raises(UserError, match=f"{'data_files' if 'dataset_kwargs' in keys else 'dataset_path'}: found ../da"):
+        task_rows("d", own(tasks, **keys))
+
+
+def test_data_may_be_a_folder_beside_the_task(tasks):
+    (tasks / "own" / "set").mkdir()
+    for name in ("test.jsonl", "train.jsonl"):
+        (tasks / "own" / name).rename(tasks / "own" / "set" / name)
+    assert len(task_rows("d", own(tasks, dataset_path="set", dataset_kwargs={}))) == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"doc_to_txt": "question"}, "unknown key of a task 'doc_to_txt', did you mean 'doc_to_text'"),
+        ({"process_docs": "utils.docs"}, "process_docs: names code to run"),
+        ({"metric_list": [{"metric": "exact_mach"}]}, "unknown metric of lm-eval 'exact_mach', did you mean 'exact_ma"),
+        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "unknown metric of lm-eval 'exact_match'"),
+        ({"generation_kwargs": {"max_gen_tok": 5}}, "unknown key 'max_gen_tok', did you mean 'max_gen_toks'"),
+        (
+            {"filter_list": [SUMS["filter_list"][0] | {"metric_list": []}]},
+            "filter_list: metric_list: not read by lm-ev",
+        ),
+        ({"test_split": "tset"}, "test_split: found tset, allowed test, train, by its data_files"),
+        ({"fewshot_split": "dev"}, "fewshot_split: found dev, allowed test, train"),
+        ({"test_split": None}, "test_split: missing; say which split is asked, of test, train"),
+        ({"dataset_kwargs": {"data_dir": "."}}, "data_dir: not read here; name the files in data_files"),
+        ({"dataset_kwargs": {}}, "data_files: missing; name them"),
+    ],
+)
+def test_what_lm_eval_would_pass_over_or_run_in_a_task_of_ones_own_is_refused(tasks, keys, expected):
+    with pytest.raises(UserError, match=f"sums.yaml: .*{expected}"):
+        task_keys(own(tasks, **keys))
+
+
+def test_a_column_misspelled_in_a_task_of_ones_own_is_not_asked_as_it_stands(tasks):
+    own(tasks, doc_to_text="queston", num_fewshot=0)
+    config, items = prepared(catalog_of(tasks, {"lm_eval": "toy_sums"}), "lm-eval-toy-sums", tasks)
+    with pytest.raises(UserError, match="doc_to_text: unknown column 'queston', did you mean 'question'"):
+        try_task(config, items)
+
+
+def test_files_of_unlike_columns_are_said(tasks):
+    (tasks / "own" / "train.jsonl").write_text('{"ask": "5 + 1"}\n')
+    with pytest.raises(UserError, match="lm-eval can't make its items: CastError: .* column names don't match"):
+        task_rows("d", own(tasks))
+
+
+@pytest.mark.parametrize("tag", ["!%66unction utils.text", "!<!function> utils.text"])
+def test_no_spelling_of_a_tag_names_code(tasks, tag):
+    (tasks / "own" / "sums.yaml").write_text(f"task: toy_sums\ndoc_to_text: {tag}\n")
+    with pytest.raises(UserError, match="line 2: .*the tag !function is not read"):
+        task_keys(LmEvalTask(lm_eval="toy_sums", include_path=str(tasks / "own")))
+
+
+@pytest.mark.parametrize("include", ["include:\n- ../x.yaml", "'include': /etc/x.yaml", "include: x.txt"])
+def test_no_spelling_of_an_include_leaves_the_folder(tasks, include):
+    (tasks / "own" / "sums.yaml").write_text(f"task: toy_sums\n{include}\n")
+    with pytest.raises(UserError, match="include: found .*, allowed is a YAML file in"):
+        task_keys(LmEvalTask(lm_eval="toy_sums", include_path=str(tasks / "own")))
+
+
+def test_python_is_out_of_reach_of_a_template(tasks):
+    reached = tasks / "reached"
+    text = "{{ lipsum.__globals__['os'].mkdir('%s') }}" % reached  # noqa: UP031
+    with pytest.raises(UserError, match="lm-eval can't make its items: SecurityError"):
+        task_rows("d", own(tasks, doc_to_text=text))
+    config = toy_runs.TEMPLATE | {"task": "t", "doc_to_text": text}
+    with pytest.raises(UserError, match="lm-eval does not take it: SecurityError"):
+        local_task(config, [{"prompt": "a", "answer": "b"}])
+    assert not reached.exists()
+
+
+SAMPLES = [{"question": "the cat", "solution": "dog"}, {"question": "a dog", "solution": "cat"}]
+WORD = {"name": "word", "filter": [{"function": "regex", "regex_pattern": "(\\S+)"}, {"function": "take_first"}]}
+MAJORITY = WORD | {"filter": [WORD["filter"][0], {"function": "majority_vote"}, {"function": "take_first"}]}
+AS_LM_EVAL = {
+    "as it stands": ("toy_sums", {}),
+    "another filter": ("toy_sums", {"filter_list": [WORD, *SUMS["filter_list"]]}),
+    "asked twice": ("toy_sums", {"repeats": 2, "filter_list": [MAJORITY]}),
+    "stop words": ("toy_sums", {"generation_kwargs": {"until": ["cat", " red"], "max_gen_toks": 5}}),
+    "its own solved examples": ("toy_sums", {"fewshot_config": {"sampler": "first_n", "samples": SAMPLES}}),
+    "solved examples put otherwise": ("toy_sums", {"fewshot_config": {"doc_to_text": "is {{question}}"}}),
+    "signs between": ("toy_sums", {"target_delimiter": " is ", "fewshot_delimiter": " . ", "description": "the "}),
+    "several right": ("toy_sums", {"doc_to_target": "{{[solution, 'the']}}"}),
+    "a file": ("toy_sums", {"dataset_kwargs": {"data_files": "test.jsonl"}, "test_split": "train"}),
+    "choices": ("toy_choice", {}),
+    "choices of Jinja": ("toy_choice", {"doc_to_choice": "{{[ 'the ' + question[4:7], 'blue' ]}}"}),
+    "solved choices": ("toy_choice", {"num_fewshot": 2}),
+}
+
+
+@pytest.mark.parametrize("which", AS_LM_EVAL)
+def test_a_task_of_ones_own_has_the_prompts_and_the_score_of_lm_eval(tasks, which, monkeypatch):
+    """Its keys come from a file that it includes."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    name, keys = AS_LM_EVAL[which]
+    folder, model, tokenizer = tasks / "own", toy_runs.model(), toy_runs.tokenizer()
+    monkeypatch.chdir(folder)  # where lm-eval looks for data files
+    base = {"toy_sums": SUMS, "toy_choice": LETTERS}[name] | {"num_fewshot": 0} | keys
+    if "fewshot_config" in keys or "fewshot_delimiter" in keys:
+        base |= {"num_fewshot": 2}
+    for old in ("sums.yaml", "choice.yaml"):
+        (folder / old).unlink()
+    (folder / "_base.yaml").write_text(yaml.safe_dump({key: base[key] for key in base if key != "task"}))
+    (folder / "own.yaml").write_text(yaml.safe_dump({"task": name, "include": "_base.yaml"}))
+    catalog = catalog_of(tasks, {"lm_eval": name})
+    config, items = prepared(catalog, f"lm-eval-{name.replace('_', '-')}", tasks)
+    score, rows = score_task(Scorer(model, tokenizer, 2, 250), config, items, True, {})
+    theirs = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=250),
+        tasks=[name],
+        task_manager=lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=0,
     )
-    (tasks / "x.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="data_files: found ../x.jsonl, allowed is a file in"):
-        task_rows("d", LmEvalTask(lm_eval="toy_sums", include_path=str(tasks / "own")))
+    filters = (base.get("filter_list") or [{"name": "none"}])[0]["name"]
+    assert score.value == theirs["results"][name][f"{score.metric},{filters}"]
+    samples = sorted(theirs["samples"][name], key=lambda sample: sample["doc_id"])
+    samples = [sample for sample in samples if sample["filter"] == filters]
+    assert [row["prompt"] for row in rows] == [sample["arguments"][0][0] for sample in samples]
+    if name == "toy_sums":
+        assert [row["response"] for row in rows] == [sample["resps"][0][0] for sample in samples]
+        assert [row["extracted"] for row in rows] == [sample["filtered_resps"][0] for sample in samples]
 
 
 def test_gsm8k_is_read_without_its_data_and_says_that_these_cannot_be_had(tasks, monkeypatch):

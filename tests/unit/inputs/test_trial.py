@@ -182,6 +182,7 @@ def test_a_named_metric_is_held_to_its_direction():
 
 
 def test_a_metric_of_ours_is_known_where_no_task_was_built_before():
-    code = "from sbora_bench.inputs.tasks import trial; trial._check_names({'output_type': 'generate_until',"
-    code += " 'metric_list': [{'metric': 'token_f1'}]}, 'here')"
+    config = WRITTEN | {"metric_list": [{"metric": "token_f1", "aggregation": "mean", "higher_is_better": True}]}
+    code = "from sbora_bench.inputs.tasks.trial import try_task; from sbora_bench.plan.metric import Metric;"
+    code += f" try_task({config!r}, {ITEMS!r}, {{'token_f1': Metric(items='values')}})"
     assert forked.python("-c", code).returncode == 0

@@ -5,11 +5,13 @@ import io
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.hub import Unreachable, answers, offline
+from sbora_bench.inputs.data.lm_eval_own import check_own, sandbox
 from sbora_bench.plan.data_entries import LmEvalSource
 from sbora_bench.plan.hub_copies import copy_of
 from sbora_bench.plan.lm_eval_yaml import LOCAL, shipped, yaml_of
@@ -48,6 +50,8 @@ def task_keys(source: LmEvalSource, functions: bool = False) -> dict[str, Any]:
         if keys.get(key):
             raise UserError(f"lm_eval {source.lm_eval}: the task {reason} ({key} in {path}), which is not done here")
     kept = {key: value for key, value in keys.items() if key not in ("tag", "group", "task_list")}
+    if source.folder() is not None:
+        check_own(kept, path)
     return kept if functions else json.loads(json.dumps(kept, default=str).replace(f"{shipped()}{os.sep}", ""))
 
 
@@ -62,10 +66,13 @@ def with_data(source: LmEvalSource, keys: dict[str, Any]) -> dict[str, Any]:
     arguments.pop("trust_remote_code", None)
     own = source.folder()
     if name in LOCAL:
-        files = arguments.get("data_files")
-        if own is not None and files:
-            arguments["data_files"] = _inside(files, own, source.lm_eval)
+        if own is not None:
+            where = f"lm_eval {source.lm_eval}: data_files"
+            arguments["data_files"] = _inside(arguments["data_files"], own, Path.is_file, where)
         return keys | {"dataset_kwargs": arguments}
+    if own is not None and (name[0] in "./~" or (own / name).is_dir()):
+        folder = _inside(name, own, Path.is_dir, f"lm_eval {source.lm_eval}: dataset_path")
+        return keys | {"dataset_path": folder, "dataset_kwargs": arguments}
     if copy := copy_of(name):
         return keys | {"dataset_path": str(copy), "dataset_kwargs": arguments}
     reason = (
@@ -80,17 +87,16 @@ def with_data(source: LmEvalSource, keys: dict[str, Any]) -> dict[str, Any]:
     return keys | {"dataset_kwargs": arguments}
 
 
-def _inside(files: Any, folder: Path, task: str) -> Any:
-    """Paths of `data_files` as they lie in the task's folder."""
-    if isinstance(files, dict):
-        return {split: _inside(of_split, folder, task) for split, of_split in files.items()}
-    if isinstance(files, list):
-        return [_inside(path, folder, task) for path in files]
-    path = (folder / str(files)).resolve()
-    if not path.is_file() or folder.resolve() not in path.parents:
+def _inside(paths: Any, folder: Path, is_there: Callable[[Path], bool], where: str) -> Any:
+    """Paths of a task's data as they lie in its folder. Raises UserError for one that doesn't."""
+    if isinstance(paths, dict):
+        return {split: _inside(of_split, folder, is_there, where) for split, of_split in paths.items()}
+    if isinstance(paths, list):
+        return [_inside(path, folder, is_there, where) for path in paths]
+    path = (folder / str(paths)).resolve()
+    if not is_there(path) or folder.resolve() not in path.parents:
         raise UserError(
-            f"lm_eval {task}: data_files: found {files}, allowed is a file in {folder}, whose changes are noticed;"
-            " put it there"
+            f"{where}: found {paths}, allowed is what lies in {folder}, whose changes are noticed; put it there"
         )
     return str(path)
 
@@ -119,6 +125,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    sandbox()
     where = f"data {name}: lm_eval {source.lm_eval}"
     keys = with_data(source, task_keys(source, functions=True))
     shots = keys.get("num_fewshot") or 0 if source.shots is None else source.shots
@@ -134,7 +141,8 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
         address = f"https://huggingface.co/datasets/{keys.get('dataset_path')}"
         raise Unreachable(f"{where}: its data set can't be obtained: {in_a_line(error)}", address) from None
     except Exception as error:  # whatever a task's expressions and functions raise
-        raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(error)}") from None
+        reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error  # which says nothing
+        raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(reason or error)}") from None
 
 
 def _check_answers(task: "ConfigurableTask", where: str) -> None:

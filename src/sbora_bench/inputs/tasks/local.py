@@ -4,6 +4,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line
+from sbora_bench.inputs.data.lm_eval_own import sandbox
 from sbora_bench.inputs.data.lm_eval_tasks import SHOTS_SEED, quietly
 from sbora_bench.inputs.tasks.named import named_task
 from sbora_bench.inputs.tasks.named_columns import read_by
@@ -18,6 +19,7 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
 
     Raises UserError where lm-eval doesn't take the configuration.
     """
+    sandbox()
     if "lm_eval" in config:
         return _named(config, items)
     from datasets import Dataset

@@ -1,5 +1,6 @@
 """A task tried on a few items before anything is trained: built by lm-eval, answered as if right, scored, averaged."""
 
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.errors import UserError, in_a_line, one_of
+from sbora_bench.inputs.data.lm_eval_own import check_names
 from sbora_bench.inputs.data.lm_eval_tasks import no_choice
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.named_columns import check_choices, check_columns, is_constant
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 ITEMS = 4  # of which a task is tried on, beyond its solved examples
 HALF = " perhaps"  # behind a right answer, which is half right then
-OWN_KEYS = ("until", "max_gen_toks", "skip_special_tokens")  # of generation_kwargs, beside transformers' own
 VALUES = " (values from 0 to 1: metrics: {token_f1: {items: values}})"
 SCORED = ("generate_until", "multiple_choice", "loglikelihood")
 
@@ -39,9 +40,13 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if not named:  # lm-eval's own are as they are
-        _check_names(config, where)
+        from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers ours)
+
+        check_names(config, where)
         check_columns(config, items, where)
         _check_questions(local_task(config, items), {column for item in items for column in item}, where)
+    elif named["include_path"]:
+        check_columns(config, [json.loads(item["doc"]) for item in items], where)
     task = local_task(config, items[: shots + ITEMS])
     try:
         _answer(task)
@@ -66,26 +71,6 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
             values = {name: values[name] + half_right for name, half_right in _scored(half).items()}
     for metric, measured in scores.items():
         _check_values(task, metric, measured, values[metric])
-
-
-def _check_names(config: dict[str, Any], where: str) -> None:
-    """Raise UserError for a metric that lm-eval doesn't have, and for a key of generation that means nothing."""
-    from lm_eval.api import metrics  # noqa: F401  (registers them)
-    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
-    from transformers import GenerationConfig
-
-    from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers ours)
-
-    for entry in config.get("metric_list") or ():
-        if entry["metric"] not in METRIC_REGISTRY or entry.get("hf_evaluate"):
-            raise UserError(f"{where}: metric_list: {one_of(entry['metric'], METRIC_REGISTRY, 'metric of lm-eval')}")
-        if entry.get("aggregation", "mean") not in AGGREGATION_REGISTRY:
-            raise UserError(
-                f"{where}: metric_list: {one_of(entry['aggregation'], AGGREGATION_REGISTRY, 'aggregation')}"
-            )
-    keys = {*GenerationConfig().to_dict(), *OWN_KEYS}
-    for key in config.get("generation_kwargs", {}).keys() - keys if config["output_type"] == "generate_until" else ():
-        raise UserError(f"{where}: generation_kwargs: {one_of(key, keys, 'key')}")
 
 
 def _check_questions(task: "ConfigurableTask", columns: set[str], where: str) -> None:
