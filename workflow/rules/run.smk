@@ -30,6 +30,6 @@ for table in PLAN.experiment.tables:
                 settings=FILES.settings(runs),
                 runs=[run.name for run in runs],
             message:
-                f"{table}, {runs[0].model}: train and score {len(runs)} runs; log: {{log}}"
+                f"{table}, {runs[0].model}: train and score {len(runs)} run{'s' * (len(runs) > 1)}; log: {{log}}"
             shell:
                 "sbora-bench run {params.options:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"

@@ -122,7 +122,15 @@ def _of_table(results: Results, table: str, run: PublishedRun) -> OwnResult:
 
 
 def as_text(rows: list[OwnResult]) -> str:
-    """A line a row: who, which cell, what they report, the band and its reason, ours."""
+    """A line a row: who, which cell, what they report, the band and its reason, ours; one line where the experiment has
+    none of the cells.
+    """
+    if all(row.verdict is Place.ELSEWHERE for row in rows):
+        models = ", ".join(dict.fromkeys(row.run.model for row in rows))
+        return (
+            f"none of the {len(rows)} published results is of a cell of this experiment; they are of {models}"
+            " (docs/validation.md says which experiment repeats each)"
+        )
     lines = []
     for row in rows:
         run, (low, high) = row.run, row.run.band

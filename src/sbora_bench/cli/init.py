@@ -31,6 +31,7 @@ EXPERIMENT = """\
 title: {key}
 description: Made by sbora-bench init.
 items: {items}
+runs_per_job: 4 # runs that one process makes, for its start takes as long as a short run
 tables:
   {key}:
     suite: {suite}

@@ -135,12 +135,15 @@ def status(experiment: str, results: Path | None, resources: Path, prune: bool, 
         click.echo(json.dumps(summary | {"needless_bytes": room, "deleted": prune}, indent=1))
         return
     click.echo(f"{plan.name}: {stage.as_text(by_state)}")
-    shown = ", ".join(f"{part} {megabytes(size)}" for part, size in used.items() if size)
+    shown = ", ".join(f"{part} {megabytes(size)}" for part, size in used.items() if size >= SHOWN)
     click.echo(f"disk: {place} {megabytes(sum(used.values()))}" + (f" ({shown})" if shown else ""))
     for path, why in needless.items():
         click.echo(f"  {'deleted' if prune else 'needless'} {path}: {why}")
     if needless:
         click.echo(f"{megabytes(room)} {'deleted' if prune else 'may be deleted: --prune'}")
+
+
+SHOWN = 50_000  # bytes: 0.1 MB
 
 
 def megabytes(size: int) -> str:

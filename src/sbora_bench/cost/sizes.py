@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sbora_bench.cost.counting import counts_and_twin
-from sbora_bench.errors import UserError
+from sbora_bench.errors import Problems, UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.load import read_experiment
@@ -22,12 +22,14 @@ FAR = 4  # times the wanted size: further that way nothing is looked for
 def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
     """Write the file of chosen ranks of an experiment; (its path, its rows).
 
-    What was chosen from the same entries stands. Raises UserError where no rank of a method works.
+    What was chosen from the same entries stands; no file is made where no grid says a size. Raises UserError with a
+    line for each method of which no rank works, once the others are written.
     """
     path, written, catalog = read_experiment(experiment)
     target = sizes_file(path)
     before = {tuple(row[key] for key in KEYS): row for row in (read_json(target) if target.is_file() else [])}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    problems: list[str] = []
     for name, table in written.tables.items():
         protocol = catalog.protocol(table.protocol, table.suite, table.overrides, f"{path}: tables.{name}.protocol")
         for about, method in _requested(table.grids, catalog, protocol, f"{path}: tables.{name}.grids"):
@@ -36,10 +38,17 @@ def choose_sizes(experiment: str) -> tuple[Path, list[dict[str, Any]]]:
                 rows[key] = before[key]
             elif key not in rows:
                 config = own_config(catalog.models[about["model"]])
-                counted = closest(catalog, about, method, protocol)
+                try:
+                    counted = closest(catalog, about, method, protocol)
+                except UserError as error:
+                    problems.append(f"{path}: tables.{name}.grids: {error}; take {about['method']} out of that grid")
+                    continue
                 rows[key] = about | ({"config": config} if config else {}) | counted
                 write_json(target, list((before | rows).values()))  # a stopped command goes on from there
-    write_json(target, list(rows.values()))
+    if rows or target.is_file():
+        write_json(target, list(rows.values()))
+    if problems:
+        raise Problems(dict.fromkeys(problems))
     return target, list(rows.values())
 
 
@@ -75,7 +84,7 @@ def closest(catalog: Catalog, about: dict[str, Any], method: MethodEntry, protoc
                 warnings.simplefilter("ignore")
                 counted[rank], _ = counts_and_twin(catalog, about["model"], method, rank, protocol)
         except UserError as error:
-            reason = str(error)
+            reason = reason or str(error)  # of the smallest rank
             return None
         return counted[rank][about["of"]]
 

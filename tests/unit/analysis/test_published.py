@@ -91,5 +91,11 @@ def test_the_command_prints_each_reported_number_and_exits_0_whatever_comes_out(
     assert "outside [arithmetic]: llama-7b lora r 32, arithmetic/gsm8k: reported 50.0; band 49.5 to 50.5" in run.output
     assert "ours 10.0 (3 seeds); someone: a reason" in run.output
     assert "0 inside, 1 outside, 0 not run, 0 not compared" in run.output
+    bands.write_text(bands.read_text().replace("llama-7b", "llama-13b"))
+    others = CliRunner().invoke(cli, command)
+    assert others.exit_code == 0 and others.output.count("\n") == 1
+    assert (
+        "none of the 1 published results is of a cell of this experiment; they are of llama-13b (docs/" in others.output
+    )
     missing = CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "none.yaml")])
     assert isinstance(missing.exception, UserError) and BANDS.is_file()

@@ -82,3 +82,20 @@ def test_a_size_is_one_number(workplace, at):  # noqa: F811
 def test_virtual_tokens_leave_room_for_the_rows(workplace):  # noqa: F811
     file = workplace.experiment((GRIDS, [{"models": ["ladder-xs"], "methods": ["prompt-tuning"], "ranks": [200]}]))
     assert "allowed 128: the model has 256 positions" in workplace.refused("validate", file)
+
+
+def test_a_method_of_which_no_rank_works_is_said_and_costs_the_others_nothing(workplace):  # noqa: F811
+    grid = {"models": ["ladder-xs"], "methods": ["prompt-tuning", "ia3"], "at": {"parameters": 2500}}
+    file = workplace.experiment((GRIDS, [grid]), (("tables", "sums", "overrides"), {"max_length": 256}))
+    status, out, err = workplace.run("sizes", file)
+    assert (status, out) == (2, "")
+    assert "found 1 virtual tokens beside rows of max_length 256, allowed 0" in err
+    assert "take prompt-tuning out of that grid" in err
+    rows = json.loads((workplace.folder / "experiments" / "sizes" / "small.json").read_text())
+    assert [row["method"] for row in rows] == ["ia3"]
+
+
+def test_an_experiment_that_says_no_size_gets_no_file(workplace):  # noqa: F811
+    status, out, _ = workplace.run("sizes", workplace.experiment())
+    assert status == 0 and "no grid says a size (at), so none is chosen" in out
+    assert not (workplace.folder / "experiments" / "sizes").exists()
