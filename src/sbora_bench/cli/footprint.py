@@ -72,7 +72,9 @@ def table_footprint(table: str, experiment: str, results: Path | None, **part: s
     plan.table(table, plan.path)
     from sbora_bench.cost.footprint import run_footprints
 
-    run_footprints(plan, table, results_folder(plan.name, results))
+    folder = results_folder(plan.name, results)
+    run_footprints(plan, table, folder)
+    click.echo(f"{folder}: footprint.json of {len(plan.runs_by_cell(table))} cells of {table}")
 
 
 @click.command("paper-footprint")

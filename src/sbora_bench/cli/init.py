@@ -210,7 +210,10 @@ def _columns(path: Path, rows: list[Any], scored: bool) -> str:
 
 
 def _task(name: str, questions: list[Any]) -> str:
-    """A task over a file of questions: a number where all answers are, else one of few labels, else exact text."""
+    """A task over a file of questions: a number where all answers are, else one of few labels.
+
+    Raises UserError where they are neither.
+    """
     column = next(column for column in ANSWERS if column in questions[0])
     answers = list(dict.fromkeys(str(row.get(column, "")) for row in questions))
     if all(re.fullmatch(r"-?[\d,]*\.?\d+", answer) for answer in answers):
@@ -221,7 +224,7 @@ def _task(name: str, questions: list[Any]) -> str:
     else:
         raise UserError(
             f"--tasks: found {len(answers)} different answers that are no numbers, allowed are numbers or up to"
-            f" {LABELS} labels; write a task of your own"
+            f" {LABELS} labels; write a task of your own (docs/own.md, A task and its metric)"
         )
     rules, title = in_yaml({"official": rule, "strict": rule}), in_yaml(name)
     return (

@@ -89,7 +89,9 @@ def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protoco
     """(how many tokens, what to do) where training will refuse the rows as too long for `max_length`; else None."""
     if protocol.source_length or "messages" in rows[0]:
         return None
-    cure = "raise max_length under `overrides`"
+    positions = tokenizer.positions
+    used_up = positions is not None and protocol.max_length >= positions
+    cure = f"shorten them (the model has {positions:,} positions)" if used_up else "raise max_length under `overrides`"
     by_length = sorted(rows, key=lambda row: len(row["prompt"]) + len(row["response"]))
     count = partial(row_lengths, tokenizer=tokenizer, protocol=protocol)
     if protocol.too_long == "fail":

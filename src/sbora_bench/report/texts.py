@@ -14,8 +14,8 @@ def p_text(p: float) -> str:
 
 
 def signed(number: float, digits: int = 1) -> str:
-    """With its sign, a true minus."""
-    return f"{number:+.{digits}f}".replace("-", "−")
+    """With its sign, a true minus; what rounds to nothing has a plus."""
+    return f"{number:+z.{digits}f}".replace("-", "−")
 
 
 def difference_text(pair: Pair) -> str:

@@ -203,6 +203,10 @@ def test_rows_that_all_are_too_long_for_max_length(place):
     write("own.jsonl", [row | {"instruction": "What " * 20} for row in ROWS])
     experiment(place, loss_on="all")
     assert place.run("validate", "small")[0] == 0
+    write("own.jsonl", [row | {"instruction": "What " * 40} for row in ROWS])
+    experiment(place, max_length=32)
+    (line,) = problems(place)
+    assert "has 40 tokens of words and max_length is 32; shorten them (the model has 32 positions)" in line
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "all"])
