@@ -24,7 +24,7 @@ KEPT = (
 )
 
 EXPERIMENT = """\
-# {train} on {model}: SBoRA beside LoRA.
+# {train} on {shown}: SBoRA beside LoRA.
 #   sbora-bench validate experiments/{name}.yaml
 #   sbora-bench plan {name} --cost --device rtx-4090
 #   snakemake --cores all --config experiment={name}
@@ -141,7 +141,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     length = _length(model, catalog)
     fields = {"name": name, "key": in_yaml(name), "model": model_id, "items": items, "suite": suite, "length": length}
     fields |= {"train": in_yaml(str(train.resolve())), "columns": columns, "more_data": more_data}
-    return EXPERIMENT.format(**fields | {"train": train.name}), CATALOG.format(**fields, more="\n" + "\n".join(more))
+    shown = {"train": train.name, "shown": Path(model).name}
+    return EXPERIMENT.format(**fields | shown), CATALOG.format(**fields, more="\n" + "\n".join(more))
 
 
 def _source_of(model: str, catalog: Any) -> dict[str, Any]:

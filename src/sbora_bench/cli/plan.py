@@ -203,7 +203,7 @@ def sizes(experiment: str) -> None:
         off = 100 * (row[row["of"]] / row["wanted"] - 1)
         click.echo(
             f"{row['model']:12} {row['method']:20} rank {row['rank']:<5} {row[row['of']]:>14,} of {row['wanted']:,}"
-            f" ({off:+.1f} %)"
+            f" {row['of'].rpartition('_')[2]} ({off:+.1f} %)"
         )
     click.echo(f"{path}: {len(rows)} ranks" if rows else f"{experiment}: no grid says a size (at), so none is chosen")
 

@@ -43,7 +43,7 @@ def test_ranks_are_chosen_once_and_anew_where_an_entry_changes(workplace):  # no
     file = workplace.experiment((GRIDS, [grid, grid | {"at": {"parameters": 2400}}]))
     assert "run: sbora-bench sizes experiments/small.yaml" in workplace.refused("plan", file)
     status, out, _ = workplace.run("sizes", file)
-    assert status == 0 and "6 ranks" in out, out
+    assert status == 0 and "6 ranks" in out and " of 2,500 parameters (" in out, out
     rows = json.loads((workplace.folder / "experiments" / "sizes" / "small.json").read_text())
     chosen = {row["method"]: (row["rank"], row["trainable_parameters"]) for row in rows[:3]}
     assert chosen["ia3"][0] == 1 and chosen["sbora-fa"][1] == 2 * chosen["lora"][1] / chosen["lora"][0] * (

@@ -122,6 +122,7 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
 
     Raises UserError where lm-eval can't make them, Unreachable where the data can't be obtained.
     """
+    from datasets.exceptions import DatasetGenerationError
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -141,8 +142,9 @@ def task_rows(name: str, source: LmEvalSource) -> list[dict[str, Any]]:
         address = f"https://huggingface.co/datasets/{keys.get('dataset_path')}"
         raise Unreachable(f"{where}: its data set can't be obtained: {in_a_line(error)}", address) from None
     except Exception as error:  # whatever a task's expressions and functions raise
-        reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error  # which says nothing
-        raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(reason or error)}") from None
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which itself says nothing
+        reason = cause if isinstance(cause, Exception) else error
+        raise UserError(f"{where}: lm-eval can't make its items: {in_a_line(reason)}") from None
 
 
 def _check_answers(task: "ConfigurableTask", where: str) -> None:
