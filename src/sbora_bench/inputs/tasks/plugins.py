@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from lm_eval.api import metrics  # noqa: F401  (registers the averages, which ours name)
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 
