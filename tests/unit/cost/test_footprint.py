@@ -27,6 +27,7 @@ from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.protocol import Optimizer
 from sbora_bench.results.records import MEMORY_KINDS
 from tests.factories import paper, shipped
+from tests.factories.workplace import workplace  # noqa: F401
 
 TINY = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -453,3 +454,10 @@ def test_a_local_config_serves(catalog, tmp_path):
     here = one_cell.report(catalog, request)
     known = one_cell.report(catalog, one_cell.CellRequest("tiny", "lora", RANK, "smollm2", length=64))
     assert here["trainable_parameters"] == known["trainable_parameters"] and here["memory"] == known["memory"]
+
+
+def test_footprint_of_a_table_says_what_it_wrote(workplace):  # noqa: F811
+    file = workplace.experiment()
+    status, out, err = workplace.run("footprint", "-e", file, "--table", "sums", "--only", "method=lora")
+    assert status == 0 and out == "results/small_method-lora: footprint.json of 2 cells of sums\n", (out, err)
+    assert len(list(workplace.folder.glob("results/small_method-lora/runs/*/footprint.json"))) == 3
