@@ -23,12 +23,13 @@ from sbora_bench.report.page_runs import run_sections, samples_shown
 from sbora_bench.report.page_shared import questions_of, without_shared_facts
 from sbora_bench.report.page_tables import all_tables
 from sbora_bench.report.render import HERE, PrintedTable, environment, latex
-from sbora_bench.report.verdicts import verdict_sentences, verdict_summary
+from sbora_bench.report.verdicts import verdict_remarks, verdict_sentences, verdict_summary
 from sbora_bench.report.view import Hint
 from sbora_bench.results.failures import failures_with_logs
 from sbora_bench.results.read import Results
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"  # what follows are width and height in pixels
+NARROW = 350  # pixels of a score figure that stands beside the forest and the sentences on a screen of 1,280
 DOTS, PIXELS = 192, 96  # an inch: of a figure's file (paper.mplstyle), and of a page; at half its dots "=" stays "="
 
 
@@ -58,7 +59,9 @@ def page(plan: Plan, results: Path, published: bool = False) -> str:
         .render(
             title=plan.experiment.title,
             description=plan.experiment.description,
+            narrow=NARROW,
             verdicts=verdict_sentences(read),
+            verdict_remarks=verdict_remarks(read),
             verdict_summary=verdict_summary(read),
             conclusions=conclusions(plan, separation(read)),
             highest_scores=highest_scores(read),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +36,17 @@ def wrapped(title: str, width: int = LABEL_WIDTH) -> str:
     return textwrap.fill(title, width, break_on_hyphens=False)
 
 
-def look(plan: Plan, method: str) -> dict[str, Any]:
-    """Colour, marker and dash of a method: by its place in the catalog."""
+def look(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str, Any]:
+    """Colour, marker and dash of a method: by its place in the catalog, or among a few, to be known in grey too."""
     import matplotlib
 
-    place = list(plan.catalog.methods).index(method)
+    place = (among or list(plan.catalog.methods)).index(method)
     colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     rounds = place // len(colors)  # a colour that comes again has another marker
     return {
         "color": colors[place % len(colors)],
-        "marker": MARKERS[(place + rounds) % len(MARKERS)],
+        "marker": MARKERS[(place + (0 if among else rounds)) % len(MARKERS)],
+        "fillstyle": "none" if among and place // len(MARKERS) % 2 else "full",  # as many shapes more
         "linestyle": DASHES[(place + rounds) % len(DASHES)],
         "label": wrapped(method_titles(plan).get(method, plan.catalog.methods[method].title)),
     }

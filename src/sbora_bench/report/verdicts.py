@@ -7,6 +7,7 @@ from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.sequential import Verdict
+from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.view import table_title
 from sbora_bench.results.read import Results
@@ -23,12 +24,27 @@ def measured(judgement: Judgement) -> str:
     return ", ".join(part for part in (name, unit, "" if metric.higher_is_better else "less is better") if part)
 
 
+MORE_DIGITS = 3
+
+
 def interval_text(judgement: Judgement) -> str:
-    """`+1.0 [−0.6, 2.5]`; what is not known is left out."""
+    """`+1.0 [−0.6, 2.5]`; what is not known is left out. With as many digits more, up to `MORE_DIGITS`, as tell an end
+    from 0 and from the margin, by which the verdict goes: `[0.0003, 0.0480]` leaves out 0.
+    """
     difference, low, high = judgement.shown
     if difference is None:
         return "–"
-    digits = judgement.planned.metric.digits
+    metric = judgement.planned.metric
+    margin = metric.scale * judgement.planned.margin
+    pairs = [(end, limit) for end in (low, high) if end is not None for limit in (0.0, margin, -margin)]
+    digits = next(
+        (
+            digits
+            for digits in range(metric.digits, metric.digits + MORE_DIGITS)
+            if not any(end != limit and round(end, digits) == round(limit, digits) for end, limit in pairs)
+        ),
+        metric.digits + MORE_DIGITS,
+    )
     text = f"{difference:+z.{digits}f}"
     text += "" if low is None or high is None else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
     return text.replace("-", "−")
@@ -74,7 +90,7 @@ def remarks_on(results: Results, judgement: Judgement) -> list[str]:
     run, of = judgement.seeds_run, judgement.seeds_planned
     remarks = ["by more than the margin"] if judgement.beyond_margin else []
     if judgement.stopped_early:
-        remarks.append(f"stopped after {run} of {of} seeds, so the mean leans away from 0")
+        remarks.append(f"stopped after {run} of {of} seeds")
     elif run < of:
         remarks.append(f"{run} of {of} seeds so far")
     if judgement.failed:
@@ -82,8 +98,31 @@ def remarks_on(results: Results, judgement: Judgement) -> list[str]:
     for end in dict.fromkeys(judgement.rate_ends.values()):
         cells = [cell for cell, one in judgement.rate_ends.items() if one == end]
         names = " and ".join(ranked_title(results.plan, cell) for cell in cells)
-        verb = "is" if len(cells) == 1 else "are"
-        remarks.append(f"{names} {verb} at the {end} learning rate tried, and a better one may lie beyond")
+        remarks.append(f"{names} at the {end} learning rate tried")
+    return remarks
+
+
+def verdict_remarks(results: Results) -> list[str]:
+    """What all the sentences have in common, said once: their intervals, early stops, rates at an end."""
+    judged = judgements(results)
+    remarks = []
+    if judged:
+        remarks.append(
+            "Each number is the first method's mean less the second's, with its interval in brackets; a table's"
+            " intervals hold all together, at 95 %. Better and worse: the interval leaves out 0, however small the"
+            " difference; equivalent: it lies within the margin, a difference that doesn't matter."
+        )
+    if any(one.planned.metric_name == GOLD_LOSS for one in judged):
+        remarks.append(
+            "Gold loss: the loss of the right answer. It is not the score of the figures and of the ranking, by which a"
+            " verdict may differ."
+        )
+    if any(one.stopped_early for one in judged):
+        remarks.append("Stopped before all seeds: the mean leans away from 0; its interval allows for that.")
+    if any(one.rate_ends for one in judged):
+        remarks.append(
+            "At the lowest or highest learning rate tried: a better one may lie beyond, so the method may do better."
+        )
     return remarks
 
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from types import SimpleNamespace
 
 import matplotlib.style
 import pytest
@@ -10,17 +11,21 @@ from PIL import Image
 
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.pareto import front, pareto_data
+from sbora_bench.analysis.rate_gains import RateScore
+from sbora_bench.analysis.statistics import Summary
 from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import layouts
 from sbora_bench.plan.load import load_plan
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
+from sbora_bench.report.many_methods import MANY, apart
 from sbora_bench.report.outputs import figure_captions, figure_files
+from sbora_bench.report.page import NARROW
 from sbora_bench.report.plotting import STYLE, look, short
 from sbora_bench.report.views import score_figure as view
 from sbora_bench.report.views.footprint_figure import footprint_data, footprint_figure
-from sbora_bench.report.views.rate_figure import RATE_CURVES, rate_figure
+from sbora_bench.report.views.rate_figure import RATE_CURVES, rate_data, rate_figure
 from sbora_bench.report.views.score_figure import clusters, score_figure, score_points
 from sbora_bench.report.views.training_figure import training_data
 from sbora_bench.results.read import Results
@@ -117,15 +122,52 @@ def test_what_is_drawn_is_the_data(drawn):
 def test_of_many_methods_those_of_planned_comparisons_alone_have_a_colour(drawn, monkeypatch):
     plan, results, _ = drawn
     rows = [row for row in plotted(plan, results) if row["panel"].startswith("LLaMA")]
-    monkeypatch.setattr(view, "MANY", 3)
-    monkeypatch.setattr(view, "compared", lambda *_: {"lora"})
+    monkeypatch.setattr(view, "apart", lambda *_: ["lora"])
     figure = score_figure(plan, layouts(plan)[0], rows)
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["Base, untuned", "2 other methods", "LoRA"]
-    colours = {bars.get_label(): bars[0].get_color() for bars in figure.axes[0].containers}
-    assert colours == {"2 other methods": "0.75", "LoRA": look(plan, "lora")["color"]}
-    drawn_at = sorted(tuple(point) for bars in figure.axes[0].containers for point in bars[0].get_xydata())
-    assert drawn_at == sorted((row["parameters"], row["mean"]) for row in rows if row["parameters"])
+    (axis,) = figure.axes
+    (lora,) = axis.containers
+    assert lora[0].get_color() == look(plan, "lora", ["lora"])["color"]
+    (grey,) = [line for line in axis.lines if line.get_label() == "2 other methods"]
+    expected = [(row["parameters"], row["mean"]) for row in rows if row["parameters"] and row["method"] != "lora"]
+    assert sorted(map(tuple, grey.get_xydata())) == sorted(expected), "at their own sizes, none moved aside"
+    assert figure.get_figwidth() * 96 <= NARROW, "so that it stands beside the verdicts"
+
+
+def test_many_methods_are_those_that_no_figure_tells_apart(drawn):
+    plan, _, _ = drawn
+    planned = SimpleNamespace(cells=[SimpleNamespace(method="sbora-fa"), SimpleNamespace(method="lora")])
+    methods = {f"m{place}": None for place in range(MANY)}
+    catalog = SimpleNamespace(methods={"lora": None, **methods, "sbora-fa": None})
+
+    def of(comparisons):
+        return SimpleNamespace(catalog=catalog, comparisons=lambda table: comparisons)
+
+    assert apart(of([planned]), ["arithmetic"], catalog.methods) == ["lora", "sbora-fa"]
+    assert apart(of([planned]), ["arithmetic"], methods) == [], "few enough"
+    assert apart(of([]), ["arithmetic"], catalog.methods) == [], "none is compared"
+
+
+def test_sixteen_methods_differ_in_grey(drawn):
+    plan, _, _ = drawn
+    among = [f"m{place}" for place in range(16)]
+    methods = plan.catalog.methods | dict.fromkeys(among, plan.catalog.methods["lora"])
+    many = Plan(plan.name, plan.experiment, plan.catalog.model_copy(update={"methods": methods}), plan.path)
+    looks = [look(many, name, among) for name in among]
+    assert len({(one["marker"], one["fillstyle"]) for one in looks}) == len(among)
+
+
+def test_of_many_methods_rates_and_losses_are_of_the_compared_ones_in_one_panel():
+    plan = load_plan("ladder")
+    cells = [cell for cell in plan.tuned_cells("arithmetic") if cell.method in ("lora", "sbora-fa", "sbora-fb")]
+    score = Summary(1, -0.2, None, None, None)
+    rows = [RateScore(cell, 0.01, True, False, 1, 60, score, None) for cell in cells]
+    assert len({cell.rank for cell in cells}) > 1
+    points = rate_data(rows, plan, ["lora", "sbora-fa"])
+    assert {point["panel"] for point in points} == {"Ladder S: held-out training rows"}
+    assert {point["method"] for point in points} == {"lora", "sbora-fa"}
+    assert len({point["panel"] for point in rate_data(rows, plan)}) > 1
 
 
 def test_a_colour_that_comes_again_has_another_marker(drawn):

@@ -137,7 +137,19 @@ def test_the_policy_lets_run_what_stands_in_the_page_alone(page):
 
 def test_the_answer_comes_first(page):
     plan, results, text = page
-    order = ("answer", "tables", "tests", "budget", "figures", "contamination", "footprint", "claims", "audit", "runs")
+    order = (
+        "answer",
+        "ranked",
+        "tables",
+        "tests",
+        "budget",
+        "figures",
+        "contamination",
+        "footprint",
+        "claims",
+        "audit",
+        "runs",
+    )
     places = [text.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
     sentences = conclusions(plan, separation(Results(plan, results)))

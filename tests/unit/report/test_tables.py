@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from sbora_bench.analysis.collect import collect
+from sbora_bench.analysis.csv_files import read_scores
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
 from sbora_bench.plan.layouts import layouts
@@ -14,6 +15,7 @@ from sbora_bench.report.render import latex_text, markdown_text
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
+from sbora_bench.report.views.score_table import _items_scored
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -81,6 +83,34 @@ def test_rows_are_model_rank_method_and_mmlu_is_one_table(made):
         ["Alpaca", "Flanv2"],
         False,
     )
+
+
+def test_of_many_pairs_those_of_compared_methods_are_shown_and_counted(made, monkeypatch):
+    plan, results = made
+    collect(plan, results)
+    whole = method_table(Results(plan, results), "arithmetic")
+    assert not any("averages.csv, and the ranking" in note for note in whole.notes)
+    monkeypatch.setattr("sbora_bench.report.views.method_table.MANY_PAIRS", 2)
+    monkeypatch.setattr("sbora_bench.report.views.method_table.compared", lambda *_: ["lora", "dora"])
+    few = method_table(Results(plan, results), "arithmetic")
+    assert [[row[1].text, row[3].text] for group in few.groups for row in group] == [["LoRA r = 32", "DoRA r = 32"]]
+    assert few.notes[0].startswith("1 of 5 pairs: ")
+    monkeypatch.setattr("sbora_bench.report.views.method_table.compared", lambda *_: [])
+    assert sum(map(len, method_table(Results(plan, results), "arithmetic").groups)) == 2, "the surest of all"
+
+
+def test_items_of_a_run_are_told_from_those_of_the_base_that_has_all_seeds_own(made):
+    plan, results = made
+    collect(plan, results)
+    frame = read_scores(results)
+    scored = {"AddSub": frame[frame.task == "AddSub"].copy(), "GSM8K": frame[frame.task == "gsm8k"].copy()}
+    assert _items_scored(scored) == ["Items scored: AddSub 40, GSM8K 40."]
+    for lines in scored.values():
+        lines.loc[lines.method == "base", "n"] = 120
+    assert _items_scored(scored) == [
+        "Items scored in each run: AddSub 40, GSM8K 40, of every seed its own. The untuned base, on all of them:"
+        " AddSub 120, GSM8K 120."
+    ]
 
 
 def test_best_of_a_model_and_rank_is_bold_and_a_lone_row_is_not(made):

@@ -4,7 +4,7 @@ import csv
 import re
 from types import SimpleNamespace
 
-import matplotlib
+import matplotlib.style
 import pytest
 
 from sbora_bench.analysis.collect import collect
@@ -19,8 +19,16 @@ from sbora_bench.report import audit
 from sbora_bench.report.figures import figures
 from sbora_bench.report.outputs import figure_files, published_files, table_files
 from sbora_bench.report.page import report
+from sbora_bench.report.plotting import STYLE
 from sbora_bench.report.tables import tables
-from sbora_bench.report.verdicts import remarks_on, verdict_sentence, verdict_sentences, verdict_summary
+from sbora_bench.report.verdicts import (
+    interval_text,
+    remarks_on,
+    verdict_remarks,
+    verdict_sentence,
+    verdict_sentences,
+    verdict_summary,
+)
 from sbora_bench.report.views.leaderboard import leaderboard
 from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
@@ -114,16 +122,16 @@ def judged(verdict, low, high, seeds_run=6, of=12, lost=0, ends=None):
         (judged("better", -0.03, -0.005, 12), []),
         (judged("better", -0.03, -0.0101, 12), ["by more than the margin"]),
         (judged("worse", 0.0101, 0.02, 12), ["by more than the margin"]),
-        (judged("equivalent", -0.009, 0.009), ["stopped after 6 of 12 seeds, so the mean leans away from 0"]),
+        (judged("equivalent", -0.009, 0.009), ["stopped after 6 of 12 seeds"]),
         (judged("undecided", -0.02, 0.02), ["6 of 12 seeds so far"]),
         (judged("undecided", -0.02, 0.02, 12, lost=2), ["2 of 12 seeds failed"]),
         (
             judged("worse", 0.001, 0.02, 12, ends={"b": "highest"}),
-            ["LoRA r = 32 is at the highest learning rate tried, and a better one may lie beyond"],
+            ["LoRA r = 32 at the highest learning rate tried"],
         ),
         (
             judged("worse", 0.001, 0.02, 12, ends={"a": "lowest", "b": "lowest"}),
-            ["SBoRA-FA r = 32 and LoRA r = 32 are at the lowest learning rate tried, and a better one may lie beyond"],
+            ["SBoRA-FA r = 32 and LoRA r = 32 at the lowest learning rate tried"],
         ),
     ],
 )
@@ -132,6 +140,39 @@ def test_what_a_verdict_rests_on_is_said_beside_it(tmp_path, judgement, remarks)
     results = Results(plan, tmp_path)
     assert remarks_on(results, judgement) == remarks
     assert all(f"; {remark}" in verdict_sentence(results, judgement) for remark in remarks)
+
+
+def test_what_remarks_mean_is_said_once_and_where_it_applies(tmp_path):
+    plan = make_plan(tmp_path, written([0, 1], [PLANNED[0]]))
+
+    def said(*judged_ones):
+        results = Results(plan, tmp_path)
+        results.once("judgements", lambda: list(judged_ones))
+        return verdict_remarks(results)
+
+    whole = judged("better", -0.03, -0.005, 12)
+    early, at_end = judged("equivalent", -0.009, 0.009), judged("worse", 0.001, 0.02, 12, ends={"b": "highest"})
+    assert said() == []
+    (intervals, loss) = said(whole)
+    assert "hold all together, at 95 %" in intervals and loss.startswith("Gold loss: ")
+    assert [line.partition(":")[0] for line in said(early, at_end, early)[2:]] == [
+        "Stopped before all seeds",
+        "At the lowest or highest learning rate tried",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((-0.021, 0.001), "−0.010 [−0.021, 0.001]"),
+        ((0.0003, 0.048), "+0.0242 [0.0003, 0.0480]"),  # worse: leaves out 0
+        ((-0.002, 0.00996), "+0.00398 [−0.00200, 0.00996]"),  # equivalent: within the margin of 0.01
+        ((0.0, 0.01), "+0.005 [0.000, 0.010]"),  # the very limits
+        ((-0.02, 1e-9), "−0.010000 [−0.020000, 0.000000]"),
+    ],
+)
+def test_an_interval_has_the_digits_that_tell_its_ends_from_0_and_the_margin(ends, text):
+    assert interval_text(judged("undecided", *ends)) == text
 
 
 def test_a_rate_at_an_end_is_found_where_it_was_picked(tmp_path):
@@ -177,13 +218,33 @@ def test_the_forest_is_of_the_data(made):
     with matplotlib.rc_context():
         (axis,) = forest_figure(plan, rows).axes
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == ["arithmetic, LLaMA-7B", "SBoRA-FA r = 32 − LoRA r = 32", "DoRA r = 32 − LoRA r = 32"]
+    assert labels == ["SBoRA-FA r = 32 − LoRA r = 32", "DoRA r = 32 − LoRA r = 32"]
     assert [
         bar[0].get_xdata()[0] for bar in axis.containers if bar.get_label() != "_nolegend_" and hasattr(bar, "lines")
     ] == [pytest.approx(one.shown[0]) for one in rows]
     zones = [patch for patch in axis.patches if patch.get_width() > 0]
     assert [zone.get_width() for zone in zones] == pytest.approx([2.0, 0.2])
-    assert [text.get_text() for text in axis.texts] == ["▲ better, 5", "? undecided, 5"]
+    assert sorted(text.get_text() for text in axis.texts) == [
+        "? undecided, 5",
+        "arithmetic, LLaMA-7B",
+        "verdict, seeds",
+        "▲ better, 5",
+    ]
+
+
+@pytest.mark.parametrize(("count", "highest"), [(6, 3), (12, 4), (25, 6.6), (40, 7.0)])
+def test_a_forest_stands_on_one_screen_and_no_rows_run_into_each_other(made, count, highest):
+    plan, results = made
+    rows = (judgements(Results(plan, results)) * count)[:count]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = forest_figure(plan, rows)
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        labels = [label.get_window_extent() for label in axis.get_yticklabels()]
+        texts = [text.get_window_extent() for text in axis.texts]
+    assert figure.get_figwidth() <= 4.9 and figure.get_figheight() <= highest
+    assert all(above.y0 >= below.y1 for above, below in zip(labels, labels[1:], strict=False))
+    assert all(text.x0 >= 0 and text.x1 <= figure.bbox.width for text in (*labels, *texts))
 
 
 def test_a_table_whose_intervals_are_far_wider_has_a_panel_of_its_own():
@@ -209,6 +270,9 @@ def test_the_page_begins_with_the_verdicts_and_the_forest(made):
     answer = text[text.index('<section id="answer">') : text.index('<section id="tables">')]
     assert text.index("<nav") < text.index('<section id="answer">')
     assert answer.index('<li class="tone better"><span>SBoRA-FA r = 32 is better') < answer.index("<img")
+    summary, first = answer.index('<p class="summary">1 of 2 planned'), answer.index('<div class="first')
+    assert summary < first < answer.index('<details class="reading">'), "how to read a figure is folded away"
+    assert "Better and worse: the interval leaves out 0" in answer
     assert answer.count("<img") == 2 and "The planned differences" in answer and "score against trainable" in answer
     assert '<td class="text"><span class="value tone better">better</span></td>' in text
     assert not [name for name in table_files(plan) + figure_files(plan) if not (results / name).is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import picked
@@ -9,6 +10,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import Lines, footprint_lines, lines_of
+from sbora_bench.report.many_methods import apart
 from sbora_bench.report.plotting import WIDE, draw_stack, panels, short, wrapped
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.read import Results
@@ -22,12 +24,14 @@ PARTS = {"weights": ("", "#BBBBBB"), "optimizer": ("///", "#E69F00"), "activatio
 PARTS |= {"other": ("xx", "#CC79A7")}
 
 
-def footprint_data(plan: Plan, layout: Layout, footprint: Lines) -> list[dict[str, Any]]:
-    """Rows of panel, label, parameters, the predicted bytes of each part and the measured peak (None: not known)."""
+def footprint_data(plan: Plan, layout: Layout, footprint: Lines, among: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of panel, label, parameters, the predicted bytes of each part and the measured peak (None: not known).
+    `among`: of these methods alone.
+    """
     rows = []
     for row in layout.rows:
         shown = lines_of(layout, row, footprint)
-        if row.is_base or not shown:
+        if row.is_base or not shown or (among and row.method not in among):
             continue
         first, (model, method) = shown[0], row_titles(plan, layout.tables, row)
         sizes = {key: value for key, value in first._asdict().items() if key.endswith("_bytes")}
@@ -37,7 +41,7 @@ def footprint_data(plan: Plan, layout: Layout, footprint: Lines) -> list[dict[st
         rows.append(
             {
                 "panel": model,
-                "label": f"{method} r = {row.rank}",
+                "label": f"{method} r = {row.rank}" if plan.catalog.methods[row.method].has_size else method,
                 "parameters": first.trainable_parameters,
                 **sizes,
                 "measured_peak_bytes": max(measured, default=None),
@@ -93,7 +97,8 @@ def _memory_bars(axis: Axes, shown: list[dict[str, Any]], labels: list[str]) -> 
 
 def _draw(results: Results, layout: Layout) -> Figure:
     plan = picked(results).plan
-    return footprint_figure(footprint_data(plan, layout, footprint_lines(results)))
+    among = apart(plan, layout.tables, (row.method for row in layout.rows))
+    return footprint_figure(footprint_data(plan, layout, footprint_lines(results), among))
 
 
 FOOTPRINT_BARS = FigureView(
@@ -101,7 +106,8 @@ FOOTPRINT_BARS = FigureView(
     subjects=of_layouts("footprint-"),
     caption=lambda plan, layout: (
         f"{layout.title}: trainable parameters, and memory at the peak of a training step: estimated parts stacked,"
-        " what the allocator held at the most as diamonds."
+        " what the allocator held at the most as diamonds. Of many methods those that comparisons were planned for; all"
+        " are in the table below."
     ),
     draw=_draw,
 )

@@ -67,6 +67,7 @@ LEADERBOARD = TableView(
     key="leaderboard",
     subjects=of_tables("leaderboard-"),
     make=leaderboard,
+    section="ranked",
     formats=(),
     data_files={"leaderboard.csv": leaderboard_csv},
     hints=(AGAIN, ("The numbers", "less {results}/tables/leaderboard.csv")),

@@ -1,17 +1,21 @@
 """Which of two methods is better, at equal rank and at equal trainable parameters: `averages.csv`."""
 
+from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import separation
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.collected import scores
+from sbora_bench.report.many_methods import compared
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, difference_units, p_csv, p_text
 from sbora_bench.report.verdicts import outcome_text, pair_values
 from sbora_bench.report.view import AGAIN, PAIR, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
+MANY_PAIRS = 100  # pairs that a reader looks through
 PAIR_COLUMNS = ["table", "model", "task", "method_a", "rank_a", "method_b", "rank_b", "equal", "parameters_ratio"]
 SEED_COLUMNS = ["p", "q", "differs", "seeds", "sd", "low", "high", "p_seeds", "p_both", "q_both", "word"]
 AVERAGE_COLUMNS = [*PAIR_COLUMNS, "tasks", "items", "score_a", "score_b", "difference", "items_low", "items_high"]
@@ -29,8 +33,9 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
     pairs = tested.method_pairs(table)
     if not pairs:
         return None
+    shown = shown_pairs(plan, table, pairs)
     groups: dict[str, list[list[Text]]] = {}
-    for pair in pairs:
+    for pair in shown:
         ratio = pair.parameters_ratio
         groups.setdefault(pair.model, []).append(
             [
@@ -57,6 +62,12 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
         " averages.csv and differences.csv.",
     ]
+    if len(shown) < len(pairs):
+        notes.insert(
+            0,
+            f"{len(shown)} of {len(pairs)} pairs: those of methods that a comparison was planned for; all are in"
+            " averages.csv, and the ranking tests every two cells.",
+        )
     frame = scores(results)
     if (frame[frame.table == table].mean_over == "subjects").any():
         notes.append("Every item counts alike here; the table of scores has the mean over subjects.")
@@ -73,6 +84,18 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
     ]
     title = f"Which method is better, exploratory: {table_title(plan, table)}"
     return PrintedTable(f"methods-{table}", title, header, list(groups.values()), notes, text_columns=5)
+
+
+def shown_pairs(plan: Plan, table: str, pairs: list[Pair]) -> list[Pair]:
+    """All pairs of a table; of many those of two methods of planned comparisons, and of too many still, as where none
+    is planned, those with the smallest p over seeds and items, in their order.
+    """
+    if len(pairs) <= MANY_PAIRS:
+        return pairs
+    methods = set(compared(plan, [table]))
+    among = [pair for pair in pairs if {pair.a.method, pair.b.method} <= methods] or pairs
+    surest = sorted(among, key=lambda pair: 1.0 if pair.p_both is None else pair.p_both)[:MANY_PAIRS]
+    return [pair for pair in among if pair in surest]
 
 
 def _unit(metric: Metric) -> str:

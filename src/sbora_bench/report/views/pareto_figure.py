@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.pareto import Better, Named, pareto_data
@@ -9,7 +10,8 @@ from sbora_bench.analysis.ranking import rankings
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
-from sbora_bench.report.plotting import draw_points, panels, score_axis
+from sbora_bench.report.many_methods import apart
+from sbora_bench.report.plotting import draw_points, look, panels, score_axis
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.paper.reported import AVERAGE
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def pareto_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
-    """A panel a model, column and cost; what no other cell beats on both stands on the stepped line, ringed."""
+def pareto_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] = ()) -> Figure:
+    """A panel a model, column and cost; what no other cell beats on both stands on the stepped line, ringed. Other
+    methods than those `among` are grey, if there are such."""
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         ahead = sorted((row["cost"], row["mean"]) for row in shown if row["front"])
         x, y = [cost for cost, _ in ahead], [score for _, score in ahead]
         axis.step([*x, max(row["cost"] for row in shown)], [*y, y[-1]], where="post", color="0.45", linewidth=0.9)
         axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="0.2", label="best for its cost")
-        for method in dict.fromkeys(row["method"] for row in shown):
+        others = [row for row in shown if among and row["method"] not in among]
+        costs, scores = [row["cost"] for row in others], [row["mean"] for row in others]
+        count = len({row["method"] for row in others})
+        if others:
+            axis.plot(costs, scores, "_", color="0.6", markersize=7, zorder=1, label=f"{count} other methods")
+        for method in dict.fromkeys(row["method"] for row in shown if row not in others):
             points = [row for row in shown if row["method"] == method]
-            draw_points(axis, plan, points, "cost", linestyle="none")
+            draw_points(axis, plan, points, "cost", **look(plan, method, among) | {"linestyle": "none"})
         axis.set_xlim(0, 1.08 * max(row["cost"] for row in shown))
         score_axis(axis, shown, shown[0]["of"])
 
@@ -48,6 +56,11 @@ def shown_in_panels(results: Results, layout: Layout) -> Better:
     return frozenset((named(a), named(b)) for ranking in ranked for a, b in ranking.better)
 
 
+def _draw(results: Results, layout: Layout) -> Figure:
+    rows = pareto_data(score_points(results, layout), shown_in_panels(results, layout))
+    return pareto_figure(results.plan, rows, apart(results.plan, layout.tables, (row["method"] for row in rows)))
+
+
 PARETO_FRONTS = FigureView(
     key="pareto",
     subjects=of_layouts("pareto-"),
@@ -57,7 +70,5 @@ PARETO_FRONTS = FigureView(
         " line: no other cell is shown to score better for as little, or scores as high for less."
     ),
     timed=True,
-    draw=lambda results, layout: pareto_figure(
-        results.plan, pareto_data(score_points(results, layout), shown_in_panels(results, layout))
-    ),
+    draw=_draw,
 )

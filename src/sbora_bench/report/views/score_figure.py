@@ -13,6 +13,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pareto import COSTS
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Layout
+from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import (
     Lines,
@@ -22,7 +23,8 @@ from sbora_bench.report.collected import (
     lines_of,
     trainable_parameters,
 )
-from sbora_bench.report.plotting import draw_points, panels, score_axis, untuned, upper_end
+from sbora_bench.report.many_methods import apart
+from sbora_bench.report.plotting import draw_points, look, panels, score_axis, untuned, upper_end
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 14  # methods that can be told apart in a figure
+NARROW = 3.6  # inches of the figure of many methods: as wide as the others, to stand beside the verdicts
 BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}  # of a cluster's ranks
 WITHIN = 0.06  # a share of a size: other sizes no further from it stand in one cluster
 
@@ -87,10 +89,12 @@ def score_points(results: Results, layout: Layout) -> list[dict[str, Any]]:
 def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figure:
     """Score against trained parameters, a panel a column and model; above each cluster of points its ranks.
 
-    Of more than `MANY` methods those that no comparison was planned for are grey, and sizes are on a log scale.
+    Of many methods those that no comparison was planned for are small and grey, without intervals, and sizes are on a
+    log scale.
     """
-    if len({row["method"] for row in rows}) > MANY:
-        return _crowded_figure(plan, compared(plan, layout), rows)
+    in_colour = apart(plan, layout.tables, (row["method"] for row in rows))
+    if in_colour:
+        return _crowded_figure(plan, in_colour, rows)
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         untuned(axis, shown)
@@ -111,27 +115,23 @@ def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figu
     return panels(rows, draw)
 
 
-def compared(plan: Plan, layout: Layout) -> set[str]:
-    """The methods of the planned comparisons of a layout's tables."""
-    comparisons = [planned for table in layout.tables for planned in plan.comparisons(table)]
-    return {cell.method for planned in comparisons for cell in (planned.a, planned.b)}
-
-
-def _crowded_figure(plan: Plan, in_colour: set[str], rows: list[dict[str, Any]]) -> Figure:
+def _crowded_figure(plan: Plan, in_colour: list[str], rows: list[dict[str, Any]]) -> Figure:
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         untuned(axis, shown)
         axis.set_xscale("log")
         tuned = sorted((row for row in shown if row["parameters"]), key=lambda row: row["mean"])
-        others = {row["method"] for row in tuned} - in_colour
-        grey = {"color": "0.75", "marker": "o", "markersize": 3, "linestyle": "none", "elinewidth": 0.5, "zorder": 1}
-        grey |= {"label": f"{len(others)} other methods"}
-        for row in tuned:
-            beside = [one for one in tuned if abs(one["parameters"] / row["parameters"] - 1) <= WITHIN]
-            apart = 0.4 * (beside.index(row) - (len(beside) - 1) / 2)
-            draw_points(axis, plan, [row], "parameters", apart, **(grey if row["method"] in others else {}))
+        others = [row for row in tuned if row["method"] not in in_colour]
+        sizes, scores = [row["parameters"] for row in others], [row["mean"] for row in others]
+        count = len({row["method"] for row in others})
+        axis.plot(sizes, scores, "_", color="0.6", markersize=7, zorder=1, label=f"{count} other methods")
+        coloured = [row for row in tuned if row["method"] in in_colour]
+        for row in sorted(coloured, key=lambda row: in_colour.index(row["method"])):
+            beside = [one for one in coloured if abs(one["parameters"] / row["parameters"] - 1) <= WITHIN]
+            moved = beside.index(row) - (len(beside) - 1) / 2
+            draw_points(axis, plan, [row], "parameters", moved, **look(plan, row["method"], in_colour))
         score_axis(axis, shown, COSTS["parameters"])
 
-    return panels(rows, draw, height=4.0, breadth=7.0, across=1)
+    return panels(rows, draw, height=4.6, breadth=NARROW, across=1)
 
 
 def clusters(
@@ -156,15 +156,22 @@ def clusters(
     ]
 
 
+def _caption(plan: Plan, layout: Layout) -> str:
+    gold = any(planned.metric_name == GOLD_LOSS for table in layout.tables for planned in plan.comparisons(table))
+    other = any(column.metric.is_share for column in layout.columns)
+    return (
+        f"{layout.title}: score against trainable parameters. Points are means over the seeds, bars 95 % intervals over"
+        " them (none with one seed); a line joins the ranks (r) of a method; the dashed line is the untuned base."
+        " Methods stand a little apart, so that each can be seen; of many those that no comparison was planned for are"
+        " grey dashes, at their own size and without intervals: these are in the ranking."
+        + (" The planned comparisons are decided by the gold loss, not by this score." if gold and other else "")
+    )
+
+
 SCORE_POINTS = FigureView(
     key="score",
     subjects=of_layouts("score-"),
-    caption=lambda plan, layout: (
-        f"{layout.title}: score against trainable parameters. A line joins the ranks of a method; bars are 95 %"
-        " intervals over the seeds (none with one seed); the dashed line is the untuned base. Methods stand a little"
-        " apart, so that each can be seen, of many by their scores; grey are then those that no comparison was planned"
-        " for."
-    ),
+    caption=_caption,
     draw=lambda results, layout: score_figure(results.plan, layout, score_points(results, layout)),
     published=True,
     section="answer",

@@ -155,15 +155,26 @@ def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], f
     notes += footnotes
     frame = frame[frame.table.isin(layout.tables)]
     scored = {column: frame[(frame.table == column.table) & (frame.task == column.task)] for column in layout.columns}
-    sizes = [f"{column.title} {int(lines.n.max()):,}" for column, lines in scored.items() if lines.n.notna().any()]
-    if sizes:
-        notes.append(f"Items scored: {', '.join(sizes)}.")
+    notes += _items_scored({column.title: lines for column, lines in scored.items() if lines.n.notna().any()})
     missing = [column.title for column, lines in scored.items() if (lines.status == "not available").all()]
     if missing and layout.averaged:
         notes.append(f"The average is over the tasks that could be had, without {', '.join(missing)}.")
     for table in layout.tables:
         notes += _data_notes(results, table)
     return notes + _failures(results, frame)
+
+
+def _items_scored(scored: dict[str, pd.DataFrame]) -> list[str]:
+    """How many items a run has, by column; and the untuned base, where that has all seeds' own."""
+
+    def spelt(base: bool) -> str:
+        parts = {title: lines[(lines.method == "base") == base].n.max() for title, lines in scored.items()}
+        return ", ".join(f"{title} {int(n):,}" for title, n in parts.items() if n == n)
+
+    tuned, base = spelt(base=False), spelt(base=True)
+    if tuned and base and tuned != base:
+        return [f"Items scored in each run: {tuned}, of every seed its own. The untuned base, on all of them: {base}."]
+    return [f"Items scored: {tuned or base}."] if tuned or base else []
 
 
 def _data_notes(results: Results, table: str) -> list[str]:

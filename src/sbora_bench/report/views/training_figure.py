@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_title
+from sbora_bench.report.many_methods import apart
 from sbora_bench.report.plotting import look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.results.read import Results
@@ -16,10 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def training_data(results: Results, table: str) -> list[dict[str, Any]]:
-    """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation."""
+def training_data(results: Results, table: str, among: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of panel, method, step, and mean, low, high of the seeds' loss; `kind` is training or validation.
+    `among`: of these methods alone, whatever their ranks in one panel.
+    """
     rows, plan = [], results.plan
     for cell, runs in plan.runs_by_cell(table).items():
+        if among and cell.method not in among:
+            continue
         records = [record for run in runs if (record := results.training(run)) is not None]
         points = [point for record in records for point in record.happened.loss_curve]
         for kind, key in (("training", "loss"), ("validation", "validation_loss")):
@@ -30,7 +36,7 @@ def training_data(results: Results, table: str) -> list[dict[str, Any]]:
             for step, losses in sorted(by_step.items()):
                 rows.append(
                     {
-                        "panel": f"{model_title(plan, cell)}, r = {cell.rank}",
+                        "panel": model_title(plan, cell) + ("" if among else f", r = {cell.rank}"),
                         "method": cell.method,
                         "kind": kind,
                         "step": step,
@@ -42,14 +48,14 @@ def training_data(results: Results, table: str) -> list[dict[str, Any]]:
     return rows
 
 
-def training_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
-    """Loss by update, a panel a model and rank."""
+def training_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] = ()) -> Figure:
+    """Loss by update, a panel a model and rank; of the methods `among` a large panel a model."""
     from matplotlib.ticker import MaxNLocator
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         for method, kind in dict.fromkeys((row["method"], row["kind"]) for row in shown):
             points = [row for row in shown if (row["method"], row["kind"]) == (method, kind)]
-            style = look(plan, method)
+            style = look(plan, method, among)
             steps = [row["step"] for row in points]
             if kind == "validation":
                 style |= {"linestyle": (0, (1, 2)), "label": f"{style['label']}, validation"}
@@ -62,7 +68,13 @@ def training_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_ylim(bottom=0)
 
-    return panels(rows, draw)
+    return panels(rows, draw, height=3.6, across=1, breadth=5) if among else panels(rows, draw)
+
+
+def _draw(results: Results, table: str) -> Figure:
+    plan = results.plan
+    among = apart(plan, [table], (cell.method for cell in plan.tuned_cells(table)))
+    return training_figure(plan, training_data(picked(results), table, among), among)
 
 
 TRAINING_CURVES = FigureView(
@@ -70,7 +82,7 @@ TRAINING_CURVES = FigureView(
     subjects=of_tables("training-"),
     caption=lambda plan, table: (
         f"{table_title(plan, table)}: training loss by update, mean of the seeds, with their range shaded; validation"
-        " loss dashed where there is one."
+        " loss dashed where there is one. Of many methods those that comparisons were planned for."
     ),
-    draw=lambda results, table: training_figure(results.plan, training_data(picked(results), table)),
+    draw=_draw,
 )

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": "#009E73", "undecided": "#777777"}
+TEXT = 7.5  # points
+FROM_LEFT = ("figure fraction", "data")
+BESIDE = ("axes fraction", "data")  # a place across the panel, and a row
+BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+COLORS = {"better": "#0072B2", "worse": "#B84E00", "equivalent": "#00795A", "undecided": "#666666"}
 MARKERS = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
-ROW = 0.21  # inches
+WIDTH = 4.9  # inches: as much as stands on a screen of 1,280 pixels beside the sentences and the scores
+HEIGHT = 6.9  # inches at the most that such a screen has, as long as rows are no lower than LOW_ROW
+ROW, LOW_ROW = 0.2, 0.145  # inches
 APART = 8
-TICKS = 6  # of a panel, beyond the first: more run into each other where they have a sign and three decimals
+TICKS = 4  # of a panel, beyond the first: more run into each other where they have a sign and three decimals
 
 
 def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
@@ -30,7 +36,8 @@ def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
 
     panels = panels_of(rows)
     heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels]
-    figure = Figure(figsize=(6.2, max(1.6, ROW * sum(heights))))
+    row = max(LOW_ROW, min(ROW, HEIGHT / sum(heights)))
+    figure = Figure(figsize=(WIDTH, max(1.6, row * sum(heights))))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, of_panel in zip(axes, panels, strict=True):
         _panel(axis, plan, of_panel)
@@ -69,8 +76,9 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
     unit = "points" if metric.is_share else metric.unit
     place, ticks, labels = 0, [], []
     for (table, model), block in _blocks(rows).items():
-        ticks.append(place)
-        labels.append(f"{table}, {model_titles(plan, table)[model]}")
+        heading = f"{table}, {model_titles(plan, table)[model]}"
+        text = axis.annotate(heading, (0.01, place), xycoords=FROM_LEFT, va="center", fontsize=TEXT, fontweight="bold")
+        text.set(bbox=BEHIND, in_layout=False)
         place += 1
         for one in block:
             _row(axis, one, place)
@@ -79,16 +87,17 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
             labels.append(f"{a} − {b}")
             place += 1
     axis.axvline(0, color="0.2", linewidth=0.8)
-    axis.set_yticks(ticks, labels)
-    for label in axis.get_yticklabels():
-        label.set_fontweight("bold" if " − " not in label.get_text() else "normal")
+    axis.annotate("verdict, seeds", (1.01, 0), xycoords=BESIDE, va="center", color="0.35", fontsize=TEXT)
+    axis.set_yticks(ticks, labels, fontsize=TEXT)
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
     axis.set_ylim(place - 0.4, -0.6)
     axis.xaxis.set_major_locator(MaxNLocator(TICKS))
     if not metric.higher_is_better:
         axis.invert_xaxis()
-    axis.set_xlabel(f"Difference, {unit}; right of 0 the first is better; shaded: doesn't matter")
+    axis.set_xlabel(
+        f"Difference, first − second, {unit}\n◀ first is worse     (shaded: within the margin)     first is better ▶"
+    )
 
 
 def _row(axis: Axes, one: Judgement, place: int) -> None:
@@ -96,9 +105,7 @@ def _row(axis: Axes, one: Judgement, place: int) -> None:
     margin, verdict = one.planned.margin * one.planned.metric.scale, one.decision.verdict.value
     axis.barh(place, 2 * margin, 0.9, left=-margin, color="0.88", linewidth=0)
     note = f"{ARROWS[verdict]} {verdict}, {one.decision.seeds}"
-    axis.annotate(
-        note, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=COLORS[verdict], fontsize=7
-    )
+    axis.annotate(note, (1.01, place), xycoords=BESIDE, va="center", color=COLORS[verdict], fontsize=TEXT)
     if difference is None:
         return
     spread = None if low is None or high is None else [[difference - low], [high - difference]]
@@ -120,10 +127,10 @@ FOREST = FigureView(
     key="forest",
     subjects=of_experiment("forest", has_comparisons),
     caption=lambda plan, _: (
-        "The planned differences, first method less second, with the repeated intervals, two-sided: each table's hold"
-        " together at 95 %, wherever training stopped. Shaded: the difference that doesn't matter. At the right the"
-        " verdict on the first (better, worse: off 0, however little; equivalent: all within the shade), and the seeds"
-        " that it rests on."
+        "The planned differences, first method less second. Bars: the repeated intervals, two-sided; each table's hold"
+        " together at 95 %, wherever training stopped. Shaded: within the margin, the difference that doesn't matter."
+        " At the right the verdict on the first method (better, worse: the interval leaves out 0, however small the"
+        " difference; equivalent: it lies within the margin) and the number of seeds that it rests on."
     ),
     draw=lambda results, _: forest_figure(results.plan, judgements(results)),
     published=True,
