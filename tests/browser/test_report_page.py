@@ -165,14 +165,26 @@ def test_the_first_screen_answers(visit, path):
     page = visit(path, 1280, 800).page
     first = page.locator("#answer .first")
     drawn = first.locator("figure img")
-    assert drawn.first.get_attribute("alt").startswith("The planned differences") and drawn.count() == 2
+    assert drawn.first.get_attribute("alt").startswith("The planned differences") and drawn.count() >= 2
     assert all(drawn.nth(place).bounding_box()["y"] < 600 for place in range(2))
     assert first.locator(".said").bounding_box()["y"] < 300
-    assert "planned comparisons are decided" in first.locator(".said p").first.inner_text()
-    undecided = first.locator("details")
+    assert "planned comparisons are decided" in page.locator("#answer .summary").inner_text()
+    undecided = first.locator(".said details")
     assert not undecided.locator("li").first.is_visible()
     undecided.locator("summary").click()
     assert undecided.locator("li").first.is_visible() and "undecided" in undecided.locator("li").first.inner_text()
+
+
+def test_narrow_score_figures_stand_wholly_beside_the_forest(visit, path):
+    page = visit(path, 1280, 800).page
+    if not page.locator(".first.thirds").count():
+        pytest.skip("this page's score figures have several panels")
+    score = page.locator("#answer .scores img").first.bounding_box()
+    forest = page.locator("#figure-forest img").bounding_box()
+    assert score["x"] > forest["x"] + forest["width"] and score["y"] + score["height"] <= 800
+    assert forest["y"] + forest["height"] <= 800
+    said = page.locator(".said").bounding_box()
+    assert forest["x"] + forest["width"] <= said["x"] and said["x"] + said["width"] <= score["x"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -232,11 +244,36 @@ def test_on_paper_nothing_is_cut_off_and_no_control_is_printed(visit, made):
     assert page.evaluate("document.documentElement.scrollWidth") <= 720
 
 
-def test_a_figure_on_a_phone_keeps_its_size_and_scrolls_by_itself(visit, path):
+def test_on_a_phone_the_answer_s_figures_fit_and_others_scroll_by_themselves(visit, path):
     page = visit(path, 390, 844).page
-    forest = page.locator("#figure-forest img")
-    assert forest.bounding_box()["width"] == int(forest.get_attribute("width")) > 390
+    assert page.locator("#figure-forest img").bounding_box()["width"] <= 390
+    assert page.locator("#figure-forest").bounding_box()["y"] < page.locator(".said").bounding_box()["y"]
+    for image in page.locator("#figures img").all():
+        assert image.bounding_box()["width"] == int(image.get_attribute("width"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_search_takes_any_minus_and_spacing(visit, made):
+    page = visit(made).page
+    box = page.locator("#table-verdicts .search input")
+    for words in ("r=32 dora", "R = 32 DoRA", "r =32 −", "r=32 -"):
+        box.fill(words)
+        shown = page.locator("#table-verdicts tbody tr:visible").count()
+        assert 0 < shown <= 2, words
+    box.fill("no such")
+    assert page.locator("#table-verdicts .search output").inner_text() == "0 of 2"
+
+
+def test_a_link_to_a_row_shows_it_though_a_search_left_it_out_and_a_broken_link_does_nothing(visit, made):
+    seen = visit(made)
+    row = seen.page.locator("#table-runs tbody tr").nth(3)
+    seen.page.locator("#table-runs .search input").fill("no such")
+    assert not row.is_visible()
+    seen.page.evaluate("(name) => { location.hash = name; }", row.get_attribute("id"))
+    row.wait_for(state="visible")
+    seen.page.evaluate("location.hash = '%2'")
+    seen.page.evaluate("location.hash = 'nowhere'")
+    assert seen.messages == []
 
 
 def test_a_table_is_copied_as_latex(visit, made):

@@ -6,6 +6,7 @@ Economic Studies 2024: simultaneously at the tests' level). Letters: Piepho, J. 
 """
 
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 import numpy as np
 
@@ -17,10 +18,14 @@ from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import Metric
 from sbora_bench.results.read import Results
 
+MANY_GROUPS = 100  # of which hardly an alphabet's worth will be left
+
 
 @dataclass(frozen=True)
 class Ranked:
-    """A cell on the average of its table's tasks, over its seeds; `first`, `last`: the interval of its rank."""
+    """A cell on the average of its table's tasks, over its seeds; `first`, `last`: the interval of its rank; `letters`:
+    empty where the ranking has none.
+    """
 
     cell: Cell
     metric: Metric
@@ -103,18 +108,23 @@ def shown_better(pairs: list[Pair]) -> frozenset[tuple[Cell, Cell]]:
 
 
 def compact_letters(order: list[Cell], better: frozenset[tuple[Cell, Cell]]) -> dict[Cell, str]:
-    """Letters, a the best's; two cells share one exactly where neither is shown to be better."""
+    """Letters, a the best's; two cells share one exactly where neither is shown to be better.
+
+    Empty for all where the alphabet doesn't do: of many cells the groups can be thousands, which say nothing.
+    """
+    place = {cell: number for number, cell in enumerate(order)}
     groups: list[set[Cell]] = [set(order)]
-    for one, other in better:
+    for one, other in sorted(better, key=lambda pair: (place[pair[0]], place[pair[1]])):
         for group in [group for group in groups if {one, other} <= group]:
             groups.remove(group)
             groups += [group - {one}, group - {other}]
         groups = [group for group in groups if not any(group < larger for larger in groups)]
         groups = [group for place, group in enumerate(groups) if group not in groups[:place]]
-    place = {cell: number for number, cell in enumerate(order)}
+        if len(groups) > MANY_GROUPS:
+            break
+    if len(groups) > len(ascii_lowercase):
+        return dict.fromkeys(order, "")
     groups.sort(key=lambda group: sorted(place[cell] for cell in group))
-    return {cell: "".join(_letter(k) for k, group in enumerate(groups) if cell in group) for cell in order}
-
-
-def _letter(number: int) -> str:
-    return chr(ord("a") + number % 26) + "'" * (number // 26)
+    return {
+        cell: "".join(a for a, group in zip(ascii_lowercase, groups, strict=False) if cell in group) for cell in order
+    }

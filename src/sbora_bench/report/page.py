@@ -68,7 +68,7 @@ def page(plan: Plan, results: Path, published: bool = False) -> str:
             tables=tables,
             published=published,
             figures=[figure for figure in figures if figure["name"] not in left_out],
-            latex_of=latex_of,
+            latex_of=latex,
             failures=failures,
             sections=sections,
             facts=facts,
@@ -79,11 +79,6 @@ def page(plan: Plan, results: Path, published: bool = False) -> str:
             script=inline("report.js"),
         )
     )
-
-
-def latex_of(table: PrintedTable) -> str:
-    """A table's LaTeX where it has numbers, to be copied; empty for a table of the page alone."""
-    return latex(table) if table.csv else ""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def highest_scores(results: Results) -> list[str]:
         names = [AVERAGE.lower()] if layout.averaged else [column.title for column in layout.columns]
         cells = entries_of(results, layout)
         for place, name in enumerate(names, start=-1 if layout.averaged else 0):
+            if any("micro" in entries[place].beside for entries in cells.values()):
+                name += " (mean over subjects)"
             sentences.append(f"{layout.title}: {_highest(plan, layout, cells, place, name)}")
     failed = frame[frame.status.isin(["failed", "not run"])].run.nunique()
     missing = f"{failed} of {len(plan.runs)} runs have no score: they failed or were not run."

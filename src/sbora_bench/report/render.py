@@ -89,8 +89,9 @@ def markdown_text(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text in which nothing is a TeX command."""
-    return " ".join(text.split()).translate(_LATEX)
+    """Text in which nothing is a TeX command; nor, after the end of a line, an argument of that."""
+    words = " ".join(text.split())
+    return ("{}" if words.startswith(("[", "*")) else "") + words.translate(_LATEX)
 
 
 def markdown(table: PrintedTable) -> str:

@@ -4,8 +4,13 @@
 const NUMBER = /^[+<>\s]*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)/i;
 
 function numberOf(text) {
-  const found = NUMBER.exec(text.replace(/−/g, "-").replace(/,/g, ""));
-  return found ? parseFloat(found[1]) : null;
+  const number = NUMBER.exec(text.replace(/−/g, "-").replace(/,/g, ""));
+  return number ? parseFloat(number[1]) : null;
+}
+
+// As rows are searched: any case, any minus, and "r=16" for "r = 16".
+function searchText(text) {
+  return text.toLowerCase().replace(/−/g, "-").replace(/\s*=\s*/g, "=");
 }
 
 function order(a, b, asText) {
@@ -21,8 +26,8 @@ function textOf(cell) {
 
 function sortable(table) {
   const body = table.tBodies[0];
-  const groups = [...table.tBodies].map((each) => [each, [...each.rows]]);
-  const rows = groups.flatMap(([, mine]) => mine);
+  const groups = [...table.tBodies].map((group) => [group, [...group.rows]]);
+  const rows = groups.flatMap(([, inGroup]) => inGroup);
   const titles = [...table.tHead.rows[0].cells];
   titles.forEach((title, column) => {
     const button = document.createElement("button");
@@ -32,9 +37,9 @@ function sortable(table) {
     button.addEventListener("click", () => {
       const before = title.getAttribute("aria-sort");
       const now = before === null ? "ascending" : before === "ascending" ? "descending" : null;
-      titles.forEach((each) => each.removeAttribute("aria-sort"));
+      titles.forEach((other) => other.removeAttribute("aria-sort"));
       if (now === null) {
-        groups.forEach(([each, mine]) => each.append(...mine));
+        groups.forEach(([group, inGroup]) => group.append(...inGroup));
         return;
       }
       title.setAttribute("aria-sort", now);
@@ -59,7 +64,7 @@ function searchable(place, things, what) {
   label.append(`Search ${what} `, input, count);
   place.before(label);
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = searchText(input.value).split(/\s+/).filter(Boolean);
     let shown = 0;
     things.forEach(([thing, text]) => {
       thing.hidden = !words.every((word) => text.includes(word));
@@ -70,7 +75,7 @@ function searchable(place, things, what) {
 }
 
 function withText(things, textIn) {
-  return things.map((thing) => [thing, textIn(thing).textContent.toLowerCase()]);
+  return things.map((thing) => [thing, searchText([...textIn(thing).childNodes].map((node) => node.textContent).join(" "))]);
 }
 
 document.querySelectorAll("figure.table").forEach((figure) => {
@@ -99,14 +104,23 @@ document.querySelectorAll("details.latex").forEach((details) => {
 const runs = [...document.querySelectorAll("details.run")];
 if (runs.length) searchable(runs[0], withText(runs, (run) => run.querySelector("summary")), "runs");
 
+function targetOf(hash) {
+  try {
+    return document.getElementById(decodeURIComponent(hash));
+  } catch {
+    return null; // a link that was cut off: "%2"
+  }
+}
+
 function openTarget() {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (!(target instanceof HTMLDetailsElement)) return;
-  for (let part = target; part; part = part.parentElement.closest("details")) {
+  const target = targetOf(location.hash.slice(1));
+  if (target === null) return;
+  target.hidden = false; // though a search had left it out
+  for (let part = target.closest("details"); part; part = part.parentElement.closest("details")) {
     part.hidden = false;
     part.open = true;
   }
-  target.scrollIntoView();
+  if (target.matches("details, tr")) target.scrollIntoView();
 }
 window.addEventListener("hashchange", openTarget);
 openTarget();

@@ -72,3 +72,14 @@ def test_one_seed_ranks_nobody():
     assert [(one.first, one.last, one.letters) for one in made.cells] == [(1, 2, "a"), (1, 2, "a")]
     assert made.better == frozenset() and made.cells[0].trainable_parameters == 10
     assert shown_better([]) == frozenset()
+
+
+def test_where_the_alphabet_does_not_do_there_are_no_letters_and_no_thousands_of_groups():
+    """Of 30 pairs of cells one is better in each: 2 to the 30 groups."""
+    cells = [Cell("arithmetic", "m", f"method-{number}", 8) for number in range(60)]
+    better = frozenset((cells[2 * pair], cells[2 * pair + 1]) for pair in range(30))
+    assert set(compact_letters(cells, better).values()) == {""}
+    few = frozenset((cells[2 * pair], cells[2 * pair + 1]) for pair in range(4))
+    assert {letter for letters in compact_letters(cells[:8], few).values() for letter in letters} == set(
+        "abcdefghijklmnop"
+    )

@@ -286,6 +286,14 @@ def test_the_leaderboard_has_intervals_of_ranks_and_letters(made):
     assert [line[3:5] for line in lines[1:]] == [["2 to 3", "b"], ["2 to 3", "b"]]
 
 
+def test_a_ranking_that_has_no_letters_is_shown_without(made, monkeypatch):
+    plan, results = made
+    monkeypatch.setattr("sbora_bench.analysis.ranking.ascii_lowercase", "a")
+    board = leaderboard(Results(plan, results), TABLE)
+    assert "Letters" not in board.header and "letter" not in board.notes[0]
+    assert {len(row) for row in board.groups[0]} == {len(board.header)} == {7}
+
+
 def test_without_comparisons_there_is_neither_table_nor_figure(tmp_path):
     plan = make_plan(tmp_path)
     assert not [name for name in table_files(plan) + figure_files(plan) if "verdicts" in name or "forest" in name]

@@ -1,6 +1,7 @@
-"""The methods of a table ranked, with intervals of the ranks; those that can't be told apart share a letter."""
+"""The methods of a table ranked, with intervals of the ranks; of few those that can't be told apart share a letter."""
 
 from sbora_bench.analysis.ranking import Ranked, rankings
+from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import whole
@@ -28,13 +29,14 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
     plan, ranked = results.plan, rankings(results, table)
     if not ranked:
         return None
+    lettered = all(one.letters for ranking in ranked for one in ranking.cells)
     groups = [
         [
             [
                 *map(Text, cell_titles(plan, one.cell)),
                 Text(str(place)),
                 Text(f"{one.first} to {one.last}" if one.first < one.last else str(one.first)),
-                Text(one.letters),
+                *([Text(one.letters)] if lettered else []),
                 Text(_score(one)),
                 Text(whole(one.trainable_parameters)),
                 Text(str(one.score.n)),
@@ -44,15 +46,17 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
         for ranking in ranked
     ]
     unit = ranked[0].cells[0].metric.shown_unit
+    letters = "Cells that share a letter can't be told apart" if lettered else "Two cells are told apart by a test"
+    by_loss = any(planned.metric_name == GOLD_LOSS for planned in plan.comparisons(table))
     notes = [
-        "Ranked by the mean of the table's own tasks, each a mean over its items, also where the table of scores has"
-        " the mean over subjects. Interval of the rank: between one more than the number of cells"
-        " shown to be better and as many as are not shown to be worse, all at once at 95 %. Cells that share a letter"
-        " can't be told apart (over seeds and items; Holm over all pairs of a table and model). In brackets: the 95 %"
-        " interval of the score over the seeds.",
+        "Place: by the mean of the table's own tasks, each a mean over its items, also where the table of scores has"
+        " the mean over subjects. Its interval: from one more than the number of cells shown to be better, to as many"
+        f" as are not shown to be worse, all at once at 95 %. {letters} (over seeds and items; Holm over all pairs of a"
+        " table and model). In brackets: the 95 % interval of the score over the seeds.",
+        *(["The planned comparisons are decided by the gold loss, not by this score."] if by_loss else []),
     ]
-    header = ["Model", "Method", "Place", "Its interval", "Letters", f"Score{f', {unit}' if unit else ''}"]
-    header += ["Trainable parameters", "Seeds"]
+    header = ["Model", "Method", "Place", "Interval of the place", *(["Letters"] if lettered else [])]
+    header += [f"Score{f', {unit}' if unit else ''}", "Trainable parameters", "Seeds"]
     title = f"Ranked: {table_title(plan, table)}"
     return PrintedTable(f"leaderboard-{table}", title, header, groups, notes, text_columns=2)
 
