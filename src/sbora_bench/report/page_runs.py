@@ -17,6 +17,7 @@ from sbora_bench.results.read import Results
 from sbora_bench.results.records import TaskScore, TrainRecord
 
 SAMPLES_BYTES = 800_000  # of all runs together, without prompts, so that a page of 200 runs is small and opens at once
+MANY = 500  # runs, of which a page with a section each would have several megabytes
 MOST = 5  # samples a task
 LONGEST = 1500  # signs of a prompt or of a model's text
 OVERHEAD = 250  # bytes of mark-up a sample
@@ -45,9 +46,22 @@ class Section:
 
 
 def run_sections(results: Results) -> list[Section]:
-    """A section a run, in the order of the experiment."""
-    runs = results.plan.runs
+    """A section a run of `runs_shown`, in the order of the experiment."""
+    runs = runs_shown(results)
     return [section(results, run, SAMPLES_BYTES // len(runs)) for run in runs]
+
+
+def runs_shown(results: Results) -> list[Run]:
+    """All runs; of more than `MANY` the first of each cell, and those of which a task has no score."""
+    runs = results.plan.runs
+    if len(runs) <= MANY:
+        return runs
+    first = {run.cell: run for run in reversed(runs)}
+
+    def is_whole(run: Run) -> bool:
+        return all(score is not None and score.status == "ok" for score in results.task_scores(run).values())
+
+    return [run for run in runs if first[run.cell] == run or not is_whole(run)]
 
 
 def section(results: Results, run: Run, room: int) -> Section:
@@ -201,10 +215,16 @@ def sample_shown(title: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def samples_shown(sections: list[Section]) -> str:
-    """How many of all samples the page holds, in a sentence."""
+def samples_shown(sections: list[Section], runs: int) -> str:
+    """How many of all runs and samples the page holds, in sentences."""
     shown, answered = sum(len(section.samples) for section in sections), sum(section.answered for section in sections)
-    return (
+    few = (
+        f"Of {runs:,} runs these are {len(sections):,}, the first seed's of each cell and those without a score; of"
+        " another: sbora-bench show RUN. "
+        if len(sections) < runs
+        else ""
+    )
+    return few + (
         f"{shown:,} of {answered:,} samples are on this page: of every run the same items of a task, drawn by a hash of"
         f" their number, at most {MOST} a task, and fewer where many runs share the page; texts of over {LONGEST:,}"
         " signs are cut. All of them, whole, are in runs/RUN/samples/."

@@ -145,12 +145,16 @@ def outcome_text(pair: Pair) -> str:
 
 
 def verdict_summary(results: Results) -> str:
-    """How many planned comparisons are decided, and how: `3 of 25 planned comparisons are decided: 1 worse, ...`."""
+    """How many planned comparisons are decided, and how: `3 of 25 planned comparisons are decided: the first method is
+    better in 1, equivalent in 2. ...`.
+    """
     verdicts = [judgement.decision.verdict for judgement in judgements(results)]
     counts = {verdict: verdicts.count(verdict) for verdict in Verdict if verdict is not Verdict.UNDECIDED}
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    counted = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
     decided = sum(counts.values())
-    summary = f"{decided} of {len(verdicts)} planned comparisons are decided" + (f": {counted}." if counted else ".")
+    summary = f"{decided} of {len(verdicts)} planned comparisons are decided" + (
+        f": the first method is {counted}." if counted else "."
+    )
     apart = counts[Verdict.BETTER] + counts[Verdict.WORSE]
     beyond = sum(one.beyond_margin for one in judgements(results))
     verb = "is" if beyond == 1 else "are"

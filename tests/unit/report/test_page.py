@@ -18,7 +18,17 @@ from sbora_bench.report.outputs import audit_files, figure_captions, figure_file
 from sbora_bench.report.page import page as drawn_page
 from sbora_bench.report.page import report
 from sbora_bench.report.page_answer import conclusions, highest_scores
-from sbora_bench.report.page_runs import LONGEST, MOST, chosen_samples, loss_curve, run_sections, sample_shown, section
+from sbora_bench.report.page_runs import (
+    LONGEST,
+    MOST,
+    chosen_samples,
+    loss_curve,
+    run_sections,
+    runs_shown,
+    sample_shown,
+    samples_shown,
+    section,
+)
 from sbora_bench.report.page_shared import questions_of, without_shared_facts
 from sbora_bench.report.views.contamination_table import contamination_table
 from sbora_bench.report.views.footprint_table import footprint_table
@@ -199,6 +209,17 @@ def test_samples_are_the_same_items_in_every_run_and_fewer_where_room_is_scarce(
     few = chosen_samples(Results(plan, results), runs[0], ["MultiArith", "gsm8k"], 1200)
     assert [sample["task"] for sample in few] == ["MultiArith", "MultiArith", "GSM8K", "GSM8K"]
     assert chosen_samples(Results(plan, results), runs[0], ["gsm8k"], 10) == []
+
+
+def test_of_many_runs_the_first_of_each_cell_and_the_failed_have_a_section(page, monkeypatch):
+    plan, results, _ = page
+    read = Results(plan, results)
+    assert runs_shown(read) == plan.runs and not samples_shown(run_sections(read), len(plan.runs)).startswith("Of ")
+    monkeypatch.setattr("sbora_bench.report.page_runs.MANY", 5)
+    shown = [run.name for run in runs_shown(read)]
+    assert [name for name in shown if not name.endswith(("-s0", "-base"))] == ["arithmetic-llama-7b-dora-r32-s1"]
+    assert len(shown) == len({run.cell for run in plan.runs}) + 1
+    assert samples_shown(run_sections(read), len(plan.runs)).startswith("Of 17 runs these are 8, the first seed's of ")
 
 
 def test_what_runs_have_in_common_stands_once_and_nothing_is_lost(page):

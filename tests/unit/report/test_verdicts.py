@@ -101,8 +101,8 @@ def test_sentences_say_what_was_found(made):
     assert second.said[0].sentence.startswith("DoRA r = 32 against LoRA r = 32 at equal rank is undecided: ")
     assert (first.part(decided=True).said, second.part(decided=True).said) == (first.said, [])
     assert verdict_summary(Results(plan, results)) == (
-        "1 of 2 planned comparisons are decided: 1 better. Of the 1 better or worse, 1 is shown to be so by more than"
-        " the margin."
+        "1 of 2 planned comparisons are decided: the first method is better in 1. Of the 1 better or worse, 1 is shown"
+        " to be so by more than the margin."
     )
 
 

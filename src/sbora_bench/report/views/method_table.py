@@ -57,8 +57,8 @@ def method_table(results: Results, table: str) -> PrintedTable | None:
         " second, with the 95 % interval over seeds and items. q, items: would these very models differ on other items"
         " (signs of the items flipped, each averaged over its seeds); q, both: would models of other seeds differ on"
         " other items (one standard error of both). Both after Benjamini and Hochberg over the"
-        f" {family} pairs of this table: of what is shown below {LEVEL} one in twenty may be false. One seed shows"
-        " nothing of other seeds.",
+        f" {family} pairs of this table: of what is shown below {LEVEL} one in twenty may be false. The interval is"
+        " not corrected so: it may leave out 0 where no difference is shown. One seed shows nothing of other seeds.",
         f"Equal parameters: within {100 * PARAMETERS_WITHIN:.0f} %. Pairs of ranks of one method, and all numbers:"
         " averages.csv and differences.csv.",
     ]

@@ -42,7 +42,7 @@ def verdict_table(results: Results, _: None = None) -> PrintedTable:
         " too. Equivalent: it lies within the margin, the difference that"
         " doesn't matter. Undecided: neither, with all the seeds planned or run so far.",
         "The mean of a comparison that stopped early leans away from 0; its interval allows for it. Where all seeds"
-        " share their items the interval is of other items too.",
+        " share their items the interval allows for other items too.",
     ]
     header = ["Table", "Model", "Method", "is", "than", "Equal", "Difference", "Margin", "Seeds", "Measured in"]
     numbers: list[list[Any]] = [COLUMNS, *map(_numbers, judgements(results))]
