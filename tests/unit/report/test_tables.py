@@ -15,7 +15,7 @@ from sbora_bench.report.render import latex_text, markdown_text
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.method_table import method_table
 from sbora_bench.report.views.paper_footprint_table import agreement, paper_footprint_table
-from sbora_bench.report.views.score_table import _items_scored
+from sbora_bench.report.views.score_table import items_scored
 from sbora_bench.results.paper.reported import anomalies, anomaly_of, read_reported, reported_cell
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import (
@@ -104,10 +104,10 @@ def test_items_of_a_run_are_told_from_those_of_the_base_that_has_all_seeds_own(m
     collect(plan, results)
     frame = read_scores(results)
     scored = {"AddSub": frame[frame.task == "AddSub"].copy(), "GSM8K": frame[frame.task == "gsm8k"].copy()}
-    assert _items_scored(scored) == ["Items scored: AddSub 40, GSM8K 40."]
+    assert items_scored(scored) == ["Items scored: AddSub 40, GSM8K 40."]
     for lines in scored.values():
         lines.loc[lines.method == "base", "n"] = 120
-    assert _items_scored(scored) == [
+    assert items_scored(scored) == [
         "Items scored in each run: AddSub 40, GSM8K 40, of every seed its own. The untuned base, on all of them:"
         " AddSub 120, GSM8K 120."
     ]
@@ -264,6 +264,8 @@ def test_escapes():
     assert latex_text("50% & $x_1$ {a}\\b #~^") == (
         r"50\% \& \$x\_1\$ \{a\}\textbackslash{}b \#\textasciitilde{}\textasciicircum{}"
     )
+    # what begins a row: after the end of the one above, [ and * would be read as that one's argument
+    assert [latex_text(text) for text in ("[4] a", "*a", "a [4]*")] == ["{}[4] a", "{}*a", "a [4]*"]
 
 
 # --- the reported numbers -------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], f
     notes += footnotes
     frame = frame[frame.table.isin(layout.tables)]
     scored = {column: frame[(frame.table == column.table) & (frame.task == column.task)] for column in layout.columns}
-    notes += _items_scored({column.title: lines for column, lines in scored.items() if lines.n.notna().any()})
+    notes += items_scored({column.title: lines for column, lines in scored.items() if lines.n.notna().any()})
     missing = [column.title for column, lines in scored.items() if (lines.status == "not available").all()]
     if missing and layout.averaged:
         notes.append(f"The average is over the tasks that could be had, without {', '.join(missing)}.")
@@ -164,7 +164,7 @@ def _notes(results: Results, layout: Layout, entries: dict[Cell, list[Entry]], f
     return notes + _failures(results, frame)
 
 
-def _items_scored(scored: dict[str, pd.DataFrame]) -> list[str]:
+def items_scored(scored: dict[str, pd.DataFrame]) -> list[str]:
     """How many items a run has, by column; and the untuned base, where that has all seeds' own."""
 
     def spelt(base: bool) -> str:

@@ -22,7 +22,8 @@ BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none
 COLORS = {"better": "#0072B2", "worse": "#B84E00", "equivalent": "#00795A", "undecided": "#666666"}
 MARKERS = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
 WIDTH = 4.9  # inches: as much as stands on a screen of 1,280 pixels beside the sentences and the scores
-HEIGHT = 6.9  # inches at the most that such a screen has, as long as rows are no lower than LOW_ROW
+HEIGHT = 6.6  # inches at the most that such a screen has, as long as rows are no lower than LOW_ROW
+USUAL, LETTER = 36, 0.06  # signs of a label that WIDTH has room for, and inches of one more
 ROW, LOW_ROW = 0.2, 0.145  # inches
 APART = 8
 TICKS = 4  # of a panel, beyond the first: more run into each other where they have a sign and three decimals
@@ -37,7 +38,9 @@ def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
     panels = panels_of(rows)
     heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels]
     row = max(LOW_ROW, min(ROW, HEIGHT / sum(heights)))
-    figure = Figure(figsize=(WIDTH, max(1.6, row * sum(heights))))
+    longest = max((len(_label(plan, one)) for one in rows), default=0)
+    width = WIDTH + LETTER * max(0, longest - USUAL)
+    figure = Figure(figsize=(width, max(1.6, row * sum(heights))))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, of_panel in zip(axes, panels, strict=True):
         _panel(axis, plan, of_panel)
@@ -82,9 +85,8 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
         place += 1
         for one in block:
             _row(axis, one, place)
-            a, b = (ranked_title(plan, cell) for cell in one.planned.cells)
             ticks.append(place)
-            labels.append(f"{a} − {b}")
+            labels.append(_label(plan, one))
             place += 1
     axis.axvline(0, color="0.2", linewidth=0.8)
     axis.annotate("verdict, seeds", (1.01, 0), xycoords=BESIDE, va="center", color="0.35", fontsize=TEXT)
@@ -98,6 +100,10 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
     axis.set_xlabel(
         f"Difference, first − second, {unit}\n◀ first is worse     (shaded: within the margin)     first is better ▶"
     )
+
+
+def _label(plan: Plan, one: Judgement) -> str:
+    return " − ".join(ranked_title(plan, cell) for cell in one.planned.cells)
 
 
 def _row(axis: Axes, one: Judgement, place: int) -> None:
