@@ -13,6 +13,7 @@ from sbora_bench.report.view import table_title
 from sbora_bench.results.read import Results
 
 ARROWS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?"}
+RATE_MARKS = {"lowest": "†", "highest": "‡"}  # after a method whose learning rate was picked at that end
 EQUAL = {"rank": " at equal rank", "parameters": " at equal parameters", "neither": ""}
 
 
@@ -74,19 +75,20 @@ class Verdicts:
 def verdict_sentence(results: Results, judgement: Judgement) -> str:
     """What was found of a planned comparison, in a sentence: the numbers in the unit of its heading."""
     plan, planned, decision = results.plan, judgement.planned, judgement.decision
-    a, b = (ranked_title(plan, cell) for cell in planned.cells)
+    ends = judgement.rate_ends
+    a, b = (ranked_title(plan, cell) + RATE_MARKS.get(ends.get(cell, ""), "") for cell in planned.cells)
     finding = {
         Verdict.BETTER: f"{a} is better than {b}{EQUAL[planned.equal]}",
         Verdict.WORSE: f"{a} is worse than {b}{EQUAL[planned.equal]}",
         Verdict.EQUIVALENT: f"{a} and {b}{EQUAL[planned.equal]} are equivalent",
         Verdict.UNDECIDED: f"{a} against {b}{EQUAL[planned.equal]} is undecided",
     }
-    remarks = "".join(f"; {remark}" for remark in remarks_on(results, judgement))
+    remarks = "".join(f"; {remark}" for remark in remarks_on(judgement))
     return f"{finding[decision.verdict]}: {interval_text(judgement)}{remarks}."
 
 
-def remarks_on(results: Results, judgement: Judgement) -> list[str]:
-    """What a reader of a verdict should know of it: that it matters, rests on fewer seeds, or on a rate at an end."""
+def remarks_on(judgement: Judgement) -> list[str]:
+    """What a reader of a verdict should know of it: that it matters, or rests on fewer seeds."""
     run, of = judgement.seeds_run, judgement.seeds_planned
     remarks = ["by more than the margin"] if judgement.beyond_margin else []
     if judgement.stopped_early:
@@ -95,15 +97,11 @@ def remarks_on(results: Results, judgement: Judgement) -> list[str]:
         remarks.append(f"{run} of {of} seeds so far")
     if judgement.failed:
         remarks.append(f"{judgement.failed} of {run} seeds failed")
-    for end in dict.fromkeys(judgement.rate_ends.values()):
-        cells = [cell for cell, one in judgement.rate_ends.items() if one == end]
-        names = " and ".join(ranked_title(results.plan, cell) for cell in cells)
-        remarks.append(f"{names} at the {end} learning rate tried")
     return remarks
 
 
 def verdict_remarks(results: Results) -> list[str]:
-    """What all the sentences have in common, said once: their intervals, early stops, rates at an end."""
+    """What all the sentences have in common, said once: their intervals, early stops, the marks of rates at an end."""
     judged = judgements(results)
     remarks = []
     if judged:
@@ -119,10 +117,10 @@ def verdict_remarks(results: Results) -> list[str]:
         )
     if any(one.stopped_early for one in judged):
         remarks.append("Stopped before all seeds: the mean leans away from 0; its interval allows for that.")
-    if any(one.rate_ends for one in judged):
-        remarks.append(
-            "At the lowest or highest learning rate tried: a better one may lie beyond, so the method may do better."
-        )
+    at_ends = {end for one in judged for end in one.rate_ends.values()}
+    marks = [f"{mark} at the {end} learning rate tried" for end, mark in RATE_MARKS.items() if end in at_ends]
+    if marks:
+        remarks.append(f"{', '.join(marks)}: a better one may lie beyond, so the method may do better.")
     return remarks
 
 
@@ -134,7 +132,8 @@ def verdict_sentences(results: Results) -> list[Verdicts]:
         planned = one.planned
         where = f"{table_title(plan, planned.table)}, {model_title(plan, planned)}"
         margin = f"margin {planned.metric.text(planned.margin)}"
-        heading = f"{where}: {measured(one)}; {margin}, {one.seeds_planned} seeds"
+        most = "up to " if plan.experiment.tables[planned.table].looks else ""
+        heading = f"{where}: {measured(one)}; {margin}, {most}{one.seeds_planned} seeds"
         groups.setdefault(heading, []).append(Said(one.decision.verdict.value, verdict_sentence(results, one)))
     return [Verdicts(heading, lines) for heading, lines in groups.items()]
 
