@@ -279,6 +279,14 @@ def test_no_text_of_the_rate_curves_is_cut_off_or_runs_into_another():
     assert all(left.x1 < right.x0 for of_axis in ticks for left, right in zip(of_axis, of_axis[1:], strict=False))
 
 
+@pytest.mark.parametrize(("highest", "scale"), [(1.0, "linear"), (8.5, "log")])
+def test_a_rate_that_is_far_too_high_leaves_room_for_the_others(highest, scale):
+    point = {"panel": "Ladder S", "method": "lora", "sd": 0.0, "loss": True, "picked": False}
+    rows = [point | {"rate": 1e-3, "mean": 0.2, "picked": True}, point | {"rate": 4e-3, "mean": highest}]
+    (axis,) = rate_figure(load_plan("ladder"), rows).axes
+    assert axis.get_yscale() == scale and ("log scale" in axis.get_ylabel()) == (scale == "log")
+
+
 def test_the_caption_of_rates_that_are_only_picked_names_the_loss_and_no_test_items():
     caption = RATE_CURVES.caption(load_plan("ladder"), "mmlu")
     assert caption == (

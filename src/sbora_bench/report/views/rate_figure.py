@@ -12,7 +12,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import rate_text
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import WIDE, look, panels
+from sbora_bench.report.plotting import WIDE, look, panels, short
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
 from sbora_bench.results.read import Results
@@ -20,6 +20,8 @@ from sbora_bench.results.read import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+FAR = 10  # times the lowest loss
 
 
 def rate_data(rows: Iterable[RateScore], plan: Plan, among: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -58,12 +60,25 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] = (
         axis.set_xticks([], minor=True)
         axis.set_xlabel("Learning rate")
         if any("loss" in row for row in shown):
-            axis.set_ylabel("Gold loss, nats a token")
+            _loss_axis(axis, [row["mean"] for row in shown])
         else:
             axis.set_ylabel("Score, %")
             axis.set_ylim(0, 100)
 
     return panels(rows, draw, height=3.6, across=1, breadth=5) if among else panels(rows, draw, across=2, breadth=WIDE)
+
+
+def _loss_axis(axis: Axes, losses: list[float]) -> None:
+    """Logarithmic where a rate that is far too high would leave no room to tell the others apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_ylabel("Gold loss, nats a token")
+    if max(losses) > FAR * min(losses) > 0:
+        axis.set_ylabel("Gold loss, nats a token, log scale")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw(results: Results, table: str) -> Figure:
