@@ -254,6 +254,19 @@ def test_a_forest_stands_on_one_screen_and_no_rows_run_into_each_other(made, cou
     assert all(text.x0 >= 0 and text.x1 <= figure.bbox.width for text in (*labels, *texts))
 
 
+def test_rows_of_several_panels_do_not_run_into_each_other(made, monkeypatch):
+    plan, results = made
+    rows = judgements(Results(plan, results)) * 6
+    monkeypatch.setattr(verdict_figure, "panels_of", lambda rows: [rows, rows, rows[:2], rows[:2]])
+    with matplotlib.style.context(["default", STYLE]):
+        figure = verdict_figure.forest_figure(plan, rows)
+        figure.draw_without_rendering()
+        labels = [[label.get_window_extent() for label in axis.get_yticklabels()] for axis in figure.axes]
+    assert all(above.y0 >= below.y1 for of in labels for above, below in zip(of, of[1:], strict=False))
+    assert figure.get_figheight() <= 6.61
+    assert [axis.get_xlabel().count("better") for axis in figure.axes] == [0, 0, 0, 1], "said once"
+
+
 def test_long_names_in_a_forest_leave_room_for_the_intervals(made, monkeypatch):
     plan, results = made
     rows = judgements(Results(plan, results))

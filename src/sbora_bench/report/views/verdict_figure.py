@@ -25,6 +25,7 @@ WIDTH = 4.9  # inches: as much as stands on a screen of 1,280 pixels beside the 
 HEIGHT = 6.6  # inches at the most that such a screen has, as long as rows are no lower than LOW_ROW
 USUAL, LETTER = 36, 0.06  # signs of a label that WIDTH has room for, and inches of one more
 ROW, LOW_ROW = 0.2, 0.145  # inches
+BELOW, SIDES = 0.38, 0.17  # inches of what stands below a panel, and once more of which side is the better
 APART = 8
 TICKS = 4  # of a panel, beyond the first: more run into each other where they have a sign and three decimals
 
@@ -36,14 +37,17 @@ def forest_figure(plan: Plan, rows: list[Judgement]) -> Figure:
     from matplotlib.figure import Figure
 
     panels = panels_of(rows)
-    heights = [len(of_panel) + len(_blocks(of_panel)) + 2.5 for of_panel in panels]
-    row = max(LOW_ROW, min(ROW, HEIGHT / sum(heights)))
+    lines = [len(of_panel) + len(_blocks(of_panel)) for of_panel in panels]
+    below = BELOW * len(panels) + SIDES
+    row = max(LOW_ROW, min(ROW, (HEIGHT - below) / max(1, sum(lines))))
     longest = max((len(_label(plan, one)) for one in rows), default=0)
     width = WIDTH + LETTER * max(0, longest - USUAL)
-    figure = Figure(figsize=(width, max(1.6, row * sum(heights))))
-    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    figure = Figure(figsize=(width, row * sum(lines) + below))
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=lines)[:, 0]
     for axis, of_panel in zip(axes, panels, strict=True):
         _panel(axis, plan, of_panel)
+    sides = "◀ first is worse     (shaded: within the margin)     first is better ▶"
+    axes[-1].set_xlabel(f"{axes[-1].get_xlabel()}\n{sides}")
     return figure
 
 
@@ -97,9 +101,7 @@ def _panel(axis: Axes, plan: Plan, rows: list[Judgement]) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(TICKS))
     if not metric.higher_is_better:
         axis.invert_xaxis()
-    axis.set_xlabel(
-        f"Difference, first − second, {unit}\n◀ first is worse     (shaded: within the margin)     first is better ▶"
-    )
+    axis.set_xlabel(f"Difference, first − second, {unit}")
 
 
 def _label(plan: Plan, one: Judgement) -> str:
