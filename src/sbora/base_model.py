@@ -12,12 +12,12 @@ import importlib
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from .config import SboraConfig
@@ -45,6 +45,7 @@ class Base:
         vocabulary: rows of the embedding if the adapter's training changed them, else None.
         relabelled: whether the adapter has another number of labels than the base's configuration says.
         untied: whether the adapter changes one of two tied embeddings, so that they are tied no more.
+        tokens_apart: whether it trains single tokens of tied embeddings, and they are no longer the same.
     """
 
     cls: Any
@@ -54,6 +55,7 @@ class Base:
     vocabulary: int | None = None
     relabelled: bool = False
     untied: bool = False
+    tokens_apart: bool = False
 
     def skeleton(self) -> nn.Module:
         """The model on the meta device, without weights."""
@@ -64,14 +66,23 @@ class Base:
             build = self.cls.from_config if hasattr(self.cls, "from_config") else self.cls._from_config
             return build(settings)
 
-    def adapted(self) -> PeftModel:
-        """The skeleton with an adapter of this configuration."""
+    def adapted(self, config: PeftConfig) -> PeftModel:
+        """The skeleton with an adapter of a configuration."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the same come when the adapter is loaded in earnest
-            return get_peft_model(self.skeleton(), copy.deepcopy(self.config), low_cpu_mem_usage=True)
+            return get_peft_model(self.skeleton(), copy.deepcopy(config), low_cpu_mem_usage=True)
 
     def load(self) -> nn.Module:
-        """The model with its weights, in the precision that they are saved in."""
+        """The model with its weights, in the precision that they are saved in.
+
+        Raises:
+            ValueError: the adapter cannot be merged into it.
+        """
+        if self.tokens_apart:
+            raise ValueError(
+                "The base's embeddings are tied, and training changed single tokens (trainable_token_indices) and more "
+                "of one of the two: they cannot be merged into one weight. Export to 'lora'."
+            )
         model = self.cls.from_pretrained(
             self.path,
             config=copy.deepcopy(self.settings),
@@ -84,11 +95,22 @@ class Base:
                 torch.manual_seed(self.config.random_seed)
                 model.resize_token_embeddings(self.vocabulary)
         if self.untied:
-            head = model.get_output_embeddings()
-            head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
             for settings in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
                 settings.tie_word_embeddings = False
+            for names in tied_weights(model) - tied_weights(replace(self, settings=model.config).skeleton()):
+                for name in names[1:]:
+                    owner, _, own = name.rpartition(".")
+                    weight = nn.Parameter(model.get_parameter(name).detach().clone(), requires_grad=False)
+                    setattr(model.get_submodule(owner), own, weight)
         return model
+
+
+def tied_weights(model: nn.Module) -> set[tuple[str, ...]]:
+    """The names of parameters that are one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter.data_ptr() or id(parameter), []).append(name)
+    return {tuple(sorted(group)) for group in names.values() if len(group) > 1}
 
 
 def find_base(path: str | Path, adapter: Path, config: SboraConfig, tensors: dict[str, Tensor]) -> Base:
@@ -172,6 +194,11 @@ def _fit(base: Base, adapter: Path, tensors: dict[str, Tensor]) -> None:
     changed = {_plain(name).rpartition(".")[0] for name in tensors if ".token_adapter." not in name}
     tied = len(embeddings) == 2 and bool(getattr(skeleton.config, "tie_word_embeddings", False))
     base.untied = tied and not base.config.ensure_weight_tying and bool(changed & embeddings)
+    of_tokens = ".token_adapter.trainable_tokens_delta"
+    deltas = {_plain(name).removesuffix(of_tokens): t for name, t in tensors.items() if name.endswith(of_tokens)}
+    if tied and deltas:
+        own = next(deltas.get(name) for name, m in skeleton.named_modules() if m is skeleton.get_input_embeddings())
+        base.tokens_apart = base.untied or own is None or any(not torch.equal(own, delta) for delta in deltas.values())
 
     misfits = _misfits(base, tensors)
     labels = {saved[0] for saved, own in misfits.values() if saved and own and saved[1:] == own[1:]}
@@ -211,7 +238,7 @@ def _misfits(base: Base, tensors: dict[str, Tensor]) -> dict[str, tuple[tuple | 
     skeleton = base.skeleton()
     plain = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     tied = _embeddings(skeleton) if getattr(skeleton.config, "tie_word_embeddings", False) else set()
-    model = base.adapted()
+    model = base.adapted(base.config)
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     own = {name: tuple(tensor.shape) for name, tensor in own.items()}
     misfits: dict[str, tuple[tuple | None, tuple | None]] = {}

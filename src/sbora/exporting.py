@@ -6,15 +6,17 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoConfig
 
-from .base_model import PREFIX, find_base
+from .base_model import PREFIX, Base, find_base, tied_weights
 from .config import SboraConfig
 from .experts import ParamWrapper
 from .layer import SboraLayer
@@ -67,7 +69,7 @@ def to_lora(model: PeftModel, config: SboraConfig, tensors: dict[str, Tensor]) -
     lora = LoraConfig(
         r=rank,
         lora_alpha=round(alpha) if abs(alpha - round(alpha)) <= 1e-9 * abs(alpha) else alpha,
-        lora_dropout=config.sbora_dropout,
+        lora_dropout=0.0 if config.target_parameters else config.sbora_dropout,  # PEFT refuses it on parameters
         bias=config.bias.replace("sbora", "lora"),
         target_modules=config.target_modules,
         **{name: getattr(config, name) for name in same.split()},
@@ -142,13 +144,16 @@ def export(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         if to == "lora":
-            lora, tensors = to_lora(base_model.adapted(), config, tensors)
+            lora, tensors = to_lora(base_model.adapted(config), config, tensors)
+            _check_lora_loads(base_model, lora, tensors)
             lora.save_pretrained(str(unfinished))
             save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
             _copy_first((adapter,), TOKENIZER_FILES, unfinished)
         else:
             model = PeftModel.from_pretrained(base_model.load(), str(adapter))
-            model.merge_and_unload(safe_merge=True).save_pretrained(str(unfinished))
+            merged = model.merge_and_unload(safe_merge=True)
+            merged.save_pretrained(str(unfinished))
+            _check_merged_loads(base_model, merged, unfinished)
             _copy_first((adapter, Path(base)), TOKENIZER_FILES, unfinished)
             _copy_first((adapter, Path(base)), PROCESSOR_FILES, unfinished)
         unfinished.chmod(0o777 & ~_umask())
@@ -156,6 +161,30 @@ def export(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return output
+
+
+def _check_lora_loads(base: Base, lora: LoraConfig, tensors: dict[str, Tensor]) -> None:
+    """Refuse a LoRA adapter that PEFT would put elsewhere: of some mixtures of experts it renames the targets."""
+    own = get_peft_model_state_dict(base.adapted(lora), save_embedding_layers=False)
+    saved, loaded = ({(n, t.shape) for n, t in state.items() if ".lora_" in n} for state in (tensors, own))
+    elsewhere = sorted({name.partition(".lora_")[0].removeprefix(PREFIX) for name, _ in saved ^ loaded})
+    if elsewhere:
+        raise ValueError(
+            f"PEFT's LoRA would load this adapter otherwise than it is: it differs in {', '.join(elsewhere)}. Export "
+            "to 'merged'."
+        )
+
+
+def _check_merged_loads(base: Base, merged: nn.Module, folder: Path) -> None:
+    """Refuse a model of which training parted weights that are one again when it is loaded, as T5's embeddings are."""
+    settings = AutoConfig.from_pretrained(folder)
+    again = replace(base, settings=settings, vocabulary=None).skeleton()
+    parted = sorted(tied_weights(again) ^ tied_weights(merged))
+    if parted:
+        raise ValueError(
+            f"Training changed one of weights that this architecture keeps as one: {', '.join(parted[0])}. A merged "
+            "model would not be loaded as it is: export to 'lora'."
+        )
 
 
 def _copy_first(sources: tuple[Path, ...], patterns: tuple[str, ...], target: Path) -> None:

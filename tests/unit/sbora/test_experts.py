@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
     MixtralConfig,
@@ -180,6 +182,42 @@ def test_export(tmp_path, kind, variant):
     torch.testing.assert_close(merged(IDS).logits, expected, rtol=1e-5, atol=1e-6)
     lora = PeftModel.from_pretrained(base, export(tmp_path / "adapter", "lora", tmp_path / "lora")).eval()
     torch.testing.assert_close(lora(IDS).logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@VARIANTS
+def test_an_adapter_with_dropout_exports_to_what_peft_loads(tmp_path, variant):
+    """LoRA on parameters refuses dropout, so it is left out: it is for training."""
+    _base("qwen3").save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    model = _adapt(base, variant=variant, sbora_dropout=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    lora = PeftModel.from_pretrained(base, export(tmp_path / "adapter", "lora", tmp_path / "lora")).eval()
+    torch.testing.assert_close(lora(IDS).logits, model(IDS).logits, rtol=1e-5, atol=1e-6)
+
+
+SHARED = {"n_routed_experts": 4, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0}
+SHARED |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+
+
+def _with_shared_experts():
+    torch.manual_seed(0)
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES | SHARED | {"num_key_value_heads": 4}))
+
+
+def test_an_adapter_that_peft_s_lora_would_put_elsewhere_is_refused(tmp_path):
+    """Of DeepSeek's `down_proj` PEFT makes the experts' parameter for LoRA, and leaves the shared experts out."""
+    _with_shared_experts().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    lora = get_peft_model(copy.deepcopy(base), LoraConfig(target_modules=["o_proj", "shared_experts.down_proj"]))
+    assert lora.peft_config["default"].target_parameters == {"down_proj"}
+    model = _adapt(base, target_modules=["o_proj", "shared_experts.down_proj"], target_parameters=None)
+    expected = model(IDS).logits
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"otherwise than it is: .*shared_experts.down_proj\. Export to 'merged'"):
+        export(tmp_path / "adapter", "lora", tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+    merged = AutoModelForCausalLM.from_pretrained(export(tmp_path / "adapter", "merged", tmp_path / "merged")).eval()
+    torch.testing.assert_close(merged(IDS).logits, expected, rtol=1e-5, atol=1e-6)
 
 
 @EVERY_MODEL

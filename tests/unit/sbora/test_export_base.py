@@ -15,7 +15,10 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,6 +26,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTModel,
 )
@@ -174,6 +179,46 @@ def test_tied_embeddings_that_training_parted_stay_apart(tmp_path, save, variant
     model = save(_llama(tie_word_embeddings=True), AutoModelForCausalLM.from_pretrained, variant, **settings)
     _check(tmp_path, model, AutoModelForCausalLM, input_ids=IDS)
     assert not AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings
+
+
+def _masked():
+    model = BertForMaskedLM(BertConfig(vocab_size=64, **SIZES))
+    torch.nn.init.normal_(model.cls.predictions.bias)  # tied with the head's
+    return model
+
+
+BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "pad_token_id": 0}
+BART |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 64}
+
+
+@pytest.mark.parametrize(("kind", "trained"), [("bert", "word_embeddings"), ("bart", "lm_head")])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_all_that_is_tied_is_written_apart(tmp_path, save, kind, trained):
+    """BERT's bias, BART's embeddings of encoder and decoder. With LoRA they are not in the file of a merged model."""
+    torch.manual_seed(0)
+    base = _masked() if kind == "bert" else BartForConditionalGeneration(BartConfig(**BART))
+    targets = ["query"] if kind == "bert" else ["q_proj"]
+    model = save(base, type(base).from_pretrained, "fa", target_modules=targets, modules_to_save=[trained])
+    inputs = {"input_ids": IDS} | ({} if kind == "bert" else {"decoder_input_ids": IDS})
+    _check(tmp_path, model, type(base), **inputs)
+
+
+@pytest.mark.parametrize("kind", ["t5", "tokens", "tokens of the head"])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_tied_weights_that_cannot_be_merged_apart_are_refused(tmp_path, save, kind):
+    """T5's are tied whatever its configuration says, and PEFT merges tokens of tied embeddings into both."""
+    settings = {"target_modules": ["q_proj", "lm_head"], "trainable_token_indices": [3, 5]}
+    if kind == "tokens of the head":
+        settings = {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 5]}}
+    base, message = _llama(tie_word_embeddings=True), "embeddings are tied.*Export to 'lora'"
+    if kind == "t5":
+        base = T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1))
+        settings, message = {"target_modules": ["q"], "modules_to_save": ["lm_head"]}, "keeps as one.*export to 'lora'"
+    save(base, type(base).from_pretrained, "fa", **settings)
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / "adapter", "merged", tmp_path / "merged")
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter"}
+    export(tmp_path / "adapter", "lora", tmp_path / "lora")
 
 
 @VARIANTS
