@@ -23,8 +23,8 @@ from .targets import in_dimension, targeted_modules, targeted_parameters
 
 
 def choose(scores: Tensor, candidates: Tensor, r: int) -> Tensor:
-    """The r candidates of the highest scores, ascending; of equal scores those that come first."""
-    candidates = candidates.sort().values
+    """The r candidates of the highest scores, ascending; of equal scores, as an expert that saw no token has them,
+    those that come first among the candidates."""
     order = scores.to(candidates.device)[candidates].argsort(descending=True, stable=True)
     return candidates[order[:r]].sort().values
 
@@ -35,7 +35,8 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
     Call it before `get_peft_model`, with the same model and configuration. `"activation"` scores inputs (FA) or
     outputs (FB) by their mean square, `"gradient"` columns or rows by the norm of their gradient, the squares
     summed over the backward passes. Where `torch.distributed` has several processes, all of them call it: what they saw
-    is put together, for each has other batches and all must choose alike.
+    is put together, for each has other batches and all must choose alike. Activations of padding do not count: of what
+    an `attention_mask`, (batch, tokens), leaves out, but for models of an encoder and a decoder, which have two lengths.
 
     Args:
         model: the base model.
@@ -118,9 +119,16 @@ def _rows(x: Tensor) -> Tensor:
 @contextmanager
 def _watch_activations(model: nn.Module, targets: list, variant: str, totals: dict[str, Tensor]) -> Iterator[None]:
     counts: dict[str, int] = {}
+    mask: Any = None  # some models take a dictionary of them
+
+    def note_mask(_module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
+        nonlocal mask
+        mask = kwargs.get("attention_mask")
 
     def record(key: str, _module: nn.Module, args: tuple, kwargs: dict[str, Tensor], output: Tensor) -> None:
         values = output if variant == "fb" else args[0] if args else next(iter(kwargs.values()))
+        if isinstance(mask, Tensor) and not values.is_nested and values.shape[:-1] == mask.shape:
+            values = values[mask.to(values.device).bool()]  # padding says nothing of the data
         values = _rows(values.detach()).float()
         _add(totals, key, values.square().sum(0))
         counts[key] = counts.get(key, 0) + len(values)
@@ -129,6 +137,8 @@ def _watch_activations(model: nn.Module, targets: list, variant: str, totals: di
         if name != "weight" or not hasattr(module, "forward"):
             raise ValueError(f"index_init = 'activation' cannot see what {key!r} is multiplied with: take 'gradient'.")
     handles = [module.register_forward_hook(partial(record, key), with_kwargs=True) for key, module, _ in targets]
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):  # the mask is the encoder's alone
+        handles.append(model.register_forward_pre_hook(note_mask, with_kwargs=True))
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import distributed, nn
 
-from sbora import SboraConfig, preprocess_index
+from sbora import SboraConfig, SboraLayer, preprocess_index
 from sbora.region import in_order
 
 VARIANTS = pytest.mark.parametrize("variant", ["fa", "fb"])
@@ -118,11 +118,28 @@ def test_a_region_is_chosen_within(toy, variant):
     assert not set(lin.sbora_index["default"].tolist()) & set(lin.sbora_index["other"].tolist())
 
 
-def test_equal_scores_go_to_the_first(toy):
+@VARIANTS
+def test_equal_scores_go_to_those_that_would_be_drawn(toy, variant):
+    """So an expert that saw no token gets columns of its own, and not the first ones of all."""
     with torch.no_grad():
         toy.lin.weight.fill_(1)
-    model = get_peft_model(toy, _config("fa", index_init="weight", target_modules=["lin"]))
-    assert model.base_model.model.lin.sbora_index["default"].tolist() == [0, 1, 2, 3]
+    drawn, chosen = (
+        get_peft_model(copy.deepcopy(toy), _config(variant, index_init=init, target_modules=["lin"]))
+        for init in ("random", "weight")
+    )
+    assert torch.equal(*(model.base_model.model.lin.sbora_index["default"] for model in (drawn, chosen)))
+
+
+@VARIANTS
+def test_activations_of_padding_do_not_count(llama, variant):
+    chosen = []
+    for ids in (torch.tensor([[3, 4, 5, 0, 0, 0]]), torch.tensor([[3, 4, 5]])):
+        base, config = copy.deepcopy(llama), _config(variant, index_init="activation", target_modules=["v_proj"])
+        preprocess_index(base, config, lambda base=base, ids=ids: base(input_ids=ids, attention_mask=(ids != 0).long()))
+        assert not base._forward_pre_hooks
+        layers = [m for m in get_peft_model(base, config).modules() if isinstance(m, SboraLayer)]
+        chosen.append(torch.stack([layer.sbora_index["default"] for layer in layers]))
+    assert torch.equal(*chosen)
 
 
 @pytest.mark.parametrize("kind", ["gradient", "weight"])
