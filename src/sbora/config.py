@@ -15,6 +15,12 @@ BIASES = ("none", "all", "sbora_only")
 INDEX_INITS = ("random", "activation", "gradient", "weight")
 
 
+def _option(default: Any, help: str) -> Any:
+    """A field, with what transformers' argument parser says of it; a mutable default is given as its class."""
+    kind = "default_factory" if default is dict else "default"
+    return field(**{kind: default}, metadata={"help": help})
+
+
 @dataclass
 class SboraConfig(PeftConfig):
     """
@@ -89,61 +95,30 @@ class SboraConfig(PeftConfig):
         ValueError: a value is out of its range (the message says which, and what is allowed).
     """
 
-    variant: Literal["fa", "fb"] = field(
-        default="fa",
-        metadata={"help": "'fa' trains r columns of each weight, 'fb' r rows."},
+    variant: Literal["fa", "fb"] = _option("fa", "'fa' trains r columns of each weight, 'fb' r rows.")
+    r: int = _option(8, "How many inputs (fa) or outputs (fb) of a layer are chosen.")
+    sbora_alpha: float = _option(8, "The update is scaled by sbora_alpha / r.")
+    use_rslora: bool = _option(False, "Scale the update by sbora_alpha / sqrt(r).")
+    sbora_dropout: float = _option(0.0, "Dropout of the adapter's input, in [0, 1).")
+    random_seed: int = _option(0, "Determines, with the name of each module, its index set.")
+    region: tuple[int, int] | None = _option(None, "(k, n): draw index sets from the k-th (from 0) of n equal parts.")
+    index_init: Literal["random", "activation", "gradient", "weight"] = _option(
+        "random", "Choose index sets at random, or by the largest activation, gradient or weight."
     )
-    r: int = field(default=8, metadata={"help": "How many inputs (fa) or outputs (fb) of a layer are chosen."})
-    sbora_alpha: float = field(default=8, metadata={"help": "The update is scaled by sbora_alpha / r."})
-    use_rslora: bool = field(default=False, metadata={"help": "Scale the update by sbora_alpha / sqrt(r)."})
-    sbora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input, in [0, 1)."})
-    random_seed: int = field(default=0, metadata={"help": "Determines, with the name of each module, its index set."})
-    region: tuple[int, int] | None = field(
-        default=None,
-        metadata={"help": "(k, n): draw the index sets from the k-th (from 0) of n equal parts of the layer."},
+    init_weights: bool = _option(True, "Start at the base model. False is for tests: start at random.")
+    target_modules: list[str] | str | None = _option(None, "Names of modules to adapt, an expression, or 'all-linear'.")
+    target_parameters: list[str] | None = _option(None, "Names of parameters to adapt, such as a mixture's experts.")
+    exclude_modules: list[str] | str | None = _option(None, "Names of the modules to leave alone, or an expression.")
+    bias: str = _option("none", "Biases to train: 'none', 'all' or 'sbora_only'.")
+    modules_to_save: list[str] | None = _option(None, "Further modules to train in full and save with the adapter.")
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = _option(
+        None, "Tokens whose embeddings are trained too; a dictionary names the layers."
     )
-    index_init: Literal["random", "activation", "gradient", "weight"] = field(
-        default="random",
-        metadata={"help": "Choose index sets at random, or by the largest activation, gradient or weight."},
-    )
-    init_weights: bool = field(
-        default=True, metadata={"help": "Start at the base model. False is for tests: start at random."}
-    )
-    target_modules: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."},
-    )
-    target_parameters: list[str] | None = field(
-        default=None,
-        metadata={"help": "Names of parameters to adapt that are no linear layer's, such as a mixture's experts."},
-    )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names of the modules to leave alone, or a regular expression."}
-    )
-    bias: str = field(default="none", metadata={"help": "Biases to train: 'none', 'all' or 'sbora_only'."})
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
-    )
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
-        default=None, metadata={"help": "Tokens whose embeddings are trained too; a dictionary names the layers."}
-    )
-    ensure_weight_tying: bool = field(
-        default=False, metadata={"help": "Keep tied embeddings tied when they are trained."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Only adapt layers with these numbers."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None,
-        metadata={"help": "Name of the module list that layers_to_transform counts in, if it is not common."},
-    )
-    rank_pattern: dict = field(
-        default_factory=dict, metadata={"help": "Ranks of modules that differ from r, by name or pattern."}
-    )
-    alpha_pattern: dict = field(
-        default_factory=dict,
-        metadata={"help": "Alphas of modules that differ from sbora_alpha, by name or pattern."},
-    )
+    ensure_weight_tying: bool = _option(False, "Keep tied embeddings tied when they are trained.")
+    layers_to_transform: list[int] | int | None = _option(None, "Only adapt layers with these numbers.")
+    layers_pattern: list[str] | str | None = _option(None, "The module list that layers_to_transform counts in.")
+    rank_pattern: dict = _option(dict, "Ranks of modules that differ from r, by name or pattern.")
+    alpha_pattern: dict = _option(dict, "Alphas of modules that differ from sbora_alpha, by name or pattern.")
     index_checksum: InitVar[str | None] = None
 
     def __post_init__(self, index_checksum: str | None) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import SboraConfig
 from .layer import SboraLinear, runs_on
 from .operand import Adapter, Operand
 from .region import Region
@@ -37,20 +36,8 @@ class ParamWrapper(SboraLinear):
 
     region_class = ParameterRegion
 
-    def __init__(
-        self,
-        base_layer: nn.Module,
-        adapter_name: str,
-        module: str,
-        r: int,
-        alpha: float,
-        config: SboraConfig,
-        parameter_name: str,
-    ) -> None:
+    def _measure(self, base_layer: nn.Module, parameter_name: str) -> None:  # type: ignore[override]
         self.parameter_name = parameter_name
-        super().__init__(base_layer, adapter_name, module, r, alpha, config)
-
-    def _measure(self, base_layer: nn.Module, **kwargs: Any) -> None:
         parameter = self.base_weight()
         shape = getattr(parameter, "ds_shape", parameter.shape)  # DeepSpeed's ZeRO 3 leaves the parameter empty
         self.in_dim = in_dimension(base_layer, parameter)
@@ -125,19 +112,9 @@ class ParamWrapper(SboraLinear):
             layer = layer.base_layer
         return layer
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        region = self.sbora_weight.region(adapter_name)
-        home, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        if region.weight.device.type != "meta":
-            region.weight.data = region.weight.data.to(device or home, dtype)
-            region.index = region.index.to(device or home)
-
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
         parameter = getattr(base_layer, self.parameter_name)
         return runs_on(base_layer, parameter.device), parameter.dtype
-
-    def __repr__(self) -> str:
-        return "sbora." + super().__repr__()
 
     def extra_repr(self) -> str:
         return f"parameter_name={self.parameter_name!r}"

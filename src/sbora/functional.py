@@ -269,13 +269,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def _by_two_products(
-    variant: str,
-    x: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    scaling: float,
-    below: Callable[[Tensor], Tensor],
-    dropout: float,
+    variant: str, x: Tensor, weight: Tensor, index: Tensor, scaling: float, below: Callable, dropout: float
 ) -> Tensor:
     """`adapted` as LoRA has it, with the index set as a one-hot matrix: all that nested and sparse inputs allow is to
     multiply with them."""

@@ -56,7 +56,7 @@ class SboraLayer(BaseTunerLayer):
     region_class = Region
     parameter_name = "weight"
     experts: tuple[int, ...] = ()  # how many weights are adapted at once, if it is not one
-    other_param_names = ("sbora_index", "sbora_dropout", "variant", "r", "sbora_alpha", "sbora_scaling", "scaling")
+    other_param_names = ("sbora_dropout", "variant", "r", "sbora_alpha", "sbora_scaling", "scaling")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -169,18 +169,16 @@ class SboraLayer(BaseTunerLayer):
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the scaling of the active adapters by `scale`."""
-        for name in self.active_adapters:
-            if name in self.scaling:
-                self.scaling[name] *= scale
+        for name in self._present_adapters():
+            self.scaling[name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
         """Divide the scaling of the active adapters by `scale`; without one, set it as configured."""
-        for name in self.active_adapters:
-            if name in self.scaling:
-                if scale is None:
-                    self.set_scale(name, 1)
-                else:
-                    self.scaling[name] /= scale
+        for name in self._present_adapters():
+            if scale is None:
+                self.set_scale(name, 1)
+            else:
+                self.scaling[name] /= scale
 
     def _region_dim(self, adapter: str) -> int:
         """The dimension of the base weight as stored, from the end, that the adapter's index set points into."""

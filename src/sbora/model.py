@@ -163,7 +163,7 @@ class SboraModel(BaseTuner):
             target.update_layer(*arguments)
             return
         if parameter_name is not None:
-            layer = ParamWrapper(target, *arguments, parameter_name)
+            layer = ParamWrapper(target, *arguments, parameter_name=parameter_name)
         else:
             check_module(key, target, peft_config)
             layer = SboraLinear(target, *arguments, **get_quantization_kwargs(self))

@@ -383,15 +383,8 @@ def _grouped_product(rows: Tensor, matrices: Tensor, offs: Tensor) -> Tensor:
     return product[:, : product.shape[-1] - outer] if outer else product
 
 
-_OPERANDS = (
-    "self",
-    "input",
-    "mat_a",
-    "other",
-    "weight",
-    "mat2",
-    "mat_b",
-)  # the left one's names before the right one's
+# the left one's names before the right one's
+_OPERANDS = ("self", "input", "mat_a", "other", "weight", "mat2", "mat_b")
 _PRODUCTS: dict[Any, Callable] = {
     F.linear: _linear,
     **dict.fromkeys(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Self
 
@@ -128,10 +128,7 @@ class Region(nn.Module):
         return weight, scaling, self._dropouts[self.adapter] if self.training else 0.0
 
     def forward(
-        self,
-        x: Tensor,
-        below: Callable[[Tensor], Tensor] | None = None,
-        merging: Callable[..., int] | None = None,
+        self, x: Tensor, below: Callable[[Tensor], Tensor] | None = None, merging: Callable[..., int] | None = None
     ) -> Tensor:
         """(..., in_features) -> (..., out_features).
 
@@ -199,7 +196,7 @@ class Weights(nn.ParameterDict):
         return ""  # the regions are shown as modules
 
 
-class IndexSets(MutableMapping):
+class IndexSets(Mapping):
     """The index sets of a layer's regions, by name of adapter."""
 
     def __init__(self, weights: Weights) -> None:
@@ -210,9 +207,6 @@ class IndexSets(MutableMapping):
 
     def __setitem__(self, adapter: str, index: Tensor) -> None:
         self._weights.region(adapter).index = index
-
-    def __delitem__(self, adapter: str) -> None:
-        del self._weights[adapter]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights.keys())

@@ -142,8 +142,8 @@ def _check_rank(key: str, in_features: int, out_features: int, config: SboraConf
 
 
 def _warn_of_unmatched(model: nn.Module, config: SboraConfig) -> None:
-    """Warn of names that no module, or no parameter, of the model ends in, and of experts that a pattern or
-    "all-linear" leaves out, for they are no modules."""
+    """Warn of names that no module, or no parameter, of the model ends in, and of experts that a pattern,
+    "all-linear" or a name that they share with modules leaves out, for they are no modules."""
 
     def unmatched(names: set[str] | list[str] | str | None, keys: set[str]) -> list[str]:
         names = [] if isinstance(names, str) else names or []
@@ -168,7 +168,10 @@ def _warn_of_unmatched(model: nn.Module, config: SboraConfig) -> None:
                 stacklevel=2,
             )
     left = experts - {key for key, _, _ in targeted_parameters(model, config)}
-    if isinstance(chosen, str) and left and not config.inference_mode:
+    if not isinstance(chosen, str):  # a name that shared experts, which are modules, have too
+        left = {key for key in left if key.rpartition(".")[2] in set(chosen or ()) - set(lacking["target_modules"])}
+        chosen = sorted(chosen or ())
+    if left and not config.inference_mode:
         warnings.warn(
             f"target_modules: {chosen!r} adapts modules alone. The model's experts are parameters, and stay as they "
             f"are unless they are named in target_parameters: {_named(left)}.",

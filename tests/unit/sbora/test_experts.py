@@ -515,6 +515,22 @@ def test_experts_that_a_pattern_leaves_out_are_warned_of(kind, targets):
         get_peft_model(others, SboraConfig(target_modules=targets.replace("q_proj", "1"), r=2))
 
 
+@pytest.mark.parametrize("names", [["o_proj", "down_proj"], ["o_proj", "shared_experts.down_proj"]])
+def test_experts_whose_name_shared_experts_have_too_are_warned_of(names):
+    """PEFT's LoRA adapts those of DeepSeek unasked."""
+    base = _with_shared_experts()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_peft_model(base, SboraConfig(target_modules=names, r=4))
+    said = [str(warning.message) for warning in caught if "target_parameters" in str(warning.message)]
+    assert len(said) == ("down_proj" in names)
+    assert all("target_parameters: experts.down_proj." in message for message in said)
+
+
+def test_a_layer_is_shown_under_the_package_s_name():
+    assert repr(next(iter(_wrappers(_adapt(_base("qwen3"))).values()))).startswith("sbora.ParamWrapper(")
+
+
 @pytest.mark.parametrize("variant", ["lora", "fa", "fb"])
 def test_parameters_that_are_handed_on_in_lists(variant):
     class Recurrent(nn.Module):
