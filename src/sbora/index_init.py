@@ -35,8 +35,8 @@ def preprocess_index(model: nn.Module, config: SboraConfig, run_model: Callable[
     Call it before `get_peft_model`, with the same model and configuration. `"activation"` scores inputs (FA) or
     outputs (FB) by their mean square, `"gradient"` columns or rows by the norm of their gradient, the squares
     summed over the backward passes. Where `torch.distributed` has several processes, all of them call it: what they saw
-    is put together, for each has other batches and all must choose alike. Activations of padding do not count: of what
-    an `attention_mask`, (batch, tokens), leaves out, but for models of an encoder and a decoder, which have two lengths.
+    is put together, for each has other batches and all must choose alike. Activations of padding, which an
+    `attention_mask` (batch, tokens) leaves out, do not count, but for encoder-decoders, which have two lengths.
 
     Args:
         model: the base model.

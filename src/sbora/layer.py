@@ -14,12 +14,7 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from . import functional, merge_order, states
-from ._peft import (
-    BaseTunerLayer,
-    _get_in_out_features,
-    check_adapters_to_merge,
-    quantization_extra_repr,
-)
+from ._peft import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge, quantization_extra_repr
 from .config import SboraConfig
 from .index_init import choose, find_scores, weight_scores
 from .quantized import dequantize, keep_quantized, quantization_backend, requantize, restore_quantized
