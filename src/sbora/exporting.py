@@ -14,7 +14,6 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from .base_model import PREFIX, Base, find_base, tied_weights
 from .config import SboraConfig
@@ -177,7 +176,7 @@ def _check_lora_loads(base: Base, lora: LoraConfig, tensors: dict[str, Tensor]) 
 
 def _check_merged_loads(base: Base, merged: nn.Module, folder: Path) -> None:
     """Refuse a model of which training parted weights that are one again when it is loaded, as T5's embeddings are."""
-    settings = AutoConfig.from_pretrained(folder)
+    settings = type(merged.config).from_pretrained(folder)
     again = replace(base, settings=settings, vocabulary=None).skeleton()
     parted = sorted(tied_weights(again) ^ tied_weights(merged))
     if parted:
