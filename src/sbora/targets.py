@@ -68,8 +68,10 @@ def check_targets(model: nn.Module, config: SboraConfig) -> None:
     for key, module in targeted_modules(model, config):
         check_module(key, module, config)
         _check_undivided(model, key, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module)
+    wrappers = [(name, m) for name, m in model.named_modules() if type(m).__name__ == "ParamWrapper"]
+    others = {name.replace(".base_layer", "") for name, m in wrappers if not type(m).__module__.startswith(__package__)}
     for key, module, name in targeted_parameters(model, config):
-        _check_parameter(key, module, name, config)
+        _check_parameter(key, module, name, config, key.rpartition(".")[0] in others)
         _check_undivided(model, key, module)
     _warn_of_unmatched(model, config)
     _warn_of_weights_used_elsewhere(model, config)
@@ -94,9 +96,11 @@ def check_module(key: str, module: nn.Module, config: SboraConfig) -> None:
     _check_rank(key, inputs, outputs, config)
 
 
-def _check_parameter(key: str, module: nn.Module, name: str, config: SboraConfig) -> None:
+def _check_parameter(key: str, module: nn.Module, name: str, config: SboraConfig, wrapped: bool) -> None:
     parameter = getattr(module, name)
-    if name in getattr(module, "parametrizations", ()):
+    if wrapped:  # PEFT would put one inside the other, both ways
+        why = "another of PEFT's methods adapts its module, to be merged or unloaded first"
+    elif name in getattr(module, "parametrizations", ()):
         why = "it is parametrised, quantised perhaps"
     elif parameter.dim() not in (2, 3):
         why = f"it has {parameter.dim()} dimensions, not two or three"

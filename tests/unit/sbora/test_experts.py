@@ -527,6 +527,19 @@ def test_experts_whose_name_shared_experts_have_too_are_warned_of(names):
     assert all("target_parameters: experts.down_proj." in message for message in said)
 
 
+@VARIANTS
+def test_experts_that_lora_adapts_already_are_refused(variant):
+    """PEFT would wrap each in the other, and whoever looks for the base layer would never end."""
+    lora = get_peft_model(_base("qwen3"), LoraConfig(target_parameters=PARAMETERS, target_modules=[]))
+    names = {name for name, _ in lora.named_modules()}
+    settings = {"variant": variant, "target_modules": ["q_proj"], "r": 4}
+    with pytest.raises(TypeError, match="gate_up_proj.*another of PEFT's methods adapts its module"):
+        get_peft_model(lora.base_model.model, SboraConfig(target_parameters=PARAMETERS, **settings))
+    assert {name for name, _ in lora.named_modules()} == names
+    merged = lora.merge_and_unload()
+    assert len(_wrappers(get_peft_model(merged, SboraConfig(target_parameters=PARAMETERS, **settings)))) == 2
+
+
 def test_a_layer_is_shown_under_the_package_s_name():
     assert repr(next(iter(_wrappers(_adapt(_base("qwen3"))).values()))).startswith("sbora.ParamWrapper(")
 
