@@ -75,8 +75,10 @@ def publish(experiment: str, results: Path | None, into: Path | None, **part: st
     from sbora_bench.report import publish as stage
 
     folder = into or Path("results") / "published" / plan.name
-    names = stage.publish(plan, results_folder(plan.name, results), folder)
-    click.echo(f"{folder}: {len(names)} files")
+    published = stage.publish(plan, results_folder(plan.name, results), folder)
+    click.echo(f"{folder}: {len(published.files)} files")
+    for name in published.left_out:
+        click.echo(f"left out, over {stage.LARGEST // 2**20} MB: {name}")
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from sbora_bench.analysis.collect import csv_texts, runs_waiting
 from sbora_bench.analysis.learning_rates import picked
@@ -14,9 +15,18 @@ from sbora_bench.results.folders import LOOKS, REGIONS, ROUNDS, look_file, rates
 from sbora_bench.results.read import Results
 from sbora_bench.results.stages import looks_made, rounds_made, so_far
 
+LARGEST = 4 * 2**20  # bytes of a file that is published: all who clone the repository get it
 
-def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
-    """Copy the published files of `results` into `folder`, and draw the page for it; returns them.
+
+class Published(NamedTuple):
+    """The names of the files that were published, and of those left out as too large."""
+
+    files: list[str]
+    left_out: list[str]
+
+
+def publish(plan: Plan, results: Path, folder: Path) -> Published:
+    """Copy the published files of `results` into `folder`, and draw the page for it.
 
     Raises UserError where one or a run is missing, and where the records are not those of the plan or give others now.
 
@@ -43,11 +53,15 @@ def publish(plan: Plan, results: Path, folder: Path) -> list[str]:
     text = page(made, results, published=True)
     for part in (ROUNDS, LOOKS, REGIONS):
         shutil.rmtree(folder / part, ignore_errors=True)  # an earlier run may have taken more
-    for name in names:
+    large = [name for name in names if (results / name).stat().st_size > LARGEST]
+    for name in large:
+        (folder / name).unlink(missing_ok=True)
+    kept = [name for name in names if name not in large]
+    for name in kept:
         with whole_file(folder / name) as beside:
             shutil.copyfile(results / name, beside)
     write_text(folder / PAGE, text)
-    return [*names, PAGE]
+    return Published([*kept, PAGE], large)
 
 
 def region_files(plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from sbora_bench.report.figures import FIGURES, figures
 from sbora_bench.report.outputs import published_files, table_files
 from sbora_bench.report.page import report
 from sbora_bench.report.page_tables import all_tables
-from sbora_bench.report.publish import publish
+from sbora_bench.report.publish import LARGEST, publish
 from sbora_bench.report.snakemake_report import report_entries
 from sbora_bench.report.tables import TABLES, tables
 from sbora_bench.report.view import TableView
@@ -110,7 +110,23 @@ def test_nothing_is_published_of_another_experiment_than_that_of_now(tmp_path, m
     if reason:
         with pytest.raises(UserError, match=reason):
             publish(edited, results, tmp_path / "published")
-    assert bool(publish(plan if reason else edited, results, tmp_path / "published"))
+    assert not publish(plan if reason else edited, results, tmp_path / "published").left_out
+
+
+def test_a_file_too_large_for_a_repository_is_left_out_of_what_is_published(tmp_path, monkeypatch):
+    monkeypatch.setattr("sbora_bench.report.publish.page", lambda *_, **__: "")
+    plan, results = make_experiment(tmp_path / "a")
+    collect(plan, results)
+    for name in published_files(plan):
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).touch()
+    (results / "tables" / "differences.csv").write_bytes(b"," * (LARGEST + 1))
+    older = tmp_path / "published" / "tables" / "differences.csv"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    published = publish(plan, results, tmp_path / "published")
+    assert published.left_out == ["tables/differences.csv"] and not older.exists()
+    assert "tables/averages.csv" in published.files and (tmp_path / "published" / "tables" / "averages.csv").is_file()
 
 
 def test_entries_of_one_title_differ_by_their_ids(tmp_path):
