@@ -29,7 +29,7 @@ test: .venv/ready
 	$(MAKE) --no-print-directory -j 2 tests checks
 
 tests: .venv/ready
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # what they print comes in one piece, not among the tests' dots
 checks: .venv/ready

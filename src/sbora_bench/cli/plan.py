@@ -205,7 +205,7 @@ def sizes(experiment: str) -> None:
             f"{row['model']:12} {row['method']:20} rank {row['rank']:<5} {row[row['of']]:>14,} of {row['wanted']:,}"
             f" {row['of'].rpartition('_')[2]} ({off:+.1f} %)"
         )
-    click.echo(f"{path}: {len(rows)} ranks" if rows else f"{experiment}: no grid says a size (at), so none is chosen")
+    click.echo(f"{path}: {len(rows)} ranks" if rows else "no grid says a size (at): none is chosen")
 
 
 PLANNING = (plan, validate, schema, sizes)

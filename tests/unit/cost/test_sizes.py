@@ -97,5 +97,5 @@ def test_a_method_of_which_no_rank_works_is_said_and_costs_the_others_nothing(wo
 
 def test_an_experiment_that_says_no_size_gets_no_file(workplace):  # noqa: F811
     status, out, _ = workplace.run("sizes", workplace.experiment())
-    assert status == 0 and "no grid says a size (at), so none is chosen" in out
+    assert status == 0 and "no grid says a size (at): none is chosen" in out
     assert not (workplace.folder / "experiments" / "sizes").exists()
