@@ -17,14 +17,14 @@ def unique_titles(titles: Mapping[str, str]) -> dict[str, str]:
 @cache
 def model_titles(plan: Plan, *tables: str) -> dict[str, str]:
     """Model id -> its title, different from that of any other model of these tables, or of the experiment."""
-    models = {run.model: plan.catalog.models[run.model].title for run in _runs(plan, tables)}
+    models = {cell.model: plan.catalog.models[cell.model].title for cell in _cells(plan, tables)}
     return unique_titles(models)
 
 
 @cache
 def method_titles(plan: Plan, *tables: str) -> dict[str, str]:
     """Method id -> its title, different from that of any other method of these tables, or of the experiment."""
-    methods = {run.method for run in _runs(plan, tables)} - {"base"}
+    methods = {cell.method for cell in _cells(plan, tables)} - {"base"}
     titles = {method: entry.title for method, entry in plan.catalog.methods.items() if method in methods}
     return unique_titles(titles | {"base": "Base, untuned"})
 
@@ -36,8 +36,9 @@ def task_titles(plan: Plan, *tables: str) -> dict[str, str]:
     return unique_titles({task: plan.catalog.tasks[task].title for task in tasks})
 
 
-def _runs(plan: Plan, tables: tuple[str, ...]) -> list[Run]:
-    return [run for run in plan.runs if not tables or run.table in tables]
+def _cells(plan: Plan, tables: tuple[str, ...]) -> list[Cell]:
+    """Those without a run too: their rate may not be picked yet."""
+    return [cell for table in tables or plan.experiment.tables for cell in plan.cells(table)]
 
 
 def row_titles(plan: Plan, tables: tuple[str, ...], row: Cell) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from sbora_bench.report.views.leaderboard import leaderboard
 from sbora_bench.report.views.verdict_figure import forest_figure, panels_of
 from sbora_bench.report.views.verdict_table import COLUMNS
 from sbora_bench.results.read import Results
+from sbora_bench.results.stages import so_far
 from tests.factories import made_results
 from tests.factories.made_results import make_experiment, make_plan, make_results, make_run, own_items
 
@@ -193,6 +194,22 @@ def test_a_rate_at_an_end_is_found_where_it_was_picked(tmp_path):
     pick(plan, TABLE, results)
     ends = {cell.method: end for cell, end in rate_ends(Results(plan, results), TABLE).items()}
     assert ends == {"lora": "lowest", "sbora-fa": "highest"}
+
+
+def test_a_table_whose_rates_are_not_picked_yet_is_drawn_with_what_there_is(tmp_path):
+    made = written([0, 1], [PLANNED[0]])
+    made["tables"][TABLE]["learning_rates"] = {"pick": [1e-3, 2e-3], "seeds": [9]}
+    plan, results = make_plan(tmp_path, made), tmp_path / "results"
+    make_run(plan, results, plan.run(f"{TABLE}-llama-7b-base"))
+    plan = so_far(plan, results)
+    collect(plan, results)
+    tables(plan, results)
+    figures(plan, results)
+    audit.write(list(audit.own_tables(results / "tables")), results)
+    report(plan, results)
+    said = (results / "tables" / f"{TABLE}.md").read_text(encoding="utf-8")
+    assert "Base, untuned" in said and "Items scored: " in said
+    assert "SBoRA-FA r = 32" in (results / "tables" / "verdicts.md").read_text(encoding="utf-8")
 
 
 def test_a_margin_that_holds_the_interval_is_equivalent(tmp_path, monkeypatch):

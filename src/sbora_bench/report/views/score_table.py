@@ -168,8 +168,8 @@ def items_scored(scored: dict[str, pd.DataFrame]) -> list[str]:
     """How many items a run has, by column; and the untuned base, where that has all seeds' own."""
 
     def spelt(base: bool) -> str:
-        parts = {title: lines[(lines.method == "base") == base].n.max() for title, lines in scored.items()}
-        return ", ".join(f"{title} {int(n):,}" for title, n in parts.items() if n == n)
+        parts = {title: lines[(lines.method == "base") == base].n.dropna() for title, lines in scored.items()}
+        return ", ".join(f"{title} {int(items.max()):,}" for title, items in parts.items() if len(items))
 
     tuned, base = spelt(base=False), spelt(base=True)
     if tuned and base and tuned != base:
