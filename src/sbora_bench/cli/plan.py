@@ -9,7 +9,6 @@ import click
 
 from sbora_bench.cli.options import EXPERIMENT, experiment_option, narrowing_options, results_folder
 from sbora_bench.errors import UserError
-from sbora_bench.plan.settings import run_settings
 
 if TYPE_CHECKING:
     from sbora_bench.plan.experiment import Plan
@@ -69,6 +68,7 @@ def plan(
 
 def _settings_text(loaded: "Plan") -> str:
     """JSON of every run with all that it resolves to."""
+    from sbora_bench.plan.settings import run_settings
     from sbora_bench.results.stages import settled, with_rates
 
     known = with_rates(loaded, results_folder(loaded.name, None))

@@ -303,6 +303,11 @@ def test_validate_takes_files_and_names(workplace):  # noqa: F811
     assert workplace.run("validate", "small", "-e", "experiments/small.yaml")[1].count("small.yaml: good") == 2
 
 
+def test_the_command_line_starts_without_what_reads_experiments():
+    code = "import sys, sbora_bench.cli.main; print({'pydantic', 'sbora_bench.plan.experiment'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_help_shows_every_command_once_under_a_heading():
     shown = CliRunner().invoke(cli, ["--help"]).output
     assert "Others" not in shown
