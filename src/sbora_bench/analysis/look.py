@@ -5,6 +5,7 @@
 The same records give the same verdicts, however often the run was stopped on the way.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,15 @@ def decided(results: Results, planned: Planned, number: int | None = None) -> tu
     looks = results.plan.experiment.tables[planned.table].looks_planned
     runs = runs_compared(results, planned)
     reached = [planned_seeds for planned_seeds in looks[:number] if planned_seeds <= min(map(len, runs.values()))]
-    estimates = [_estimate(results, planned, {cell: of[:count] for cell, of in runs.items()}) for count in reached]
     alpha = ALPHA / len(results.plan.comparisons(planned.table))
-    decision = decide(estimates, looks, alpha, planned.margin, higher_is_better=planned.metric.higher_is_better)
     used = 0
-    for count, one in zip(reached, estimates, strict=True):
-        used = count
-        if decide([one], looks, alpha, planned.margin).decided:
-            break
+
+    def estimates() -> Iterator[Estimate | None]:
+        nonlocal used
+        for used in reached:
+            yield _estimate(results, planned, {cell: of[:used] for cell, of in runs.items()})
+
+    decision = decide(estimates(), looks, alpha, planned.margin, higher_is_better=planned.metric.higher_is_better)
     return used, decision
 
 
