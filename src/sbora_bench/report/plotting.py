@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,9 @@ def panels(
     return figure
 
 
+large_panels = partial(panels, height=3.6, across=1, breadth=5)  # of few methods among many, all ranks in one
+
+
 def upper_end(row: dict[str, Any]) -> float:
     """Of a point's interval; the point itself where it has none."""
     return row["mean"] if row["high"] is None else row["high"]
@@ -121,6 +125,14 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     axis.errorbar(x, y, yerr=[low, high], transform=moved, **{"elinewidth": 0.8} | drawn)
     axis.update_datalim(list(zip(x, y, strict=True)))
     axis.autoscale_view()
+
+
+def draw_others(axis: Axes, points: list[dict[str, Any]], key: str) -> None:
+    """The points of methods that are not told apart, as grey dashes without intervals; nothing of none."""
+    if points:
+        count = len({row["method"] for row in points})
+        x, y = [row[key] for row in points], [row["mean"] for row in points]
+        axis.plot(x, y, "_", color="0.6", markersize=7, zorder=1, label=f"{count} other methods")
 
 
 def score_label(metric: Metric) -> str:

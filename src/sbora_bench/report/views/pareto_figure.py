@@ -11,7 +11,7 @@ from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import draw_points, look, panels, score_axis
+from sbora_bench.report.plotting import draw_others, draw_points, look, panels, score_axis
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.paper.reported import AVERAGE
@@ -32,10 +32,7 @@ def pareto_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] =
         axis.step([*x, max(row["cost"] for row in shown)], [*y, y[-1]], where="post", color="0.45", linewidth=0.9)
         axis.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor="0.2", label="best for its cost")
         others = [row for row in shown if among and row["method"] not in among]
-        costs, scores = [row["cost"] for row in others], [row["mean"] for row in others]
-        count = len({row["method"] for row in others})
-        if others:
-            axis.plot(costs, scores, "_", color="0.6", markersize=7, zorder=1, label=f"{count} other methods")
+        draw_others(axis, others, "cost")
         for method in dict.fromkeys(row["method"] for row in shown if row not in others):
             points = [row for row in shown if row["method"] == method]
             draw_points(axis, plan, points, "cost", **look(plan, method, among) | {"linestyle": "none"})

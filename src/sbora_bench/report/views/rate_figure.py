@@ -12,7 +12,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import rate_text
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import WIDE, look, panels, short
+from sbora_bench.report.plotting import WIDE, large_panels, look, panels, short
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
 from sbora_bench.results.read import Results
@@ -65,7 +65,7 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] = (
             axis.set_ylabel("Score, %")
             axis.set_ylim(0, 100)
 
-    return panels(rows, draw, height=3.6, across=1, breadth=5) if among else panels(rows, draw, across=2, breadth=WIDE)
+    return large_panels(rows, draw) if among else panels(rows, draw, across=2, breadth=WIDE)
 
 
 def _loss_axis(axis: Axes, losses: list[float]) -> None:

@@ -9,7 +9,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import look, panels
+from sbora_bench.report.plotting import large_panels, look, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -68,7 +68,7 @@ def training_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str]
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_ylim(bottom=0)
 
-    return panels(rows, draw, height=3.6, across=1, breadth=5) if among else panels(rows, draw)
+    return (large_panels if among else panels)(rows, draw)
 
 
 def _draw(results: Results, table: str) -> Figure:
