@@ -1,5 +1,6 @@
 """What the tests say of pairs of methods, in words: the one place where verdicts become prose."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -7,6 +8,7 @@ from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.separation import Separation
 from sbora_bench.analysis.sequential import Verdict
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.view import table_title
@@ -112,8 +114,8 @@ def verdict_remarks(results: Results) -> list[str]:
         )
     if any(one.planned.metric_name == GOLD_LOSS for one in judged):
         remarks.append(
-            "Gold loss: the loss of the right answer. It is not the score of the figures and of the ranking, by which a"
-            " verdict may differ."
+            "Gold loss: the loss of the right answer. Where the figures and the ranking have another score, a verdict may"
+            " differ by that."
         )
     if any(one.stopped_early for one in judged):
         remarks.append("Stopped before all seeds: the mean leans away from 0; its interval allows for that.")
@@ -122,6 +124,16 @@ def verdict_remarks(results: Results) -> list[str]:
     if marks:
         remarks.append(f"{', '.join(marks)}: a better one may lie beyond, so the method may do better.")
     return remarks
+
+
+def decided_otherwise(plan: Plan, tables: Iterable[str]) -> list[str]:
+    """What to note beside scores by which the planned comparisons of their tables are not decided; nothing where they
+    are."""
+    for table in tables:
+        by_loss = any(planned.metric_name == GOLD_LOSS for planned in plan.comparisons(table))
+        if by_loss and any(plan.metric(table, task).is_share for task in plan.tasks(table)):
+            return ["The planned comparisons are decided by the gold loss, not by this score."]
+    return []
 
 
 def verdict_sentences(results: Results) -> list[Verdicts]:

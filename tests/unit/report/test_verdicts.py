@@ -13,6 +13,7 @@ from sbora_bench.analysis.learning_rates import rate_ends
 from sbora_bench.analysis.pick import pick
 from sbora_bench.analysis.sequential import Decision, Verdict
 from sbora_bench.plan.comparison import Planned
+from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.metric import LOSS, SHARE
 from sbora_bench.plan.runs import Cell
 from sbora_bench.report import audit
@@ -22,6 +23,7 @@ from sbora_bench.report.page import report
 from sbora_bench.report.plotting import STYLE
 from sbora_bench.report.tables import tables
 from sbora_bench.report.verdicts import (
+    decided_otherwise,
     interval_text,
     remarks_on,
     verdict_remarks,
@@ -37,6 +39,7 @@ from sbora_bench.results.read import Results
 from sbora_bench.results.stages import so_far
 from tests.factories import made_results
 from tests.factories.made_results import make_experiment, make_plan, make_results, make_run, own_items
+from tests.factories.shipped import ROOT
 
 TABLE, ITEMS = "arithmetic", 40
 RIGHT = {"lora": 20, "dora": 20, "sbora-fa": 32}  # of 40; DoRA's are LoRA's
@@ -194,6 +197,11 @@ def test_a_rate_at_an_end_is_found_where_it_was_picked(tmp_path):
     pick(plan, TABLE, results)
     ends = {cell.method: end for cell, end in rate_ends(Results(plan, results), TABLE).items()}
     assert ends == {"lora": "lowest", "sbora-fa": "highest"}
+
+
+def test_scores_are_noted_to_decide_nothing_but_where_they_are_the_loss_itself():
+    plan = load_plan(str(ROOT / "experiments" / "smollm2.yaml"))
+    assert decided_otherwise(plan, ["arc-easy"]) and not decided_otherwise(plan, ["arithmetic"])
 
 
 def test_a_table_whose_rates_are_not_picked_yet_is_drawn_with_what_there_is(tmp_path):

@@ -1,10 +1,10 @@
 """The methods of a table ranked, with intervals of the ranks; of few those that can't be told apart share a letter."""
 
 from sbora_bench.analysis.ranking import Ranked, rankings
-from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text, csv
 from sbora_bench.report.texts import whole
+from sbora_bench.report.verdicts import decided_otherwise
 from sbora_bench.report.view import AGAIN, TableView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -47,13 +47,12 @@ def leaderboard(results: Results, table: str) -> PrintedTable | None:
     ]
     unit = ranked[0].cells[0].metric.shown_unit
     letters = "Cells that share a letter can't be told apart" if lettered else "Two cells are told apart by a test"
-    by_loss = any(planned.metric_name == GOLD_LOSS for planned in plan.comparisons(table))
     notes = [
         "Place: by the mean of the table's own tasks, each a mean over its items, also where the table of scores has"
         " the mean over subjects. Its interval: from one more than the number of cells shown to be better, to as many"
         f" as are not shown to be worse, all at once at 95 %. {letters} (over seeds and items; Holm over all pairs of a"
         " table and model). In brackets: the 95 % interval of the score over the seeds.",
-        *(["The planned comparisons are decided by the gold loss, not by this score."] if by_loss else []),
+        *decided_otherwise(plan, [table]),
     ]
     header = ["Model", "Method", "Place", "Interval of the place", *(["Letters"] if lettered else [])]
     header += [f"Score{f', {unit}' if unit else ''}", "Trainable parameters", "Seeds"]

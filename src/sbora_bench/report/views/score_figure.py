@@ -13,7 +13,6 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pareto import COSTS
 from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Layout
-from sbora_bench.plan.metric import GOLD_LOSS
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import (
     Lines,
@@ -24,7 +23,8 @@ from sbora_bench.report.collected import (
     trainable_parameters,
 )
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import draw_points, look, panels, score_axis, untuned, upper_end
+from sbora_bench.report.plotting import draw_others, draw_points, look, panels, score_axis, untuned, upper_end
+from sbora_bench.report.verdicts import decided_otherwise
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.paper.reported import AVERAGE
 from sbora_bench.results.read import Results
@@ -120,10 +120,7 @@ def _crowded_figure(plan: Plan, in_colour: list[str], rows: list[dict[str, Any]]
         untuned(axis, shown)
         axis.set_xscale("log")
         tuned = sorted((row for row in shown if row["parameters"]), key=lambda row: row["mean"])
-        others = [row for row in tuned if row["method"] not in in_colour]
-        sizes, scores = [row["parameters"] for row in others], [row["mean"] for row in others]
-        count = len({row["method"] for row in others})
-        axis.plot(sizes, scores, "_", color="0.6", markersize=7, zorder=1, label=f"{count} other methods")
+        draw_others(axis, [row for row in tuned if row["method"] not in in_colour], "parameters")
         coloured = [row for row in tuned if row["method"] in in_colour]
         for row in sorted(coloured, key=lambda row: in_colour.index(row["method"])):
             beside = [one for one in coloured if abs(one["parameters"] / row["parameters"] - 1) <= WITHIN]
@@ -157,14 +154,12 @@ def clusters(
 
 
 def _caption(plan: Plan, layout: Layout) -> str:
-    gold = any(planned.metric_name == GOLD_LOSS for table in layout.tables for planned in plan.comparisons(table))
-    other = any(column.metric.is_share for column in layout.columns)
     return (
         f"{layout.title}: score against trainable parameters. Points are means over the seeds, bars 95 % intervals over"
         " them (none with one seed); a line joins the ranks (r) of a method; the dashed line is the untuned base."
         " Methods stand a little apart, so that each can be seen; of many those that no comparison was planned for are"
         " grey dashes, at their own size and without intervals: these are in the ranking."
-        + (" The planned comparisons are decided by the gold loss, not by this score." if gold and other else "")
+        + "".join(f" {note}" for note in decided_otherwise(plan, layout.tables))
     )
 
 
