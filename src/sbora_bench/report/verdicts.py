@@ -114,8 +114,8 @@ def verdict_remarks(results: Results) -> list[str]:
         )
     if any(one.planned.metric_name == GOLD_LOSS for one in judged):
         remarks.append(
-            "Gold loss: the loss of the right answer. Where the figures and the ranking have another score, a verdict may"
-            " differ by that."
+            "Gold loss: the loss of the right answer. Where the figures and the ranking have another score, a verdict"
+            " may differ by that."
         )
     if any(one.stopped_early for one in judged):
         remarks.append("Stopped before all seeds: the mean leans away from 0; its interval allows for that.")
