@@ -148,7 +148,7 @@ def about(
     return {"gain": gain, "ratio": ratios, "leads": leads}[claim["kind"]](claim, rows, count)
 
 
-def mean_of(rows: Sequence[Reported], key: Line, metric: str) -> float:
+def line_value(rows: Sequence[Reported], key: Line, metric: str) -> float:
     """A line's number in `metric`; an average is recomputed."""
     line = printed_lines(rows).get(key, [])
     parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
@@ -159,7 +159,7 @@ def gain(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Itera
     """The pair of lines whose difference is nearest to a claimed gain; and, if it isn't it, a pair that gives it."""
     lines = [k for k in printed_lines(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
     pairs = [
-        (mean_of(rows, of, claim["metric"]) - mean_of(rows, over, claim["metric"]), of, over)
+        (line_value(rows, of, claim["metric"]) - line_value(rows, over, claim["metric"]), of, over)
         for of, over in itertools.product(lines, lines)
         if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
     ]
@@ -203,7 +203,9 @@ def leads(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iter
         other = (key[0], key[1], claim["over"], key[3])
         if key[2] != claim["of"] or other not in lines or not any(r.metric in AVERAGES for r in lines[key]):
             continue
-        group = {k[2]: mean_of(rows, k, AVERAGES[0]) for k in lines if (k[0], k[1], k[3]) == (key[0], key[1], key[3])}
+        group = {
+            k[2]: line_value(rows, k, AVERAGES[0]) for k in lines if (k[0], k[1], k[3]) == (key[0], key[1], key[3])
+        }
         ahead = group[claim["of"]] - group[claim["over"]]
         best = max(group, key=group.__getitem__)
         how = f"averages recomputed; best of the group: {best} {group[best]:.2f}"

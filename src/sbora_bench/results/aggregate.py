@@ -25,7 +25,7 @@ def of_samples(
     means.
     """
     values = [value_of(row) for row in rows]
-    value, stderr = mean_of(values)
+    value, stderr = mean_and_stderr(values)
     value = value if mean is None else mean
     extra = clean_mean(values, rows) | other_means([row["metrics"] for row in rows if "metrics" in row])
     if "subject" in rows[0]:
@@ -70,7 +70,7 @@ def clean_mean(values: list[float], items: list[dict]) -> dict[str, float]:
     return {**mean, "clean_n": float(len(clean))}
 
 
-def mean_of(values: list[float]) -> tuple[float, float | None]:
+def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
     """Mean and standard error of a task's items, as lm-eval has them; none of a single item."""
     from lm_eval.api.metrics import mean, mean_stderr
 

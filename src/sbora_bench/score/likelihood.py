@@ -13,7 +13,7 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.prepare import NO_LABELS, label_place
 from sbora_bench.plan.metric import LOSS
-from sbora_bench.results.aggregate import CUT, GOLD, LIKELIEST, clean_mean, mean_of
+from sbora_bench.results.aggregate import CUT, GOLD, LIKELIEST, clean_mean, mean_and_stderr
 from sbora_bench.results.records import TaskScore
 from sbora_bench.score.shared_prefixes import Row, halving
 
@@ -148,7 +148,7 @@ def by_likelihood(
         float(answer["likeliest"] == item["answer"]) if choice else answer[GOLD]
         for item, answer in zip(items, answers, strict=True)
     ]
-    value, stderr = mean_of(values)
+    value, stderr = mean_and_stderr(values)
     score = TaskScore(
         metric=LIKELIEST if choice else GOLD,
         value=value,

@@ -20,7 +20,7 @@ from sbora_bench.report.tables import tables
 from sbora_bench.report.terminal import compare, show
 from sbora_bench.report.verify import verify
 from sbora_bench.report.views.score_figure import score_points
-from sbora_bench.results.aggregate import clean_mean, mean_of
+from sbora_bench.results.aggregate import clean_mean, mean_and_stderr
 from sbora_bench.results.folders import run_folder, samples_file
 from sbora_bench.results.read import Results
 from tests.factories.made_results import (
@@ -58,7 +58,7 @@ def made(tmp_path_factory):
                 {key: of for key, of in row.items() if key != "correct"} | {"value": value(task, run, row["id"])}
                 for row in samples(run, task)
             ]
-            mean, stderr = mean_of([row["value"] for row in rows])
+            mean, stderr = mean_and_stderr([row["value"] for row in rows])
             score_again(
                 results,
                 run,
@@ -159,7 +159,7 @@ def test_what_is_answered_by_likelihood_is_shown_in_nats(tmp_path):
                 | {"value": 1 + value("gsm8k", run, row["id"]), "gold_loss": 1 + value("gsm8k", run, row["id"])}
                 for row in samples(run, task)
             ]
-            mean, stderr = mean_of([row["value"] for row in rows])
+            mean, stderr = mean_and_stderr([row["value"] for row in rows])
             fields = {"metric": "gold_loss", "measured": LOSS, "value": mean, "stderr": stderr, "extra": {}}
             score_again(results, run, task, rows, **fields)
     collect(plan, results)
