@@ -35,7 +35,7 @@ class MeasuredPair:
     pair: Pair
 
 
-def values_of(results: Results, run: Run) -> dict[Measure, float]:
+def measured_values(results: Results, run: Run) -> dict[Measure, float]:
     """Measure -> value of a run: the average of each suite's tasks, own suite first, and the loss of those that have
     one. What failed or could not be obtained is left out, as are suites whose tasks' scores don't average.
     """
@@ -62,7 +62,7 @@ def measured_cells(results: Results, table: str) -> list[MeasuredCell]:
     counts, cells = trainable_parameters(results), results.plan.runs_by_cell(table)
     rows = []
     for cell, runs in sorted(cells.items(), key=lambda pair: pair[0].is_base):
-        values = [values_of(results, run) for run in runs]
+        values = [measured_values(results, run) for run in runs]
         for measure in dict.fromkeys(measure for of_run in values for measure in of_run):
             of_seeds = [of_run[measure] for of_run in values if measure in of_run]
             share = measure.metric.is_share

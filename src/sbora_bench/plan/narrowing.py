@@ -64,17 +64,17 @@ def _chosen(plan: Plan, only: str, seeds: str) -> dict[str, list[str]]:
         "seed": [seed for table in tables for seed in table.seeds],
     }
     present = {key: list(dict.fromkeys(map(str, values))) for key, values in present.items()}
-    values_of: dict[str, set[str]] = {}
+    given_values: dict[str, set[str]] = {}
     for key, value in [*_pairs(only), *(("seed", seed) for seed in _words(seeds))]:
         if key not in present:
             raise UserError(f"only: {one_of(key, present, 'key')}; write table=arithmetic,method=lora,dora")
         if value not in present[key]:
             raise UserError(f"{plan.path}: only: {one_of(value, present[key], key)}")
-        values_of.setdefault(key, set()).add(value)
+        given_values.setdefault(key, set()).add(value)
     return {
-        key: [value for value in values if value in values_of[key]]
+        key: [value for value in values if value in given_values[key]]
         for key, values in present.items()
-        if key in values_of
+        if key in given_values
     }
 
 

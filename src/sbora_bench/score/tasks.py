@@ -133,7 +133,7 @@ def score_task(
     metric, measured = next(iter(metrics.items()))
     examples = sorted(evaluated["samples"][name], key=lambda example: example["doc_id"])
     pipeline = examples[0]["filter"]
-    item_values = {other: values_of(name, other, metrics[other], examples) for other in metrics}
+    item_values = {other: metric_values(name, other, metrics[other], examples) for other in metrics}
     values = item_values.pop(metric)
     mean = float(evaluated["results"][name][f"{metric},{pipeline}"])
     beside = [dict(zip(item_values, of, strict=True)) for of in zip(*item_values.values(), strict=True)]
@@ -168,7 +168,7 @@ def score_task(
     return score, rows
 
 
-def values_of(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
+def metric_values(task: str, name: str, metric: Metric, examples: list[dict]) -> list[float]:
     """The items' values of a metric. Raises WrongValue where there are none, or some that it doesn't allow."""
     where, values = f"catalog: tasks.{task}.metrics.{name}: an item", []
     for example in examples:

@@ -179,11 +179,11 @@ def test_a_value_that_a_metric_does_not_allow_fails_its_run_alone(tmp_path, monk
     broken, whole = plan.runs[1:]
     values = iter([0.5])
 
-    def values_of(task, name, metric, examples):
+    def metric_values(task, name, metric, examples):
         return real(task, name, metric, [example | {name: next(values, example[name])} for example in examples])
 
-    real = scoring.values_of
-    monkeypatch.setattr(scoring, "values_of", values_of)
+    real = scoring.metric_values
+    monkeypatch.setattr(scoring, "metric_values", metric_values)
     evaluate(plan, [broken, whole], tmp_path / "resources", tmp_path / "results")
     reason = _scores(tmp_path, broken).reason
     assert reason.startswith("scoring: catalog: tasks.choose.metrics.") and "found 0.5, allowed 0 or 1" in reason
