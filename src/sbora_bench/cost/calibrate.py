@@ -122,7 +122,7 @@ def training_step(model: "torch.nn.Module", protocol: Protocol) -> Callable[[], 
     mask = torch.ones_like(ids)
     mask[0, 0] = 0  # a batch with padding, as most are
     inputs = {"input_ids": ids, "attention_mask": mask, "labels": ids}
-    supervised = real_step.supervised_loss(model, protocol, ids[0].tolist())
+    supervised = real_step.step_loss(model, protocol, ids[0].tolist())
     parts = parts_of(protocol, protocol.micro_batch).of(inputs)
 
     def step() -> None:

@@ -62,7 +62,7 @@ def highest(work: Callable[[], object]) -> int:
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def supervised_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) -> SupervisedLoss | None:
+def step_loss(model: torch.nn.Module, protocol: Protocol, row: list[int]) -> SupervisedLoss | None:
     """The loss from supervised positions alone where the protocol wants it and the model takes it."""
     if protocol.logits == "supervised":
         with contextlib.suppress(Unfit):
@@ -100,7 +100,7 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
         prepare(model, ids[0].tolist())
     else:
         mask[1:, -5:] = 0
-    supervised = supervised_loss(model, protocol, ids[0].tolist())
+    supervised = step_loss(model, protocol, ids[0].tolist())
     parts = parts_of(protocol, rows).of({"input_ids": ids, "labels": ids, "attention_mask": mask})
 
     def steps() -> None:

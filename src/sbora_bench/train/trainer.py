@@ -53,7 +53,7 @@ def build_trainer(
         protocol=protocol,
         method=method,
         epochs_in_a_pass=batches.carried_epochs(len(train), protocol),
-        supervised=supervised_loss(model, train[0]["input_ids"], protocol, run.name),
+        supervised=loss_in_training(model, train[0]["input_ids"], protocol, run.name),
         parts=parts_in_training(model, protocol, rows or protocol.micro_batch, run.name),
         model=model,
         args=training_arguments(protocol, run, checkpoints, steps, validation is not None),
@@ -144,7 +144,9 @@ def parts_in_training(model: "torch.nn.Module", protocol: Protocol, rows: int, n
     return Parts(rows, tokens, protocol.pad_to_multiple_of, width)
 
 
-def supervised_loss(model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str) -> "SupervisedLoss | None":
+def loss_in_training(
+    model: "torch.nn.Module", row: list[int], protocol: Protocol, name: str
+) -> "SupervisedLoss | None":
     """The loss from supervised positions alone where the protocol wants it; None, and a line in the log, where the
     model doesn't take it. Raises UserError where a kernel that the protocol names can't be obtained.
     """
