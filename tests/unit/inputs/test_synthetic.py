@@ -28,13 +28,13 @@ def core(instruction: str) -> str:
     """The question without the words that all questions of its task share."""
     for head in (synthetic.TRUE_FALSE, *synthetic.CHOOSE.values()):
         instruction = instruction.replace(head, "")
-    return synthetic.normalise(re.sub(r"Answer format:.*", "", instruction))
+    return synthetic.question_key(re.sub(r"Answer format:.*", "", instruction))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_items_have_the_format_of_llm_adapters(task):
     items = synthetic.items(task, 100, 0)
-    assert len(items) == len({synthetic.normalise(e["instruction"]) for e in items}) == 100
+    assert len(items) == len({synthetic.question_key(e["instruction"]) for e in items}) == 100
     for e in items:
         assert list(e) == ["instruction", "input", "output", "answer"]
         assert all(isinstance(v, str) for v in e.values()) and e["input"] == ""
@@ -101,7 +101,7 @@ def test_mmlu_items_have_five_shots_and_a_letter():
 @pytest.mark.parametrize("name", list(synthetic.TRAINING_SETS))
 def test_no_test_question_in_a_training_set(name):
     learnt = [
-        synthetic.normalise(e["instruction"] + " " + e["input"])
+        synthetic.question_key(e["instruction"] + " " + e["input"])
         for s in (0, 1)
         for e in synthetic.training_set(name, s)
     ]
@@ -110,18 +110,18 @@ def test_no_test_question_in_a_training_set(name):
         questions = {core(e["instruction"]) for s in (0, 1) for e in synthetic.items(task, 100, s)}
         assert not [q for q in questions if q in texts]
     if name == "ladder-instruct":
-        questions = {synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)}
+        questions = {synthetic.question_key(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)}
         assert questions and not [q for q in questions if q in texts]
 
 
 def test_no_test_question_in_the_corpus():
     questions = [core(e["instruction"]) for t in TASKS for e in synthetic.items(t, 100, 0)]
-    questions += [synthetic.normalise(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)]
+    questions += [synthetic.question_key(e["input"].split("\n\n")[-1]) for e in synthetic.mmlu_items(100, 0)]
     by_opening = defaultdict(list)
     for question in questions:
         by_opening[tuple(question.split()[:4])].append(question)
     for prompt, response in corpus.corpus(0, 20_000, 80_000):
-        text = synthetic.normalise(f"{prompt} {response}")
+        text = synthetic.question_key(f"{prompt} {response}")
         words = text.split()
         for start in range(len(words) - 3):
             for question in by_opening.get(tuple(words[start : start + 4]), ()):

@@ -33,14 +33,14 @@ SHOTS = 5
 SUBJECTS = {"kind": "natural kinds", "colour": "colours", "place": "geography", "use": "household arts"}
 
 
-def normalise(text: str) -> str:
+def question_key(text: str) -> str:
     """Lower-case words and numbers of `text`, joined by single spaces: two questions are the same if these are."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def is_test(question: str) -> bool:
     """Whether a question belongs to the test side (a quarter of all do)."""
-    return zlib.crc32(normalise(question).encode()) % 4 == 0
+    return zlib.crc32(question_key(question).encode()) % 4 == 0
 
 
 def _labels(family: str, count: int) -> list[str]:
@@ -249,7 +249,7 @@ def _draw(
     misses = 0
     while len(made) < n and misses < PATIENCE:
         example = make(rng)
-        question = normalise(example[key])
+        question = question_key(example[key])
         misses += 1
         if is_test(question) == test and question not in seen:
             seen.add(question)
