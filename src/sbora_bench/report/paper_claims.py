@@ -25,7 +25,7 @@ NO_COUNTS = {"gain": gain, "leads": leads}  # kinds that the printed scores alon
 Judged = tuple[str, str]  # a verdict, and what it rests on
 
 
-def claim_table(results: Results, tested: Separation, findings: list[Finding]) -> PrintedTable:
+def printed_claims(results: Results, tested: Separation, findings: list[Finding]) -> PrintedTable:
     """A row a claim."""
     plan, footprints = results.plan, footprint_rows(results)
     lines = []

@@ -27,7 +27,7 @@ def made(tmp_path_factory):
 
 def test_every_claim_has_its_verdicts(made):
     plan, results, tested = made
-    shown = paper_claims.claim_table(Results(plan, results), tested, [])
+    shown = paper_claims.printed_claims(Results(plan, results), tested, [])
     lines = {line[0].text: [cell.text for cell in line[2:]] for line in shown.groups[0]}
     assert list(lines) == [claim["text"] for claim in ALL.values()]
     assert {verdict for line in lines.values() for verdict in line[1:2]} <= {

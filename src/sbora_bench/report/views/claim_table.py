@@ -10,7 +10,7 @@ from sbora_bench.results.read import Results
 
 def claim_table(results: Results, _: None = None) -> PrintedTable:
     """A row a claim. Raises UserError where `audit` has not run."""
-    return paper_claims.claim_table(results, separation(results), read_findings(results.folder / "audit.json"))
+    return paper_claims.printed_claims(results, separation(results), read_findings(results.folder / "audit.json"))
 
 
 CLAIMS = TableView(
