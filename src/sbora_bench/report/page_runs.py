@@ -86,7 +86,7 @@ def section(results: Results, run: Run, room: int) -> Section:
             for task, score in done.items()
             if score.value is not None
         ],
-        loss_curve(training),
+        curve_drawing(training),
         facts(plan, run, training),
         samples,
         sum(score.n for score in done.values()),
@@ -129,7 +129,7 @@ def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def loss_curve(training: TrainRecord | None) -> dict[str, Any] | None:
+def curve_drawing(training: TrainRecord | None) -> dict[str, Any] | None:
     """Training and validation loss by update as points of a small drawing; None for fewer than two points."""
     curve = training.happened.loss_curve if training else []
     lines = {

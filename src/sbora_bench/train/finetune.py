@@ -41,7 +41,7 @@ from sbora_bench.train.kept_rows import training_rows
 from sbora_bench.train.method_steps import first_values
 from sbora_bench.train.out_of_memory import halved_to_fit
 from sbora_bench.train.peak_memory import peak_memory, reset_peak_memory
-from sbora_bench.train.record import loss_curve, train_record, write_failure
+from sbora_bench.train.record import logged_losses, train_record, write_failure
 from sbora_bench.train.save_adapter import save_adapter
 from sbora_bench.train.split import check_positions, split, training_file
 from sbora_bench.train.trainer import build_trainer
@@ -163,7 +163,7 @@ def train_run(
     happened = figures | {
         "too_long": too_long if too_long.rows else None,
         "adapter_sha256": {path.name: sha256(path) for path in sorted((made / ADAPTER).iterdir())},
-        "loss_curve": loss_curve(trainer.state.log_history),
+        "loss_curve": logged_losses(trainer.state.log_history),
     }
     write_record(made / TRAINING, train_record(plan, run, results, happened))
     return figures
@@ -259,7 +259,7 @@ def _train(trainer: Any, run: Run, resumed: Path | None, checkpoints: Path) -> f
             raise
         if disk_error(error, checkpoints) is not error:
             raise disk_error(error, checkpoints) from error
-        happened = {"step": trainer.state.global_step, "loss_curve": loss_curve(trainer.state.log_history)}
+        happened = {"step": trainer.state.global_step, "loss_curve": logged_losses(trainer.state.log_history)}
         raise TrainingFailed(in_a_line(error), happened) from error
     return time.perf_counter() - started
 

@@ -47,7 +47,7 @@ def write_failure(plan: Plan, run: Run, results: Path, made: Path, checkpoints: 
         write_text(made / ADAPTER / name, "")
 
 
-def loss_curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+def logged_losses(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Trainer's log as rows of step, loss, learning_rate, grad_norm or step, validation_loss; finite ones alone."""
     names = {
         "loss": "loss",

@@ -22,7 +22,7 @@ from sbora_bench.report.page_runs import (
     LONGEST,
     MOST,
     chosen_samples,
-    loss_curve,
+    curve_drawing,
     run_sections,
     runs_shown,
     sample_shown,
@@ -281,7 +281,7 @@ def test_no_curve_of_a_single_point(page):
     plan, results, _ = page
     record = Results(plan, results).training(plan.run("arithmetic-llama-7b-lora-r32-s0"))
     one = record.model_copy(update={"happened": Training(loss_curve=record.happened.loss_curve[:1])})
-    assert loss_curve(one) is None and loss_curve(None) is None
+    assert curve_drawing(one) is None and curve_drawing(None) is None
 
 
 def test_runs_and_contamination(page):

@@ -188,7 +188,7 @@ def test_the_loss_is_averaged_as_the_protocol_says(tmp_path, average):
         "tokens": sum(sums) / sum(tokens),
         "micro-batch": sum(total / count for total, count in zip(sums, tokens, strict=True)) / 2,
     }
-    logged = stage.loss_curve(trainer.state.log_history)[0]["loss"]
+    logged = stage.logged_losses(trainer.state.log_history)[0]["loss"]
     assert logged == pytest.approx(expected[average], abs=1e-4)
     assert abs(expected["tokens"] - expected["micro-batch"]) > 1e-3
 

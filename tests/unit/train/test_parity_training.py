@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
-from sbora_bench.train.record import loss_curve
+from sbora_bench.train.record import logged_losses
 from sbora_bench.train.split import split
 from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs
@@ -152,7 +152,7 @@ def test_learning_rate_at_every_update_of_a_run(tmp_path, suite, rate):
     trainer, watch = trainer_of(protocol, tmp_path)
     trainer.train()
     assert watch.rates == pytest.approx([linear(step, steps, rate) for step in range(steps)], rel=1e-12)
-    rates = {row["step"]: row["learning_rate"] for row in loss_curve(trainer.state.log_history) if "loss" in row}
+    rates = {row["step"]: row["learning_rate"] for row in logged_losses(trainer.state.log_history) if "loss" in row}
     assert rates == {step: pytest.approx(linear(step - 1, steps, rate), rel=1e-9) for step in rates}
     assert len(rates) == steps
 
@@ -246,7 +246,7 @@ def test_gradients_are_clipped_by_their_norm_together(tmp_path, suite, limit):
     protocol = protocol.model_copy(update={"validation_every": None, "keep_best": False, "optimizer": "adamw_torch"})
     trainer, watch = trainer_of(protocol, tmp_path)
     trainer.train()
-    raw = [row["grad_norm"] for row in loss_curve(trainer.state.log_history) if "grad_norm" in row]
+    raw = [row["grad_norm"] for row in logged_losses(trainer.state.log_history) if "grad_norm" in row]
     assert watch.norms == pytest.approx([min(norm, limit) for norm in raw], rel=1e-4)
     assert sum(norm > limit for norm in raw) >= 3
 
@@ -278,7 +278,7 @@ def test_the_checkpoint_of_lowest_validation_loss_is_the_result(tmp_path):
     protocol = shipped.protocol("official", "commonsense", **CPU, **overrides, learning_rate=0.3)
     trainer, watch = trainer_of(protocol, tmp_path, keep=True)
     trainer.train()
-    losses = {row["step"]: row["validation_loss"] for row in loss_curve(trainer.state.log_history) if len(row) == 2}
+    losses = {row["step"]: row["validation_loss"] for row in logged_losses(trainer.state.log_history) if len(row) == 2}
     best = min(losses, key=losses.get)
     assert len(losses) == 8 and best < 8 and not math.isnan(sum(losses.values()))
     assert trainer.state.best_global_step == best
