@@ -37,7 +37,7 @@ def wrapped(title: str, width: int = LABEL_WIDTH) -> str:
     return textwrap.fill(title, width, break_on_hyphens=False)
 
 
-def look(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str, Any]:
+def method_style(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str, Any]:
     """Colour, marker and dash of a method: by its place in the catalog, or among a few, to be known in grey too."""
     import matplotlib
 
@@ -121,7 +121,7 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
     moved = axis.transData + ScaledTranslation(1.6 * apart / 72, 0, axis.figure.dpi_scale_trans)
     x, y = [row[key] for row in points], [row["mean"] for row in points]
-    drawn = look(plan, points[0]["method"]) | style
+    drawn = method_style(plan, points[0]["method"]) | style
     axis.errorbar(x, y, yerr=[low, high], transform=moved, **{"elinewidth": 0.8} | drawn)
     axis.update_datalim(list(zip(x, y, strict=True)))
     axis.autoscale_view()

@@ -22,7 +22,7 @@ from sbora_bench.report.figures import figures
 from sbora_bench.report.many_methods import MANY, apart
 from sbora_bench.report.outputs import figure_captions, figure_files
 from sbora_bench.report.page import NARROW
-from sbora_bench.report.plotting import STYLE, look, short
+from sbora_bench.report.plotting import STYLE, method_style, short
 from sbora_bench.report.views import score_figure as view
 from sbora_bench.report.views.footprint_figure import footprint_data, footprint_figure
 from sbora_bench.report.views.rate_figure import RATE_CURVES, rate_data, rate_figure
@@ -71,7 +71,9 @@ def test_svg_holds_no_date_and_png_no_version(drawn):
 def test_a_png_has_a_palette_near_its_colours(drawn):
     plan, one, _ = drawn
     with matplotlib.style.context(["default", STYLE]):
-        colours = [[255 * part for part in to_rgb(look(plan, method)["color"])] for method in ("lora", "sbora-fa")]
+        colours = [
+            [255 * part for part in to_rgb(method_style(plan, method)["color"])] for method in ("lora", "sbora-fa")
+        ]
     with Image.open(one / "figures/score-arithmetic.png") as image:
         assert image.mode == "P" and image.info["dpi"] == pytest.approx((192, 192), rel=0.01)
         found = [colour for _, colour in image.convert("RGB").getcolors()]
@@ -114,7 +116,7 @@ def test_what_is_drawn_is_the_data(drawn):
     drawn_at = {bars.get_label(): [tuple(point) for point in bars[0].get_xydata()] for bars in axis.containers}
     for method in ("lora", "sbora-fa"):
         of_method = [row for row in rows if row["method"] == method and row["panel"].startswith("LLaMA")]
-        assert drawn_at[look(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in of_method]
+        assert drawn_at[method_style(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in of_method]
     ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
     assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
 
@@ -128,7 +130,7 @@ def test_of_many_methods_those_of_planned_comparisons_alone_have_a_colour(drawn,
     assert shown == ["Base, untuned", "2 other methods", "LoRA"]
     (axis,) = figure.axes
     (lora,) = axis.containers
-    assert lora[0].get_color() == look(plan, "lora", ["lora"])["color"]
+    assert lora[0].get_color() == method_style(plan, "lora", ["lora"])["color"]
     (grey,) = [line for line in axis.lines if line.get_label() == "2 other methods"]
     expected = [(row["parameters"], row["mean"]) for row in rows if row["parameters"] and row["method"] != "lora"]
     assert sorted(map(tuple, grey.get_xydata())) == sorted(expected), "at their own sizes, none moved aside"
@@ -154,7 +156,7 @@ def test_sixteen_methods_differ_in_grey(drawn):
     among = [f"m{place}" for place in range(16)]
     methods = plan.catalog.methods | dict.fromkeys(among, plan.catalog.methods["lora"])
     many = Plan(plan.name, plan.experiment, plan.catalog.model_copy(update={"methods": methods}), plan.path)
-    looks = [look(many, name, among) for name in among]
+    looks = [method_style(many, name, among) for name in among]
     assert len({(one["marker"], one["fillstyle"]) for one in looks}) == len(among)
 
 
@@ -175,7 +177,7 @@ def test_a_colour_that_comes_again_has_another_marker(drawn):
     methods = plan.catalog.methods | {f"m{place}": plan.catalog.methods["lora"] for place in range(40)}
     many = Plan(plan.name, plan.experiment, plan.catalog.model_copy(update={"methods": methods}), plan.path)
     with matplotlib.rc_context():
-        looks = {(look(many, name)["color"], look(many, name)["marker"]) for name in methods}
+        looks = {(method_style(many, name)["color"], method_style(many, name)["marker"]) for name in methods}
     assert len(looks) == len(methods)
 
 
@@ -240,7 +242,7 @@ def test_nothing_run_is_drawn_as_such(tmp_path):
 
 def test_methods_differ_in_colour_marker_and_dash(drawn):
     plan = drawn[0]
-    looks = [look(plan, method) for method in plan.catalog.methods]
+    looks = [method_style(plan, method) for method in plan.catalog.methods]
     for key in ("color", "marker", "linestyle", "label"):
         assert len({str(style[key]) for style in looks}) == len(looks)
 

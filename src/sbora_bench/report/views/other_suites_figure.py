@@ -8,7 +8,7 @@ from sbora_bench.analysis.forgetting import measured_cells
 from sbora_bench.analysis.measures import LOSS
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_title
-from sbora_bench.report.plotting import look, panels, score_label, short_ticks, untuned
+from sbora_bench.report.plotting import method_style, panels, score_label, short_ticks, untuned
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites
 from sbora_bench.results.read import Results
@@ -44,7 +44,7 @@ def other_suites_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
             points = sorted((row for row in shown if row["method"] == method), key=lambda row: row["x"])
             y = [row["mean"] for row in points]
             bars = [[row["mean"] - row["low"] for row in points], [row["high"] - row["mean"] for row in points]]
-            axis.errorbar([row["x"] for row in points], y, yerr=bars, elinewidth=0.8, **look(plan, method))
+            axis.errorbar([row["x"] for row in points], y, yerr=bars, elinewidth=0.8, **method_style(plan, method))
         axis.set_xlim(left=0)
         short_ticks(axis)
         axis.set_xlabel(shown[0]["of"])

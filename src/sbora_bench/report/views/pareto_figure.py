@@ -11,7 +11,7 @@ from sbora_bench.plan.experiment import Cell, Plan
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import draw_others, draw_points, look, panels, score_axis
+from sbora_bench.report.plotting import draw_others, draw_points, method_style, panels, score_axis
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.report.views.score_figure import score_points
 from sbora_bench.results.paper.reported import AVERAGE
@@ -35,7 +35,7 @@ def pareto_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] =
         draw_others(axis, others, "cost")
         for method in dict.fromkeys(row["method"] for row in shown if row not in others):
             points = [row for row in shown if row["method"] == method]
-            draw_points(axis, plan, points, "cost", **look(plan, method, among) | {"linestyle": "none"})
+            draw_points(axis, plan, points, "cost", **method_style(plan, method, among) | {"linestyle": "none"})
         axis.set_xlim(0, 1.08 * max(row["cost"] for row in shown))
         score_axis(axis, shown, shown[0]["of"])
 

@@ -12,7 +12,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import rate_text
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import WIDE, large_panels, look, panels, short
+from sbora_bench.report.plotting import WIDE, large_panels, method_style, panels, short
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.rate_table import RATES_PREFIX, varies_rate
 from sbora_bench.results.read import Results
@@ -51,7 +51,7 @@ def rate_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str] = (
         for method in dict.fromkeys(row["method"] for row in shown):
             points = sorted((row for row in shown if row["method"] == method), key=lambda row: row["rate"])
             x, y = [row["rate"] for row in points], [row["mean"] for row in points]
-            axis.errorbar(x, y, yerr=[row["sd"] for row in points], elinewidth=0.8, **look(plan, method, among))
+            axis.errorbar(x, y, yerr=[row["sd"] for row in points], elinewidth=0.8, **method_style(plan, method, among))
             ringed = [(row["rate"], row["mean"]) for row in points if row["picked"]]
             axis.plot(*zip(*ringed, strict=True), "o", markersize=9, fillstyle="none", color="0.2", linestyle="")
         rates = sorted({row["rate"] for row in shown})

@@ -23,7 +23,7 @@ from sbora_bench.report.collected import (
     trainable_parameters,
 )
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import draw_others, draw_points, look, panels, score_axis, untuned, upper_end
+from sbora_bench.report.plotting import draw_others, draw_points, method_style, panels, score_axis, untuned, upper_end
 from sbora_bench.report.verdicts import decided_otherwise
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.paper.reported import AVERAGE
@@ -125,7 +125,7 @@ def _crowded_figure(plan: Plan, in_colour: list[str], rows: list[dict[str, Any]]
         for row in sorted(coloured, key=lambda row: in_colour.index(row["method"])):
             beside = [one for one in coloured if abs(one["parameters"] / row["parameters"] - 1) <= WITHIN]
             moved = beside.index(row) - (len(beside) - 1) / 2
-            draw_points(axis, plan, [row], "parameters", moved, **look(plan, row["method"], in_colour))
+            draw_points(axis, plan, [row], "parameters", moved, **method_style(plan, row["method"], in_colour))
         score_axis(axis, shown, COSTS["parameters"])
 
     return panels(rows, draw, height=4.6, breadth=NARROW, across=1)

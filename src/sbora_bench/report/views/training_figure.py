@@ -9,7 +9,7 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import large_panels, look, panels
+from sbora_bench.report.plotting import large_panels, method_style, panels
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.results.read import Results
 
@@ -55,7 +55,7 @@ def training_figure(plan: Plan, rows: list[dict[str, Any]], among: Sequence[str]
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
         for method, kind in dict.fromkeys((row["method"], row["kind"]) for row in shown):
             points = [row for row in shown if (row["method"], row["kind"]) == (method, kind)]
-            style = look(plan, method, among)
+            style = method_style(plan, method, among)
             steps = [row["step"] for row in points]
             if kind == "validation":
                 style |= {"linestyle": (0, (1, 2)), "label": f"{style['label']}, validation"}
