@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sbora_bench.analysis.learning_rates import best_rate, edge_of, failures, scores_by_rate
+from sbora_bench.analysis.learning_rates import best_rate, edge_of, picking_failures, scores_by_rate
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.stages import End
@@ -38,7 +38,7 @@ def extend(plan: Plan, table: str, number: int, results: Path) -> None:
 def extended(results: Results, table: str, number: int) -> RoundRecord:
     """The record of a round. Raises UserError where a run that it needs left no scores."""
     plan = results.plan
-    beyond, failed = plan.experiment.tables[table].beyond, failures(results, table)
+    beyond, failed = plan.experiment.tables[table].beyond, picking_failures(results, table)
     scores = scores_by_rate(results, table)
     cells = {cell: tried for cell, tried in scores.items() if failed[cell] < sum(map(len, tried.values()))}
     following = {cell.name: next_rate(tried, beyond) for cell, tried in cells.items()}

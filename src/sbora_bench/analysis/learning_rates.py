@@ -58,7 +58,7 @@ def share_right(record: ScoresRecord | None) -> tuple[float, int]:
     return (sum(value * n for value, n in scores) / items if items else 0.0), items
 
 
-def failures(results: Results, table: str) -> dict[Cell, int]:
+def picking_failures(results: Results, table: str) -> dict[Cell, int]:
     """Cell -> how many of the runs that its rate is picked by failed.
 
     Raises UserError where one left no scores of held-out rows.

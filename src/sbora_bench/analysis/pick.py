@@ -8,7 +8,7 @@ Reads `runs/<run>/validation/` of the runs with the picking seeds alone, which a
 import math
 from pathlib import Path
 
-from sbora_bench.analysis.learning_rates import best_rate, edge_of, failures, scores_by_rate
+from sbora_bench.analysis.learning_rates import best_rate, edge_of, picking_failures, scores_by_rate
 from sbora_bench.errors import UserError
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import rate_text
@@ -36,7 +36,7 @@ def pick(plan: Plan, table: str, results: Path) -> None:
     if not rounds_ended(plan, results, table):
         raise missing_round(plan, results, table, len(rounds_made(plan, results, table)) + 1)
     read = Results(with_grids(plan, results), results)
-    failed = failures(read, table)
+    failed = picking_failures(read, table)
     cells = {cell.name: picked_rate(tried, failed[cell]) for cell, tried in scores_by_rate(read, table).items()}
     rates = RatesRecord(experiment=plan.name, table=table, settings_sha256=rates_hash(plan, table), cells=cells)
     write_record(rates_file(results, table), rates)
