@@ -165,7 +165,7 @@ def device_peak(training: TrainRecord | None) -> int | None:
     return training.happened.peak_memory_bytes
 
 
-def trainable_parameters(results: Results) -> dict[Cell, int]:
+def parameter_counts(results: Results) -> dict[Cell, int]:
     """Of each cell that was counted."""
     rows = footprint_rows(results)
     return {Cell(row["table"], row["model"], row["method"], row["rank"]): row["trainable_parameters"] for row in rows}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sbora_bench.analysis.collect import trainable_parameters
+from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.measures import LIKELIHOOD, Measure, loss_measure, suite_measure
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, judged, task_pairs
@@ -59,7 +59,7 @@ def measured_values(results: Results, run: Run) -> dict[Measure, float]:
 def measured_cells(results: Results, table: str) -> list[MeasuredCell]:
     """Every cell of a table on every measure, bases last."""
     results = picked(results)
-    counts, cells = trainable_parameters(results), results.plan.runs_by_cell(table)
+    counts, cells = parameter_counts(results), results.plan.runs_by_cell(table)
     rows = []
     for cell, runs in sorted(cells.items(), key=lambda pair: pair[0].is_base):
         values = [measured_values(results, run) for run in runs]
@@ -88,7 +88,7 @@ def _items(results: Results, runs: list[Run], measure: Measure) -> int:
 def measured_pairs(results: Results, table: str) -> list[MeasuredPair]:
     """Every pair of cells on every measure beside the table's own suite; Holm's family is a measure's pairs."""
     results = picked(results)
-    plan, counts, suites = results.plan, trainable_parameters(results), results.plan.scored(table)
+    plan, counts, suites = results.plan, parameter_counts(results), results.plan.scored(table)
     rows: list[MeasuredPair] = []
     for suite in plan.experiment.tables[table].also:
         tasks = [task for task, its_suite in suites.items() if its_suite == suite]

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from sbora_bench.analysis.collect import trainable_parameters
+from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
 from sbora_bench.analysis.statistics import LEVEL, Summary, holm, seed_summary, share_summary
@@ -59,7 +59,7 @@ def _rankings(results: Results, table: str) -> list[Ranking]:
         tasks = [_items(results, table, model, task) for task in plan.tasks(table)]
         tasks = [cells for cells in tasks if any(not cell.is_base for cell in cells)]
         if tasks:
-            made.append(ranking(tasks, metric, trainable_parameters(results)))
+            made.append(ranking(tasks, metric, parameter_counts(results)))
     return made
 
 

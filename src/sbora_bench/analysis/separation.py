@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sbora_bench.analysis.collect import trainable_parameters
+from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.estimate import estimate
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import (
@@ -113,7 +113,7 @@ def separation(results: Results) -> Separation:
 
 
 def _separation(results: Results) -> Separation:
-    plan, counts = results.plan, trainable_parameters(results)
+    plan, counts = results.plan, parameter_counts(results)
     references: list[ReferenceGain] = []
     all_gains: list[Gain] = []
     all_differences: list[Pair] = []

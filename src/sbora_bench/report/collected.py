@@ -47,7 +47,7 @@ def lines_of(layout: Layout, row: Cell, lines: Lines) -> list[Any]:
     return [lines[place] for place in places if place in lines]
 
 
-def trainable_parameters(layout: Layout, row: Cell, lines: Lines) -> int | None:
+def row_parameters(layout: Layout, row: Cell, lines: Lines) -> int | None:
     """Of a row, as counted; None for the base and where nothing was counted."""
     if row.is_base:
         return None

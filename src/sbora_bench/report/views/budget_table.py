@@ -3,7 +3,7 @@
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.titles import row_titles
-from sbora_bench.report.collected import budget_lines, entries_of, footprint_lines, trainable_parameters
+from sbora_bench.report.collected import budget_lines, entries_of, footprint_lines, row_parameters
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import fraction, whole
 from sbora_bench.report.view import RUN, TableView, of_layouts
@@ -37,7 +37,7 @@ def budget_table(results: Results, layout: Layout) -> PrintedTable:
                 continue
             shown = cells[-1:] if layout.averaged else _in_table(cells, layout, table)
             names_of = [table] * (len(layout.tables) > 1) + [*row_titles(plan, layout.tables, row), whole(row.rank)]
-            names_of += [f"{line.trained}", whole(trainable_parameters(layout, row, counted))]
+            names_of += [f"{line.trained}", whole(row_parameters(layout, row, counted))]
             costs = [fraction(getattr(line, key), int(key == "seconds"), unit) for key, (_, unit) in COSTS.items()]
             texts = [Text(text) for text in names_of]
             texts += [Text(c.text, interval=c.interval) if c else Text("–") for c in shown]

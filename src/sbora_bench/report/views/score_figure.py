@@ -20,7 +20,7 @@ from sbora_bench.report.collected import (
     entries_of,
     footprint_lines,
     lines_of,
-    trainable_parameters,
+    row_parameters,
 )
 from sbora_bench.report.many_methods import apart
 from sbora_bench.report.plotting import draw_others, draw_points, method_style, panels, score_axis, untuned, upper_end
@@ -56,7 +56,7 @@ def score_data(
                     "panel": f"{row_titles(plan, layout.tables, row)[0]}: {name}",
                     "method": row.method,
                     "rank": row.rank,
-                    "parameters": trainable_parameters(layout, row, footprint),
+                    "parameters": row_parameters(layout, row, footprint),
                     "peak": estimated_peak(layout, row, footprint),
                     "seconds": training_seconds(layout, row, budget),
                     "mean": cell.summary.mean,

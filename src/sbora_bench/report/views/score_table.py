@@ -15,7 +15,7 @@ from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.titles import row_titles, task_titles
-from sbora_bench.report.collected import entries_of, footprint_lines, scores, trainable_parameters
+from sbora_bench.report.collected import entries_of, footprint_lines, row_parameters, scores
 from sbora_bench.report.render import MARKS, PrintedTable, Text
 from sbora_bench.report.texts import whole
 from sbora_bench.report.view import AGAIN, RUN, TableView, of_layouts
@@ -53,7 +53,7 @@ def score_table(results: Results, layout: Layout) -> PrintedTable:
     numbers: list[list[Any]] = [[*header, "status"]]
     footnotes: dict[str, str] = {}
     for row, cells in by_row.items():
-        count = trainable_parameters(layout, row, counted)
+        count = row_parameters(layout, row, counted)
         reported = next((cell.reported for cell in cells if cell.reported), None)
         millions = reported.params_millions if reported else None
         model, method = row_titles(plan, layout.tables, row)
