@@ -32,8 +32,8 @@ from sbora_bench.files import read_json, write_json, write_text
 from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.report import render
 from sbora_bench.report.render import PrintedTable, markdown
 from sbora_bench.train import finetune

@@ -19,8 +19,9 @@ from pathlib import Path
 import yaml
 
 from sbora_bench.files import read_json, sha256, whole_file, write_json, write_jsonl
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import run_settings, settings_hash, training_settings
 from sbora_bench.results.records import (
     ContaminationRecord,

@@ -23,8 +23,9 @@ from sbora_bench import provenance
 from sbora_bench.files import write_json, write_text
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.results.records import ContaminationRecord, ScoresRecord, read_record
 from sbora_bench.score.evaluate import adapter_folder
 from sbora_bench.score.lm_eval_model import Scorer

@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from sbora_bench.files import hash_of, sha256, write_jsonl
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import data_settings, run_settings, settings_hash, training_settings
 from sbora_bench.report.render import PrintedTable
 from sbora_bench.report.tables import TABLES

@@ -8,10 +8,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sbora_bench.files import sha256, write_json, write_jsonl
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Run
 from sbora_bench.results.records import BaseRecord, ContaminationRecord, TaskData, write_record
 from tests.factories import made_results
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
 

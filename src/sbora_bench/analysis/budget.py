@@ -6,7 +6,7 @@ Equal budgets make scores comparable; where they differ, the table says by how m
 from dataclasses import asdict
 from typing import Any
 
-from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import TrainRecord
 

@@ -17,7 +17,8 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import binomial_stderr, effective_items, wilson
 from sbora_bench.errors import UserError
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.folders import FOOTPRINT as FOOTPRINT_FILE
 from sbora_bench.results.folders import run_folder
 from sbora_bench.results.read import Results

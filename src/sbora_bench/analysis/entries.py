@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.csv_files import lines
 from sbora_bench.analysis.statistics import Summary, seed_summary, share_summary
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Column, Layout
 from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.paper.reported import AVERAGE, Reported, plain, reported_cell
 
 if TYPE_CHECKING:

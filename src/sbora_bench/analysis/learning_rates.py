@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import GOLD_LOSS
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.stages import End
 from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results

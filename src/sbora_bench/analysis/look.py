@@ -14,8 +14,8 @@ from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.sequential import Decision, decide
 from sbora_bench.errors import UserError
 from sbora_bench.plan.comparison import Planned, ranked
-from sbora_bench.plan.experiment import Plan, Run
-from sbora_bench.plan.runs import Cell
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.folders import look_file
 from sbora_bench.results.read import Results

@@ -18,9 +18,8 @@ import numpy as np
 from sbora_bench.analysis.estimate import Estimate, estimate, over_seeds
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, paired, sign_flip
 from sbora_bench.plan.comparison import equal_parameters
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import SHARE, Metric
-from sbora_bench.plan.runs import CellPair
+from sbora_bench.plan.runs import Cell, CellPair, Run
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
 

@@ -14,8 +14,8 @@ from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
 from sbora_bench.analysis.statistics import LEVEL, Summary, holm, seed_summary, share_summary
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.read import Results
 
 MANY_GROUPS = 100  # of which hardly an alphabet's worth will be left

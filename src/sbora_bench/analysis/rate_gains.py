@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from sbora_bench.analysis.learning_rates import best_rate, held_out_score, scores_by_rate
 from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, seed_summary
-from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.folders import VALIDATION
 from sbora_bench.results.read import Results
 

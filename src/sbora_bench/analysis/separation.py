@@ -29,8 +29,8 @@ from sbora_bench.analysis.pairs import (
     task_pairs,
 )
 from sbora_bench.analysis.statistics import holm, paired, sign_flip
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
 

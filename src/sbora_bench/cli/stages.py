@@ -23,7 +23,8 @@ from sbora_bench.cli.options import (
 from sbora_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from sbora_bench.plan.experiment import Plan, Run
+    from sbora_bench.plan.experiment import Plan
+    from sbora_bench.plan.runs import Run
 
 
 @click.command()

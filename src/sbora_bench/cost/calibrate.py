@@ -16,9 +16,10 @@ from sbora_bench.cost.kept_traces import CACHE
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_json, write_json
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.model_entry import FolderSource, ModelEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell
 
 if TYPE_CHECKING:
     import torch

@@ -23,8 +23,9 @@ from sbora_bench.inputs.models.config import positions_of, read_config
 from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.store import CHECKPOINTS
 
 SAMPLE_BYTES = 4  # of a token of English text in the samples, about

@@ -14,9 +14,10 @@ from sbora_bench.cost.tracer import Tracer
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.meta_twin import build
 from sbora_bench.plan.catalog import Catalog
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.folders import footprint_of
 from sbora_bench.results.records import FootprintRecord, write_record
 

@@ -17,9 +17,9 @@ from sbora_bench.inputs.meta_twin import build, build_base, build_scored, target
 from sbora_bench.inputs.models.config import cut, positions_of, read_config
 from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell
 
 if TYPE_CHECKING:
     import torch

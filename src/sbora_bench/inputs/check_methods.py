@@ -31,9 +31,10 @@ from sbora_bench.inputs.models.weights import (
     tensor_shapes,
 )
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN, Planned, equal_parameters, ranked
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell
 
 if TYPE_CHECKING:
     import torch

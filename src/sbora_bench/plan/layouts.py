@@ -7,8 +7,9 @@ all the tables of one suite that has a single task, with their training sets as 
 from dataclasses import dataclass, replace
 
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.runs import Cell
 
 # names of the views that every experiment has beside its tables; the registry of views is held against it by a test
 RESERVED = frozenset({"separation", "gains", "differences", "averages", "cells", "leaderboard"})

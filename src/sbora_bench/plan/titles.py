@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Protocol
 
-from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, Run
 
 
 def unique_titles(titles: Mapping[str, str]) -> dict[str, str]:

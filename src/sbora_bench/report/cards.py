@@ -8,7 +8,8 @@ Nothing in it depends on the time or the machine but the scores: the same run an
 from pathlib import Path
 
 from sbora_bench.files import write_text
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.results.folders import ADAPTER, MODEL_CARD, run_folder
 from sbora_bench.results.read import Results
 from sbora_bench.results.records import ScoresRecord, TaskScore, TrainRecord

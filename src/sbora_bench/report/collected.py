@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.csv_files import by_place, read_budget, read_footprint, read_scores
 from sbora_bench.analysis.entries import Entry, entries
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.layouts import Layout
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.read import Results
 
 if TYPE_CHECKING:

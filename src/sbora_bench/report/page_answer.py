@@ -3,8 +3,9 @@
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.separation import Separation
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Layout, layouts
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import entries_of, scores
 from sbora_bench.report.counts import count_columns, differences_shown, references_shown

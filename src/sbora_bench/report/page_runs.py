@@ -8,8 +8,9 @@ from typing import Any
 
 from sbora_bench.analysis.collect import over_items
 from sbora_bench.files import hash_of
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import settings_hash
 from sbora_bench.plan.titles import task_titles
 from sbora_bench.results.folders import SCORES, run_folder

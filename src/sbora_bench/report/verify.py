@@ -17,7 +17,8 @@ from sbora_bench.analysis.look import look
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import content_sha256, read_json, read_jsonl, sha256
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import settings_hash
 from sbora_bench.report.outputs import COLLECTED, table_files
 from sbora_bench.report.tables import tables

@@ -10,7 +10,8 @@ store/<run>/<stage>-<hash>/, logs/<stage>/*.log, tables/, figures/, scores.csv, 
 
 from pathlib import Path
 
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 
 TRAINING, SCORES, FOOTPRINT, CONTAMINATION = "train.json", "scores.json", "footprint.json", "contamination.json"
 BASE = "base.json"  # in the folder of a prepared model

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl
-from sbora_bench.plan.experiment import Cell, Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.plan.settings import settings_hash, training_settings
 from sbora_bench.results import folders
 from sbora_bench.results.other_settings import other_setting

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from sbora_bench import progress
 from sbora_bench.errors import UserError
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import settings_hash
 from sbora_bench.results.failures import failed_runs
 from sbora_bench.results.folders import (

@@ -18,7 +18,8 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of, sha256
 from sbora_bench.inputs.models.load import prepared_for
 from sbora_bench.inputs.tasks.templates import config_in
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import run_settings, settings_hash, training_settings
 from sbora_bench.results import store
 from sbora_bench.results.folders import (

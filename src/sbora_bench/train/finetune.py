@@ -25,9 +25,10 @@ from sbora_bench.inputs.models.load import load_base, load_tokenizer, prepared_f
 from sbora_bench.inputs.models.logits import logits_of, token_choice, write_logits
 from sbora_bench.inputs.out_of_memory import is_out_of_memory
 from sbora_bench.plan import steps as batches
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import training_settings
 from sbora_bench.results import store
 from sbora_bench.results.folders import ADAPTER, TRAINING, run_folder

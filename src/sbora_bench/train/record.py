@@ -8,7 +8,8 @@ from sbora_bench import provenance
 from sbora_bench.code_hash import code_hash
 from sbora_bench.errors import in_a_line
 from sbora_bench.files import sha256, write_text
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import training_settings
 from sbora_bench.results.folders import ADAPTER, ADAPTER_FILES, TRAINING
 from sbora_bench.results.records import TrainRecord, write_record

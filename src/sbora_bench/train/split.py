@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.models.load import model_positions
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Run
 from sbora_bench.results.table_data import table_data
 from sbora_bench.train.encoding import in_buckets
 

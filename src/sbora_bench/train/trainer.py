@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.parts import Parts
 from sbora_bench.plan import steps as batches
-from sbora_bench.plan.experiment import Run
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Run
 from sbora_bench.train import distributed as processes
 from sbora_bench.train.encoding import IGNORED, with_ends
 from sbora_bench.train.wandb_log import is_enabled

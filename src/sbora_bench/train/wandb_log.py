@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import training_hash, training_settings
 from sbora_bench.train import distributed as processes
 

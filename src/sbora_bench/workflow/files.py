@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sbora_bench.inputs.models.sources import source_of
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.settings import data_settings, settings_hash, training_hash
 from sbora_bench.plan.table import Table
 from sbora_bench.report.outputs import COLLECTED, PAGE, audit_files, figure_files, table_files

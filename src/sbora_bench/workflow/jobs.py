@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sbora_bench.cost.expected import share_of_width
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 
 PICKING = 1000  # the priority of what others wait for, above any number of tokens
 

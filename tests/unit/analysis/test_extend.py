@@ -12,9 +12,9 @@ from sbora_bench.analysis.extend import extend, next_rate
 from sbora_bench.analysis.pick import pick
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.narrowing import narrowed
-from sbora_bench.plan.runs import rate_text
+from sbora_bench.plan.runs import Run, rate_text
 from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.plan.stages import beyond
 from sbora_bench.report.publish import stage_files

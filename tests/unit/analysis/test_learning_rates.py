@@ -15,9 +15,8 @@ from sbora_bench.errors import UserError
 from sbora_bench.files import read_jsonl, sha256, write_json
 from sbora_bench.inputs.held_out import held_out, scoring_task
 from sbora_bench.inputs.prepare import prepare_table
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.load import load_plan
-from sbora_bench.plan.runs import rate_text
+from sbora_bench.plan.runs import Cell, rate_text
 from sbora_bench.plan.settings import data_settings, run_settings, settings_hash
 from sbora_bench.report.tables import tables
 from sbora_bench.report.views.rate_figure import rate_data

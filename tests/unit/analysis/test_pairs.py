@@ -12,8 +12,8 @@ from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.pairs import Outcome
 from sbora_bench.analysis.ranking import ranking
 from sbora_bench.analysis.separation import separation
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE, Metric
+from sbora_bench.plan.runs import Cell
 from sbora_bench.report.tables import tables
 from sbora_bench.report.verdicts import outcome_of_methods, outcome_text
 from sbora_bench.report.views.method_table import method_table

@@ -5,8 +5,8 @@ import pytest
 from scipy import special, stats
 
 from sbora_bench.analysis.ranking import compact_letters, ranking, shown_better
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
+from sbora_bench.plan.runs import Cell
 
 A, B, C, D = (Cell("t", "m", name, 16) for name in ("lora", "dora", "sbora-fa", "sbora-fb"))
 

@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from sbora_bench.analysis import pairs as comparison
 from sbora_bench.analysis import statistics
-from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.runs import Cell
 
 PUBLISHED = Path(__file__).parents[3] / "results/published/ladder/tables"
 A, B = Cell("t", "m", "lora", 16), Cell("t", "m", "dora", 16)

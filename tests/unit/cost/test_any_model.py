@@ -9,8 +9,8 @@ from sbora_bench.cost import one_cell, real_step
 from sbora_bench.cost.counting import counts_and_twin
 from sbora_bench.cost.footprint import cell_footprint
 from sbora_bench.inputs.models.config import read_config
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.model_entry import ModelEntry
+from sbora_bench.plan.runs import Cell
 from tests.factories import shipped
 from tests.factories.toy_runs import method_entry
 

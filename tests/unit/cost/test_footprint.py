@@ -23,8 +23,8 @@ from sbora_bench.inputs import meta_twin
 from sbora_bench.inputs.models import scored_rows
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.catalog import CATALOG
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.protocol import Optimizer
+from sbora_bench.plan.runs import Cell
 from sbora_bench.results.records import MEMORY_KINDS
 from tests.factories import paper, shipped
 from tests.factories.workplace import workplace  # noqa: F401

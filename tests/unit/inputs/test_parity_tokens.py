@@ -10,8 +10,8 @@ from sbora_bench.files import sha256
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.models.load import load_tokenizer
 from sbora_bench.inputs.models.untrained import TOKENIZERS
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.records import BaseRecord, write_record
 from sbora_bench.score.lm_eval_model import Scorer
 from sbora_bench.train.encoding import encode

@@ -11,9 +11,9 @@ from sbora_bench.inputs.models.host import host_adapter
 from sbora_bench.inputs.models.load import load_base, load_tokenizer
 from sbora_bench.plan import protocol_table
 from sbora_bench.plan.catalog import load_catalog
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.plan.settings import data_settings, run_settings
 from sbora_bench.results.records import BaseRecord, read_record, write_record
 from sbora_bench.train.kept_rows import training_rows

@@ -6,8 +6,8 @@ from scipy import stats
 from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.pairs import Outcome, Pair
 from sbora_bench.analysis.separation import separation
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
+from sbora_bench.plan.runs import Cell
 from sbora_bench.report import paper_claims
 from sbora_bench.report.audit import Agreement, Finding
 from sbora_bench.results.paper.reported import claims

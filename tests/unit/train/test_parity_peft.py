@@ -16,7 +16,7 @@ from sbora_bench.inputs.data.sources import kept
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
-from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.train.encoding import encode, in_buckets
 from sbora_bench.train.split import split
 from sbora_bench.train.trainer import build_trainer

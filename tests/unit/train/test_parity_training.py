@@ -11,8 +11,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback
 
-from sbora_bench.plan.experiment import Cell, Run
 from sbora_bench.plan.protocol import Protocol
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.plan.steps import carried_epochs, examples_seen, micro_batches, update_steps
 from sbora_bench.train.record import logged_losses
 from sbora_bench.train.split import split

@@ -30,7 +30,7 @@ from sbora_bench.inputs.supervised_loss import (
     liger_loss,
     supervised,
 )
-from sbora_bench.plan.experiment import Cell, Run
+from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.train.shortcuts import InParts, by_length
 from sbora_bench.train.trainer import build_trainer
 from tests.factories import shipped, toy_runs

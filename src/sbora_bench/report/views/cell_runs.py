@@ -8,8 +8,9 @@ from typing import Any
 
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Layout, layouts
+from sbora_bench.plan.runs import Cell
 from sbora_bench.report.collected import entries_of
 from sbora_bench.report.render import csv
 from sbora_bench.report.view import TableView, of_experiment

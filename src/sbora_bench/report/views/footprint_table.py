@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import method_titles, model_titles
 from sbora_bench.report.collected import footprint
 from sbora_bench.report.render import PrintedTable, Text

@@ -6,7 +6,7 @@ from sbora_bench.analysis.forgetting import measured_pairs
 from sbora_bench.analysis.measures import Measure
 from sbora_bench.analysis.pairs import Pair
 from sbora_bench.analysis.statistics import LEVEL
-from sbora_bench.plan.experiment import Cell
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import cell_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text

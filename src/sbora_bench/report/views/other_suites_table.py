@@ -4,7 +4,8 @@ from typing import Any
 
 from sbora_bench.analysis.forgetting import MeasuredCell, measured_cells
 from sbora_bench.analysis.measures import Measure
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import signed

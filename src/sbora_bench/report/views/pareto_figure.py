@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.pareto import Better, Named, pareto_data
 from sbora_bench.analysis.ranking import rankings
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Layout
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.many_methods import apart
 from sbora_bench.report.plotting import draw_others, draw_points, method_style, panels, score_axis

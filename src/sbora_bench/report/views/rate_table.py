@@ -10,8 +10,8 @@ from typing import Any
 from sbora_bench.analysis.learning_rates import by_loss, edge_of
 from sbora_bench.analysis.rate_gains import RateScore, rate_scores
 from sbora_bench.analysis.statistics import Summary
-from sbora_bench.plan.experiment import Cell, Plan
-from sbora_bench.plan.runs import rate_text
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell, rate_text
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import difference_text, p_text

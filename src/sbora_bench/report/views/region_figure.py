@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sbora_bench.analysis.regions import heat_data
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.titles import cell_titles
 from sbora_bench.report.view import FigureView, table_title
 from sbora_bench.results.read import Results

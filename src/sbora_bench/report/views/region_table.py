@@ -4,7 +4,8 @@ import itertools
 from typing import Any
 
 from sbora_bench.analysis.regions import norm, overlap, share_touched
-from sbora_bench.plan.experiment import Plan, Run
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Run
 from sbora_bench.plan.titles import cell_titles, model_titles, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.view import TableView, of_tables, table_title

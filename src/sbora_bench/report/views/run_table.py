@@ -1,6 +1,6 @@
 """Every run: its mean score, how training went, what it took; on the page."""
 
-from sbora_bench.plan.experiment import Run
+from sbora_bench.plan.runs import Run
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import fraction, whole
 from sbora_bench.report.view import RUN, TableView, of_experiment

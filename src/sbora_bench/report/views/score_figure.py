@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.entries import Entry
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.pareto import COSTS
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import Layout
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import row_titles
 from sbora_bench.report.collected import (
     Lines,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sbora_bench.analysis.entries import BY_SIZE, Entry
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.statistics import Summary
-from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.layouts import Layout
 from sbora_bench.plan.metric import Metric
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import row_titles, task_titles
 from sbora_bench.report.collected import entries_of, footprint_lines, row_parameters, scores
 from sbora_bench.report.render import MARKS, PrintedTable, Text

@@ -4,7 +4,8 @@ from typing import Any
 
 from sbora_bench.analysis.judged import Judgement, judgements
 from sbora_bench.plan.comparison import ranked
-from sbora_bench.plan.experiment import Cell, Plan
+from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import model_title, ranked_title
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.verdicts import interval_text, measured
