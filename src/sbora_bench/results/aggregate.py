@@ -5,7 +5,7 @@ A sample has `correct` where its metric is right or wrong, else `value`; `metric
 
 from typing import Any
 
-from sbora_bench.plan.metric import GOLD_LOSS as GOLD
+from sbora_bench.plan.metric import GOLD_LOSS
 
 CUT = "cut"  # of a sample whose prompt was too long, and of a score how many
 LIKELIEST = "by_likelihood"  # share of choices whose likeliest label is right
@@ -49,7 +49,7 @@ def mean_loss(answers: list[dict]) -> dict[str, float]:
 
 def gold_means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Means of what samples say of the gold answer's likelihood: its loss and, of choices, how many are right by it."""
-    means = {GOLD: sum(row[GOLD] for row in rows) / len(rows)} if rows and GOLD in rows[0] else {}
+    means = {GOLD_LOSS: sum(row[GOLD_LOSS] for row in rows) / len(rows)} if rows and GOLD_LOSS in rows[0] else {}
     if rows and all("likeliest" in row for row in rows):
         means[LIKELIEST] = sum(row["likeliest"] == row["answer"] for row in rows) / len(rows)
     return means

@@ -12,8 +12,8 @@ import torch
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.prepare import NO_LABELS, label_place
-from sbora_bench.plan.metric import LOSS
-from sbora_bench.results.aggregate import CUT, GOLD, LIKELIEST, clean_mean, mean_and_stderr
+from sbora_bench.plan.metric import GOLD_LOSS, LOSS
+from sbora_bench.results.aggregate import CUT, LIKELIEST, clean_mean, mean_and_stderr
 from sbora_bench.results.records import TaskScore
 from sbora_bench.score.shared_prefixes import Row, halving
 
@@ -67,7 +67,7 @@ def _figures(labels: list[str], answers: list[Answer]) -> dict[str, Any]:
     weights = gold.of_others or [answer.log_probability for answer in named]
     likeliest = {"likeliest": labels[weights.index(max(weights))]} if labels else {}
     count = len(gold.answer)
-    return {GOLD: -gold.log_probability / count, "gold_tokens": count} | likeliest
+    return {GOLD_LOSS: -gold.log_probability / count, "gold_tokens": count} | likeliest
 
 
 def _ended(scorer: "Scorer", texts: list[str]) -> dict[str, list[int]]:
@@ -145,12 +145,12 @@ def by_likelihood(
     if bare:
         raise UserError(f"task {config['task']}: item {bare[0]['id']}: {NO_LABELS}")
     values = [
-        float(answer["likeliest"] == item["answer"]) if choice else answer[GOLD]
+        float(answer["likeliest"] == item["answer"]) if choice else answer[GOLD_LOSS]
         for item, answer in zip(items, answers, strict=True)
     ]
     value, stderr = mean_and_stderr(values)
     score = TaskScore(
-        metric=LIKELIEST if choice else GOLD,
+        metric=LIKELIEST if choice else GOLD_LOSS,
         value=value,
         stderr=stderr,
         n=len(items),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.analysis.forgetting import measured_cells
-from sbora_bench.analysis.measures import LOSS
 from sbora_bench.plan.experiment import Plan
+from sbora_bench.plan.metric import LOSS
 from sbora_bench.plan.titles import model_title
 from sbora_bench.report.plotting import method_style, panels, score_label, short_ticks, untuned
 from sbora_bench.report.view import FigureView, of_tables, table_title
