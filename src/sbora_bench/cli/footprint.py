@@ -59,7 +59,7 @@ def cell_footprint(model: str, as_json: bool, **request: Any) -> None:
     catalog = load_catalog()
     from sbora_bench.cost import one_cell
 
-    figures = one_cell.report(catalog, one_cell.CellRequest(model=model, **request))
+    figures = one_cell.cell_report(catalog, one_cell.CellRequest(model=model, **request))
     click.echo(one_cell.as_json(figures) if as_json else one_cell.as_text(figures))
 
 
@@ -128,7 +128,7 @@ def publish_traces() -> None:
         part = narrowed(load_plan(experiment), only=only) if only else load_plan(experiment)
         for _ in ("traced by other processes", "and read by this one"):
             estimate.costs(part, catalog.devices[device], {})
-    click.echo(f"{kept_traces.PUBLISHED}: {kept_traces.publish()} counts and traces")
+    click.echo(f"{kept_traces.PUBLISHED}: {kept_traces.publish_traces()} counts and traces")
 
 
 @click.command()

@@ -160,7 +160,7 @@ def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | Non
     if as_json:
         click.echo(estimate_text.as_json(summary))
     else:
-        estimate_text.show(loaded, summary, cells, "this machine's CPU" if card is None else card.title)
+        estimate_text.print_estimate(loaded, summary, cells, "this machine's CPU" if card is None else card.title)
 
 
 @click.command()

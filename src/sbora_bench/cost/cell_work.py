@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbora_bench.cost.kept_traces import remembered
-from sbora_bench.cost.roofline import Work, repeated, work_of
+from sbora_bench.cost.roofline import Work, repeated_work, work_of
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.files import hash_of
 from sbora_bench.inputs.models.sources import named_source
@@ -60,12 +60,16 @@ def update_work(
         from sbora_bench.cost import footprint
         from sbora_bench.inputs import meta_twin
 
-        twin = _counted.pop(hash_of(described(catalog, model, method, rank, protocol, COUNTED)), None)
+        twin = _counted.pop(hash_of(work_depends_on(catalog, model, method, rank, protocol, COUNTED)), None)
         if twin is None:
             twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
-        return repeated(work_of(footprint.trace(twin, protocol, kernels)), protocol.batch_size // protocol.micro_batch)
+        return repeated_work(
+            work_of(footprint.trace(twin, protocol, kernels)), protocol.batch_size // protocol.micro_batch
+        )
 
-    return kept(cache, "update", [*described(catalog, model, method, rank, protocol, TRACED), kernels], trace)
+    return kept_work(
+        cache, "update", [*work_depends_on(catalog, model, method, rank, protocol, TRACED), kernels], trace
+    )
 
 
 def scoring_work(
@@ -100,14 +104,16 @@ def scoring_work(
         if new_tokens == 1:
             return Work(first.peak, first.operations, len(first.operations))
         peak = max(first.peak, step(1, prompt + new_tokens - 1).peak)
-        after = repeated(step(1, prompt + (new_tokens - 1) // 2), new_tokens - 1)
+        after = repeated_work(step(1, prompt + (new_tokens - 1) // 2), new_tokens - 1)
         return Work(peak, first.operations + after.operations, len(first.operations))
 
-    about = [*described(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
-    return kept(cache, "scoring", about, trace)
+    about = [*work_depends_on(catalog, model, method, rank, protocol, SCORED), kernels, prompt, new_tokens]
+    return kept_work(cache, "scoring", about, trace)
 
 
-def described(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, keys: set[str]) -> list:
+def work_depends_on(
+    catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, keys: set[str]
+) -> list:
     """All that the work of a cell depends on, but the code, as JSON."""
     entry, source = catalog.models[model], named_source(catalog, model)
     method_entry = [] if method == "base" else [catalog.methods[method].model_dump(mode="json")]
@@ -115,9 +121,9 @@ def described(catalog: Catalog, model: str, method: str, rank: int | None, proto
     return [*about, rank, protocol.model_dump(mode="json", include=keys)]
 
 
-def counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
+def cell_counts(catalog: Catalog, model: str, method: str, rank: int | None, protocol: Protocol, cache: Path) -> dict:
     """Of `counting.counts_and_twin`: exact numbers of parameters, bytes of the adapter. Kept as traces are."""
-    about = described(catalog, model, method, rank, protocol, COUNTED)
+    about = work_depends_on(catalog, model, method, rank, protocol, COUNTED)
 
     def count() -> dict:
         from sbora_bench.cost import counting
@@ -146,10 +152,10 @@ def peak_by_kind(
         twin = meta_twin.build(catalog, model, catalog.methods[method], rank, protocol)
         return footprint.trace(twin, protocol, "cuda").peak()
 
-    return remembered(cache, "memory", described(catalog, model, method, rank, protocol, TRACED), make)
+    return remembered(cache, "memory", work_depends_on(catalog, model, method, rank, protocol, TRACED), make)
 
 
-def kept(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
+def kept_work(cache: Path, kind: str, about: list, trace: Callable[[], Work]) -> Work:
     """`remembered` work. Raises NotTraced where it can't be traced on `meta`."""
     entry = remembered(cache, kind, about, lambda: _traced(trace))
     if "reason" in entry:

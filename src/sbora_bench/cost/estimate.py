@@ -116,7 +116,7 @@ def cell_cost(
     protocol, catalog = setting.protocol, plan.catalog
     room, kernels = roofline.room(card), "cpu" if card is None else "cuda"
     source = named_source(catalog, cell.model)
-    counts = cell_work.counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
+    counts = cell_work.cell_counts(catalog, cell.model, cell.method, cell.rank, protocol, kept)
     training = training_cost(plan, cell, setting, card, rates, kept)
     seconds, expected, peak = scoring_cost(catalog, cell, setting, card, kernels, kept)
     trained = counts["trainable_parameters"]
@@ -136,7 +136,7 @@ def cell_cost(
         adapter_bytes=adapter,
         checkpoint_bytes=CHECKPOINTS * (adapter + ADAM_BYTES * trained) if saves and not cell.is_base else 0,
         samples_bytes=SAMPLE_BYTES * length,
-        base_bytes=untuned(catalog, cell, protocol, kept) * source.stored_bits // 8,
+        base_bytes=base_parameters(catalog, cell, protocol, kept) * source.stored_bits // 8,
     )
 
 
@@ -168,9 +168,9 @@ def training_cost(
     return costs
 
 
-def untuned(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int:
+def base_parameters(catalog: Catalog, cell: Cell, protocol: Protocol, kept: Path) -> int:
     """Parameters of a cell's base."""
-    return cell_work.counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
+    return cell_work.cell_counts(catalog, cell.model, "base", None, protocol, kept)["total_parameters"]
 
 
 def fitting_split(catalog: Catalog, cell: Cell, protocol: Protocol, room: int, kernels: str, kept: Path) -> Any:
@@ -200,7 +200,7 @@ def update_seconds(
 def rate_key(catalog: Catalog, cell: Cell, protocol: Protocol) -> str:
     """What a measured speed holds for: a model and method under a protocol, whatever rank and micro-batch."""
     free = {"batch_size": 1, "micro_batch": 1}
-    about = cell_work.described(
+    about = cell_work.work_depends_on(
         catalog, cell.model, cell.method, None, protocol.model_copy(update=free), cell_work.TRACED
     )
     return hash_of(about)
@@ -253,7 +253,7 @@ def batches_of(
     if protocol.score_batch != "auto":
         return lambda length, items: protocol
     config = read_config(catalog, model)
-    held = cell_work.counts(catalog, model, method, rank, protocol, kept)["memory"]
+    held = cell_work.cell_counts(catalog, model, method, rank, protocol, kept)["memory"]
     return partial(numbered, protocol, config, roofline.room(card) - held["weights"] - held["adapter"])
 
 

@@ -66,7 +66,7 @@ def as_json(costs: dict[str, Any]) -> str:
     return json.dumps(costs, indent=1, sort_keys=True)
 
 
-def show(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -> None:
+def print_estimate(plan: Plan, costs: dict[str, Any], cells: list[CellCost], title: str) -> None:
     """Print a table for each of the experiment's tables, the sums, what doesn't fit and what the figures rest on."""
     from rich.console import Console
 

@@ -34,12 +34,12 @@ def run_footprints(plan: Plan, table: str, results: Path) -> None:
     kernels = "cuda" if torch.cuda.is_available() else "cpu"
     for cell, runs in plan.runs_by_cell(table).items():
         method = None if cell.is_base else plan.catalog.methods[cell.method]
-        record = cell_footprint(plan.catalog, cell, method, protocol, kernels)
+        record = footprint_record(plan.catalog, cell, method, protocol, kernels)
         for path in dict.fromkeys(footprint_of(plan, results, run) for run in runs):
             write_record(path, record)
 
 
-def cell_footprint(
+def footprint_record(
     catalog: Catalog, cell: Cell, method: MethodEntry | None, protocol: Protocol, kernels: str
 ) -> FootprintRecord:
     """The record of a cell at the protocol's micro-batch and length (no method: the untuned model)."""
@@ -48,7 +48,7 @@ def cell_footprint(
     except UserError as error:
         if method is None:
             raise
-        return FootprintRecord(**about(cell), status="not traced", reason=str(error))
+        return FootprintRecord(**cell_fields(cell), status="not traced", reason=str(error))
     parted = f", {protocol.tokens_at_once} at once" if protocol.tokens_at_once else ""
     notes = [f"memory: micro-batch {protocol.micro_batch} x {protocol.max_length} tokens{parted}, {kernels} kernels"]
     if method is not None and method.quantization and record.trainable_parameters is not None:
@@ -95,15 +95,15 @@ def counted_and_traced(
         except Exception as error:
             reason += f"; not counted: {in_a_line(error)}"
     if reason:
-        return FootprintRecord(**about(cell), **counts, status="not traced", reason=reason), model, None
+        return FootprintRecord(**cell_fields(cell), **counts, status="not traced", reason=reason), model, None
     return (
-        FootprintRecord(**about(cell), **(counts | (work_of_an_update(traced, protocol) if traced else {}))),
+        FootprintRecord(**cell_fields(cell), **(counts | (work_of_an_update(traced, protocol) if traced else {}))),
         model,
         traced,
     )
 
 
-def about(cell: Cell) -> dict[str, Any]:
+def cell_fields(cell: Cell) -> dict[str, Any]:
     """What a record says of whose footprint it is."""
     return {"model": cell.model, "method": cell.method, "rank": cell.rank}
 

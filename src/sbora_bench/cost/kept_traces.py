@@ -50,7 +50,7 @@ def published() -> dict[str, dict]:
     return read_json(PUBLISHED) if PUBLISHED.is_file() else {}
 
 
-def publish() -> int:
+def publish_traces() -> int:
     """Make what this process took from the cache, or put there, the traces that are published; how many."""
     write_json(PUBLISHED, {path.stem: read_json(path) for path in sorted(_used)})
     published.cache_clear()

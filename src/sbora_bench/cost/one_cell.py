@@ -103,7 +103,7 @@ def targets(
     return protocol.target_modules if any(targeted(base, method, request.rank, protocol)) else ALL
 
 
-def report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
+def cell_report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
     """Everything about the cell, as JSON. Raises UserError as `resolve` does."""
     method, protocol, positions = resolve(catalog, request)
     kernels = "cpu" if request.device == "cpu" else "cuda"

@@ -28,7 +28,7 @@ def true_counts(catalog: Catalog) -> Callable[[str, str, str, int], int]:
     known: dict[str, dict] = {}
 
     def count(table: str, model: str, method: str, rank: int) -> int:
-        return counted(catalog, known, table, models[plain(model)], methods[plain(method)], rank)[
+        return paper_counts(catalog, known, table, models[plain(model)], methods[plain(method)], rank)[
             "trainable_parameters"
         ]
 
@@ -52,12 +52,12 @@ def _by_title(catalog: Catalog) -> tuple[dict[str, str], dict[str, str]]:
     return {plain(name): name for name in catalog.models}, {plain(name): name for name in catalog.methods}
 
 
-def counted(catalog: Catalog, known: dict[str, dict], table: str, model: str, method: str, rank: int) -> dict:
-    """`counts` of a cell under the official protocol of a table of the paper; `known` keeps what was built."""
+def paper_counts(catalog: Catalog, known: dict[str, dict], table: str, model: str, method: str, rank: int) -> dict:
+    """`cell_counts` of a cell under the official protocol of a table of the paper; `known` keeps what was built."""
     protocol = catalog.protocol("official", SUITE_OF[table], {}, "reported.csv")
     key = hash_of([model, method, rank, protocol.model_dump(mode="json", include=COUNTED)])
     if key not in known:
-        known[key] = cell_work.counts(catalog, model, method, rank, protocol, CACHE)
+        known[key] = cell_work.cell_counts(catalog, model, method, rank, protocol, CACHE)
     return known[key]
 
 
@@ -68,7 +68,7 @@ def paper_footprint(catalog: Catalog, output: Path) -> None:
     writer.writerow(COLUMNS)
     known: dict[str, dict] = {}
     for table, model, method, rank, reported in paper_cells(catalog):
-        count = counted(catalog, known, table, model, method, rank)
+        count = paper_counts(catalog, known, table, model, method, rank)
         figures = (count["trainable_parameters"], count["total_parameters"], count["adapter_bytes"])
         writer.writerow([table, model, method, rank, *figures, reported])
     write_text(output, out.getvalue())

@@ -75,6 +75,6 @@ def work_of(tracer: "Tracer") -> Work:
     return Work(tracer.peak()["peak"], operations)
 
 
-def repeated(work: Work, times: int) -> Work:
+def repeated_work(work: Work, times: int) -> Work:
     """The same work `times` times, one after the other."""
     return Work(work.peak, [(*operation[:3], operation[3] * times) for operation in work.operations])

@@ -13,8 +13,9 @@ from sbora_bench.plan.steps import update_steps
 
 @dataclass(frozen=True)
 class Setting:
-    """What the cells of a table have in common. `questions`, `expected`: see the functions of these names; `train`: its
-    training set.
+    """What the cells of a table have in common.
+
+    `questions`: as `task_sizes` has them; `expected`: as `expected_questions` has them; `train`: its training set.
     """
 
     protocol: Protocol
@@ -28,7 +29,7 @@ def setting_of(plan: Plan, table: str) -> Setting:
     """The setting of a table."""
     protocol = plan.protocol(table)
     steps = steps_of(plan.catalog, plan.experiment.tables[table].train, protocol)
-    items_asked = questions(plan, table)
+    items_asked = task_sizes(plan, table)
     train = plan.experiment.tables[table].train
     return Setting(protocol, steps, items_asked, expected_questions(plan, table, items_asked), train)
 
@@ -37,10 +38,10 @@ def steps_of(catalog: Catalog, train: str, protocol: Protocol) -> int:
     """Updates of a run on the training set `train`."""
     if protocol.steps is not None:
         return protocol.steps
-    return update_steps(rows_of(catalog, train) - protocol.validation_rows, protocol)
+    return update_steps(row_count(catalog, train) - protocol.validation_rows, protocol)
 
 
-def rows_of(catalog: Catalog, data: str) -> int:
+def row_count(catalog: Catalog, data: str) -> int:
     """Rows of a data entry; those of a set that is made here are counted by making it."""
     entry = catalog.data[data]
     if isinstance(entry, HubData) and entry.sampler:
@@ -60,13 +61,13 @@ def rows_of(catalog: Catalog, data: str) -> int:
 _COUNTED: dict[tuple[str, str], int] = {}  # rows of the sets that were made here or read, by name and entry
 
 
-def questions(plan: Plan, table: str) -> list[tuple[int, int, int]]:
+def task_sizes(plan: Plan, table: str) -> list[tuple[int, int, int]]:
     """(items, tokens of the longest prompt, new tokens at most) of each task that a table scores."""
     entry, suites, rows = plan.experiment.tables[table], plan.scored(table), []
     for task, data in plan.items(table).items():
         protocol = plan.protocol(table, suites[task])
         config = config_in(plan, table, task)
-        items = rows_of(plan.catalog, data)
+        items = row_count(plan.catalog, data)
         items = min(items, entry.limit.get(task, items))
         if config.get("output_type") == "generate_until":
             new = config["generation_kwargs"]["max_gen_toks"]

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sbora_bench.cost import one_cell, real_step
 from sbora_bench.cost.counting import counts_and_twin
-from sbora_bench.cost.footprint import cell_footprint
+from sbora_bench.cost.footprint import footprint_record
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.plan.model_entry import ModelEntry
 from sbora_bench.plan.runs import Cell
@@ -48,7 +48,7 @@ def catalog():
 def test_a_model_is_counted_on_its_own_class(catalog, kind, method, tmp_path):
     """As many trained and total parameters as the real model has, from its config.json alone."""
     AutoConfig.for_model(kind, **MODELS[kind]).save_pretrained(tmp_path)
-    figures = one_cell.report(catalog, one_cell.CellRequest(str(tmp_path), method, 4, "smollm2", length=16))
+    figures = one_cell.cell_report(catalog, one_cell.CellRequest(str(tmp_path), method, 4, "smollm2", length=16))
     targets = figures["target_modules"]
     protocol = catalog.protocol(
         "smollm2", "arithmetic", {"target_modules": targets, "weights_dtype": "float32"}, "test"
@@ -78,7 +78,7 @@ def test_the_experts_of_a_mixture_are_counted(catalog, kind, method, tmp_path):
     adapted = entry.model_copy(update={"arguments": entry.arguments | own})
     with_experts = catalog.model_copy(update={"methods": catalog.methods | {"experts": adapted}})
     request = one_cell.CellRequest(str(tmp_path), "experts", 4, "smollm2", length=16, target_modules="q_proj,v_proj")
-    figures = one_cell.report(with_experts, request)
+    figures = one_cell.cell_report(with_experts, request)
     sizes = {"target_modules": figures["target_modules"], "weights_dtype": "float32"}
     protocol = catalog.protocol("smollm2", "arithmetic", sizes, "test")
     real = real_step.random_model(read_config(catalog, str(tmp_path)), adapted, 4, protocol)
@@ -117,7 +117,7 @@ def small_cell(catalog, name, method, tmp_path):
     AutoConfig.for_model("llama", **GROUPED).save_pretrained(tmp_path)
     protocol = catalog.protocol("smollm2", "arithmetic", {"weights_dtype": "float32"}, "test")
     protocol = protocol.model_copy(update={"max_length": 16, "gradient_checkpointing": False})
-    record = cell_footprint(catalog, Cell("t", str(tmp_path), name, 4), method, protocol, "cpu")
+    record = footprint_record(catalog, Cell("t", str(tmp_path), name, 4), method, protocol, "cpu")
     real = real_step.random_model(read_config(catalog, str(tmp_path)), method, 4, protocol)
     assert (record.trainable_parameters, record.total_parameters) == real.get_nb_trainable_parameters()
     real.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
@@ -151,7 +151,7 @@ QUESTIONS = {  # VB-LoRA asks whether a logit is infinite; LoHa a number drawn o
 def test_questions_of_values_are_answered_no(catalog, name):
     sizes = {"weights_dtype": "float32", "max_length": 16, "gradient_checkpointing": False}
     protocol = catalog.protocol("smollm2", "arithmetic", sizes, "test")
-    record = cell_footprint(catalog, Cell("t", "ladder-xs", name, 4), QUESTIONS[name], protocol, "cpu")
+    record = footprint_record(catalog, Cell("t", "ladder-xs", name, 4), QUESTIONS[name], protocol, "cpu")
     assert record.status == "ok", record.reason
     assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.02)
 

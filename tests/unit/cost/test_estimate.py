@@ -55,17 +55,17 @@ def test_the_paper_s_steps_follow_from_the_catalog_s_row_counts(monkeypatch, nam
 
 def test_rows_of_each_kind_of_data():
     catalog = shipped.catalog()
-    counts = [table_setting.rows_of(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
+    counts = [table_setting.row_count(catalog, data) for data in ("math-10k", "alpaca", "flan-v2", "ladder-svamp")]
     assert counts == [9_919, 52_002, 50_000, 100]
-    assert table_setting.rows_of(catalog, "ladder-math") > 100
+    assert table_setting.row_count(catalog, "ladder-math") > 100
 
 
 def test_what_a_table_scores(plan):
     protocol = plan.protocol("sums")
-    assert table_setting.questions(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
+    assert table_setting.task_sizes(plan, "sums") == [(100, protocol.max_length, protocol.max_new_tokens)] * 6
     limited = plan.experiment.tables["sums"].model_copy(update={"limit": {"SVAMP": 7}})
     plan.experiment.tables["sums"] = limited
-    assert [items for items, _, _ in table_setting.questions(plan, "sums")] == [100] * 5 + [7]
+    assert [items for items, _, _ in table_setting.task_sizes(plan, "sums")] == [100] * 5 + [7]
 
 
 def test_a_cell_by_hand(plan, kept):
@@ -89,7 +89,7 @@ def test_a_cell_by_hand(plan, kept):
     assert (
         lora.base_bytes
         == base.base_bytes
-        == 4 * cell_work.counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
+        == 4 * cell_work.cell_counts(plan.catalog, "ladder-xs", "base", None, protocol, kept)["total_parameters"]
     )
 
 
@@ -182,7 +182,7 @@ def test_an_hour_s_price(plan, kept, capsys):
         "expected": 2.5 * totals["expected_hours"],
         "most": 2.5 * totals["hours"],
     }
-    estimate_text.show(plan, totals, cells, "Card")
+    estimate_text.print_estimate(plan, totals, cells, "Card")
     output = capsys.readouterr().out
     hours = f"{totals['expected_hours']:,.2f} hours expected, at most {totals['hours']:,.2f}"
     assert "at 2.5 an hour" in output and output.count(hours) == 2, "of its only table, and of all"
@@ -196,7 +196,7 @@ def test_what_may_be_asked_for_is_at_most(plan, kept, capsys):
     cells = estimate.costs(plan, card(10), {}, kept)
     assert [(cell.first, cell.seeds) for cell in cells] == [(1, 1), (2 + 2, 2 + 2 + 3), (2 + 2, 2 + 2 + 3)]
     totals = estimate_text.summary(plan, "card", card(10), cells)
-    estimate_text.show(plan, totals, cells, "Card")
+    estimate_text.print_estimate(plan, totals, cells, "Card")
     output = " ".join(capsys.readouterr().out.split())
     assert "Within the grids of learning rates 9 runs on Card:" in output
     assert "with all rates beyond a grid that may be tried: At most 15 runs on Card:" in output
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_said(plan, kept, capsys):
     cells = estimate.costs(plan, small, {}, kept)
     totals = estimate_text.summary(plan, "small", small, cells)
     assert set(totals["does_not_fit"]) == {cell.run for cell in cells}
-    estimate_text.show(plan, totals, cells, "Card")
+    estimate_text.print_estimate(plan, totals, cells, "Card")
     out = capsys.readouterr().out
     assert "sums-ladder-xs-lora-r4: even one example takes" in out and "scoring a batch takes" in out
     assert "too large" in out

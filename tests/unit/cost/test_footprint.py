@@ -76,7 +76,7 @@ def test_the_papers_44_cells(catalog, tmp_path, own_cache):
 
 def test_what_is_published_of_a_cell_of_the_paper_is_what_is_counted(catalog, tmp_path, own_cache):
     protocol = catalog.protocol("official", "commonsense", {}, "test")
-    kept = paper_cells.counted(catalog, {}, "commonsense", "llama-7b", "dora", 32)
+    kept = paper_cells.paper_counts(catalog, {}, "commonsense", "llama-7b", "dora", 32)
     counted, _ = counting.counts_and_twin(catalog, "llama-7b", catalog.methods["dora"], 32, protocol)
     assert kept == counted
 
@@ -203,11 +203,11 @@ def test_a_small_cell_is_run_too(catalog, tokens):
     """The record of a cell holds the estimated peak and, where a step is cheap, the allocator's own."""
     protocol = protocol_of(catalog, max_length=LENGTH, micro_batch=8, batch_size=8, tokens_at_once=tokens)
     cell = Cell("table", "tiny", "lora", RANK)
-    record = footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cpu")
+    record = footprint.footprint_record(catalog, cell, catalog.methods["lora"], protocol, "cpu")
     assert record.memory["peak"] == pytest.approx(record.measured_peak_bytes, rel=0.03)
     assert record.notes[0] == f"memory: micro-batch 8 x 64 tokens{', 240 at once' if tokens else ''}, cpu kernels"
     assert (
-        footprint.cell_footprint(catalog, cell, catalog.methods["lora"], protocol, "cuda").measured_peak_bytes is None
+        footprint.footprint_record(catalog, cell, catalog.methods["lora"], protocol, "cuda").measured_peak_bytes is None
     )
 
 
@@ -359,7 +359,7 @@ def test_a_verdict(catalog):
     request = one_cell.CellRequest(
         "tiny", "sbora-fa", RANK, "smollm2", micro_batch=2, length=64, device="rtx-4090", sweep="rank"
     )
-    report = one_cell.report(catalog, request)
+    report = one_cell.cell_report(catalog, request)
     device = report["device"]
     assert device["fits"] and device["largest_micro_batch"] >= 2 and device["largest_length"] == 256
     peaks = [row["peak"] for row in report["sweep"]]
@@ -370,7 +370,9 @@ def test_a_verdict(catalog):
 def test_tokens_at_once_of_a_cell(catalog):
     """Said, with a lower peak; and the micro-batch that fits has no end but the search's."""
     request = one_cell.CellRequest("tiny", "lora", RANK, "smollm2", micro_batch=16, length=64, device="rtx-4090")
-    whole, parted = (one_cell.report(catalog, replace(request, tokens_at_once=tokens)) for tokens in (None, 4 * LENGTH))
+    whole, parted = (
+        one_cell.cell_report(catalog, replace(request, tokens_at_once=tokens)) for tokens in (None, 4 * LENGTH)
+    )
     assert (whole["tokens_at_once"], parted["tokens_at_once"]) == (0, 256)
     assert parted["memory"]["peak"] < whole["memory"]["peak"]
     assert parted["flops_per_step"] == pytest.approx(whole["flops_per_step"], rel=1e-3), (
@@ -406,7 +408,7 @@ def test_tokens_at_once_of_a_cell(catalog):
 def test_bad_input_is_one_line(catalog, wrong, words):
     request = {"model": "tiny", "method": "lora", "rank": RANK, "protocol": "smollm2", "length": 64} | wrong
     with pytest.raises(UserError) as caught:
-        one_cell.report(catalog, one_cell.CellRequest(**request))
+        one_cell.cell_report(catalog, one_cell.CellRequest(**request))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -434,13 +436,13 @@ def test_targets_that_the_model_lacks_are_one_line(catalog):
 def test_configs_that_are_no_causal_language_models(catalog, config, words, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=words):
-        one_cell.report(catalog, one_cell.CellRequest(str(tmp_path / "config.json"), "lora", 2, length=8))
+        one_cell.cell_report(catalog, one_cell.CellRequest(str(tmp_path / "config.json"), "lora", 2, length=8))
 
 
 def test_a_model_without_fused_attention(catalog, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "gemma2", "head_dim": 32}))
     peaks = [
-        one_cell.report(catalog, one_cell.CellRequest(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))[
+        one_cell.cell_report(catalog, one_cell.CellRequest(str(tmp_path), "lora", RANK, "smollm2", None, rows, 64))[
             "memory"
         ]["peak"]
         for rows in (1, 2)
@@ -451,8 +453,8 @@ def test_a_model_without_fused_attention(catalog, tmp_path):
 def test_a_local_config_serves(catalog, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"model_type": "llama"}))
     request = one_cell.CellRequest(str(tmp_path), "lora", RANK, "smollm2", length=64)
-    here = one_cell.report(catalog, request)
-    known = one_cell.report(catalog, one_cell.CellRequest("tiny", "lora", RANK, "smollm2", length=64))
+    here = one_cell.cell_report(catalog, request)
+    known = one_cell.cell_report(catalog, one_cell.CellRequest("tiny", "lora", RANK, "smollm2", length=64))
     assert here["trainable_parameters"] == known["trainable_parameters"] and here["memory"] == known["memory"]
 
 

@@ -36,8 +36,8 @@ def test_each_operator_is_as_slow_as_its_arithmetic_or_its_memory():
     work = roofline.Work(peak=7, operations=operations)
     assert work.seconds(CARD) == pytest.approx(3 * 2 + 5 + 2 * 1)
     assert (work.flops, work.moved) == (26 * 10**12 + 10**9, 503 * 10**9)
-    assert roofline.repeated(work, 4).seconds(CARD) == pytest.approx(4 * work.seconds(CARD))
-    assert roofline.repeated(work, 4).peak == 7
+    assert roofline.repeated_work(work, 4).seconds(CARD) == pytest.approx(4 * work.seconds(CARD))
+    assert roofline.repeated_work(work, 4).peak == 7
 
 
 def test_an_update_is_its_micro_batches(catalog, protocol, tmp_path):
@@ -97,16 +97,16 @@ def test_a_pass_of_scoring_is_traced_once(catalog, protocol, tmp_path, monkeypat
 
 
 def test_counts_serve_every_batch_and_optimizer(catalog, protocol, tmp_path, monkeypatch):
-    first = cell_work.counts(catalog, "tiny", "lora", 2, protocol, tmp_path)
+    first = cell_work.cell_counts(catalog, "tiny", "lora", 2, protocol, tmp_path)
     monkeypatch.setattr("sbora_bench.cost.counting.counts_and_twin", None)  # from here on a count would raise
     for another in ({"micro_batch": 1}, {"batch_size": 8}, {"optimizer": "adamw_8bit"}, {"tokens_at_once": 16}):
-        assert cell_work.counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
+        assert cell_work.cell_counts(catalog, "tiny", "lora", 2, protocol.model_copy(update=another), tmp_path) == first
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "sbora-fa", "qsbora-fb"])
 def test_the_twin_that_was_counted_is_traced_once(catalog, protocol, tmp_path, monkeypatch, method):
     alone = cell_work.update_work(catalog, "tiny", method, 2, protocol, tmp_path / "alone")
-    cell_work.counts(catalog, "tiny", method, 2, protocol, tmp_path)
+    cell_work.cell_counts(catalog, "tiny", method, 2, protocol, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("sbora_bench.inputs.meta_twin.build", None)  # a second twin would raise
         assert cell_work.update_work(catalog, "tiny", method, 2, protocol, tmp_path) == alone
@@ -127,7 +127,7 @@ def test_published_traces_serve_code_that_made_them_alone(tmp_path, monkeypatch)
         return {"peak": 7}
 
     assert kept_traces.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7}
-    assert kept_traces.publish() == 1 and len(made) == 1
+    assert kept_traces.publish_traces() == 1 and len(made) == 1
     shutil.rmtree("cache")
     assert kept_traces.remembered(Path("cache"), "memory", ["x"], make) == {"peak": 7} and len(made) == 1
     assert not Path("cache").exists()
