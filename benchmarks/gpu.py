@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from sbora_bench import provenance
 from sbora_bench.files import write_json
 from sbora_bench.inputs.adapters import adapter_config, as_trained
-from sbora_bench.inputs.padding_free import packed, prepare
+from sbora_bench.inputs.padding_free import packed, take_packed_rows
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import load_catalog
 
@@ -73,7 +73,7 @@ def measure(model: torch.nn.Module, inputs: dict[str, torch.Tensor], way: str) -
     row, tokens = inputs["input_ids"][0].tolist(), int(inputs["attention_mask"].sum())
     loss_of = None if way == "all" else SupervisedLoss(model, row)
     if way == "padding-free":
-        if reason := prepare(model, row):
+        if reason := take_packed_rows(model, row):
             raise ValueError(reason)
         inputs = packed(inputs)
     if PLACE == "cuda":

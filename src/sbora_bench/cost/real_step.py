@@ -20,7 +20,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import leave_unpacked, nf4_config
-from sbora_bench.inputs.padding_free import packed, prepare
+from sbora_bench.inputs.padding_free import packed, take_packed_rows
 from sbora_bench.inputs.parts import parts_of
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog
@@ -97,7 +97,7 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
     ids = torch.ones(rows, length, dtype=torch.long)
     mask = torch.ones_like(ids)
     if protocol.padding_free:
-        prepare(model, ids[0].tolist())
+        take_packed_rows(model, ids[0].tolist())
     else:
         mask[1:, -5:] = 0
     supervised = step_loss(model, protocol, ids[0].tolist())

@@ -19,7 +19,7 @@ from sbora_bench.cost.storages import storage_bytes, weight_tensors
 from sbora_bench.cost.tracer import Kernels, Tracer
 from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
-from sbora_bench.inputs.padding_free import places, prepare
+from sbora_bench.inputs.padding_free import places, take_packed_rows
 from sbora_bench.inputs.parts import parts_of
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.protocol import Protocol
@@ -70,7 +70,7 @@ def trace_training(
     unpadded = fused and micro_batch == 1  # no padding, so no mask: attention goes another way, which takes less
     if fused:
         model.set_attn_implementation(UNMASKED if unpadded else "sdpa")
-    flat = protocol.padding_free and not prepare(model, [])
+    flat = protocol.padding_free and not take_packed_rows(model, [])
     tracer = Tracer(device, model.config.get_text_config().vocab_size, trained)
     kernels = Kernels(device, getattr(torch, protocol.autocast) if protocol.autocast else None, tracer)
     if protocol.gradient_checkpointing:

@@ -259,7 +259,7 @@ def at_hand(entry: Any) -> bool:
     if isinstance(entry, HubData):
         return False
     if isinstance(entry, LmEvalData):
-        return lm_eval_tasks.at_hand(entry)
+        return lm_eval_tasks.data_at_hand(entry)
     if not isinstance(entry, FileData):
         return True
     root = os.environ.get("SBORA_DATA_ROOT")

@@ -74,7 +74,7 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
     of_equal = [pair for table in tables for pair in plan.comparisons(table) if pair.equal == "parameters"]
     models = dict.fromkeys(cell.model for cell in cells)
     folders = {model: of_folder(source_of(model, plan.catalog.models[model])) for model in models}
-    about = {cell: [*described(plan, cell), folders[cell.model][1]] for cell in cells}
+    about = {cell: [*check_depends_on(plan, cell), folders[cell.model][1]] for cell in cells}
     named = {cell: cache / f"good-{hash_of(about[cell])[:32]}.json" for cell in cells}
     equal = {pair: cache / f"equal-{hash_of([about[cell] for cell in pair.cells])[:32]}.json" for pair in of_equal}
     unknown = list({path: cell for cell, path in named.items() if not path.is_file()}.values())  # alike cells once
@@ -95,7 +95,7 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
     return problems
 
 
-def described(plan: Plan, cell: Cell) -> list[Any]:
+def check_depends_on(plan: Plan, cell: Cell) -> list[Any]:
     """All that the check of a cell depends on, but what its model's own folder holds, as JSON."""
     entry, source = plan.catalog.models[cell.model], source_of(cell.model, plan.catalog.models[cell.model])
     try:
@@ -183,9 +183,9 @@ def cell_problem(plan: Plan, cell: Cell, method: MethodEntry, protocol: Protocol
     if problem := packed_layers(model, method):
         return problem
     if protocol.padding_free:
-        from sbora_bench.inputs.padding_free import prepare
+        from sbora_bench.inputs.padding_free import take_packed_rows
 
-        if reason := prepare(model, []):
+        if reason := take_packed_rows(model, []):
             return f"padding_free: {reason}; say padding_free: false"
     if protocol.tokens_at_once:
         from sbora_bench.inputs.supervised_loss import loss_of_its_own

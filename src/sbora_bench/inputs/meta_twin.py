@@ -36,10 +36,10 @@ class Params4bit(bnb.nn.Params4bit):
     """bitsandbytes' parameter (PEFT knows it by this class name), with a copy that works on `meta`."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Params4bit":
-        return packed(self, self.data.clone(), self.quant_state)
+        return packed_parameter(self, self.data.clone(), self.quant_state)
 
 
-def packed(like: bnb.nn.Params4bit, data: torch.Tensor, state: bnb.functional.QuantState) -> Params4bit:
+def packed_parameter(like: bnb.nn.Params4bit, data: torch.Tensor, state: bnb.functional.QuantState) -> Params4bit:
     """The 4-bit parameter of these packed bytes, with the settings of `like`."""
     return Params4bit(
         data,
@@ -112,7 +112,7 @@ def _quantize(model: torch.nn.Module, protocol: Protocol) -> None:
                 quant_storage=weight.quant_storage,
             )
             weight.module = layer
-            layer.weight, layer.quant_state = packed(weight, data, state), state
+            layer.weight, layer.quant_state = packed_parameter(weight, data, state), state
     model.is_loaded_in_4bit = True
     model.config.quantization_config = settings
 

@@ -38,7 +38,7 @@ def missing_notes(plan: Plan) -> list[str]:
             data = plan.catalog.data[name]
             if isinstance(data, LmEvalData):
                 try:
-                    lm_eval_tasks.at_hand(data)
+                    lm_eval_tasks.data_at_hand(data)
                 except Unreachable as error:
                     lines.append(f"{plan.path}: tables.{table}: task {task}: {error}; without it there is no score")
     return lines

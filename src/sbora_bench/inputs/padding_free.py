@@ -40,7 +40,7 @@ def unfit(config: "PretrainedConfig", model_class: type | None) -> str:
     return ""
 
 
-def rows_of(inputs: "Mapping[str, torch.Tensor]") -> list[int]:
+def tokens_of_rows(inputs: "Mapping[str, torch.Tensor]") -> list[int]:
     """Tokens of each row of a padded micro-batch."""
     return inputs["attention_mask"].sum(-1).tolist()
 
@@ -51,7 +51,7 @@ def packed(inputs: "Mapping[str, torch.Tensor]", on_device: bool = False) -> dic
     An example's first label is dropped, for nothing before it is of the same example. `on_device`: whether the places
     stand beside the tokens (a kernel's) or on the CPU.
     """
-    mask, lengths = inputs["attention_mask"].bool(), rows_of(inputs)
+    mask, lengths = inputs["attention_mask"].bool(), tokens_of_rows(inputs)
     ids, labels = inputs["input_ids"][mask], inputs["labels"][mask]
     begins = torch.tensor([0, *lengths]).cumsum(0)
     labels[begins[:-1].to(labels.device)] = -100
@@ -135,7 +135,7 @@ AttentionMaskInterface.register(NAME, mask_of)
 AttentionInterface.register(UNMASKED, attention)
 
 
-def prepare(model: torch.nn.Module, row: list[int]) -> str:
+def take_packed_rows(model: torch.nn.Module, row: list[int]) -> str:
     """Have `model` take rows of several examples; why it can't, or nothing.
 
     `row`: token ids, of which two examples are made: each one's logits must be the same beside the other as alone. On

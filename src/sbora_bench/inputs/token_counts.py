@@ -99,16 +99,16 @@ def too_long(rows: list[dict[str, str]], tokenizer: Tokenizer, protocol: Protoco
         if longest > protocol.max_length:
             return f"is too long, and too_long is fail: it has {longest:,}", f"{cure}, or set too_long: drop or cut"
     elif protocol.too_long == "drop":
-        if shortest := beyond(by_length, count, protocol.max_length + 1):
+        if shortest := fewest_beyond(by_length, count, protocol.max_length + 1):
             return f"fits, and too_long is drop: the shortest has {shortest:,}", f"{cure}, or set too_long: cut"
     elif protocol.loss_on != "all":
         prompts = sorted((row["prompt"] for row in rows), key=len)
-        if shortest := beyond(prompts, tokenizer.lengths, protocol.max_length):
+        if shortest := fewest_beyond(prompts, tokenizer.lengths, protocol.max_length):
             return f"fits: the shortest prompt has {shortest:,}", cure
     return None
 
 
-def beyond(by_length: list[Any], count: Callable[[list[Any]], list[int]], least: int) -> int:
+def fewest_beyond(by_length: list[Any], count: Callable[[list[Any]], list[int]], least: int) -> int:
     """The fewest tokens of a row or text where each has `least` or more, else 0; those of fewest characters first."""
     if min(count(by_length[:TOKENISED])) < least:
         return 0

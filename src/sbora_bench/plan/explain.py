@@ -15,7 +15,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     misspelt = [one for one in errors if one["type"] == "extra_forbidden" and one["loc"][:-1] == errors[0]["loc"][:-1]]
     first = misspelt[0] if misspelt and errors[0]["type"] == "missing" else errors[0]
     key = ".".join(_written(model, first["loc"]))
-    suffix = "" if first["type"] == "missing" else f", found {short(first['input'])}"
+    suffix = "" if first["type"] == "missing" else f", found {shortened(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         suffix = ""  # the whole entry
@@ -66,7 +66,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A value as a message shows it: its first 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

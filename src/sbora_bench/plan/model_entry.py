@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from sbora_bench.plan.entry import BELOW, Strict
-from sbora_bench.plan.explain import short
+from sbora_bench.plan.explain import shortened
 
 SIZES = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"}
 
@@ -102,5 +102,5 @@ class ModelEntry(Strict):
     def _sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
         for key in SIZES & architecture.keys():
             if architecture[key] is not None and type(architecture[key]) is not int or architecture[key] < 1:
-                raise ValueError(f"{key}: found {short(architecture[key])}, allowed are whole numbers from 1")
+                raise ValueError(f"{key}: found {shortened(architecture[key])}, allowed are whole numbers from 1")
         return architecture

@@ -93,7 +93,7 @@ class PickedRates(Strict):
     @classmethod
     def _apart(cls, extend: int, others: ValidationInfo) -> int:
         grid = others.data.get("pick", [])
-        further = beyond(grid, extend) if grid else {}
+        further = rates_beyond(grid, extend) if grid else {}
         for end, rates in further.items():
             of_grid = min(grid) if end == "lowest" else max(grid)
             if len({of_grid, *rates}) <= len(rates):
@@ -104,7 +104,7 @@ class PickedRates(Strict):
         return extend
 
 
-def beyond(grid: Sequence[float], steps: int) -> dict[End, tuple[float, ...]]:
+def rates_beyond(grid: Sequence[float], steps: int) -> dict[End, tuple[float, ...]]:
     """End of a grid -> so many rates beyond it, each the ratio of the last two there from the one before it, in three
     digits, so that names of runs stay; none above 1.
     """
@@ -129,7 +129,7 @@ class Rates(list[float]):
     def of(cls, picked: PickedRates) -> Self:
         rates = cls(picked.pick)
         rates.picking_seeds = tuple(picked.seeds)
-        rates.beyond = beyond(picked.pick, picked.extend)
+        rates.beyond = rates_beyond(picked.pick, picked.extend)
         return rates
 
 

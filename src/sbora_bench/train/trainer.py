@@ -44,9 +44,9 @@ def build_trainer(
     from sbora_bench.train.protocol_trainer import ProtocolTrainer
 
     if protocol.padding_free:
-        from sbora_bench.inputs.padding_free import prepare
+        from sbora_bench.inputs.padding_free import take_packed_rows
 
-        if reason := prepare(model, train[0]["input_ids"]):
+        if reason := take_packed_rows(model, train[0]["input_ids"]):
             raise UserError(f"{run.name}: padding_free: {reason}; say padding_free: false")
     steps = batches.update_steps(len(train), protocol)
     return ProtocolTrainer(

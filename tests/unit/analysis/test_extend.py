@@ -16,7 +16,7 @@ from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.narrowing import narrowed
 from sbora_bench.plan.runs import Run, rate_text
 from sbora_bench.plan.settings import data_settings, settings_hash
-from sbora_bench.plan.stages import beyond
+from sbora_bench.plan.stages import rates_beyond
 from sbora_bench.report.publish import stage_files
 from sbora_bench.report.verify import stages_again
 from sbora_bench.report.views.rate_table import rate_table
@@ -79,7 +79,7 @@ def to_the_end(plan: Plan, results: Path, score=right) -> list[dict[str, float]]
     ],
 )
 def test_rates_beyond_a_grid_go_on_by_the_ratio_at_that_end(grid, lowest, highest):
-    further = {end: [*map(rate_text, rates)] for end, rates in beyond(grid, 2).items()}
+    further = {end: [*map(rate_text, rates)] for end, rates in rates_beyond(grid, 2).items()}
     assert further == {"lowest": lowest, "highest": highest}
 
 

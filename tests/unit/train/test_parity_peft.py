@@ -10,9 +10,9 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from sbora_bench.inputs.data.examples import examples
-from sbora_bench.inputs.data.own_files import counted
+from sbora_bench.inputs.data.own_files import rows_without_lines
 from sbora_bench.inputs.data.prompts import prompt_of
-from sbora_bench.inputs.data.sources import kept
+from sbora_bench.inputs.data.sources import rows_where
 from sbora_bench.inputs.models.untrained import TOKENIZERS
 from sbora_bench.inputs.tasks.local import local_task
 from sbora_bench.inputs.tasks.templates import task_config
@@ -63,9 +63,9 @@ def test_a_row_is_bos_question_and_response_without_an_end_cut_at_768_tokens():
 def test_rows_of_more_than_1300_characters_are_left_out_and_the_order_stays():
     entry = CATALOG.data["metamath"]
     made = [{"query": "q" * size, "response": "r" * 300, "n": n} for n, size in enumerate([5, 1000, 999, 1, 998])]
-    assert [row["n"] for row in kept(made, entry, "here")] == [0, 2, 3, 4]
-    assert [row["n"] for row in kept(made, entry.model_copy(update={"first": 2}), "here")] == [0, 2]
-    (example,) = examples(counted([{"query": QUERY, "response": RESPONSE}]), "here", dict(entry.columns))
+    assert [row["n"] for row in rows_where(made, entry, "here")] == [0, 2, 3, 4]
+    assert [row["n"] for row in rows_where(made, entry.model_copy(update={"first": 2}), "here")] == [0, 2]
+    (example,) = examples(rows_without_lines([{"query": QUERY, "response": RESPONSE}]), "here", dict(entry.columns))
     assert (example["instruction"], example["output"], example["answer"]) == (QUERY, RESPONSE, "5")
     assert entry.first == 5000 * 4 + 200
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from sbora_bench.errors import UserError
-from sbora_bench.inputs.padding_free import packed, prepare
+from sbora_bench.inputs.padding_free import packed, take_packed_rows
 from sbora_bench.inputs.parts import Parts
 from sbora_bench.inputs.supervised_loss import (
     SupervisedLoss,
@@ -222,7 +222,7 @@ def test_dropout_has_the_same_distribution(way):
     padded["labels"] = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, -100)
     assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
     if way == "without padding":
-        assert prepare(model, ids[-1]) == ""
+        assert take_packed_rows(model, ids[-1]) == ""
         parts = [packed(padded)]
     else:
         parts = Parts(8, AT_ONCE).of(padded)
@@ -271,7 +271,7 @@ def test_a_model_that_sees_across_examples_is_refused(config, targets, reason, t
 def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypatch):
     """The check compares with the model's own attention; here examples' begins are lost on the way."""
     monkeypatch.setattr("sbora_bench.inputs.padding_free.places", lambda lengths, device: {})
-    assert "logits beside another differ by" in prepare(base(KINDS["llama"]), [1, *range(5, 20)])
+    assert "logits beside another differ by" in take_packed_rows(base(KINDS["llama"]), [1, *range(5, 20)])
 
 
 def test_validation_has_the_same_loss(tmp_path):

@@ -31,7 +31,7 @@ def messages_by(entry: PromptEntry, where: str) -> Callable[[Example], list[Mess
     return messages
 
 
-def plain(messages: list[Message]) -> str:
+def plain_text(messages: list[Message]) -> str:
     """The messages as text of no template: what is read of a row before its model is known."""
     return "\n\n".join(message["content"] for message in messages)
 

@@ -262,7 +262,7 @@ def corpus(seed: int, choices_first: int, total: int) -> Iterator[Document]:
         yield make(rng)
 
 
-def items(count: int, seed: int) -> list[dict[str, str]]:
+def scored_documents(count: int, seed: int) -> list[dict[str, str]]:
     """Documents as scored items: the prompt, and the response that should follow it."""
     return [
         {"instruction": prompt, "input": "", "output": response, "answer": response}

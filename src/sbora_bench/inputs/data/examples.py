@@ -134,13 +134,13 @@ def jinja(text: str, where: str) -> Callable[[dict], str]:
     import jinja2
 
     try:
-        template = environment().from_string(text)
+        template = strict_jinja().from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{where}: not a Jinja template: {error.message}") from None
     return partial(_rendered, template)
 
 
-def environment() -> "Environment":
+def strict_jinja() -> "Environment":
     """Jinja for templates of a user's: sandboxed, an unknown name or an empty value is an error, nothing is escaped."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment

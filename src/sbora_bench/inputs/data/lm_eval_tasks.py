@@ -108,7 +108,7 @@ def cached(name: str) -> bool:
     return (Path(config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
 
 
-def at_hand(source: LmEvalSource) -> bool:
+def data_at_hand(source: LmEvalSource) -> bool:
     """Whether a task's data can be read without a download. Raises as `with_data`."""
     keys = task_keys(source)
     now = with_data(source, keys)

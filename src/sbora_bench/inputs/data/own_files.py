@@ -60,7 +60,7 @@ class Rows(NamedTuple):
     place: Callable[[int], str]
 
 
-def counted(values: list[Any]) -> Rows:
+def rows_without_lines(values: list[Any]) -> Rows:
     """Rows that have no lines."""
     return Rows(values, "row {}".format)
 
@@ -81,7 +81,7 @@ def _joined(parts: dict[str, Rows]) -> Rows:
     return Rows([value for of_file in rows for value in of_file.values], place)
 
 
-def as_json(table: "pyarrow.Table") -> list[Any]:
+def json_rows(table: "pyarrow.Table") -> list[Any]:
     """Rows of a typed file as JSON has them: times and decimals become their text, bytes that which they are in UTF-8,
     numbers of single precision their shortest decimals: 0.1, and not 0.10000000149011612. What is no number (pandas'
     mark of a missing one) and bytes that are no text become null.
@@ -271,7 +271,7 @@ def _json(path: Path) -> Rows:
     if not text.lstrip().startswith("["):
         return _json_lines(path, text)
     try:
-        return counted(_parsed(text))
+        return rows_without_lines(_parsed(text))
     except (ValueError, RecursionError) as error:
         position = error.pos if isinstance(error, json.JSONDecodeError) else _huge(text)[0]
         number = text.count("\n", 0, position or 0) + 1
@@ -362,7 +362,7 @@ def _typed(read: Callable[[Path], "pyarrow.Table"], kind: str, path: Path) -> Ro
         columns = Counter(table.column_names)
         if twice := [name for name, count in columns.items() if count > 1]:
             raise UserError(f"{path}: column {twice[0]!r} stands twice; rename one")
-        return counted(as_json(table))
+        return rows_without_lines(json_rows(table))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a whole {kind} file ({error}); write it again") from None
     except (ValueError, OverflowError) as error:  # a date beyond the year 9999
@@ -398,7 +398,7 @@ def _saved(folder: Path) -> Any:
 
 
 def _of_saved(saved: Any) -> Rows:
-    return counted(as_json(saved.with_format("arrow")[:]))
+    return rows_without_lines(json_rows(saved.with_format("arrow")[:]))
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

@@ -79,7 +79,7 @@ class Prompt:
         if self.messages is None:
             return {"prompt": self.text(example)}
         messages = self.messages(example)
-        return {"prompt": chat.plain(messages), chat.MESSAGES: messages, chat.ARGUMENTS: self.arguments}
+        return {"prompt": chat.plain_text(messages), chat.MESSAGES: messages, chat.ARGUMENTS: self.arguments}
 
 
 def prompt_of(catalog: Catalog, name: str) -> Prompt:
@@ -96,7 +96,7 @@ def prompt_of(catalog: Catalog, name: str) -> Prompt:
     where = f"{catalog.where('prompts', name)}.{'chat' if entry.chat else 'jinja'}"
     if entry.chat:
         messages = _placed(chat.messages_by(entry, where), where)
-        return Prompt(lambda example: chat.plain(messages(example)), messages, entry.arguments)
+        return Prompt(lambda example: chat.plain_text(messages(example)), messages, entry.arguments)
     return Prompt(_placed(jinja(entry.jinja, where), where))
 
 

@@ -21,7 +21,7 @@ from sbora_bench.inputs.data import flan, standins
 from sbora_bench.inputs.data.examples import Example, check_ids, examples, jinja
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
 from sbora_bench.inputs.data.lm_eval_tasks import task_rows
-from sbora_bench.inputs.data.own_files import Rows, counted, read_rows
+from sbora_bench.inputs.data.own_files import Rows, read_rows, rows_without_lines
 from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, LmEvalData, OwnData, SyntheticData
 
 DOWNLOADS = Path("resources/downloads")
@@ -38,7 +38,7 @@ def read_examples(name: str, entry: DataEntry) -> list[Example]:
 
 
 def _synthetic_examples(name: str, entry: SyntheticData) -> list[Example]:
-    return examples(counted(_synthetic(entry)), f"data {name}")
+    return examples(rows_without_lines(_synthetic(entry)), f"data {name}")
 
 
 def _lm_eval_examples(name: str, entry: LmEvalData) -> list[Example]:
@@ -46,7 +46,7 @@ def _lm_eval_examples(name: str, entry: LmEvalData) -> list[Example]:
 
 
 def _hub_examples(name: str, entry: HubData) -> list[Example]:
-    return _by_columns(counted(_hub_rows(name, entry)), f"data {name}: {entry.id}", entry)
+    return _by_columns(rows_without_lines(_hub_rows(name, entry)), f"data {name}: {entry.id}", entry)
 
 
 def _file_examples(name: str, entry: FileData) -> list[Example]:
@@ -221,10 +221,10 @@ def _hub_rows(name: str, entry: HubData) -> Any:
     if not isinstance(entry.columns, dict):
         _expect_columns(f"data {name}: {folder}", rows.column_names, entry.columns)
     chosen = rows.select(flan.sample(_rows(rows))) if entry.sampler == "flan-v2" else rows
-    return list(kept(_rows(chosen), entry, f"data {name}"))
+    return list(rows_where(_rows(chosen), entry, f"data {name}"))
 
 
-def kept(rows: Iterable[dict[str, Any]], entry: HubData, where: str) -> Iterator[dict[str, Any]]:
+def rows_where(rows: Iterable[dict[str, Any]], entry: HubData, where: str) -> Iterator[dict[str, Any]]:
     """The rows that the entry's `where` says True of, `first` of them at most."""
     if entry.where is not None:
         says = jinja(entry.where, f"{where}: where")
@@ -251,7 +251,7 @@ def _synthetic(entry: SyntheticData) -> list[dict[str, str]]:
     if entry.maker == "corpus":
         from sbora_bench.inputs.data import corpus
 
-        return corpus.items(entry.rows, entry.seed)
+        return corpus.scored_documents(entry.rows, entry.seed)
     return synthetic.items(entry.name, entry.rows, entry.seed)
 
 
