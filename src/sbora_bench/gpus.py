@@ -25,7 +25,7 @@ def pool() -> list[str]:
     return names[:hidden]  # CUDA reads no further either
 
 
-def take() -> str | None:
+def take_gpu() -> str | None:
     """Make a free device of the pool the only one that this process sees, and say which; None where there is none.
 
     To be called before CUDA is initialised. Waits where other jobs have all of them. A pool of one is left as it is:

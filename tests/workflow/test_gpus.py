@@ -18,7 +18,7 @@ import json, os, sys, time
 from pathlib import Path
 from sbora_bench import gpus
 output, needed = Path(sys.argv[1]), int(sys.argv[2])
-device, began = gpus.take(), time.monotonic()
+device, began = gpus.take_gpu(), time.monotonic()
 Path(f"{output}.started").touch()
 while not Path("go").exists() and len(list(output.parent.glob("*.started"))) < needed:
     time.sleep(0.05)
@@ -73,15 +73,15 @@ def test_the_pool(machine, monkeypatch, visible, expected):
 
 def test_without_a_gpu_nothing_is_taken(machine, monkeypatch):
     machine(0)
-    assert gpus.take() is None and gpus.VARIABLE not in os.environ
+    assert gpus.take_gpu() is None and gpus.VARIABLE not in os.environ
     monkeypatch.setenv("PATH", "/nowhere")
-    assert gpus.pool() == [] and gpus.take() is None
+    assert gpus.pool() == [] and gpus.take_gpu() is None
 
 
 def test_a_pool_of_one_is_left_to_who_made_it(machine, monkeypatch):
     folder = machine(3)
     monkeypatch.setenv(gpus.VARIABLE, "GPU-of-the-cluster")
-    assert gpus.take() == "GPU-of-the-cluster"
+    assert gpus.take_gpu() == "GPU-of-the-cluster"
     assert not list(folder.glob("sbora-gpus-*"))
 
 

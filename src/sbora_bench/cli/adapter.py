@@ -30,7 +30,7 @@ def score(resources: Path, output: Path, **trial: Any) -> None:
     catalog = load_catalog()
     from sbora_bench.score import any_adapter as stage
 
-    gpus.take()
+    gpus.take_gpu()
     record = stage.score(catalog, stage.AdapterTrial(**trial), resources, output)
     for task, scored in record.tasks.items():
         value = (

@@ -153,7 +153,7 @@ def _print_cost(loaded: "Plan", device: str, calibrate: bool, price: float | Non
 
     card = None if device == "cpu" else loaded.catalog.find("devices", device, "--device")
     if calibrate:
-        gpus.take()
+        gpus.take_gpu()
         speeds.calibrate(loaded, device)
     cells = estimate.costs(loaded, card, speeds.known_rates(device))
     summary = estimate_text.summary(loaded, device, card, cells, price)

@@ -33,7 +33,7 @@ def verify(results: Path, experiment: str | None, **part: str) -> None:
     if any(map(plan.region_runs, plan.experiment.tables)):
         from sbora_bench.score import regions
 
-        findings += regions.differing(plan, results, Path("resources"))
+        findings += regions.wrong_regions(plan, results, Path("resources"))
     for line in findings:
         click.echo(line)
     for note in notes:

@@ -115,7 +115,7 @@ def _running(stage: str, work: Work, does: str) -> click.Command:
     def command(experiment: str, runs: tuple[str, ...], resources: Path, results: Path | None, **part: str) -> None:
         loaded, folder = load_with_rates(experiment, results, **part)
         chosen = [loaded.run(run) for run in runs]
-        gpus.take()
+        gpus.take_gpu()
         work(loaded, chosen, resources, folder)
 
     return command

@@ -69,7 +69,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
             raise UserError(f"--items: task {task}: {one_of(trial.items, catalog.tasks[task].items, 'set of items')}")
         sources[task] = items_of_task
     train = None if trial.train is None else catalog.find("data", trial.train, "--train")
-    adapter = adapter_folder(trial)
+    adapter = fetched_adapter(trial)
     config = read_adapter(adapter)
     kind = config["peft_type"]
     method = MethodEntry(title=kind, peft_type=kind, arguments={}, quantization=trial.quantization)
@@ -123,7 +123,7 @@ def score(catalog: Catalog, trial: AdapterTrial, resources: Path, output: Path) 
     return record
 
 
-def adapter_folder(trial: AdapterTrial) -> Path:
+def fetched_adapter(trial: AdapterTrial) -> Path:
     """The folder with the adapter's config and safetensors, fetched where a hub id is given.
 
     Raises UserError where there is no such folder, Unreachable where the hub is not reached.

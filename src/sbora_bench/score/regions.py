@@ -93,7 +93,7 @@ def keep(names: list[str], results: Path, resources: Path) -> None:
         write_record(region_file(results, name), record_of(run_folder(results, name), resources))
 
 
-def differing(plan: Plan, results: Path, resources: Path) -> Iterator[str]:
+def wrong_regions(plan: Plan, results: Path, resources: Path) -> Iterator[str]:
     """A line for each run of the plan whose kept regions are not what its adapter gives."""
     for run in (run for table in plan.experiment.tables for run in plan.region_runs(table)):
         path = region_file("", run)
@@ -102,11 +102,11 @@ def differing(plan: Plan, results: Path, resources: Path) -> Iterator[str]:
             yield f"{path}: missing"
             continue
         again = record_of(run_folder(results, run), resources)
-        if reason := difference(kept, again):
+        if reason := region_difference(kept, again):
             yield f"{path}: {reason}: not what the run's adapter gives"
 
 
-def difference(kept: RegionsRecord, again: RegionsRecord) -> str:
+def region_difference(kept: RegionsRecord, again: RegionsRecord) -> str:
     """The first key in which two records of a run differ by more than rounding; empty where none does."""
     for key in RegionsRecord.model_fields:
         if key != "layers" and getattr(kept, key) != getattr(again, key):

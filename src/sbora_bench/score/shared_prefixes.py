@@ -112,7 +112,7 @@ class PrefixReader:
         """
         prefix_groups = groups(rows) if self.shares else [Group(0, [number]) for number in range(len(rows))]
         with torch.inference_mode():
-            for pack in packed(prefix_groups, rows, self.budget):
+            for pack in in_packs(prefix_groups, rows, self.budget):
                 for part, read in halving(lambda part: self._read(part, rows), pack):
                     for number, values in read.items():
                         take(number, values)
@@ -157,7 +157,7 @@ class PrefixReader:
         ]
 
 
-def packed(prefix_groups: list[Group], rows: Sequence[Row], budget: int) -> Iterator[list[Group]]:
+def in_packs(prefix_groups: list[Group], rows: Sequence[Row], budget: int) -> Iterator[list[Group]]:
     """Groups in packs of at most `budget` tokens as held, the longest first; all of a pack share something, or none."""
     pack: list[Group] = []
     count = width = 0

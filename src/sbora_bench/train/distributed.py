@@ -32,13 +32,13 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def entry_lock(folder: Path) -> contextlib.AbstractContextManager:
+def shared_lock(folder: Path) -> contextlib.AbstractContextManager:
     """`store.entry_lock`, by the first process for all of them."""
     return store.entry_lock(folder) if is_first() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def new_entry(folder: Path) -> Iterator[Path]:
+def shared_entry(folder: Path) -> Iterator[Path]:
     """`store.new_entry` in the first process; in another a folder that is gone at the block's end."""
     if is_first():
         with store.new_entry(folder) as made:
@@ -48,7 +48,7 @@ def new_entry(folder: Path) -> Iterator[Path]:
             yield Path(made)
 
 
-def accumulation(protocol: Protocol) -> int:
+def own_accumulation(protocol: Protocol) -> int:
     """Micro-batches of an update that each process takes."""
     return batches.accumulation(protocol) // count()
 

@@ -65,9 +65,9 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
         if run.is_base:
             raise UserError(f"finetune: {run.name} is the untuned base; there is nothing to train")
     for run in runs:
-        folder = store.entry_folder(results, run.name, "finetune", identity(plan, run, resources, results))
+        folder = store.entry_folder(results, run.name, "finetune", adapter_key(plan, run, resources, results))
         checkpoints = store.checkpoints_of(folder)
-        with processes.entry_lock(folder):
+        with processes.shared_lock(folder):
             if not store.is_whole(folder):
                 _train_or_fail(plan, run, resources, results, folder, checkpoints)
             if not processes.is_first():
@@ -80,7 +80,7 @@ def finetune(plan: Plan, runs: list[Run], resources: Path, results: Path) -> Non
 def _train_or_fail(plan: Plan, run: Run, resources: Path, results: Path, folder: Path, checkpoints: Path) -> None:
     """Make the store's entry `folder` of a run: a trained adapter, or a record of why it failed."""
     try:
-        with processes.new_entry(folder) as made, tracked(plan, run) as summarise:
+        with processes.shared_entry(folder) as made, tracked(plan, run) as summarise:
             train = partial(train_run, plan, run, resources, results, made, checkpoints)
             summarise(halved_to_fit(train, plan.protocol(run.table).micro_batch))
     except UserError:
@@ -88,11 +88,11 @@ def _train_or_fail(plan: Plan, run: Run, resources: Path, results: Path, folder:
     except Exception as error:
         traceback.print_exc()
         print(f"{run.name}: failed: {in_a_line(error)}", file=sys.stderr, flush=True)
-        with processes.new_entry(folder) as made:
+        with processes.shared_entry(folder) as made:
             write_failure(plan, run, results, made, checkpoints, error)
 
 
-def identity(plan: Plan, run: Run, resources: Path, results: Path) -> str:
+def adapter_key(plan: Plan, run: Run, resources: Path, results: Path) -> str:
     """Hash of all that a trained adapter depends on: settings, code, packages, training data, base weights."""
     return hash_of(
         {

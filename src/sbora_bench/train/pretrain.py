@@ -166,7 +166,7 @@ def pretrain_model(catalog: Any, model: str, output: Path, threads: int = 1) -> 
         shutil.rmtree(store.checkpoints_of(output), ignore_errors=True)
 
 
-def identity(architecture: dict[str, Any], recipe: Recipe, threads: int) -> str:
+def base_key(architecture: dict[str, Any], recipe: Recipe, threads: int) -> str:
     """Hash of all that the bits of a base depend on."""
     return files.hash_of(
         {
@@ -262,7 +262,7 @@ def pretrain(architecture: dict[str, Any], recipe: dict[str, Any], output: Path,
     tokenizer = corpus.tokenizer()
     model = _built(architecture, checked, tokenizer)
     optimizer = _optimizer(model, checked)
-    checkpoints = store.checkpoints_of(output) / identity(architecture, checked, threads)[:16]
+    checkpoints = store.checkpoints_of(output) / base_key(architecture, checked, threads)[:16]
     resumed = newest(checkpoints)
     counts: dict[str, Any] = {"loss": [], "tokens": 0, "seconds": 0.0}
     if resumed:

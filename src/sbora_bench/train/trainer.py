@@ -82,7 +82,7 @@ def training_arguments(
         max_steps=steps,
         per_device_train_batch_size=protocol.micro_batch,
         per_device_eval_batch_size=protocol.micro_batch,
-        gradient_accumulation_steps=processes.accumulation(protocol),
+        gradient_accumulation_steps=processes.own_accumulation(protocol),
         learning_rate=protocol.learning_rate,
         lr_scheduler_type=protocol.schedule,
         warmup_steps=protocol.warmup_steps,

@@ -14,7 +14,7 @@ from sbora_bench.report.heat_maps import heat_figure
 from sbora_bench.results.folders import region_file
 from sbora_bench.results.records import TrainRecord, read_record, write_record
 from sbora_bench.results.regions import RegionsRecord
-from sbora_bench.score.regions import differing, keep, record_of, region
+from sbora_bench.score.regions import keep, record_of, region, wrong_regions
 from tests.factories import toy_runs
 
 
@@ -139,9 +139,9 @@ def test_kept_regions_are_checked_against_the_adapter(tmp_path):
     (run,) = plan.region_runs("toy")
     assert folder.name == run.name
     results, resources = tmp_path / "results", tmp_path / "resources"
-    assert list(differing(plan, results, resources)) == [f"regions/{run.name}.json: missing"]
+    assert list(wrong_regions(plan, results, resources)) == [f"regions/{run.name}.json: missing"]
     keep([run.name], results, resources)
-    assert list(differing(plan, results, resources)) == []
+    assert list(wrong_regions(plan, results, resources)) == []
     path = region_file(results, run)
     kept = read_record(path, RegionsRecord)
     first = kept.layers[0]
@@ -149,8 +149,8 @@ def test_kept_regions_are_checked_against_the_adapter(tmp_path):
     for key, value in (("column_norms", norms), ("untouched", 0), ("norm", 1.01 * first.norm)):
         edited = first.model_copy(update={key: value})
         write_record(path, kept.model_copy(update={"layers": [edited, *kept.layers[1:]]}))
-        (finding,) = differing(plan, results, resources)
+        (finding,) = wrong_regions(plan, results, resources)
         assert finding.startswith(f"regions/{run.name}.json: {first.layer}: {key}: not what the run's adapter gives")
     rounded = first.model_copy(update={"norm": first.norm * 1.0001})
     write_record(path, kept.model_copy(update={"layers": [rounded, *kept.layers[1:]]}))
-    assert list(differing(plan, results, resources)) == []  # another processor's rounding
+    assert list(wrong_regions(plan, results, resources)) == []  # another processor's rounding

@@ -75,7 +75,7 @@ def two(monkeypatch):
 def test_an_update_is_dealt_out_whole_or_not_at_all(two):
     plain = MethodEntry(title="LoRA", peft_type="LORA", arguments={"r": "$rank"})
     processes.check(16, protocol(), plain)
-    assert processes.accumulation(protocol()) == 2
+    assert processes.own_accumulation(protocol()) == 2
     with pytest.raises(UserError, match="2 processes, but an update has 1 micro-batches of 8"):
         processes.check(16, protocol(micro_batch=8), plain)
     with pytest.raises(UserError, match="one process only"):
@@ -103,11 +103,11 @@ def test_fsdp_takes_no_four_bit_base(two, monkeypatch):
 
 
 def test_the_first_process_alone_writes(two, tmp_path, monkeypatch):
-    with processes.entry_lock(tmp_path / "entry"), processes.new_entry(tmp_path / "entry") as made:
+    with processes.shared_lock(tmp_path / "entry"), processes.shared_entry(tmp_path / "entry") as made:
         (made / "train.json").write_text(json.dumps({}))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("RANK", "0")
-    with processes.new_entry(tmp_path / "entry") as made:
+    with processes.shared_entry(tmp_path / "entry") as made:
         (made / "train.json").write_text(json.dumps({}))
     assert (tmp_path / "entry" / "done.json").is_file()
 
