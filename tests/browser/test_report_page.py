@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     collect(plan, results)
     tables(plan, results)
     figures(plan, results)
-    audit.write(list(audit.own_tables(results / "tables")), results)
+    audit.write_findings(list(audit.own_tables(results / "tables")), results)
     report(plan, results)
     return results / "report.html"
 

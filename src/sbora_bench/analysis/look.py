@@ -47,7 +47,7 @@ def looked(results: Results, table: str, number: int) -> LookRecord:
     plan = results.plan
     looks = plan.experiment.tables[table].looks
     comparisons = plan.comparisons(table)
-    compared = [compare(results, one, number) for one in comparisons]
+    compared = [compared_at(results, one, number) for one in comparisons]
     open_ones = [one for one, row in zip(comparisons, compared, strict=True) if row.verdict == "undecided"]
     more = dict.fromkeys(cell.name for one in open_ones for cell in one.cells) if number < len(looks) else {}
     return LookRecord(
@@ -62,7 +62,7 @@ def looked(results: Results, table: str, number: int) -> LookRecord:
     )
 
 
-def compare(results: Results, planned: Planned, number: int) -> Compared:
+def compared_at(results: Results, planned: Planned, number: int) -> Compared:
     """What the looks up to `number` say of a comparison; the first that decides holds."""
     seeds, decision = decided(results, planned, number)
     return Compared(

@@ -56,7 +56,7 @@ def rate_scores(results: Results, table: str) -> list[RateScore]:
                     validation_items=items,
                     validation=seed_summary(shares),
                     score=seed_summary(tested) if tested else None,
-                    gain=gain(results, cell, best, default) if rate == best != default and not staged else None,
+                    gain=rate_gain(results, cell, best, default) if rate == best != default and not staged else None,
                 )
             )
     return rows
@@ -75,7 +75,7 @@ def own_average(results: Results, run: Run) -> float | None:
     return sum(values) / len(values) if averages else None
 
 
-def gain(results: Results, cell: Cell, best: float, default: float) -> Pair | None:
+def rate_gain(results: Results, cell: Cell, best: float, default: float) -> Pair | None:
     """The test scores at rate `best` against those at `default`; None where a run of either failed."""
     sides = {PICKED: _runs(results.plan, cell, best), DEFAULT: _runs(results.plan, cell, default)}
     if any(own_average(results, run) is None for runs in sides.values() for run in runs):

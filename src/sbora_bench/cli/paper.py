@@ -36,11 +36,11 @@ def audit(
         count, memory = paper_cells.true_counts(catalog), lambda claim: paper_cells.memory_ratio(catalog, claim)
         findings = stage.audit(read_reported(), count, memory) + findings
     if output is not None:
-        stage.write(findings, output)
+        stage.write_findings(findings, output)
     if summary:
         from sbora_bench.report.render import markdown
 
-        click.echo(markdown(stage.summary(findings)), nl=False)
+        click.echo(markdown(stage.summary_table(findings)), nl=False)
     else:
         click.echo(stage.as_json(findings) if as_json else stage.as_text(findings))
 

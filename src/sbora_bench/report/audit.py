@@ -52,7 +52,7 @@ class Finding:
 def audit(rows: Sequence[Reported], count: Count, memory: Callable[[dict], float] | None) -> list[Finding]:
     """All findings. `count` gives true parameter counts; `memory` the ratio of a memory claim, None: not traced."""
     groups: list[Iterable[Finding]] = [averages(rows), parameters(rows, count), ranks(rows, count)]
-    groups += [about(claim, rows, count, memory) for claim in claims()]
+    groups += [claim_findings(claim, rows, count, memory) for claim in claims()]
     return list(itertools.chain.from_iterable(groups))
 
 
@@ -132,7 +132,7 @@ def ranks(rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     yield Finding("rank of the 4-bit table", "not stated", result, how, verdict)
 
 
-def about(
+def claim_findings(
     claim: dict[str, Any], rows: Sequence[Reported], count: Count, memory: Callable[[dict], float] | None
 ) -> Iterable[Finding]:
     """Findings about one claim in words."""
@@ -263,7 +263,7 @@ def finding_table(findings: list[Finding]) -> PrintedTable:
     return PrintedTable("audit", "Recomputed", header, [g for g in groups if g], notes, numbers, text_columns=5)
 
 
-def summary(findings: list[Finding]) -> PrintedTable:
+def summary_table(findings: list[Finding]) -> PrintedTable:
     """One line a claim: how often it was checked, how often it holds, and where it doesn't."""
     by_claim: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -296,7 +296,7 @@ def _disagreement(finding: Finding, printed: bool) -> str:
     return f"{where}: {finding.recomputed}" if where else finding.recomputed
 
 
-def write(findings: list[Finding], folder: Path) -> None:
+def write_findings(findings: list[Finding], folder: Path) -> None:
     """`audit.json`, and what doesn't agree as `audit.{md,csv,tex,html}`."""
     write_table(finding_table(findings), Path(folder))
     write_text(Path(folder) / "audit.json", as_json(findings) + "\n")

@@ -21,14 +21,14 @@ def scores(results: Results) -> pd.DataFrame:
     return results.once("scores.csv", lambda: read_scores(results.folder))
 
 
-def footprint(results: Results) -> pd.DataFrame:
+def footprint_frame(results: Results) -> pd.DataFrame:
     """`footprint.csv`. Raises UserError where `collect` has not run."""
     return results.once("footprint.csv", lambda: read_footprint(results.folder))
 
 
 def footprint_lines(results: Results) -> Lines:
     """The lines of `footprint.csv`."""
-    return results.once("footprint lines", lambda: by_place(footprint(results)))
+    return results.once("footprint lines", lambda: by_place(footprint_frame(results)))
 
 
 def budget_lines(results: Results) -> Lines:

@@ -53,7 +53,7 @@ def method_style(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str
     }
 
 
-def untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
+def draw_untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """The untuned base among `rows` as a dashed line at its mean."""
     for row in rows:
         if row["method"] == "base":

@@ -38,7 +38,7 @@ from sbora_bench.results.records import (
 )
 from sbora_bench.results.stages import looks_made, rounds_made
 from sbora_bench.results.store import DONE
-from sbora_bench.results.table_data import difference
+from sbora_bench.results.table_data import data_difference
 
 CLOSE = 1e-9
 FEW = 3  # runs that may be missing before it is a part of the experiment
@@ -80,7 +80,7 @@ def verify(plan: Plan, results: Path) -> tuple[list[str], list[str]]:
     findings += miscounted(read, records)
     findings += same_adapters(read, records)
     findings += other_inputs(plan, results)
-    findings += differing(plan, results, records, held)
+    findings += wrong_files(plan, results, records, held)
     without = [run.name for run, entries in stored.items() if not entries]
     unstored = f"not checked against the store, which has no entry of {len(without)} runs, {''.join(without[:1])} say"
     notes = [unstored] if without else []
@@ -164,7 +164,7 @@ def other_inputs(plan: Plan, results: Path) -> Iterator[str]:
         if not path.is_file():
             continue
         try:
-            if reason := difference(plan, table, read_record(path, ContaminationRecord)):
+            if reason := data_difference(plan, table, read_record(path, ContaminationRecord)):
                 yield f"{path}: {reason}"
         except UserError as error:
             yield f"{path}: {error}"
@@ -224,7 +224,7 @@ def mixed(results: Results, records: dict[Run, ScoresRecord]) -> Iterator[str]:
             yield f"mixed version: {part}: {', '.join(by_version)}"
 
 
-def differing(
+def wrong_files(
     plan: Plan, results: Path, records: dict[Run, ScoresRecord], held: dict[Run, ScoresRecord]
 ) -> Iterator[str]:
     """Collected files and tables that are not, byte for byte, what the recomputed records give; `held`: of the held-out

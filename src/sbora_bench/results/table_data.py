@@ -19,13 +19,13 @@ def table_data(plan: Plan, results: str | Path, table: str) -> Path:
     command = plan.command("prepare", "--table", table, "--output", str(folder))
     if not (folder / CONTAMINATION).is_file():
         raise UserError(f"{folder / CONTAMINATION}: no such file; make it with: {command}")
-    reason = difference(plan, table, read_record(folder / CONTAMINATION, ContaminationRecord))
+    reason = data_difference(plan, table, read_record(folder / CONTAMINATION, ContaminationRecord))
     if reason:
         raise UserError(f"{folder}: {reason}; make it again with: {command}")
     return folder
 
 
-def difference(plan: Plan, table: str, record: ContaminationRecord) -> str:
+def data_difference(plan: Plan, table: str, record: ContaminationRecord) -> str:
     """How what `record` was made of differs from what the table's data would be made of now; empty where it does not.
 
     A record from before there was a hash of the settings is taken as it is.

@@ -136,7 +136,7 @@ def test_our_own_tables(tmp_path):
 
 
 def test_a_summary_has_a_line_a_claim(findings):
-    lines = {row[0].text: row[1:] for row in audit.summary(findings).groups[0]}
+    lines = {row[0].text: row[1:] for row in audit.summary_table(findings).groups[0]}
     wrong, checked, agree = lines["Averages"]
     assert (checked.text, agree.text) == ("42", "41") and wrong.text.endswith("SBoRA-FB r=32: 64.9, found 69.05")
     wrong, checked, agree = lines["Trained parameters"]
@@ -147,7 +147,7 @@ def test_a_summary_has_a_line_a_claim(findings):
 def test_the_published_summary_is_todays(findings):
     """But for the line of the memory claim, whose trace takes its time."""
     published = Path(__file__).parents[3] / "results" / "published" / "paper-audit.md"
-    texts = published.read_text(encoding="utf-8"), markdown(audit.summary(findings))
+    texts = published.read_text(encoding="utf-8"), markdown(audit.summary_table(findings))
     old, new = ([line for line in text.splitlines() if "memory" not in line] for text in texts)
     assert old == new and len(old) > 20
 
@@ -155,6 +155,6 @@ def test_the_published_summary_is_todays(findings):
 def test_output(findings, tmp_path):
     text = audit.as_text(findings)
     assert "64.9" in text and text.splitlines()[-1].startswith("agrees:")
-    audit.write(findings, tmp_path)
+    audit.write_findings(findings, tmp_path)
     kinds = ("json", "md", "csv", "tex", "html")
     assert {path.name for path in tmp_path.iterdir()} == {f"audit.{kind}" for kind in kinds}

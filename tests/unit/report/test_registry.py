@@ -50,7 +50,7 @@ def test_a_table_is_added_as_one_object(tmp_path):
         collect(plan, results)
         tables(plan, results)
         figures(plan, results)
-        audit.write(list(audit.own_tables(results / "tables")), results)
+        audit.write_findings(list(audit.own_tables(results / "tables")), results)
         report(plan, results)
         assert (results / "tables/runs-arithmetic.csv").read_text() == "runs\n7\n"
         page = (results / "report.html").read_text()

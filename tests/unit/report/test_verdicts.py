@@ -213,7 +213,7 @@ def test_a_table_whose_rates_are_not_picked_yet_is_drawn_with_what_there_is(tmp_
     collect(plan, results)
     tables(plan, results)
     figures(plan, results)
-    audit.write(list(audit.own_tables(results / "tables")), results)
+    audit.write_findings(list(audit.own_tables(results / "tables")), results)
     report(plan, results)
     said = (results / "tables" / f"{TABLE}.md").read_text(encoding="utf-8")
     assert "Base, untuned" in said and "Items scored: " in said
@@ -322,7 +322,7 @@ def test_the_page_begins_with_the_verdicts_and_the_forest(made):
     collect(plan, results)
     tables(plan, results)
     figures(plan, results)
-    audit.write(list(audit.own_tables(results / "tables")), results)
+    audit.write_findings(list(audit.own_tables(results / "tables")), results)
     report(plan, results)
     text = (results / "report.html").read_text()
     answer = text[text.index('<section id="answer">') : text.index('<section id="tables">')]

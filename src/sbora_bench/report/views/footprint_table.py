@@ -4,7 +4,7 @@ from typing import Any
 
 from sbora_bench.plan.runs import Cell
 from sbora_bench.plan.titles import method_titles, model_titles
-from sbora_bench.report.collected import footprint
+from sbora_bench.report.collected import footprint_frame
 from sbora_bench.report.render import PrintedTable, Text
 from sbora_bench.report.texts import whole
 from sbora_bench.report.view import COUNT, TableView, of_experiment
@@ -35,7 +35,7 @@ def footprint_table(results: Results, _: None = None) -> PrintedTable:
     for reason in dict.fromkeys(untraced.values()):
         names = [cell.name for cell, why in untraced.items() if why == reason]
         notes.append(f"Not traced: {', '.join(names)} ({reason}).")
-    frame = footprint(results)
+    frame = footprint_frame(results)
     known = [column for column in columns if frame[column].notna().any() or (column == "peak_bytes" and untraced)]
     requested = requested_sizes(results)
     if requested:

@@ -8,7 +8,7 @@ from sbora_bench.analysis.forgetting import measured_cells
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.metric import LOSS
 from sbora_bench.plan.titles import model_title
-from sbora_bench.report.plotting import method_style, panels, score_label, short_ticks, untuned
+from sbora_bench.report.plotting import draw_untuned, method_style, panels, score_label, short_ticks
 from sbora_bench.report.view import FigureView, of_tables, table_title
 from sbora_bench.report.views.other_suites_table import OTHER_SUITES_PREFIX, has_other_suites
 from sbora_bench.results.read import Results
@@ -39,7 +39,7 @@ def other_suites_figure(plan: Plan, rows: list[dict[str, Any]]) -> Figure:
     """Each suite against rank or parameters: a panel a measure; the untuned base dashed."""
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
-        untuned(axis, shown)
+        draw_untuned(axis, shown)
         for method in dict.fromkeys(row["method"] for row in shown if row["x"] is not None and row["method"] != "base"):
             points = sorted((row for row in shown if row["method"] == method), key=lambda row: row["x"])
             y = [row["mean"] for row in points]

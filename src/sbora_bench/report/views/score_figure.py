@@ -24,7 +24,15 @@ from sbora_bench.report.collected import (
     row_parameters,
 )
 from sbora_bench.report.many_methods import apart
-from sbora_bench.report.plotting import draw_others, draw_points, method_style, panels, score_axis, untuned, upper_end
+from sbora_bench.report.plotting import (
+    draw_others,
+    draw_points,
+    draw_untuned,
+    method_style,
+    panels,
+    score_axis,
+    upper_end,
+)
 from sbora_bench.report.verdicts import decided_otherwise
 from sbora_bench.report.view import FigureView, of_layouts
 from sbora_bench.results.paper.reported import AVERAGE
@@ -98,7 +106,7 @@ def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figu
         return _crowded_figure(plan, in_colour, rows)
 
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
-        untuned(axis, shown)
+        draw_untuned(axis, shown)
         tuned = [row for row in shown if row["parameters"] is not None]
         methods = list(dict.fromkeys(row["method"] for row in tuned))
         for place, method in enumerate(methods):
@@ -118,7 +126,7 @@ def score_figure(plan: Plan, layout: Layout, rows: list[dict[str, Any]]) -> Figu
 
 def _crowded_figure(plan: Plan, in_colour: list[str], rows: list[dict[str, Any]]) -> Figure:
     def draw(axis: Axes, shown: list[dict[str, Any]]) -> None:
-        untuned(axis, shown)
+        draw_untuned(axis, shown)
         axis.set_xscale("log")
         tuned = sorted((row for row in shown if row["parameters"]), key=lambda row: row["mean"])
         draw_others(axis, [row for row in tuned if row["method"] not in in_colour], "parameters")
