@@ -4,11 +4,14 @@ import json
 import shutil
 
 import pytest
+from bitsandbytes.nn import Linear4bit
 
+from sbora_bench.errors import UserError
 from sbora_bench.inputs.prepare import prepare_table
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.plan.load import load_plan
 from sbora_bench.results.records import ScoresRecord, read_record
+from sbora_bench.score import any_adapter
 from sbora_bench.score.evaluate import evaluate
 from tests.factories import toy_runs
 from tests.factories.workplace import TRIAL, workplace  # noqa: F401
@@ -70,6 +73,38 @@ def test_a_base_in_a_folder_gives_the_same_and_no_training_set_no_marks(place):
     assert "scored-toy: is there already" in place.refused(
         "score", "adapter", "--model", "toy", *TRIAL, "--output", "scored-toy"
     )
+
+
+def test_the_base_is_quantised_where_that_is_said(place, monkeypatch):
+    plan = load_plan("small")
+    toy_runs.save_adapter(plan, plan.runs[1], place.folder / "adapter")
+    load, models = any_adapter.load_scorer, []
+
+    def loaded(*arguments):
+        scorer = load(*arguments)
+        models.append(scorer.model)
+        return scorer
+
+    monkeypatch.setattr(any_adapter, "load_scorer", loaded)
+    status, _, err = place.run(
+        "score", "adapter", "--model", "ladder-xs", *TRIAL, "--quantization", "nf4", "--output", "scored"
+    )
+    assert status == 0, err
+    assert any(isinstance(module, Linear4bit) for module in models[0].modules())
+
+
+@pytest.mark.parametrize(("options", "revision"), [((), "main"), (("--revision", "v1.0"), "v1.0")])
+def test_an_adapter_of_the_hub_is_of_the_revision_that_is_said(place, monkeypatch, options, revision):
+    requested = []
+
+    def snapshot(name, revision, *_):
+        requested.append((name, revision))
+        raise UserError("fetched no further here")
+
+    monkeypatch.setattr(any_adapter, "snapshot", snapshot)
+    arguments = ("some/adapter", "--model", "ladder-xs", *TRIAL, *options, "--output", "scored")
+    assert "fetched no further here" in place.refused("score", *arguments)
+    assert requested == [("some/adapter", revision)]
 
 
 def config_edit(**changes):

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sbora_bench.errors import Terminated, UserError
-from sbora_bench.files import read_json, write_json
+from sbora_bench.files import read_json, sha256, write_json
 from sbora_bench.inputs.data import corpus
 from sbora_bench.plan.catalog import load_catalog
 from sbora_bench.results import store
@@ -18,6 +19,7 @@ from tests import forked
 from tests.factories import toy_runs
 from tests.factories.interruptions import Killed, flip, kill
 from tests.factories.toy_pretraining import BUCKET, RECIPE, at_step, begun, entry, kept, killed, tokenizer, train
+from tests.factories.workplace import workplace  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,22 @@ def test_a_base_is_finished_with_its_record(tmp_path, undisturbed, monkeypatch, 
             train(tmp_path)
     capsys.readouterr()
     assert train(tmp_path) == undisturbed[0] and begun(capsys.readouterr().err) == 8
+
+
+def test_a_base_is_shipped_in_half_precision(workplace):  # noqa: F811
+    workplace.catalog(models={"toy": entry()})
+    workplace.experiment()
+    try:
+        status, out, err = workplace.run(
+            "pretrain", "-e", "small", "toy", "--output", "base", "--ship", "toy.safetensors"
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)  # other tests' trainings are not
+    assert status == 0, err
+    assert out.splitlines()[-1] == f"toy.safetensors: SHA-256 {sha256(workplace.folder / 'toy.safetensors')}"
+    trained, held = (load_file(workplace.folder / name) for name in ("base/model.safetensors", "toy.safetensors"))
+    assert trained.keys() == held.keys()
+    assert all(torch.equal(held[name], tensor.half()) for name, tensor in trained.items())
 
 
 def test_batches_that_were_seen_are_skipped_unencoded(monkeypatch):
