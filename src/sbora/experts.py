@@ -68,7 +68,10 @@ class ParamWrapper(SboraLinear):
             raise ValueError(f"train_merged needs linear layers, but {self.parameter_name!r} is a parameter.")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module that the parameter belongs to computes, with the active adapters."""
+        """What the module that the parameter belongs to computes, with the active adapters.
+
+        Raises ValueError for a batch of several adapters (`adapter_names`).
+        """
         if kwargs.pop("adapter_names", None) is not None:
             raise ValueError("SBoRA on parameters (target_parameters) does not support mixed adapter batches.")
         names = self._present_adapters()

@@ -54,6 +54,7 @@ def span(tensor: Tensor) -> range:
 
 
 def overlap(a: range, b: range) -> bool:
+    """Whether two ranges of bytes have one in common."""
     return max(a.start, b.start) < min(a.stop, b.stop)
 
 

@@ -152,7 +152,7 @@ class Operand:
         return weight.transpose(-2, -1) if self.transposed else weight
 
     def dense(self) -> Tensor:
-        """The sum, as a tensor."""
+        """The sum, as a tensor. Raises ValueError for an adapter with dropout."""
         weight = self.parameter()
         weight = weight if self.expert is None else weight[self.expert]
         for adapter in self.adapters:

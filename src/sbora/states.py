@@ -62,6 +62,7 @@ def _is_cut(off: Tensor, size: int) -> bool:
 
 
 def restore_averaged(layer: Any, *args: Any) -> None:
+    """Restore the layer's index sets where weights were averaged in place, before a state is taken."""
     for name in layer.sbora_weight:
         layer.sbora_weight.region(name).restore_averaged()
 
@@ -73,6 +74,7 @@ def leave_merged_pass(layer: Any, *args: Any) -> None:
 
 
 def rename_old_keys(layer: Any, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Give the tensors of a state from before adapters had a module of their own the names they have now, in place."""
     for name in layer.sbora_weight:
         for old, new in (("sbora_weight", "weight"), ("sbora_index", "index")):
             if f"{prefix}{old}.{name}" in state:
@@ -80,6 +82,8 @@ def rename_old_keys(layer: Any, state: dict[str, Tensor], prefix: str, *args: An
 
 
 def check_loaded_index(layer: Any, incompatible_keys: object) -> None:
+    """Take the layer's index sets as they were loaded. Raises ValueError where one is not of different numbers of the
+    layer's columns (FA) or rows (FB)."""
     for name, index in layer.sbora_index.items():
         layer.sbora_weight.region(name).is_new = False
         layer.sbora_weight.region(name).keep_index()

@@ -194,6 +194,7 @@ class Plan:
         return self.rates[run.cell]
 
     def tasks(self, table: str) -> list[str]:
+        """The tasks of a table's own suite; `scored` has those of the suites beside it too."""
         return self.catalog.suites[self.experiment.tables[table].suite].tasks
 
     def scored(self, table: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ LOCAL = ("arrow", "csv", "json", "parquet", "text")  # values of dataset_path th
 
 
 def shipped() -> Path:
-    """The folder of the tasks that come with lm-eval."""
+    """The folder of the tasks that come with lm-eval. Raises UserError where it isn't installed."""
     spec = find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("lm_eval: the package is not installed; install it with: pip install lm-eval")

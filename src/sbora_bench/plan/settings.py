@@ -89,6 +89,7 @@ def run_settings(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def settings_hash(plan: Plan, run: Run) -> str:
+    """SHA-256 of all settings of a run (`run_settings`), as its scores hold it."""
     return hash_of(run_settings(plan, run))
 
 
@@ -100,4 +101,5 @@ def training_settings(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def training_hash(plan: Plan, run: Run) -> str:
+    """SHA-256 of the settings that a run's training depends on (`training_settings`)."""
     return hash_of(training_settings(plan, run))

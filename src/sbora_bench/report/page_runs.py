@@ -103,6 +103,7 @@ def _average(values: list[float], metric: Metric | None) -> str:
 
 
 def score_line(title: str, score: TaskScore) -> list[str]:
+    """A task's title, score, interval over the items, standard error, number of items and metric, as text."""
     stderr, low, high = over_items(score)
     text, interval = score.measured.text, score.measured.interval_text(low, high)
     return [title, text(score.value), interval, text(stderr), f"{score.n:,}", score.shown_metric]

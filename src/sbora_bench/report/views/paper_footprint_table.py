@@ -50,6 +50,7 @@ def agreement(count: int, reported_millions: float) -> str:
 
 
 def title_of(section: dict[str, Any], name: str) -> str:
+    """The title of a catalog's entry, or its name where the catalog no longer has it."""
     return section[name].title if name in section else name
 
 
