@@ -98,9 +98,9 @@ def measured_speed(plan: Plan, cell: Cell, cache: Path) -> dict[str, Any]:
 
 def shallow(catalog: Catalog, model: str) -> tuple[Catalog, str]:
     """(catalog with the model cut to its first layers, its name there)."""
-    from sbora_bench.inputs.models.config import cut, read_config
+    from sbora_bench.inputs.models.config import first_layers, read_config
 
-    values = cut(read_config(catalog, model), LAYERS).to_dict()
+    values = first_layers(read_config(catalog, model), LAYERS).to_dict()
     entry = ModelEntry(title=model, source=FolderSource(kind="folder", path=""), architecture=values)
     name = f"{model}.shallow"
     return catalog.model_copy(update={"models": catalog.models | {name: entry}}), name

@@ -13,7 +13,7 @@ from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.meta_twin import build, build_base
 from sbora_bench.inputs.method_hooks import changes_base
-from sbora_bench.inputs.models.config import added_rows, cut, read_config
+from sbora_bench.inputs.models.config import added_rows, first_layers, read_config
 from sbora_bench.inputs.models.sources import named_source
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
@@ -143,7 +143,7 @@ def counts_of_layers(
     """
     config = read_config(catalog, model)
     layers = config.get_text_config().num_hidden_layers
-    small = cut(config, 2)
+    small = first_layers(config, 2)
     small.get_text_config().vocab_size = VOCABULARY
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(small.get_text_config(), key, None)

@@ -14,7 +14,7 @@ from sbora_bench.cost.roofline import CONTEXT_GIB, GIB, room, work_of
 from sbora_bench.cost.traced_step import trace_generation
 from sbora_bench.errors import UserError
 from sbora_bench.inputs.meta_twin import build, build_base, build_scored, targeted
-from sbora_bench.inputs.models.config import cut, positions_of, read_config
+from sbora_bench.inputs.models.config import first_layers, positions_of, read_config
 from sbora_bench.inputs.models.scored_rows import numbered
 from sbora_bench.plan.catalog import Catalog, DeviceEntry
 from sbora_bench.plan.method_entry import MethodEntry
@@ -99,7 +99,7 @@ def targets(
         return wanted if wanted == ALL else [name for name in wanted.split(",") if name]
     if "$target_modules" not in method.arguments.values() or request.rank is None:
         return protocol.target_modules
-    base = build_base(cut(config, 1), protocol)
+    base = build_base(first_layers(config, 1), protocol)
     return protocol.target_modules if any(targeted(base, method, request.rank, protocol)) else ALL
 
 

@@ -20,7 +20,7 @@ from sbora_bench.errors import UserError, in_a_line, one_of
 from sbora_bench.files import content_sha256, hash_of, write_json
 from sbora_bench.hub import Unreachable
 from sbora_bench.inputs.adapters import adapter_config, merged
-from sbora_bench.inputs.models.config import added_rows, config_from, cut
+from sbora_bench.inputs.models.config import added_rows, config_from, first_layers
 from sbora_bench.inputs.models.sources import Folder, Source, source_of
 from sbora_bench.inputs.models.weights import (
     check_tensors,
@@ -254,7 +254,7 @@ def shortest(config: "PretrainedConfig", method: MethodEntry) -> "PretrainedConf
     layers = set(getattr(text, "layer_types", None) or [])
     told_apart = len(layers) > 1 or any("expert" in key for key in text.to_dict())  # the first layers may have none
     if not told_apart and not any(part in key for key in method.arguments for part in LAYERED):
-        return cut(config, 1)
+        return first_layers(config, 1)
     return config
 
 

@@ -44,7 +44,7 @@ def positions_of(values: dict[str, Any]) -> int | None:
     return positions_of(text) if own is None and isinstance(text, dict) else own
 
 
-def cut(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":
+def first_layers(config: "PretrainedConfig", layers: int) -> "PretrainedConfig":
     """A copy of `config` with no more than the first `layers` layers."""
     values = config.to_dict()
     cut_config = type(config).from_dict(values)
