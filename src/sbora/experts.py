@@ -36,6 +36,20 @@ class ParamWrapper(SboraLinear):
 
     region_class = ParameterRegion
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to be put into itself, where the search for the base layer would never end: so PEFT's LoRA would be put
+        over a parameter that is adapted already.
+
+        Raises:
+            TypeError: it would be.
+        """
+        if name == "base_layer" and any(module is self for module in value.modules()):
+            raise TypeError(
+                f"SBoRA adapts the parameter {self.parameter_name!r} already, and another of PEFT's methods cannot be put "
+                "over it: merge and unload SBoRA first, or leave the parameter out of target_parameters."
+            )
+        super().__setattr__(name, value)
+
     def _measure(self, base_layer: nn.Module, parameter_name: str) -> None:  # type: ignore[override]
         self.parameter_name = parameter_name
         parameter = self.base_weight()

@@ -7,7 +7,7 @@ from functools import partial
 import accelerate
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -538,6 +538,19 @@ def test_experts_that_lora_adapts_already_are_refused(variant):
     assert {name for name, _ in lora.named_modules()} == names
     merged = lora.merge_and_unload()
     assert len(_wrappers(get_peft_model(merged, SboraConfig(target_parameters=PARAMETERS, **settings)))) == 2
+
+
+@pytest.mark.parametrize("parameters", [PARAMETERS, PARAMETERS[:1]])
+@pytest.mark.parametrize("put", [get_peft_model, lambda model, config: inject_adapter_in_model(config, model, "other")])
+@VARIANTS
+def test_lora_over_experts_that_are_adapted_is_refused(variant, put, parameters):
+    """PEFT would put the innermost layer's adapter around the outermost layer, a circle."""
+    model = _adapt(_base("qwen3"), variant=variant, target_parameters=parameters)
+    names, expected = {name for name, _ in model.named_modules()}, model(IDS).logits
+    with pytest.raises(TypeError, match="SBoRA adapts the parameter 'gate_up_proj' already"):
+        put(model.base_model.model, LoraConfig(target_parameters=parameters, target_modules=[]))
+    assert {name for name, _ in model.named_modules()} == names
+    assert torch.equal(model(IDS).logits, expected)
 
 
 def test_a_layer_is_shown_under_the_package_s_name():
