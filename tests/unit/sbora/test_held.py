@@ -271,3 +271,33 @@ def test_a_storage_that_is_kept(toy, kind):
     base.forward = forward
     model(X)
     assert torch.equal(torch.empty(0).set_(kept[0]).view(3, 30), toy.lin(X))
+
+
+class _IntoNumpy(torch.autograd.Function):
+    """x weight^T, and the gradient of x, in memory of numpy's."""
+
+    @staticmethod
+    def forward(ctx, x, weight, output, gradient):
+        ctx.save_for_backward(weight)
+        ctx.gradient = gradient
+        output[:] = (x @ weight.t()).numpy()
+        return torch.from_numpy(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        ctx.gradient[:] = (grad @ weight).numpy()
+        return torch.from_numpy(ctx.gradient), None, None, None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_that_torch_only_borrows(toy, kind):
+    """Of numpy, DLPack, another process: nobody counts who holds it."""
+    model = _adapted(toy, kind, target_modules=["lin"])
+    base = model.base_model.model.lin.base_layer
+    output, gradient = torch.empty(3, 30).numpy().copy(), torch.empty(3, 20).numpy().copy()
+    base.forward = lambda x: _IntoNumpy.apply(x, base.weight, output, gradient)
+    y = model.base_model.model.lin(X.clone().requires_grad_() * 1)
+    assert torch.equal(torch.from_numpy(output), X @ base.weight.t())
+    y.backward(torch.ones(3, 30))
+    assert torch.equal(torch.from_numpy(gradient), torch.ones(3, 30) @ base.weight)
