@@ -37,16 +37,16 @@ class ParamWrapper(SboraLinear):
     region_class = ParameterRegion
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse to be put into itself, where the search for the base layer would never end: so PEFT's LoRA would be put
-        over a parameter that is adapted already.
+        """Refuse to be put into itself, as PEFT's LoRA over the same parameter would do: the search for the base layer
+        would never end.
 
         Raises:
-            TypeError: it would be.
+            TypeError: the value holds this layer.
         """
         if name == "base_layer" and any(module is self for module in value.modules()):
             raise TypeError(
-                f"SBoRA adapts the parameter {self.parameter_name!r} already, and another of PEFT's methods cannot be put "
-                "over it: merge and unload SBoRA first, or leave the parameter out of target_parameters."
+                f"SBoRA adapts the parameter {self.parameter_name!r} already, and another of PEFT's methods cannot be "
+                "put over it: merge and unload SBoRA first, or leave the parameter out of target_parameters."
             )
         super().__setattr__(name, value)
 

@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_map_only
 
 from . import functional
-from .ownership import are_a_gradients, counts, results_are_kept
+from .ownership import are_a_gradients, are_a_results, counts
 
 
 @dataclass(eq=False)
@@ -234,7 +234,7 @@ class Operand:
 
         Args:
             x: rows, (..., c).
-            multiply: (rows, W) -> rows W, in memory of its own; a matrix of each expert stands for W, too.
+            multiply: (rows, W) -> rows W; a matrix of each expert stands for W, too.
             place: index sets of the experts -> of the rows.
         """
         natural, plain, parts = self._natural(), functional.plain(), []
@@ -249,7 +249,7 @@ class Operand:
                 z = multiply(F.dropout(x, adapter.dropout) if adapter.dropout else x, matrix)
                 parts.append((z, None, index, adapter.scaling))
         y = multiply(x, self._weight())
-        in_place = not plain and not results_are_kept()
+        in_place = not plain and are_a_results(counts(y))
         for z, matrix, index, scaling in parts:
             if index is None:
                 update = multiply(z.to(y.dtype), matrix.to(y.dtype))

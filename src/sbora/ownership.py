@@ -33,7 +33,7 @@ def counts(tensor: Tensor) -> Counts:
         storage = tensor.untyped_storage()
     except NotImplementedError:  # batched or otherwise wrapped by a transform
         return UNKNOWN
-    if results_are_kept() or not storage.resizable():  # of memory that is not PyTorch's own, nobody knows who else has it
+    if results_are_kept() or not storage.resizable():  # borrowed, and perhaps held by numpy or another process
         return UNKNOWN
     in_storage = sys.getrefcount(storage) + torch._C._storage_Use_Count(storage._cdata)
     counts = sys.getrefcount(tensor), tensor._use_count(), in_storage

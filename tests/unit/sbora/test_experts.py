@@ -348,6 +348,33 @@ def test_selective_checkpoints_that_save_products(variant, implementation):
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
 
 
+class Products(TorchDispatchMode):
+    """Holds all products that are made, beside copies of what they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.pairs = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        if operator in (torch.ops.aten._grouped_mm.default, torch.ops.aten.bmm.default):
+            self.pairs.append((result, result.clone()))
+        return result
+
+
+@pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("variant", ["lora", "fa", "fb"])
+def test_products_that_somebody_holds_stay_as_they_were(variant, implementation):
+    base = _base("qwen3", implementation)
+    if variant == "lora":
+        model = get_peft_model(base, LoraConfig(target_parameters=PARAMETERS, target_modules=[]))
+    else:
+        model = _adapt(base, variant=variant)
+    with Products() as held:
+        model(IDS)
+    assert held.pairs and all(torch.equal(*pair) for pair in held.pairs)
+
+
 @VARIANTS
 def test_gradients_of_single_samples(variant):
     """By torch.func, whose transforms PEFT's LoRA on parameters doesn't get through."""
