@@ -67,7 +67,8 @@ class SboraLayer(BaseTunerLayer):
         self._replaced_quantized: dict[str, tuple] = {}
         self._train_merged = False
         self._writes = 0  # how often the merged region has been written in that mode
-        self._merged_index: tuple[Tensor, int] | None = None
+        self._merged_index: _Noted | None = None
+        self._merged_base: _Noted | None = None
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
@@ -293,6 +294,8 @@ class SboraLinear(nn.Module, SboraLayer):
                         raise merge_order.changed_since(name)
                     merge_order.check_untouched(name, self._read_region(weight, name, index), replaced.written)
                     merge_order.forget(part, replaced.merge)
+                else:
+                    self._check_base_untouched()
                 del self._replaced[name]
                 write_back(stored, self._write_region(weight, name, index, replaced.values.to(weight)))
             self.merged_adapters.pop()
@@ -300,7 +303,23 @@ class SboraLinear(nn.Module, SboraLayer):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for replaced in self._replaced.values():
             replaced.apply(fn)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        self._note_base()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._note_base()  # a copy has a weight of its own
+
+    def _note_base(self) -> None:
+        self._merged_base = self._merged_base and _note(self.base_weight())
+
+    def _check_base_untouched(self) -> None:
+        if self.merged and not _is_as_noted(self.base_weight(), self._merged_base):
+            raise RuntimeError(
+                f"The base weight was written to or replaced while adapter {self.merged_adapters[0]!r} was merged into "
+                "it (train_merged), and what it was without is lost: load the base anew, after train_merged(False)."
+            )
 
     def _merged_below(self) -> list[list[str]]:
         """The merged adapters of each layer of adapters on the same weight between this one and the base."""
@@ -380,35 +399,36 @@ class SboraLinear(nn.Module, SboraLayer):
         name = names[0]
         region = self.sbora_weight.region(name)
         y_of = lambda x: self.base_layer(x, *args, **kwargs)  # noqa: E731
-        return region(x, below=y_of, merging=partial(self._write_merged, name))
+        return region(x, below=y_of, merging=partial(self._write_merged, name, self.base_weight()))
 
-    def _write_merged(self, name: str, weight: Tensor, scaling: float, written: int | None = None) -> int:
+    def _write_merged(self, name: str, base: Tensor, weight: Tensor, scaling: float, written: int | None = None) -> int:
         """Let the base weight hold the sum of itself and one adapter, before a pass or before its backward.
 
         Args:
-            weight, scaling: the adapter's, at the pass.
+            base, weight, scaling: the base weight, and the adapter's, at the pass.
             written: what the pass got back from here; nothing is done if nothing was written since.
 
         Raises:
-            RuntimeError: the mode was left since the pass.
+            RuntimeError: the mode was left since the pass, or the base weight replaced or written to by others.
         """
+        if written is not None and (not self._train_merged or base is not self.base_weight()):
+            raise RuntimeError(
+                f"The base weight was merged with adapter {name!r} in the forward pass and has been replaced or "
+                "unmerged for good (train_merged(False), merge, unload) before the backward pass, whose gradients "
+                "would be wrong."
+            )
         if written is not None and written == self._writes and self.merged_adapters == [name]:
             return written
-        if written is not None and not self._train_merged:
-            raise RuntimeError(
-                f"The base weight was merged with adapter {name!r} in the forward pass and has been unmerged for good "
-                "(train_merged(False), merge, unload) before the backward pass, whose gradients would be wrong."
-            )
+        self._check_base_untouched()
         index = self.sbora_index[name]
-        at = self._merged_index
-        if self.merged_adapters != [name] or at is None or at[0] is not index or at[1] != _version(index):
+        if self.merged_adapters != [name] or not _is_as_noted(index, self._merged_index):
             if self.merged:
                 self.unmerge()
             self._merge_one(name)
-            self._merged_index = index, _version(index)
+            self._merged_index, self._merged_base = _note(index), _note(base)
         replaced = self._replaced[name]
         merged = self._add_to_region(replaced.values, name, weight, scaling)
-        self._write_region(self.base_weight().data, name, replaced.index, merged)
+        self._write_region(base.data, name, replaced.index, merged)
         self._writes += 1
         return self._writes
 
@@ -470,5 +490,12 @@ def runs_on(module: nn.Module, device: torch.device | None) -> torch.device | No
     return torch.device("cpu" if hook.execution_device is None else hook.execution_device)
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+_Noted = tuple[Tensor, int]  # a tensor, and how often it had been written to
+
+
+def _note(tensor: Tensor) -> _Noted:
+    return tensor, 0 if tensor.is_inference() else tensor._version
+
+
+def _is_as_noted(tensor: Tensor, noted: _Noted | None) -> bool:
+    return noted is not None and tensor is noted[0] and noted[1] == _note(tensor)[1]

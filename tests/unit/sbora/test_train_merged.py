@@ -1,12 +1,14 @@
 """Training on the merged weight: the same training, and the base comes back bit for bit."""
 
 import copy
+import pickle
 import tempfile
 
 import pytest
 import torch
 from accelerate import cpu_offload
 from peft import get_peft_model
+from torch import nn
 
 from sbora import SboraConfig, SboraLayer
 
@@ -228,11 +230,66 @@ def _loaded(model, x):
     model.load_state_dict({n: t + 1 if t.is_floating_point() else t for n, t in model.state_dict().items()})
 
 
-@pytest.mark.parametrize("between", [_left, _merged_for_good, _unloaded, _stepped, _loaded], ids=lambda f: f.__name__)
+def _assigned(model, x):
+    model.load_state_dict({n: t.clone() for n, t in model.state_dict().items()}, assign=True)
+
+
+STALE = [_left, _merged_for_good, _unloaded, _stepped, _loaded, _assigned]
+
+
+@pytest.mark.parametrize("between", STALE, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_makes_a_backward_stale_is_refused(toy, adapt, variant, between):
     with pytest.raises(RuntimeError, match="unmerged for good|modified by an inplace operation"):
         _gradients(toy, adapt, variant, between, True)
+
+
+def _loaded_alone(base):
+    base.load_state_dict({name: t + 1 for name, t in base.state_dict().items()})
+
+
+def _written_to(base):
+    with torch.no_grad():
+        base.weight.mul_(2)
+
+
+def _replaced(base):
+    base.weight = nn.Parameter(base.weight.detach() + 1, requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [_loaded_alone, _written_to, _replaced], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_base_weight_that_is_changed_between_passes_is_refused(toy, adapt, variant, change):
+    """What it would be without the adapter is not known any more."""
+    model = adapt(toy, variant=variant)
+    model.base_model.train_merged()
+    model(torch.ones(3, 20))
+    change(model.base_model.model.lin.base_layer)
+    for go_on in (lambda: model(torch.ones(3, 20)), lambda: model.base_model.train_merged(False), model.state_dict):
+        with pytest.raises(RuntimeError, match="written to or replaced while adapter 'default' was merged into it"):
+            go_on()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [copy.deepcopy, lambda model: model.double().float(), lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copied", "cast", "pickled"],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_copies_and_casts_between_passes_go_on(toy, adapt, variant, change, overwrite):
+    model, x = adapt(toy, variant=variant), torch.linspace(-1, 1, 60).view(3, 20)
+    expected, base = model(x), _base_weights(model)
+    model.base_model.train_merged()
+    model(x)
+    torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+    try:
+        model = change(model)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    torch.testing.assert_close(model(x), expected)
+    model.base_model.train_merged(False)
+    assert all(torch.equal(weight, base[name]) for name, weight in _base_weights(model).items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
