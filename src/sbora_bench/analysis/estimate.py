@@ -9,6 +9,7 @@ that with three seeds, and 9 times with four.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,12 @@ class Estimate:
     def p(self, mean_if_null: float = 0.0) -> float | None:
         """Two-sided, of the mean's being `mean_if_null`."""
         return None if self.error is None else self._level(abs(self.mean - mean_if_null) / self.error)
+
+    @cached_property
+    def p_both(self) -> float | None:
+        """`p` of several seeds: None for one, 1 where nothing varies and so nothing can be shown."""
+        p = self.p()
+        return None if self.n < 2 else 1.0 if p is None else p
 
     def p_above(self, mean_if_null: float) -> float | None:
         """One-sided, of the mean's not being above `mean_if_null`."""

@@ -11,7 +11,8 @@ import numpy as np
 from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.learning_rates import picked
 from sbora_bench.analysis.measures import LIKELIHOOD, Measure, loss_measure, suite_measure
-from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, judged, task_pairs
+from sbora_bench.analysis.paired_arrays import CellItems
+from sbora_bench.analysis.pairs import Pair, average_pairs, items_by_cell, judged, task_pairs
 from sbora_bench.analysis.statistics import Summary, seed_summary, share_summary
 from sbora_bench.plan.runs import Cell, Run
 from sbora_bench.results.read import Results

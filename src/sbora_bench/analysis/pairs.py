@@ -7,25 +7,21 @@ only by the second. Which pairs these are was not declared before, so they are e
 false-discovery rate over the pairs of a table. What an experiment declares is decided by sequential.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from sbora_bench.analysis.estimate import Estimate, estimate, over_seeds
-from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, paired, sign_flip
+from sbora_bench.analysis.estimate import Estimate, over_seeds, over_seeds_and_items
+from sbora_bench.analysis.paired_arrays import Arrays, Batch, CellItems, Seeds, batches
+from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, sign_flip
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.runs import Cell, CellPair, Run
 from sbora_bench.results.aggregate import value_of
 from sbora_bench.results.read import Results
-
-Values = dict[Any, float]  # item id -> what it counts: 1 or 0 where it is right or wrong
-Seeds = dict[int | None, Values]  # seed -> its items
-CellItems = dict[Cell, Seeds]
 
 
 class Outcome(Enum):
@@ -45,10 +41,10 @@ class Pair(CellPair):
     """Two tuned cells of one model, what they have in common, and what the tests say of the first over the second.
 
     Scores and their difference are in the metric's own direction. `p`: over the items; `over`: the difference over
-    seeds and items together; `p_seeds`: over the seeds on these items, None for one seed and without a spread. `pairs`,
-    `only_a`, `only_b`: of one task, items under a seed each, and those that one cell alone got right; `tasks`, `items`
-    and the bootstrap's 95 % interval over the items: of an average. `q`, `q_both`: the p over items, and over items and
-    seeds, adjusted for the family (`judged`); the second is None for one seed.
+    seeds and items together; `p_seeds`: over the seeds on these items, None for one seed and without a spread. `pairs`:
+    items under a seed each; `only_a`, `only_b`: those that one cell alone got right, where items are right or wrong.
+    `items_low`, `items_high`: the bootstrap's 95 % interval over the items, of an average. `q`, `q_both`: the p over
+    items, and over items and seeds, adjusted for the family (`judged`); the second is None for one seed.
     """
 
     equal: str
@@ -60,11 +56,11 @@ class Pair(CellPair):
     p: float
     over: Estimate
     p_seeds: float | None
-    pairs: int | None = None
+    pairs: int
+    tasks: int
+    items: int
     only_a: int | None = None
     only_b: int | None = None
-    tasks: int | None = None
-    items: int | None = None
     items_low: float | None = None
     items_high: float | None = None
     column: str = ""  # a task, `average`, or a measure's name
@@ -111,8 +107,7 @@ class Pair(CellPair):
     @property
     def p_both(self) -> float | None:
         """Over seeds and items; None for one seed, 1 where nothing varies and so nothing can be shown."""
-        p = self.over.p()
-        return None if self.seeds < 2 else 1.0 if p is None else p
+        return self.over.p_both
 
     def turned(self) -> "Pair":
         """The same seen from the second cell."""
@@ -173,22 +168,13 @@ def in_common(a: Cell, b: Cell, counts: dict[Cell, int]) -> tuple[str, float | N
 
 
 def comparable(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, str, float | None]]:
-    """Every two tuned cells that can be compared, with what `in_common` says of them."""
-    two = combinations([cell for cell in cells if not cell.is_base], 2)
-    return [(a, b, *common) for a, b in two if (common := in_common(a, b, counts))[0]]
+    """Every two of the cells that can be compared, with what `in_common` says of them."""
+    return [(a, b, *common) for a, b in combinations(cells, 2) if (common := in_common(a, b, counts))[0]]
 
 
 def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE) -> list[Pair]:
     """The pairs of one task."""
-    pairs = average_pairs([cells], counts, metric, 1, redrawn=not metric.right_or_wrong)
-    if not metric.right_or_wrong:
-        return [replace(pair, pairs=(pair.items or 0) * (1 if pair.over.fresh else pair.seeds)) for pair in pairs]
-    counted = []
-    for pair in pairs:
-        test = paired(*pooled(by_seed(cells[pair.a], cells[pair.b])))
-        of_one_task = replace(pair, pairs=test.n, only_a=test.only_a, only_b=test.only_b)
-        counted.append(replace(of_one_task, tasks=None, items=None))
-    return counted
+    return average_pairs([cells], counts, metric, 1, redrawn=not metric.right_or_wrong)
 
 
 def average_pairs(
@@ -196,69 +182,93 @@ def average_pairs(
     counts: dict[Cell, int],
     metric: Metric = SHARE,
     least: int = 2,
-    which: Callable[[list[Cell], dict[Cell, int]], list[tuple[Cell, Cell, str, float | None]]] = comparable,
     redrawn: bool = True,
 ) -> list[Pair]:
     """The pairs on the unweighted average of the tasks that both cells have, over the seeds that have them all.
 
-    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `which`:
-    cells to the pairs among them; `redrawn`: with the interval over other draws of the items, two thirds of the time.
+    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `redrawn`:
+    with the interval over other draws of the items.
     """
-    pairs, rows = [], []
-    for a, b, equal, ratio in which(list(dict.fromkeys(cell for cells in tasks for cell in cells)), counts):
-        both = [(cells[a], cells[b]) for cells in tasks if a in cells and b in cells]
-        common = [common_items(x, y) for x, y in both]
-        seeds = [seed for seed in (common[0] if common else ()) if all(seed in task for task in common)]
-        if len(both) < least or not seeds:
-            continue
-        common = [common_items(x, y, seeds) for x, y in both]
-        less = [_less(x, y, of_task, seeds) for (x, y), of_task in zip(both, common, strict=True)]
-        over = estimate(less, metric.right_or_wrong)
-        if over is None:
-            continue
-        first, second = (_mean([cells[side] for cells in both], common, seeds) for side in (0, 1))
-        of_items = [_over_their_seeds(task) for task in less]
-        averages = [float(np.mean([np.mean(list(task[seed].values())) for task in less])) for seed in seeds]
-        p, p_seeds = sign_flip([list(task.values()) for task in of_items]), over_seeds(averages).p()
-        pair = Pair(a, b, equal, ratio, metric, first, second, over.mean, p, over, p_seeds)
-        pairs.append(replace(pair, tasks=len(both), items=sum(map(len, of_items))))
-        rows.append([[value / (1 if over.fresh else len(seeds)) for value in task.values()] for task in of_items])
+    asked = comparable(_tuned(tasks), counts)
+    pairs: dict[int, Pair] = {}
+    rows: dict[int, list[np.ndarray]] = {}
+    for batch in batches(tasks, [(a, b) for a, b, _, _ in asked], least):
+        less, size = batch.less, 1 if batch.fresh else batch.seeds
+        of_items = [np.concatenate(task, axis=1) if batch.fresh else np.sum(task, axis=0) for task in less]
+        averages, first, second = _seed_averages(less), _scores(batch.first), _scores(batch.second)
+        only_a, only_b = (_right_alone(*sides) for sides in ((batch.first, batch.second), (batch.second, batch.first)))
+        for row, (place, over) in enumerate(zip(batch.places, estimates(batch, metric.right_or_wrong), strict=True)):
+            pairs[place] = Pair(
+                *asked[place],
+                metric=metric,
+                score_a=float(first[row]),
+                score_b=float(second[row]),
+                difference=over.mean,
+                p=sign_flip([task[row] for task in of_items]),
+                over=over,
+                p_seeds=over_seeds(averages[row]).p(),
+                pairs=batch.items * size,
+                only_a=int(only_a[row]) if metric.right_or_wrong else None,
+                only_b=int(only_b[row]) if metric.right_or_wrong else None,
+                tasks=len(of_items),
+                items=batch.items,
+            )
+            rows[place] = [task[row] / size for task in of_items]
+    order = sorted(pairs)
     if not redrawn:
-        return pairs
-    drawn = bootstrap_averages(rows)
-    return [replace(pair, items_low=one.low, items_high=one.high) for pair, one in zip(pairs, drawn, strict=True)]
+        return [pairs[place] for place in order]
+    drawn = bootstrap_averages([rows[place] for place in order])
+    return [
+        replace(pairs[place], items_low=one.low, items_high=one.high) for place, one in zip(order, drawn, strict=True)
+    ]
 
 
-def every_two(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, Cell, str, float | None]]:
-    """Every two tuned cells, comparable or not."""
-    return [(a, b, *in_common(a, b, counts)) for a, b in combinations([cell for cell in cells if not cell.is_base], 2)]
+def pair_estimates(tasks: Sequence[CellItems], share: bool) -> dict[tuple[Cell, Cell], Estimate]:
+    """Every two tuned cells -> the difference of the averages of the tasks that both have, over seeds and items.
+
+    `share`: of right answers. Without the rest of a `Pair`, which takes longer.
+    """
+    pairs = list(combinations(_tuned(tasks), 2))
+    made = {
+        place: over
+        for batch in batches(tasks, pairs)
+        for place, over in zip(batch.places, estimates(batch, share), strict=True)
+    }
+    return {pairs[place]: made[place] for place in sorted(made)}
 
 
-def common_items(a: Seeds, b: Seeds, seeds: Sequence[int | None] = ()) -> dict[int | None, list[Any]]:
-    """Seed -> the items that both cells have: those that all of `seeds` share, else, where items are fresh, its own."""
-    common = {seed: [item for item in a[seed] if item in b[seed]] for seed in seeds or a if seed in b}
-    common = {seed: items for seed, items in common.items() if items}
-    shared = set.intersection(*map(set, common.values())) if seeds and common else set()
-    return {seed: [item for item in items if item in shared] for seed, items in common.items()} if shared else common
+def estimates(batch: Batch, share: bool) -> list[Estimate]:
+    """Of each pair of a batch; as `estimate.estimate` of one."""
+    if batch.fresh:
+        return [replace(over_seeds(averages), fresh=True) for averages in _seed_averages(batch.less)]
+    tasks = [np.stack(task, axis=1) for task in batch.less]
+    return [over_seeds_and_items([task[row] for task in tasks], share) for row in range(len(batch.places))]
 
 
-def _less(a: Seeds, b: Seeds, common: dict[int | None, list[Any]], seeds: list[int | None]) -> Seeds:
-    return {seed: {item: a[seed][item] - b[seed][item] for item in common[seed]} for seed in seeds}
+def _tuned(tasks: Sequence[CellItems]) -> list[Cell]:
+    return [cell for cell in dict.fromkeys(cell for cells in tasks for cell in cells) if not cell.is_base]
 
 
-def _mean(cells: list[Seeds], common: list[dict[int | None, list[Any]]], seeds: list[int | None]) -> float:
-    """Over the tasks, of the mean over the seeds."""
-    tasks = list(zip(cells, common, strict=True))
-    return float(np.mean([[np.mean([cell[s][i] for i in items[s]]) for s in seeds] for cell, items in tasks]))
+def _means(values: Arrays) -> np.ndarray:
+    """Of each pair, task and seed the mean over the items: pairs x tasks x seeds."""
+    return np.stack([np.stack([array.mean(axis=1) for array in task], axis=-1) for task in values], axis=1)
 
 
-def _over_their_seeds(task: Mapping[int | None, Values]) -> Values:
-    """Item -> its difference, summed over the seeds that have it."""
-    sums: Values = {}
-    for items in task.values():
-        for item, value in items.items():
-            sums[item] = sums.get(item, 0.0) + value
-    return sums
+def _seed_averages(values: Arrays) -> np.ndarray:
+    """Of each pair and seed the mean over the tasks: pairs x seeds."""
+    return np.ascontiguousarray(_means(values).swapaxes(1, 2)).mean(axis=2)
+
+
+def _scores(values: Arrays) -> np.ndarray:
+    """Of each pair the mean over tasks and seeds."""
+    means = _means(values)
+    return means.reshape(len(means), -1).mean(axis=1)
+
+
+def _right_alone(values: Arrays, other: Arrays) -> np.ndarray:
+    """Of each pair how many items under a seed count in `values` and not in the other."""
+    both = zip(sum(values, []), sum(other, []), strict=True)
+    return np.sum([((a != 0) & (b == 0)).sum(axis=1) for a, b in both], axis=0)
 
 
 def judged(pairs: list[Pair], level: float = LEVEL) -> list[Pair]:

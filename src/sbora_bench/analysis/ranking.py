@@ -5,14 +5,17 @@ one more than the number of cells shown to be better and as many as are not show
 Economic Studies 2024: simultaneously at the tests' level). Letters: Piepho, J. Comput. Graph. Stat. 2004.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_lowercase
 
 import numpy as np
 
 from sbora_bench.analysis.collect import parameter_counts
+from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, every_two, items_by_cell
+from sbora_bench.analysis.paired_arrays import CellItems
+from sbora_bench.analysis.pairs import items_by_cell, pair_estimates
 from sbora_bench.analysis.statistics import LEVEL, Summary, holm, seed_summary, share_summary
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.runs import Cell
@@ -72,7 +75,7 @@ def ranking(tasks: list[CellItems], metric: Metric, counts: dict[Cell, int]) -> 
     """Of the cells that have every task, over the seeds in which they have them all."""
     cells = {cell: score for cell in tasks[0] if (score := _score(tasks, cell, metric)) is not None}
     order = sorted(cells, key=lambda cell: -metric.sign * cells[cell].mean)
-    better = shown_better(average_pairs(tasks, counts, metric, 1, every_two, redrawn=False))
+    better = shown_better(pair_estimates(tasks, metric.right_or_wrong), metric)
     letters = compact_letters(order, better)
     ranked = [
         Ranked(
@@ -100,11 +103,11 @@ def _score(tasks: list[CellItems], cell: Cell, metric: Metric) -> Summary | None
     return share_summary(means, sizes) if metric.is_share else seed_summary(means)
 
 
-def shown_better(pairs: list[Pair]) -> frozenset[tuple[Cell, Cell]]:
+def shown_better(differences: Mapping[tuple[Cell, Cell], Estimate], metric: Metric) -> frozenset[tuple[Cell, Cell]]:
     """Which cell is shown to be better than which, after Holm over all these pairs; one seed shows nothing."""
-    adjusted = holm([1.0 if pair.p_both is None else pair.p_both for pair in pairs])
-    shown = [pair for pair, p in zip(pairs, adjusted, strict=True) if p < LEVEL]
-    return frozenset((pair.a, pair.b) if pair.gain > 0 else (pair.b, pair.a) for pair in shown)
+    adjusted = holm([1.0 if over.p_both is None else over.p_both for over in differences.values()])
+    shown = [(pair, over) for (pair, over), p in zip(differences.items(), adjusted, strict=True) if p < LEVEL]
+    return frozenset((a, b) if metric.sign * over.mean > 0 else (b, a) for (a, b), over in shown)
 
 
 def compact_letters(order: list[Cell], better: frozenset[tuple[Cell, Cell]]) -> dict[Cell, str]:

@@ -6,7 +6,8 @@ The choice itself is made in learning_rates.py, without the test items that are 
 from dataclasses import dataclass, replace
 
 from sbora_bench.analysis.learning_rates import best_rate, held_out_score, scores_by_rate
-from sbora_bench.analysis.pairs import CellItems, Pair, average_pairs, items_by_cell, task_pairs
+from sbora_bench.analysis.paired_arrays import CellItems
+from sbora_bench.analysis.pairs import Pair, average_pairs, items_by_cell, task_pairs
 from sbora_bench.analysis.statistics import Summary, seed_summary
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.runs import Cell, Run

@@ -16,18 +16,8 @@ import numpy as np
 from sbora_bench.analysis.collect import parameter_counts
 from sbora_bench.analysis.estimate import estimate
 from sbora_bench.analysis.learning_rates import picked
-from sbora_bench.analysis.pairs import (
-    CellItems,
-    Pair,
-    Seeds,
-    Values,
-    average_pairs,
-    by_seed,
-    items_by_cell,
-    judged,
-    pooled,
-    task_pairs,
-)
+from sbora_bench.analysis.paired_arrays import CellItems, Seeds, Values
+from sbora_bench.analysis.pairs import Pair, average_pairs, by_seed, items_by_cell, judged, pooled, task_pairs
 from sbora_bench.analysis.statistics import holm, paired, sign_flip
 from sbora_bench.plan.metric import Metric
 from sbora_bench.plan.runs import Cell, Run

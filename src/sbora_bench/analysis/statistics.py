@@ -90,7 +90,7 @@ class Bootstrapped:
     p: float
 
 
-def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 0) -> list[Bootstrapped]:
+def bootstrap_averages(groups: Sequence[Sequence[Sequence[float] | np.ndarray]], seed: int = 0) -> list[Bootstrapped]:
     """Of each group the unweighted mean of the means of some rows (a task's items each), each row resampled by itself.
 
     By scipy, groups of equally long rows on the same draws; the p value is two-sided and normal, with the bootstrap's
@@ -105,14 +105,10 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
         uneven = [place for place in places if any(np.ptp(row) for row in rows[place])]
         if not uneven:
             continue
+        tasks = [np.stack(of_task) for of_task in zip(*(rows[place] for place in uneven), strict=True)]
 
-        def averages(
-            *drawn: np.ndarray, axis: int = -1, uneven: list[int] = uneven
-        ) -> np.ndarray:  # of each row the places drawn, resamples x items
-            resampled = [
-                [row.take(items).mean(axis) for row, items in zip(rows[i], drawn, strict=True)] for i in uneven
-            ]
-            return np.mean(resampled, axis=1)
+        def averages(*drawn: np.ndarray, axis: int = -1, tasks: list[np.ndarray] = tasks) -> np.ndarray:
+            return np.mean([_means_of_drawn(*of_task) for of_task in zip(tasks, drawn, strict=True)], axis=0)
 
         numbers = [np.arange(length) for length in lengths]
         resampled = stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
@@ -121,6 +117,17 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float]]], seed: int = 
             p = 2 * stats.norm.sf(abs(means[place]) / error)
             bootstrapped[place] = Bootstrapped(means[place], float(low), float(high), float(p))
     return bootstrapped
+
+
+def _means_of_drawn(rows: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Of each row (rows x items) and resample (the places drawn, resamples x items) the mean: rows x resamples.
+
+    By how often an item is drawn: one product of matrices, a tenth of the time of gathering the items.
+    """
+    resamples, items = drawn.shape
+    starts = items * np.arange(resamples)[:, None]
+    times = np.bincount((drawn + starts).ravel(), minlength=resamples * items).reshape(resamples, items)
+    return rows @ times.T.astype(float) / items
 
 
 def bootstrap_average(samples: Sequence[Sequence[float]], seed: int = 0) -> Bootstrapped:
@@ -145,7 +152,7 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def sign_flip(rows: Sequence[Sequence[float]]) -> float:
+def sign_flip(rows: Sequence[Sequence[float] | np.ndarray]) -> float:
     """Two-sided p of the mean of some rows' means: of all signs that its items' differences could have had.
 
     A row is a task's items, each its difference summed over its seeds, so that an item counts once (a cluster). Exact
@@ -160,8 +167,10 @@ def sign_flip(rows: Sequence[Sequence[float]]) -> float:
     if not len(values):
         return 1.0
     whole = values * len(rows[0])
-    if len({len(row) for row in rows}) == 1 and np.allclose(whole, np.round(whole), atol=1e-9):
-        return _whole_signs(np.abs(np.round(whole)).astype(int), abs(int(np.round(whole).sum())))
+    rounded = np.round(whole)
+    if len({len(row) for row in rows}) == 1 and np.abs(whole - rounded).max() < 1e-9:
+        sizes, counts = np.unique(np.abs(rounded).astype(int), return_counts=True)
+        return _whole_signs(tuple(sizes.tolist()), tuple(counts.tolist()), abs(int(rounded.sum())))
     total = abs(values.sum())
     if len(values) <= FEW:
         signs = np.array(np.meshgrid(*[[-1, 1]] * len(values))).reshape(len(values), -1)
@@ -169,12 +178,16 @@ def sign_flip(rows: Sequence[Sequence[float]]) -> float:
     return float(2 * special.ndtr(-total / np.sqrt((values**2).sum())))
 
 
-def _whole_signs(sizes: np.ndarray, total: int) -> float:
-    """P of a sum at least as far from 0, of whole numbers with random signs: their distributions convolved."""
+@cache  # few differ among many pairs of as many items
+def _whole_signs(sizes: tuple[int, ...], counts: tuple[int, ...], total: int) -> float:
+    """P of a sum at least as far from 0, of whole numbers with random signs: their distributions convolved.
+
+    `counts`: how many numbers are of each of the `sizes`.
+    """
     from scipy import stats
 
     chances = np.ones(1)
-    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+    for size, count in zip(sizes, counts, strict=True):
         spread = np.zeros(2 * size * count + 1)
         spread[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spread)

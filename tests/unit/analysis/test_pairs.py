@@ -79,7 +79,8 @@ def pair(p, p_both, difference=0.1, seeds=3, metric=SHARE):
     """A pair with these p values; of one seed where `p_both` is None."""
     error = None if p_both is None else abs(difference) / stats.t.isf(p_both / 2, 40)
     over = Estimate(1 if p_both is None else seeds, difference, 0.01, error, ((1.0, 40.0),))
-    return comparison.Pair(LORA, FA, "rank", None, metric, 0.5, 0.5 - difference, difference, p, over, None)
+    scores = 0.5, 0.5 - difference, difference
+    return comparison.Pair(LORA, FA, "rank", None, metric, *scores, p, over, None, pairs=150, tasks=1, items=50)
 
 
 def test_words_follow_from_items_and_seeds_together():

@@ -71,7 +71,7 @@ def test_one_seed_ranks_nobody():
     made = ranking([drawn(rng, {A: 0.9, B: 0.1}, seeds=1)], SHARE, {A: 10})
     assert [(one.first, one.last, one.letters) for one in made.cells] == [(1, 2, "a"), (1, 2, "a")]
     assert made.better == frozenset() and made.cells[0].trainable_parameters == 10
-    assert shown_better([]) == frozenset()
+    assert shown_better({}, SHARE) == frozenset()
 
 
 def test_where_the_alphabet_does_not_do_there_are_no_letters_and_no_thousands_of_groups():

@@ -78,7 +78,9 @@ def gain(outcome, difference, low=None, high=None):
     error = None if low is None else (high - low) / 2 / stats.t.ppf(0.975, 40)
     over = Estimate(1 if low is None else 3, difference, 0.01, error, ((1.0, 40.0),))
     scores = 0.5, 0.5 - difference, difference
-    return Pair(a, b, "parameters", 1.0, SHARE, *scores, 0.5, over, None, outcome=outcome)
+    return Pair(
+        a, b, "parameters", 1.0, SHARE, *scores, 0.5, over, None, pairs=300, tasks=1, items=100, outcome=outcome
+    )
 
 
 def verdicts(made, *pairs):
