@@ -7,8 +7,8 @@ from typing import Any
 
 from sbora_bench.errors import one_of
 from sbora_bench.inputs.data.examples import Example
+from sbora_bench.inputs.extraction import extract, number
 from sbora_bench.inputs.prepare import label_place, labels_of
-from sbora_bench.inputs.tasks.extraction import extract, number
 
 LETTERS = {"A", "B", "C", "D"}
 

@@ -298,7 +298,7 @@ def test_a_folder_by_its_variable(place, monkeypatch):
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (TEMPLATE | {"metric_list": [{"metric": "no-such-metric"}]}, "unknown metric of lm-eval"),
+        (TEMPLATE | {"metric_list": [{"metric": "no-such-metric"}]}, "unknown metric"),
         (
             TEMPLATE | {"metric_list": [{"metric": "f1", "aggregation": "f1"}]},
             "f1 gives no number for an item (found list): it is counted over all items at once",

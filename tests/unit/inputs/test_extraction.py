@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sbora_bench.inputs.tasks.extraction import RULES, extract, number, response
+from sbora_bench.inputs.extraction import RULES, extract, number, response
 from tests.factories.shipped import catalog
 
 

@@ -97,6 +97,19 @@ def test_it_is_scored_as_any_task(tasks, name, metrics):
     assert score.extra.keys() >= set(list(metrics)[1:])
 
 
+def test_a_metric_of_ours_is_one_of_a_task_of_ones_own(tasks):
+    keys = SUMS | {"metric_list": [{"metric": "token_f1"}], "num_fewshot": 0}
+    (tasks / "own" / "sums.yaml").write_text(yaml.safe_dump(keys))
+    metrics = {"token_f1": {"items": "values"}}
+    catalog = catalog_of(tasks, {"lm_eval": "toy_sums", "metrics": metrics, "filter": "last"})
+    task = "lm-eval-toy-sums-last"
+    config, items = prepared(catalog, task, tasks)
+    try_task(config, items, catalog.tasks[task].metrics)
+    scorer = Scorer(toy_runs.model(), toy_runs.tokenizer(), 2, 64)
+    score, _ = score_task(scorer, config, items, True, catalog.tasks[task].metrics)
+    assert score.metric == "token_f1" and 0 <= score.value <= 1
+
+
 @pytest.mark.parametrize("label", [-1, 2, "green"])
 def test_an_item_of_which_no_choice_is_right_is_refused(tasks, label):
     """lm-eval marks all answers to it as wrong: a split whose labels are hidden has -1."""
@@ -167,8 +180,11 @@ def test_data_may_be_a_folder_beside_the_task(tasks):
     [
         ({"doc_to_txt": "question"}, "unknown key of a task 'doc_to_txt', did you mean 'doc_to_text'"),
         ({"process_docs": "utils.docs"}, "process_docs: names code to run"),
-        ({"metric_list": [{"metric": "exact_mach"}]}, "unknown metric of lm-eval 'exact_mach', did you mean 'exact_ma"),
-        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "unknown metric of lm-eval 'exact_match'"),
+        ({"metric_list": [{"metric": "exact_mach"}]}, "unknown metric 'exact_mach', did you mean 'exact_ma"),
+        ({"metric_list": ["exact_match"]}, "metric_list: found 'exact_match', allowed {metric: NAME}"),
+        ({"filter_list": [SUMS["filter_list"][0], SUMS["filter_list"][0]]}, "filter_list: strict: stands twice"),
+        ({"filter_list": [{"filter": SUMS["filter_list"][0]["filter"]}]}, "filter_list: found {'filter': .*, allowed"),
+        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "unknown metric 'exact_match'"),
         ({"generation_kwargs": {"max_gen_tok": 5}}, "unknown key 'max_gen_tok', did you mean 'max_gen_toks'"),
         (
             {"filter_list": [SUMS["filter_list"][0] | {"metric_list": []}]},

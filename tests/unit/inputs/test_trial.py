@@ -133,7 +133,7 @@ def test_solved_examples_have_what_the_template_names():
         (CHOSEN, "mcc", "mcc gives no number"),
         (WRITTEN, "bleu", "bleu gives no number"),
         (WRITTEN | {"output_type": "loglikelihood"}, "perplexity", "perplexity: aggregation: allowed is mean"),
-        (WRITTEN, "exact_mach", "unknown metric of lm-eval 'exact_mach', did you mean 'exact_match'"),
+        (WRITTEN, "exact_mach", "unknown metric 'exact_mach', did you mean 'exact_match'"),
         (WRITTEN | {"output_type": "loglikelihood"}, "acc_norm", "acc_norm is not computed for loglikelihood"),
     ],
 )
@@ -171,7 +171,7 @@ def test_what_a_template_says_of_metrics_and_generation(keys, expected):
 
 def test_nothing_is_looked_for_on_the_network(monkeypatch):
     monkeypatch.setattr(registry, "get_metric", lambda *_: pytest.fail("asks the evaluate library"))
-    with pytest.raises(UserError, match="unknown metric of lm-eval"):
+    with pytest.raises(UserError, match="unknown metric"):
         tried(WRITTEN, "anls")
 
 

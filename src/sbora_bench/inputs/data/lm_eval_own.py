@@ -52,14 +52,27 @@ def check_own(keys: Mapping[str, Any], where: str | Path) -> None:
 
 
 def check_names(keys: Mapping[str, Any], where: str | Path) -> None:
-    """Raise UserError for a metric that lm-eval doesn't have, and for a key of generation that means nothing."""
-    from lm_eval.api import metrics  # noqa: F401  (registers them)
+    """Raise UserError for a metric that neither lm-eval nor the harness has, for two filters of one name, of which
+    lm-eval keeps the last, and for a key of generation that means nothing.
+    """
     from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
     from transformers import GenerationConfig
 
+    from sbora_bench.inputs import lm_eval_plugins  # noqa: F401  (registers ours and lm-eval's)
+
+    filters: set[str] = set()
+    for pipeline in keys.get("filter_list") or ():
+        name = pipeline.get("name") if isinstance(pipeline, Mapping) else None
+        if not name or not pipeline.get("filter"):
+            raise UserError(f"{where}: filter_list: found {pipeline!r:.80}, allowed {{name: NAME, filter: [...]}}")
+        if name in filters:
+            raise UserError(f"{where}: filter_list: {name}: stands twice; rename one")
+        filters.add(name)
     for entry in keys.get("metric_list") or ():
+        if not isinstance(entry, Mapping) or "metric" not in entry:
+            raise UserError(f"{where}: metric_list: found {entry!r:.80}, allowed {{metric: NAME}}, with what it takes")
         if entry["metric"] not in METRIC_REGISTRY or entry.get("hf_evaluate"):
-            raise UserError(f"{where}: metric_list: {one_of(entry['metric'], METRIC_REGISTRY, 'metric of lm-eval')}")
+            raise UserError(f"{where}: metric_list: {one_of(entry['metric'], METRIC_REGISTRY, 'metric')}")
         if entry.get("aggregation", "mean") not in AGGREGATION_REGISTRY:
             raise UserError(
                 f"{where}: metric_list: {one_of(entry['aggregation'], AGGREGATION_REGISTRY, 'aggregation')}"

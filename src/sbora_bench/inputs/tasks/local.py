@@ -25,7 +25,7 @@ def local_task(config: dict, items: list[dict]) -> "ConfigurableTask":
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers our filters and metric)
+    from sbora_bench.inputs import lm_eval_plugins  # noqa: F401  (registers our filters and metric)
 
     class LocalTask(ConfigurableTask):
         def build_all_requests(self, **arguments: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sbora_bench.errors import UserError, one_of
-from sbora_bench.inputs.tasks.extraction import RULES
+from sbora_bench.inputs.extraction import RULES
 from sbora_bench.inputs.tasks.named import named_config
 from sbora_bench.inputs.tasks.template_keys import check_keys
 from sbora_bench.plan.data_entries import TaskEntry

@@ -40,7 +40,7 @@ def try_task(config: dict[str, Any], items: list[dict[str, Any]], metrics: Mappi
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if not named:  # lm-eval's own are as they are
-        from sbora_bench.inputs.tasks import plugins  # noqa: F401  (registers ours)
+        from sbora_bench.inputs import lm_eval_plugins  # noqa: F401  (registers ours)
 
         check_names(config, where)
         check_columns(config, items, where)

@@ -8,7 +8,7 @@ from lm_eval.api import metrics  # noqa: F401  (registers the averages, which ou
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 
-from sbora_bench.inputs.tasks import extraction
+from sbora_bench.inputs import extraction
 
 
 @register_filter("response")
