@@ -77,17 +77,24 @@ def _refuse_code(folder: Path) -> None:
 
 def data_set_of(source: LmEvalSource) -> str:
     """The hub's id of a task's data set, read without lm-eval; empty where it has data files of its own."""
-    path, seen = yaml_of(source), set()
-    while path.is_file() and path not in seen:
-        seen.add(path)
-        text = path.read_text(encoding="utf-8", errors="replace")
-        stated = {
-            key: re.search(rf"""^["']?{key}["']?:\s*["']?([^\s"'#]+)""", text, re.MULTILINE)
-            for key in ("dataset_path", "include")
-        }
-        if named := stated["dataset_path"]:
-            return "" if named[1] in LOCAL else named[1]
-        if not (included := stated["include"]):
-            break
-        path = path.parent / included[1]
-    return ""
+    name = _data_set(yaml_of(source), frozenset())
+    return "" if name in LOCAL else name
+
+
+def _data_set(path: Path, above: frozenset[Path]) -> str:
+    """What a file says, else the last of those that it includes which says anything: as lm-eval has it."""
+    if path in above or not path.is_file():
+        return ""
+    named, included = (_stated_in(path, key) for key in ("dataset_path", "include"))
+    of_included = (_data_set(path.parent / name, above | {path}) for name in reversed(included))
+    return next(filter(None, (*named, *of_included)), "")
+
+
+def _stated_in(path: Path, key: str) -> list[str]:
+    """The value of a file's key, or those of a list; the rest isn't read, for lm-eval's own files name functions."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    pattern = rf"""^["']?{key}["']?:[ \t]*([^\n#]*)[^\n]*((?:\n[ \t]*-[ \t]+[^\n]*)*)"""
+    line, below = next(iter(re.findall(pattern, text, re.MULTILINE)), ("", ""))
+    listed = line.strip().removeprefix("[").removesuffix("]").split(",")
+    listed += [item.partition(" #")[0].strip().removeprefix("-") for item in below.splitlines()]
+    return [bare for value in listed if (bare := value.strip().strip("\"'"))]

@@ -18,6 +18,7 @@ from sbora_bench.inputs.tasks.templates import task_config
 from sbora_bench.inputs.tasks.trial import try_task
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.data_entries import LmEvalData, LmEvalTask
+from sbora_bench.plan.lm_eval_yaml import data_set_of
 from sbora_bench.plan.load import load_plan
 from sbora_bench.plan.settings import data_settings, settings_hash
 from sbora_bench.score.lm_eval_model import Scorer
@@ -108,6 +109,21 @@ def test_a_metric_of_ours_is_one_of_a_task_of_ones_own(tasks):
     scorer = Scorer(toy_runs.model(), toy_runs.tokenizer(), 2, 64)
     score, _ = score_task(scorer, config, items, True, catalog.tasks[task].metrics)
     assert score.metric == "token_f1" and 0 <= score.value <= 1
+
+
+@pytest.mark.parametrize("listed", [["_first.yaml", "_last.yaml"], "_both.yaml"])
+def test_the_data_set_of_a_task_is_that_of_the_last_file_it_includes(tasks, listed):
+    """As lm-eval reads it: `hub_copies` looks for that set below SBORA_DATA_ROOT."""
+    for name, keys in {
+        "_first": {"dataset_path": "org/first"},
+        "_last": {"include": "_named.yaml", "num_fewshot": 0},
+        "_named": {"dataset_path": "org/last"},
+        "_both": {"include": ["_first.yaml", "_last.yaml"]},
+        "sums": {"task": "toy_sums", "include": listed},
+    }.items():
+        (tasks / "own" / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+    source = LmEvalTask(lm_eval="toy_sums", include_path=str(tasks / "own"))
+    assert data_set_of(source) == task_keys(source)["dataset_path"] == "org/last"
 
 
 @pytest.mark.parametrize("label", [-1, 2, "green"])
