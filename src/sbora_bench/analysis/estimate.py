@@ -76,12 +76,21 @@ class Estimate:
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Of one difference a seed: the paired t. Raises ValueError for none."""
-    if not len(values):
+    return each_over_seeds(np.array([values], dtype=float))[0]
+
+
+def each_over_seeds(rows: np.ndarray) -> list[Estimate]:
+    """`over_seeds` of many: rows x seeds."""
+    n = rows.shape[1]
+    if not n:
         raise ValueError("no differences")
-    n, mean = len(values), float(np.mean(values))
+    means = rows.mean(axis=1).tolist()
     if n == 1:
-        return Estimate(n, mean)
-    sd = float(np.std(values, ddof=1))
+        return [Estimate(1, mean) for mean in means]
+    return [_of_spread(n, mean, sd) for mean, sd in zip(means, rows.std(axis=1, ddof=1).tolist(), strict=True)]
+
+
+def _of_spread(n: int, mean: float, sd: float) -> Estimate:
     if sd <= 1e-12 * max(1.0, abs(mean)):  # equal, to rounding
         return Estimate(n, mean, 0.0)
     return Estimate(n, mean, sd, sd / n**0.5, ((1.0, n - 1.0),))

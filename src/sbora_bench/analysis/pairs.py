@@ -8,15 +8,15 @@ false-discovery rate over the pairs of a table. What an experiment declares is d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import combinations
 
 import numpy as np
 
-from sbora_bench.analysis.estimate import Estimate, over_seeds, over_seeds_and_items
+from sbora_bench.analysis.estimate import Estimate, each_over_seeds, over_seeds_and_items
 from sbora_bench.analysis.paired_arrays import Arrays, Batch, CellItems, Seeds, batches
-from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, sign_flip
+from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, sign_flips
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.runs import Cell, CellPair, Run
@@ -43,8 +43,9 @@ class Pair(CellPair):
     Scores and their difference are in the metric's own direction. `p`: over the items; `over`: the difference over
     seeds and items together; `p_seeds`: over the seeds on these items, None for one seed and without a spread. `pairs`:
     items under a seed each; `only_a`, `only_b`: those that one cell alone got right, where items are right or wrong.
-    `items_low`, `items_high`: the bootstrap's 95 % interval over the items, of an average. `q`, `q_both`: the p over
-    items, and over items and seeds, adjusted for the family (`judged`); the second is None for one seed.
+    `of_items`: by task the items' differences, over their seeds, and `items_low`, `items_high` the bootstrap's 95 %
+    interval over them (`redrawn`). `q`, `q_both`: the p over items, and over items and seeds, adjusted for the family
+    (`judged`); the second is None for one seed.
     """
 
     equal: str
@@ -63,6 +64,7 @@ class Pair(CellPair):
     only_b: int | None = None
     items_low: float | None = None
     items_high: float | None = None
+    of_items: list[np.ndarray] = field(default_factory=list, repr=False, compare=False)
     column: str = ""  # a task, `average`, or a measure's name
     q: float = 1.0
     differs: bool = False
@@ -128,6 +130,7 @@ class Pair(CellPair):
             only_b=self.only_a,
             items_low=minus(self.items_high),
             items_high=minus(self.items_low),
+            of_items=[-task for task in self.of_items],
             outcome=self.outcome.turned(),
         )
 
@@ -174,7 +177,7 @@ def comparable(cells: list[Cell], counts: dict[Cell, int]) -> list[tuple[Cell, C
 
 def task_pairs(cells: CellItems, counts: dict[Cell, int], metric: Metric = SHARE) -> list[Pair]:
     """The pairs of one task."""
-    return average_pairs([cells], counts, metric, 1, redrawn=not metric.right_or_wrong)
+    return average_pairs([cells], counts, metric, 1)
 
 
 def average_pairs(
@@ -182,45 +185,45 @@ def average_pairs(
     counts: dict[Cell, int],
     metric: Metric = SHARE,
     least: int = 2,
-    redrawn: bool = True,
+    keep_items: bool = False,
 ) -> list[Pair]:
     """The pairs on the unweighted average of the tasks that both cells have, over the seeds that have them all.
 
-    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `redrawn`:
-    with the interval over other draws of the items.
+    Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `keep_items`:
+    for `redrawn`.
     """
     asked = comparable(_tuned(tasks), counts)
     pairs: dict[int, Pair] = {}
-    rows: dict[int, list[np.ndarray]] = {}
     for batch in batches(tasks, [(a, b) for a, b, _, _ in asked], least):
         less, size = batch.less, 1 if batch.fresh else batch.seeds
         of_items = [np.concatenate(task, axis=1) if batch.fresh else np.sum(task, axis=0) for task in less]
-        averages, first, second = _seed_averages(less), _scores(batch.first), _scores(batch.second)
+        first, second, p = _scores(batch.first), _scores(batch.second), sign_flips(of_items)
         only_a, only_b = (_right_alone(*sides) for sides in ((batch.first, batch.second), (batch.second, batch.first)))
+        by_seed = each_over_seeds(_seed_averages(less))
         for row, (place, over) in enumerate(zip(batch.places, estimates(batch, metric.right_or_wrong), strict=True)):
             pairs[place] = Pair(
                 *asked[place],
                 metric=metric,
-                score_a=float(first[row]),
-                score_b=float(second[row]),
+                score_a=first[row],
+                score_b=second[row],
                 difference=over.mean,
-                p=sign_flip([task[row] for task in of_items]),
+                p=p[row],
                 over=over,
-                p_seeds=over_seeds(averages[row]).p(),
+                p_seeds=by_seed[row].p(),
                 pairs=batch.items * size,
-                only_a=int(only_a[row]) if metric.right_or_wrong else None,
-                only_b=int(only_b[row]) if metric.right_or_wrong else None,
+                only_a=only_a[row] if metric.right_or_wrong else None,
+                only_b=only_b[row] if metric.right_or_wrong else None,
                 tasks=len(of_items),
                 items=batch.items,
+                of_items=[task[row] / size for task in of_items] if keep_items else [],
             )
-            rows[place] = [task[row] / size for task in of_items]
-    order = sorted(pairs)
-    if not redrawn:
-        return [pairs[place] for place in order]
-    drawn = bootstrap_averages([rows[place] for place in order])
-    return [
-        replace(pairs[place], items_low=one.low, items_high=one.high) for place, one in zip(order, drawn, strict=True)
-    ]
+    return [pairs[place] for place in sorted(pairs)]
+
+
+def redrawn(pairs: list[Pair]) -> list[Pair]:
+    """The same with the 95 % interval over other draws of the items; of pairs whose items were kept."""
+    drawn = bootstrap_averages([pair.of_items for pair in pairs])
+    return [replace(pair, items_low=one.low, items_high=one.high) for pair, one in zip(pairs, drawn, strict=True)]
 
 
 def pair_estimates(tasks: Sequence[CellItems], share: bool) -> dict[tuple[Cell, Cell], Estimate]:
@@ -240,7 +243,7 @@ def pair_estimates(tasks: Sequence[CellItems], share: bool) -> dict[tuple[Cell, 
 def estimates(batch: Batch, share: bool) -> list[Estimate]:
     """Of each pair of a batch; as `estimate.estimate` of one."""
     if batch.fresh:
-        return [replace(over_seeds(averages), fresh=True) for averages in _seed_averages(batch.less)]
+        return [replace(over, fresh=True) for over in each_over_seeds(_seed_averages(batch.less))]
     tasks = [np.stack(task, axis=1) for task in batch.less]
     return [over_seeds_and_items([task[row] for task in tasks], share) for row in range(len(batch.places))]
 
@@ -259,16 +262,16 @@ def _seed_averages(values: Arrays) -> np.ndarray:
     return np.ascontiguousarray(_means(values).swapaxes(1, 2)).mean(axis=2)
 
 
-def _scores(values: Arrays) -> np.ndarray:
+def _scores(values: Arrays) -> list[float]:
     """Of each pair the mean over tasks and seeds."""
     means = _means(values)
-    return means.reshape(len(means), -1).mean(axis=1)
+    return means.reshape(len(means), -1).mean(axis=1).tolist()
 
 
-def _right_alone(values: Arrays, other: Arrays) -> np.ndarray:
+def _right_alone(values: Arrays, other: Arrays) -> list[int]:
     """Of each pair how many items under a seed count in `values` and not in the other."""
     both = zip(sum(values, []), sum(other, []), strict=True)
-    return np.sum([((a != 0) & (b == 0)).sum(axis=1) for a, b in both], axis=0)
+    return np.sum([((a != 0) & (b == 0)).sum(axis=1) for a, b in both], axis=0).tolist()
 
 
 def judged(pairs: list[Pair], level: float = LEVEL) -> list[Pair]:

@@ -124,7 +124,7 @@ def _separation(results: Results) -> Separation:
                 differences += [replace(pair, column=task) for pair in task_pairs(cells, counts, metric)]
             shared = plan.common_metric(table)
             if shared is not None:
-                of_model = average_pairs(list(tasks.values()), counts, shared)
+                of_model = average_pairs(list(tasks.values()), counts, shared, keep_items=True)
                 averages += [replace(pair, column=AVERAGE_COLUMN) for pair in of_model]
         adjusted = holm([gain.p for gain in gains])
         all_gains += [

@@ -14,6 +14,7 @@ LEVEL = 0.05
 CONFIDENCE = 0.95  # of intervals
 RESAMPLES = 1999
 FEW = 12  # items that differ, whose signs are all tried
+TOGETHER = 500  # groups that are drawn again at a time: 8 MB a task
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,27 @@ def bootstrap_averages(groups: Sequence[Sequence[Sequence[float] | np.ndarray]],
     bootstrapped = [Bootstrapped(mean, mean, mean, 1.0) for mean in means]
     for lengths, places in _places(tuple(map(len, group)) for group in rows).items():
         uneven = [place for place in places if any(np.ptp(row) for row in rows[place])]
-        if not uneven:
-            continue
-        tasks = [np.stack(of_task) for of_task in zip(*(rows[place] for place in uneven), strict=True)]
-
-        def averages(*drawn: np.ndarray, axis: int = -1, tasks: list[np.ndarray] = tasks) -> np.ndarray:
-            return np.mean([_means_of_drawn(*of_task) for of_task in zip(tasks, drawn, strict=True)], axis=0)
-
-        numbers = [np.arange(length) for length in lengths]
-        resampled = stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
-        ends = resampled.confidence_interval
-        for place, error, low, high in zip(uneven, resampled.standard_error, ends.low, ends.high, strict=True):
-            p = 2 * stats.norm.sf(abs(means[place]) / error)
-            bootstrapped[place] = Bootstrapped(means[place], float(low), float(high), float(p))
+        for start in range(0, len(uneven), TOGETHER):
+            some = uneven[start : start + TOGETHER]
+            drawn = _redrawn_averages([rows[place] for place in some], lengths, seed)
+            ends = drawn.confidence_interval
+            for place, error, low, high in zip(some, drawn.standard_error, ends.low, ends.high, strict=True):
+                p = 2 * stats.norm.sf(abs(means[place]) / error)
+                bootstrapped[place] = Bootstrapped(means[place], float(low), float(high), float(p))
     return bootstrapped
+
+
+def _redrawn_averages(groups: list[list[np.ndarray]], lengths: tuple[int, ...], seed: int) -> Any:
+    """scipy's bootstrap of the averages of some groups, of rows of these lengths."""
+    from scipy import stats
+
+    tasks = [np.stack(of_task) for of_task in zip(*groups, strict=True)]
+
+    def averages(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:  # of each row the places drawn, resamples x items
+        return np.mean([_means_of_drawn(*of_task) for of_task in zip(tasks, drawn, strict=True)], axis=0)
+
+    numbers = [np.arange(length) for length in lengths]
+    return stats.bootstrap(numbers, averages, n_resamples=RESAMPLES, method="percentile", rng=seed)
 
 
 def _means_of_drawn(rows: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -152,25 +160,41 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def sign_flip(rows: Sequence[Sequence[float] | np.ndarray]) -> float:
+def sign_flip(rows: Sequence[Sequence[float]]) -> float:
     """Two-sided p of the mean of some rows' means: of all signs that its items' differences could have had.
 
     A row is a task's items, each its difference summed over its seeds, so that an item counts once (a cluster). Exact
     for whole numbers in rows of one length, then for one seed McNemar's test, and where few items differ; else normal
     with the variance of the signs. 1 where no item differs.
     """
+    return sign_flips([np.asarray(row, dtype=float)[None] for row in rows])[0]
+
+
+def sign_flips(tasks: Sequence[np.ndarray]) -> list[float]:
+    """`sign_flip` of many: a task is pairs x items."""
+    if len({task.shape[1] for task in tasks}) > 1:
+        return [_flipped([task[row] for task in tasks]) for row in range(len(tasks[0]))]
+    values = np.concatenate(tasks, axis=1)
+    rounded = np.round(values).astype(int)
+    whole = (np.abs(values - rounded) < 1e-9).all(axis=1)
+    sizes = [size for size in np.unique(np.abs(rounded[whole])).tolist() if size]
+    counts = np.array([(np.abs(rounded) == size).sum(axis=1) for size in sizes]).T.tolist() or [[]] * len(values)
+    totals = np.abs(rounded.sum(axis=1)).tolist()
+    return [
+        _whole_signs(tuple((size, count) for size, count in zip(sizes, counts[row], strict=True) if count), totals[row])
+        if whole[row]
+        else _flipped([task[row] for task in tasks])
+        for row in range(len(values))
+    ]
+
+
+def _flipped(rows: Sequence[np.ndarray]) -> float:
     from scipy import special
 
-    weighted = [np.asarray(row, dtype=float) / len(row) for row in rows]
-    values = np.concatenate(weighted)
+    values = np.concatenate([row / len(row) for row in rows])
     values = values[values != 0]
     if not len(values):
         return 1.0
-    whole = values * len(rows[0])
-    rounded = np.round(whole)
-    if len({len(row) for row in rows}) == 1 and np.abs(whole - rounded).max() < 1e-9:
-        sizes, counts = np.unique(np.abs(rounded).astype(int), return_counts=True)
-        return _whole_signs(tuple(sizes.tolist()), tuple(counts.tolist()), abs(int(rounded.sum())))
     total = abs(values.sum())
     if len(values) <= FEW:
         signs = np.array(np.meshgrid(*[[-1, 1]] * len(values))).reshape(len(values), -1)
@@ -179,15 +203,15 @@ def sign_flip(rows: Sequence[Sequence[float] | np.ndarray]) -> float:
 
 
 @cache  # few differ among many pairs of as many items
-def _whole_signs(sizes: tuple[int, ...], counts: tuple[int, ...], total: int) -> float:
+def _whole_signs(sizes: tuple[tuple[int, int], ...], total: int) -> float:
     """P of a sum at least as far from 0, of whole numbers with random signs: their distributions convolved.
 
-    `counts`: how many numbers are of each of the `sizes`.
+    `sizes`: each size, and how many numbers have it.
     """
     from scipy import stats
 
     chances = np.ones(1)
-    for size, count in zip(sizes, counts, strict=True):
+    for size, count in sizes:
         spread = np.zeros(2 * size * count + 1)
         spread[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spread)

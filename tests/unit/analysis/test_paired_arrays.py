@@ -8,6 +8,7 @@ import pytest
 from sbora_bench.analysis import paired_arrays, pairs, statistics
 from sbora_bench.analysis.estimate import estimate
 from sbora_bench.analysis.paired_arrays import batches, common_items
+from sbora_bench.analysis.ranking import ranking
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
 
@@ -80,12 +81,13 @@ def test_two_seeds_that_share_items_which_the_third_has_not_are_no_pair():
     assert pairs.average_pairs([cells], {}, least=1) == []
 
 
-def test_a_ranking_does_not_flip_signs_or_draw_items_again(monkeypatch):
-    from sbora_bench.analysis.ranking import ranking
-
-    for name in ("sign_flip", "bootstrap_averages"):
-        monkeypatch.setattr(pairs, name, None)
-    assert len(ranking(made(True)[1:], SHARE, {}).cells) == 7
+def test_what_nobody_reads_is_not_computed(monkeypatch):
+    """A ranking reads no test over the items; the tables of pairs no interval over other draws of them."""
+    monkeypatch.setattr(pairs, "bootstrap_averages", None)
+    tasks = made(True)[1:]
+    assert len(pairs.average_pairs(tasks, {}, least=1)) == 21
+    monkeypatch.setattr(pairs, "sign_flips", None)
+    assert len(ranking(tasks, SHARE, {}).cells) == 7
 
 
 def test_chances_of_as_many_signs_are_computed_once(monkeypatch):

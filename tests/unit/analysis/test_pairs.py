@@ -10,7 +10,6 @@ from sbora_bench.analysis import statistics
 from sbora_bench.analysis.collect import collect
 from sbora_bench.analysis.estimate import Estimate
 from sbora_bench.analysis.pairs import Outcome
-from sbora_bench.analysis.ranking import ranking
 from sbora_bench.analysis.separation import separation
 from sbora_bench.plan.metric import SHARE, Metric
 from sbora_bench.plan.runs import Cell
@@ -41,14 +40,6 @@ def test_equal_rank_equal_parameters_or_ranks_of_one_method():
     )
 
 
-def test_nothing_is_drawn_again_where_no_interval_is_shown(monkeypatch):
-    monkeypatch.setattr(comparison, "bootstrap_averages", None)
-    cells = {LORA: rights(30, 31), FA: rights(20, 22)}
-    (one,) = comparison.task_pairs(cells, COUNTS)
-    assert (one.items_low, one.items_high) == (None, None) and one.only_a == 19
-    assert len(ranking([cells], SHARE, COUNTS).cells) == 2
-
-
 def rights(*counts, of=50):
     return {seed: {item: item < count for item in range(of)} for seed, count in enumerate(counts)}
 
@@ -60,7 +51,7 @@ def test_an_average_is_over_tasks_and_paired_by_item_and_seed():
     }
     tasks["b"][LORA] |= {1: tasks["b"][LORA][0]}
     tasks["b"][FA] |= {1: {item: item == 9 for item in range(5, 10)}}  # only five items under this seed
-    (row,) = comparison.average_pairs(list(tasks.values()), COUNTS)
+    (row,) = comparison.redrawn(comparison.average_pairs(list(tasks.values()), COUNTS, keep_items=True))
     # seeds 0 and 1 have both tasks; in b, items 5 to 9 stand under both
     assert (row.tasks, row.items, row.seeds, row.equal) == (2, 55, 2, "rank")
     by_seed = [(10 / 50 + (3 - 1) / 5) / 2, (9 / 50 + (3 - 1) / 5) / 2]
@@ -130,7 +121,7 @@ def test_fresh_items_are_paired_within_their_seed():
     b = {seed: {(seed, item): float(item < 20) for item in range(50)} for seed in range(3)}
     one, two = (
         comparison.task_pairs({LORA: a, FA: b}, COUNTS)[0],
-        comparison.average_pairs([{LORA: a, FA: b}] * 2, {})[0],
+        comparison.redrawn(comparison.average_pairs([{LORA: a, FA: b}] * 2, {}, keep_items=True))[0],
     )
     assert (one.pairs, one.only_a, one.only_b, one.seeds) == (150, 33, 0, 3) and one.over.fresh
     assert one.difference == pytest.approx(11 / 50) and [one.score_a, one.score_b] == pytest.approx([31 / 50, 20 / 50])
@@ -145,7 +136,8 @@ def test_values_that_are_not_right_or_wrong_are_compared_by_a_bootstrap():
     a, b = ({seed: {item: item * slope + seed for item in range(30)} for seed in (0, 1)} for slope in (1.0, 0.9))
     (one,) = comparison.task_pairs({LORA: a, FA: b}, COUNTS, metric)
     assert one.difference == pytest.approx(0.1 * 14.5) and (one.pairs, one.only_a, one.seeds) == (60, None, 2)
-    assert one.items_low < one.difference < one.items_high and one.p < 1e-5
+    (drawn,) = comparison.redrawn(comparison.average_pairs([{LORA: a, FA: b}], COUNTS, metric, 1, keep_items=True))
+    assert drawn.items_low < one.difference < drawn.items_high and one.p < 1e-5
 
 
 def test_made_samples_say_better(made):

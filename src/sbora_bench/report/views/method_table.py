@@ -1,6 +1,6 @@
 """Which of two methods is better, at equal rank and at equal trainable parameters: `averages.csv`."""
 
-from sbora_bench.analysis.pairs import Pair
+from sbora_bench.analysis.pairs import Pair, redrawn
 from sbora_bench.analysis.separation import separation
 from sbora_bench.analysis.statistics import LEVEL
 from sbora_bench.plan.comparison import PARAMETERS_WITHIN
@@ -24,7 +24,7 @@ AVERAGE_COLUMNS += SEED_COLUMNS
 
 def averages_csv(results: Results) -> str:
     """`averages.csv`: a row a pair of cells, on the average of a table's tasks."""
-    return p_csv(AVERAGE_COLUMNS, map(pair_values, separation(results).averages))
+    return p_csv(AVERAGE_COLUMNS, map(pair_values, redrawn(separation(results).averages)))
 
 
 def method_table(results: Results, table: str) -> PrintedTable | None:
