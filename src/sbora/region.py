@@ -42,6 +42,17 @@ def draw_index(size: int, r: int, seed: int, module: str, region: tuple[int, int
     return order[:r].sort().values
 
 
+def has_sunk(index: Tensor, meant: Tensor) -> bool:
+    """Whether an index set may be an average of equal ones: each mean of equal integers is truncated, and so is right
+    or lower, and sinks again with the next. It never rises, and at decays up to 0.99995 stays within `may_sink`."""
+    sunk = meant - index
+    return bool(((sunk >= 0) & (sunk <= may_sink(meant))).all())
+
+
+def may_sink(index: Tensor) -> Tensor:
+    return 1 + index // 2048
+
+
 def spare_integers(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """What moves or casts a module's tensors, but that whole numbers stay so where it casts all to a type of floats."""
 
@@ -96,16 +107,13 @@ class Region(nn.Module):
         self.undecided = False
 
     def restore_averaged(self) -> None:
-        """Undo what averages of buffers (EMA, SWA) do to an index set: each mean of equal integers is truncated, and
-        so is right or lower, and sinks again with the next. It never rises, and at decays up to 0.99995 stays within
-        one, and one more for every 2048 that the number is high. Any other change is taken for meant."""
+        """Undo what averages of buffers (EMA, SWA) do to an index set. Any other change is taken for meant."""
         index, (copied, known, version) = self.index, self._known
         if index.is_meta or index.is_inference() or (index is known and index._version == version):
             return
         if index is known and copied.shape == index.shape:
             copied = copied.to(index.device)
-            sunk = copied - index
-            if ((sunk >= 0) & (sunk <= 1 + copied // 2048)).all():
+            if has_sunk(index, copied):
                 index.copy_(copied)
         self.keep_index()
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .region import UNDECIDED
+from .region import UNDECIDED, has_sunk, may_sink
 
 
 def watch(layer: Any) -> None:
@@ -43,7 +43,7 @@ def take_whole_numbers(layer: Any, state: dict[str, Tensor], prefix: str, *args:
         else:
             size = layer.in_features if layer.variant[name] == "fa" else layer.out_features
             drawn = layer.sbora_weight.region(name).drawn_by[-1] == "random"  # sets chosen by data are often near
-            averaged = drawn and off is not None and bool(off.any()) and _is_cut(off, size)
+            averaged = drawn and off is not None and bool(off.any()) and _is_cut(index, own.to(index.device), size)
         if averaged:
             raise ValueError(
                 f"The index set of adapter {name!r} ({prefix.rstrip('.')}) must be whole numbers, but what was loaded "
@@ -53,12 +53,11 @@ def take_whole_numbers(layer: Any, state: dict[str, Tensor], prefix: str, *args:
         state[key] = index.to(torch.int64)
 
 
-def _is_cut(off: Tensor, size: int) -> bool:
-    """Whether an index set less `off` must be its average with itself, which cast to integers is the same or one
-    lower: of other sets less than one in a million is that near."""
-    r = off.shape[-1]
-    others = (math.comb(size, r) >> r) ** (off.numel() // r)
-    return others > 10**6 and bool(((off == 0) | (off == 1)).all())
+def _is_cut(index: Tensor, own: Tensor, size: int) -> bool:
+    """Whether an index set must be an average of the own one with itself, cast to integers: of other sets less than one
+    in a million is that near."""
+    sets, near = own[..., 0].numel(), (1 + may_sink(own)).double().log().sum()
+    return has_sunk(index, own) and sets * math.log(math.comb(size, own.shape[-1])) - near > math.log(10**6)
 
 
 def restore_averaged(layer: Any, *args: Any) -> None:

@@ -176,6 +176,21 @@ def test_averages_that_were_cast_to_integers(adapt, variant):
         copy.deepcopy(model).load_state_dict(state)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_moving_averages_of_a_state_by_hand(variant):
+    """High numbers sink by more than one, where the average is kept in the state's own types."""
+    size = (32768, 4) if variant == "fa" else (4, 32768)
+    config = SboraConfig(variant=variant, r=64, target_modules=["0"])
+    model = get_peft_model(nn.Sequential(nn.Linear(*size)), config)
+    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    key = next(name for name in average if name.endswith("index"))
+    for _ in range(50):
+        average[key].copy_(0.9999 * average[key] + (1 - 0.9999) * model.state_dict()[key])
+    assert (model.state_dict()[key] - average[key]).max() > 1
+    with pytest.raises(ValueError, match="an average of different index sets"):
+        copy.deepcopy(model).load_state_dict(average)
+
+
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", VARIANTS)
