@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .ownership import are_a_gradients, are_a_results, counts
+from .ownership import are_a_gradients, are_a_results, counts, results_are_kept
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -127,11 +127,14 @@ class _AddProduct(Function):
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, scaling: float, in_place: bool) -> Tensor:
         ctx.save_for_backward(z if ctx.needs_input_grad[2] else None, weight)
         ctx.scaling = scaling
+        rows, matrix = _rows(z), weight.to(y.dtype).t()
+        if results_are_kept():  # a copy of y would be, too
+            return torch.add(y, (rows @ matrix).view(y.shape), alpha=scaling)
         if in_place:
             ctx.mark_dirty(y)
         else:
             y = y.clone(memory_format=torch.contiguous_format)  # no view, which nobody could write to
-        _rows(y).addmm_(_rows(z), weight.to(y.dtype).t(), alpha=scaling)
+        _rows(y).addmm_(rows, matrix, alpha=scaling)
         return y
 
     @staticmethod

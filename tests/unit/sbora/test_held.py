@@ -170,12 +170,14 @@ def test_an_activation_inside_of_the_base_layer(kind, activation):
         torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_selective_checkpointing_that_saves_products(toy, kind):
-    saved = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.linear.default}
+PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.linear.default}
 
+
+@pytest.mark.parametrize("saved", [PRODUCTS, None], ids=["products", "everything"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_selective_checkpointing(toy, kind, saved):
     def policy(context, operator, *args, **kwargs):
-        return CheckpointPolicy.MUST_SAVE if operator in saved else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if saved is None or operator in saved else CheckpointPolicy.PREFER_RECOMPUTE
 
     grads = []
     for contexts in (None, lambda: create_selective_checkpoint_contexts(policy)):
