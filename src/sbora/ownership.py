@@ -10,6 +10,8 @@ left alone.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -48,10 +50,22 @@ def results_are_kept() -> bool:
     return any(type(mode).__module__ == "torch.utils.checkpoint" for mode in modes)
 
 
+@contextmanager
+def _unwatched() -> Iterator[None]:
+    """Without those who would be counted, too: modes, and a debugger or profiler that looks at local variables."""
+    trace, profile = sys.gettrace(), sys.getprofile()
+    sys.settrace(None), sys.setprofile(None)
+    try:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            yield
+    finally:
+        sys.settrace(trace), sys.setprofile(profile)
+
+
 @cache
 def of_a_result() -> Counts:
     """The counts of a tensor that a function has just returned and that nobody else holds."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
+    with _unwatched():
         result = torch.empty(1, device="cpu")
         return counts(result)
 
@@ -61,7 +75,7 @@ def of_gradients() -> tuple[Counts, Counts]:
     """The counts of the first gradient that a `Function` is given, where nobody else holds it: as it comes from a
     product, and as a view of that."""
     measured: list[Counts] = []
-    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.enable_grad():
+    with _unwatched(), torch.enable_grad():
         for shape in ((2, 3), (1, 2, 3)):
             x = torch.ones(shape, device="cpu", requires_grad=True)
             first, second = _Measure.apply(x, measured)

@@ -1,5 +1,7 @@
 """What others hold is never written to: gradients, outputs of the base layer, activations, caches. As with LoRA."""
 
+import sys
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -257,6 +259,23 @@ def test_memory_that_nobody_else_holds_is_written_to(toy, monkeypatch):
     )
     layer = model.base_model.model.lin
     assert layer(X).data_ptr() == outputs[0]
+
+
+@pytest.mark.parametrize("watch", [sys.settrace, sys.setprofile])
+def test_a_debugger_that_looks_at_local_variables_is_not_counted(watch):
+    """It would stand in every later count for somebody who holds the tensor."""
+
+    def look(frame, event, arg):
+        dict(frame.f_locals)
+        return look
+
+    before = sys.gettrace() if watch is sys.settrace else sys.getprofile()
+    watch(look)
+    try:
+        measured = ownership.of_a_result.__wrapped__(), ownership.of_gradients.__wrapped__()
+    finally:
+        watch(before)
+    assert measured == (ownership.of_a_result(), ownership.of_gradients())
 
 
 @pytest.mark.parametrize("kind", KINDS)
