@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora.model import _get_encoder
 from peft.tuners.tuners_utils import (
@@ -53,6 +56,7 @@ __all__ = [
     "check_target_module_exists",
     "get_pattern_key",
     "get_quantization_kwargs",
+    "hold_when_peft_loads",
     "onload_layer",
     "merge_utils",
     "peft_type",
@@ -100,6 +104,30 @@ def register(name: str, config_cls: type, model_cls: type) -> None:
             f"two packages cannot both provide it in one process, import only one of them."
         )
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls)
+
+
+def hold_when_peft_loads(name: str, context: Callable[..., AbstractContextManager]) -> None:
+    """Make PEFT's `load_adapter`, which does not read the configuration beside a file that it loads over an adapter,
+    load a method's adapters within a context.
+
+    Args:
+        name: the method.
+        context: (model, adapter's name, the file's folder) -> the context.
+    """
+    load = PeftModel.load_adapter
+    if name in getattr(load, "held_methods", ()):
+        return
+
+    @wraps(load)
+    def hold_and_load(self: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as held:
+            if getattr(self.peft_config.get(adapter_name), "peft_type", None) == name:
+                held.enter_context(context(self, adapter_name, Path(model_id, kwargs.get("subfolder") or "")))
+            return load(self, model_id, adapter_name, *args, **kwargs)
+
+    holding: Any = hold_and_load
+    holding.held_methods = (*getattr(load, "held_methods", ()), name)
+    PeftModel.load_adapter = holding
 
 
 def check_when_transformers_loads(name: str, check: Callable[[Any, str], None]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from peft import LoraConfig
@@ -328,6 +330,27 @@ def _check_checksum(adapter_name: str, config: SboraConfig, *allowed: dict[str, 
             f"The index sets of adapter {adapter_name!r} are not those that it was saved with (index_checksum in "
             "adapter_config.json): the file was changed, or averaged with others, or belongs to another adapter."
         )
+
+
+@contextmanager
+def checksum_of_file(model: nn.Module, adapter_name: str, folder: Path) -> Iterator[None]:
+    """Have what is loaded over an adapter compared with the checksum beside the file."""
+    file, config, regions = (
+        folder / "adapter_config.json",
+        model.peft_config[adapter_name],
+        _regions(model, adapter_name),
+    )
+    loaded, new = config._loaded_checksum, [region.is_new for region in regions]
+    if file.is_file():
+        config._loaded_checksum = json.loads(file.read_text()).get("index_checksum")
+        for region in regions:
+            region.is_new = True
+    try:
+        yield
+    finally:
+        config._loaded_checksum = loaded
+        for region, was_new in zip(regions, new, strict=True):
+            region.is_new = region.is_new and was_new
 
 
 def check_loaded(model: nn.Module, adapter_name: str) -> None:

@@ -133,6 +133,26 @@ def test_a_changed_file_is_refused(tmp_path, toy, adapt, variant):
         PeftModel.from_pretrained(copy.deepcopy(toy), tmp_path)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_changed_file_is_refused_over_an_adapter_that_is_there(tmp_path, toy, adapt, variant):
+    """As the Trainer loads the best or the last checkpoint."""
+    source, model = adapt(toy, variant=variant, random_seed=5), adapt(toy, variant=variant)
+    source.save_pretrained(tmp_path)
+    model.load_adapter(tmp_path, "default")
+    assert torch.equal(model(X), source(X))
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith("sbora_index"))
+    tensors[name] = tensors[name].flip(0) // 2
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not those that it was saved with"):
+        model.load_adapter(tmp_path, "default")
+    assert torch.equal(model(X), source(X))
+    other = adapt(toy, variant=variant, random_seed=7)
+    set_peft_model_state_dict(model, get_peft_model_state_dict(other))  # which no file binds
+    assert torch.equal(model(X), other(X))
+
+
 @pytest.mark.parametrize("how", ["replaced", "another model"])
 @pytest.mark.parametrize("kind", ["lora", *VARIANTS])
 def test_a_configuration_that_was_saved_does_not_bind_other_models(tmp_path, toy, kind, how):
