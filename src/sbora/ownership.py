@@ -54,12 +54,14 @@ def results_are_kept() -> bool:
 def _unwatched() -> Iterator[None]:
     """Without those who would be counted, too: modes, and a debugger or profiler that looks at local variables."""
     trace, profile = sys.gettrace(), sys.getprofile()
-    sys.settrace(None), sys.setprofile(None)
+    sys.settrace(None)
+    sys.setprofile(None)
     try:
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             yield
     finally:
-        sys.settrace(trace), sys.setprofile(profile)
+        sys.settrace(trace)
+        sys.setprofile(profile)
 
 
 @cache
