@@ -256,7 +256,7 @@ def adapted(
         y = below(x)
     if z is None:
         z = _hidden(variant, x, weight, index, scaling, dropout)
-    in_place = not is_plain and are_a_results(counts(y)) and _takes_sums(y)
+    in_place = not is_plain and are_a_results(counts(y)) and not (y.is_leaf and y.requires_grad)
     if variant == "fa":
         z = F.dropout(z, dropout) if dropout else z
         if is_plain:
@@ -354,11 +354,6 @@ def learn(
     x = x.detach()
     kept, at = (_take(x, index), None) if variant == "fa" else (x, index)
     return _Learn.apply(y, kept, weight, at, scaling, merging)
-
-
-def _takes_sums(y: Tensor) -> bool:
-    """Whether autograd lets a sum be made in y's memory: it is neither a view nor a leaf."""
-    return y._base is None and y.is_contiguous() and not (y.is_leaf and y.requires_grad)
 
 
 def plain() -> bool:

@@ -222,6 +222,16 @@ def test_a_base_layer_that_gives_back_its_input(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_base_layer_that_gives_back_a_leaf(toy, kind):
+    """A sum in its memory is what autograd forbids."""
+    layer = _adapted(toy, kind).base_model.model.lin
+    layer.base_layer.forward = lambda x: torch.ones(3, 30, requires_grad=True)
+    x = X.clone().requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hook_on_the_trained_matrix_of_two_adapters(toy, kind):
     """The output of the adapter below is held, too."""
     held, model = Held(), _adapted(toy, kind)
