@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -126,33 +127,39 @@ def serve() -> None:
     ours = [name for name in sys.modules if name.partition(".")[0] in ("sbora", "sbora_bench")]
     assert not ours, f"imported before the fork, not from where the environment says: {ours}"
     gc.freeze()  # what was imported is no garbage
+    for finalizer in list(weakref.finalize._registry):
+        finalizer.atexit = False  # the imports' own, of which torch has hundreds: no fork undoes them
+    running: dict[int, tuple[int, socket.socket]] = {}  # what tells a program's end: its process, and who waits for it
     with socket.socket(fileno=int(sys.argv[2])) as listener:
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            client, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _answer(client)
-            client.close()
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+        while sys.stdin not in (ready := select.select([listener, sys.stdin, *running], [], [])[0]):
+            for ended in set(ready) & running.keys():
+                _answer(ended, *running.pop(ended))
+            if listener in ready:
+                client, _ = listener.accept()
+                process = os.fork()
+                if process == 0:
+                    for inherited, (_, other) in running.items():
+                        os.close(inherited)
+                        other.close()
+                    listener.close()
+                    _become(client)
+                running[os.pidfd_open(process)] = process, client
 
 
-def _answer(client: socket.socket) -> None:
-    """Run the program that is requested, in a fork, and send its exit status."""
-    size, outputs, _, _ = socket.recv_fds(client, 8, 2)
-    request = client.makefile("rb").read(int.from_bytes(size))
-    child = os.fork()
-    if child == 0:
-        client.close()
-        _become(*json.loads(request), outputs)
-    _, status = os.waitpid(child, 0)
-    client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
+def _answer(ended: int, process: int, client: socket.socket) -> None:
+    """Send the exit status of a program that has ended to who waits for it, if they still do."""
+    os.close(ended)
+    _, status = os.waitpid(process, 0)
+    with client, suppress(OSError):
+        client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(arguments: list[str], folder: str, environment: dict[str, str], outputs: list[int]) -> None:
-    """Be `python ARGUMENTS` and end as it does."""
+def _become(client: socket.socket) -> None:
+    """Be the `python ARGUMENTS` that is requested and end as it does."""
+    with client:
+        size, outputs, _, _ = socket.recv_fds(client, 8, 2)
+        request = client.makefile("rb").read(int.from_bytes(size))
+    arguments, folder, environment = json.loads(request)
     for stream, file in enumerate([os.open(os.devnull, os.O_RDONLY), *outputs]):
         os.dup2(file, stream)
         os.close(file)

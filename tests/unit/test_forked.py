@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import forked
@@ -30,6 +31,26 @@ def test_the_command_beside_the_server_runs_in_it(tmp_path):
     command = [str(Path(forked.address()).with_name("sbora-bench")), "schema"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["properties"]["tables"], done.stderr
+
+
+def test_a_program_that_waits_keeps_no_other_from_its_end(tmp_path):
+    """And each status goes to who asked for that program."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(forked.python, "-c", f"import sys; open({str(gate)!r}).read(); sys.exit(3)")
+        with gate.open("w"):
+            assert [forked.python("-c", f"raise SystemExit({status})").returncode for status in (4, 0)] == [4, 0]
+            assert not waiting.done()
+        assert waiting.result().returncode == 3
+
+
+def test_a_fork_ends_what_it_began_and_nothing_that_the_server_did():
+    """torch has hundreds of finalizers, which took most of a short program's time."""
+    program = "import tempfile, weakref; print(sum(f.atexit for f in weakref.finalize._registry));"
+    done = forked.python("-c", program + "kept = tempfile.TemporaryDirectory(); print(kept.name)")
+    inherited, folder = done.stdout.splitlines()
+    assert inherited == "0" and not Path(folder).exists()
 
 
 def test_a_process_computes_with_one_thread_unless_it_is_told_otherwise():
