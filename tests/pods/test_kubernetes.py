@@ -31,6 +31,13 @@ COMMAND = [
     *("--seconds-between-status-checks", "1"),
 ]
 PART = ("only=table=arithmetic,method=lora", "seeds=0")  # the bucket is asked for each file of the whole
+# `python -m snakemake` where the client was imported, which is when it reads KUBECONFIG
+SNAKEMAKE = """
+import os, runpy
+from kubernetes.config import kube_config
+kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ["KUBECONFIG"]
+runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
+"""
 STORE = f"/workdir/.snakemake/storage/s3/{BUCKET}/results/tiny/store"
 
 
@@ -64,8 +71,8 @@ def versioned(root):  # noqa: F811
 
 
 def told_by(command: list[str], versioned, environment: dict[str, str]) -> tuple[int, str]:
-    """Exit status and all that it said, in a process of its own: KUBECONFIG is read where the client is imported."""
-    done = subprocess.run(command, cwd=versioned.folder, env=environment, capture_output=True, text=True, check=False)
+    """Exit status and all that it said, in a fork that has the heavy imports."""
+    done = forked.python("-c", SNAKEMAKE, *command[3:], folder=versioned.folder, environment=environment)
     return done.returncode, done.stdout + done.stderr
 
 
