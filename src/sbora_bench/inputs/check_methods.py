@@ -85,7 +85,11 @@ def method_problems(plan: Plan, cache: Path = CHECKED, remember: bool = True) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         problems = list(dict.fromkeys(_problems(plan, unknown, folders)))
-        problems = problems or [problem for pair in uncounted if (problem := unequal(plan, pair))]
+        if not problems:
+            alike = {named[cell]: cell for pair in uncounted for cell in pair.cells}
+            counts = {path: one_layer_parameters(plan, cell) for path, cell in alike.items()}
+            lines = (unequal(plan, pair, [counts[named[cell]] for cell in pair.cells]) for pair in uncounted)
+            problems = list(filter(None, lines))
     if remember and not problems:
         with suppress(OSError):  # a read-only folder: checked again next time
             for cell in unknown:
@@ -219,9 +223,11 @@ def beyond_vocabulary(base: "torch.nn.Module", given: dict[str, Any], more: int)
     return ""
 
 
-def unequal(plan: Plan, comparison: Planned) -> str:
-    """Why two cells that a plan calls equal in trainable parameters are not, or nothing, also where none can count."""
-    counts = [one_layer_parameters(plan, cell) for cell in comparison.cells]
+def unequal(plan: Plan, comparison: Planned, counts: list[int | None]) -> str:
+    """Why two cells that a plan calls equal in trainable parameters are not, or nothing, also where none can count.
+
+    `counts`: what `one_layer_parameters` says of each.
+    """
     a, b = (count or 0 for count in counts)
     if not (a and b) or equal_parameters(a, b):
         return ""

@@ -3,6 +3,7 @@
 import pytest
 
 from sbora_bench.errors import UserError
+from sbora_bench.inputs import check_methods
 from sbora_bench.inputs.check_methods import method_problems, one_layer_parameters
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.metric import LOSS, SHARE
@@ -61,6 +62,20 @@ def test_equal_parameters_are_counted(tmp_path):
     problems = method_problems(plan_of((GRIDS, BOTH), compare(equal="parameters", models=["ladder-xs"])), tmp_path)
     assert len(problems) == 1 and "comparisons: ladder-xs: sbora-fa-r4 - lora-r4: equal: parameters" in problems[0]
     assert len(list(tmp_path.glob("equal-*.json"))) == 2
+
+
+def test_a_cell_of_several_comparisons_is_counted_once(tmp_path, monkeypatch):
+    """Each count builds a twin of the model."""
+    counted = []
+    monkeypatch.setattr(check_methods, "_problems", lambda *_: [])
+    monkeypatch.setattr(check_methods, "one_layer_parameters", lambda _, cell: counted.append(cell.name))
+    key, first = compare(a="sbora-fa-r8", equal="parameters")
+    _, second = compare(a="lora-r8", equal="parameters")
+    assert method_problems(plan_of((GRIDS, BOTH), (key, [*first, *second])), tmp_path) == []
+    models = ("ladder-xs", "ladder-s")
+    assert sorted(counted) == sorted(
+        f"sums-{m}-{cell}" for m in models for cell in ("lora-r4", "lora-r8", "sbora-fa-r8")
+    )
 
 
 def test_validate_says_so(workplace):  # noqa: F811
