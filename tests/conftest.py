@@ -39,6 +39,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """What is left ends with the process: pytest would search all of it for garbage, five times."""
+    gc.freeze()
+
+
 def _place(item: pytest.Item) -> int:
     if "killed_22_times" in item.name:
         return 0
