@@ -6,6 +6,7 @@ from pathlib import Path
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error
 
+DOWNLOADS = Path("resources/downloads")  # of what the hub's own cache does not hold
 CONNECT_SECONDS = 5
 # Files of tokenizers and their templates that are no JSON.
 TOKENIZER_FILES = ("tokenizer.model", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja")

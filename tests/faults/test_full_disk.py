@@ -9,7 +9,8 @@ import pytest
 from sbora_bench.cli import main as cli
 from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id, nearly_full, read_json, write_json
-from sbora_bench.inputs.data.sources import DOWNLOADS, fetch
+from sbora_bench.hub import DOWNLOADS
+from sbora_bench.inputs.data.sources import fetch
 from sbora_bench.plan.data_entries import FileData
 from sbora_bench.results import store
 from sbora_bench.train import callbacks

@@ -8,6 +8,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
+from sbora_bench.cost.roofline import GIB
 from sbora_bench.cost.storages import saved_tensors, storage_bytes, weight_tensors
 from sbora_bench.errors import UserError, in_a_line
 from sbora_bench.inputs.adapters import adapter_config, as_trained
@@ -20,7 +21,6 @@ from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 
 T = TypeVar("T")
-GIB = 2**30
 LARGEST = 4 * GIB  # bytes of layers that are built for real to be counted
 VOCABULARY = 32  # rows of embeddings that such a model has
 KEYS_AND_VALUES = {"PREFIX_TUNING", "CARTRIDGE"}  # prompts that are no tokens before the row

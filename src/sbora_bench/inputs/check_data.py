@@ -11,14 +11,14 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
-from sbora_bench.hub import Unreachable
+from sbora_bench.hub import DOWNLOADS, Unreachable
 from sbora_bench.inputs.check_items import built_in_problem, never_right, no_gold
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import ARGUMENTS
 from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import Example, check_subjects
 from sbora_bench.inputs.data.prompts import prompt_of, prompt_of_items
-from sbora_bench.inputs.data.sources import DOWNLOADS, place_of, read_examples
+from sbora_bench.inputs.data.sources import place_of, read_examples
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
 from sbora_bench.inputs.prepare import NO_LABELS, Columns, labels_of, task_row, training_row

@@ -10,9 +10,9 @@ import pytest
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import git_blob_id
-from sbora_bench.hub import Unreachable
+from sbora_bench.hub import DOWNLOADS, Unreachable
 from sbora_bench.inputs.data.flan import BUCKETS, sample
-from sbora_bench.inputs.data.sources import DOWNLOADS, fetch, read_examples
+from sbora_bench.inputs.data.sources import fetch, read_examples
 from sbora_bench.plan.data_entries import FileData, HubData
 from tests.factories import shipped
 from tests.factories.servers import served

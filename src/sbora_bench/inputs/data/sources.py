@@ -16,7 +16,7 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, git_blob_id
-from sbora_bench.hub import DATASET_FILES, Unreachable, offline, snapshot
+from sbora_bench.hub import CONNECT_SECONDS, DATASET_FILES, DOWNLOADS, Unreachable, offline, snapshot
 from sbora_bench.inputs.data import flan, standins
 from sbora_bench.inputs.data.examples import Example, check_ids, examples, jinja
 from sbora_bench.inputs.data.lm_eval_items import lm_eval_rows
@@ -24,8 +24,7 @@ from sbora_bench.inputs.data.lm_eval_tasks import task_rows
 from sbora_bench.inputs.data.own_files import Rows, read_rows, rows_without_lines
 from sbora_bench.plan.data_entries import DataEntry, FileData, HubData, LmEvalData, OwnData, SyntheticData
 
-DOWNLOADS = Path("resources/downloads")
-CONNECT_SECONDS, READ_SECONDS = 5, 60
+READ_SECONDS = 60
 
 
 def read_examples(name: str, entry: DataEntry) -> list[Example]:

