@@ -4,6 +4,8 @@
 for table in PLAN.experiment.tables:
     tokens = tokens_of_a_run(PLAN, table)
     for number, runs in enumerate(jobs(PLAN, table)):
+        # not within the message: from Python 3.12 on snakefmt takes the spaces out of a sum there
+        noun = "run" if len(runs) == 1 else "runs"
 
         rule:
             name:
@@ -30,6 +32,6 @@ for table in PLAN.experiment.tables:
                 settings=FILES.settings(runs),
                 runs=[run.name for run in runs],
             message:
-                f"{table}, {runs[0].model}: train and score {len(runs)} run{'s' * (len(runs) > 1)}; log: {{log}}"
+                f"{table}, {runs[0].model}: train and score {len(runs)} {noun}; log: {{log}}"
             shell:
                 "sbora-bench run {params.options:q} --results {params.results:q} --resources {params.resources:q} {params.runs:q} > {log:q} 2>&1"
