@@ -21,6 +21,7 @@ from sbora_bench.results.paper.reported import SUITE_OF, UNSTATED_RANK, Reported
 
 AVERAGES = ("Average", "Mean")
 SLACK = 1e-9
+DIGITS = 9  # kept of a sum: one that ends in 5 would be printed by its last bit, and Python 3.12 adds up otherwise
 Line = tuple[str, str, str, int | None]  # table, model, method, rank
 Count = Callable[[str, str, str, int], int]  # (table, model, method, rank) -> trained parameters
 
@@ -69,6 +70,10 @@ def printed_lines(rows: Sequence[Reported]) -> dict[Line, list[Reported]]:
     return lines
 
 
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), DIGITS)
+
+
 def averages(rows: Sequence[Reported]) -> Iterable[Finding]:
     """Each printed average against the mean of its line. A table has one precision, trailing zeros or not."""
     unit: dict[str, float] = {}
@@ -77,7 +82,7 @@ def averages(rows: Sequence[Reported]) -> Iterable[Finding]:
     for line in printed_lines(rows).values():
         parts = [row for row in line if row.metric not in AVERAGES]
         for row in (row for row in line if row.metric in AVERAGES):
-            mean = sum(part.value for part in parts) / len(parts)
+            mean = _mean([part.value for part in parts])
             off = abs(row.value - mean)
             half = unit[row.table]
             verdict = (
@@ -152,14 +157,14 @@ def line_value(rows: Sequence[Reported], key: Line, metric: str) -> float:
     """A line's number in `metric`; an average is recomputed."""
     line = printed_lines(rows).get(key, [])
     parts = [row for row in line if (row.metric not in AVERAGES if metric in AVERAGES else row.metric == metric)]
-    return sum(part.value for part in parts) / len(parts)
+    return _mean([part.value for part in parts])
 
 
 def gain(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iterable[Finding]:
     """The pair of lines whose difference is nearest to a claimed gain; and, if it isn't it, a pair that gives it."""
     lines = [k for k in printed_lines(rows) if k[0] == claim["table"] and claim.get("model", k[1]) == k[1]]
     pairs = [
-        (line_value(rows, of, claim["metric"]) - line_value(rows, over, claim["metric"]), of, over)
+        (round(line_value(rows, of, claim["metric"]) - line_value(rows, over, claim["metric"]), DIGITS), of, over)
         for of, over in itertools.product(lines, lines)
         if of[2] == claim["of"] and over[2] != of[2] and of[1] == over[1]
     ]
@@ -206,7 +211,7 @@ def leads(claim: dict[str, Any], rows: Sequence[Reported], count: Count) -> Iter
         group = {
             k[2]: line_value(rows, k, AVERAGES[0]) for k in lines if (k[0], k[1], k[3]) == (key[0], key[1], key[3])
         }
-        ahead = group[claim["of"]] - group[claim["over"]]
+        ahead = round(group[claim["of"]] - group[claim["over"]], DIGITS)
         best = max(group, key=group.__getitem__)
         how = f"averages recomputed; best of the group: {best} {group[best]:.2f}"
         verdict = Agreement.AGREES if ahead > 0 else Agreement.DISAGREES
@@ -227,7 +232,7 @@ def own_tables(folder: Path) -> Iterable[Finding]:
             scored = [task for task in tasks if line[task]]
             if not line["Average"] or len({line[f"{task} seeds"] for task in [*scored, "Average"]}) != 1:
                 continue
-            mean = sum(float(line[task]) for task in scored) / len(scored)
+            mean = _mean([float(line[task]) for task in scored])
             slack = half_unit(line["Average"]) + max(half_unit(line[task]) for task in scored)
             verdict = Agreement.AGREES if abs(mean - float(line["Average"])) <= slack + SLACK else Agreement.DISAGREES
             yield Finding(about_, line["Average"], f"{mean:.6f}", f"mean of {len(scored)} columns", verdict)
