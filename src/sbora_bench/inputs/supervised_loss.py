@@ -83,7 +83,8 @@ class SupervisedLoss:
             index = positions + virtual * (1 + positions // labels.shape[1])
             if self.in_chunks:
                 sums.append(self.head_loss(hidden, self.head, index, targets))
-                return hidden[:1, :1], *others
+                # one token, for the model wants logits; laid out as all there is, or torch copies the head's weight
+                return hidden.flatten(0, 1)[:1][None], *others
             sums.append(hidden.new_zeros(()))
             return hidden.flatten(0, 1).index_select(0, index)[None], *others
 

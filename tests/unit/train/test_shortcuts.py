@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BloomConfig,
     LlamaConfig,
@@ -272,6 +273,32 @@ def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypa
     """The check compares with the model's own attention; here examples' begins are lost on the way."""
     monkeypatch.setattr("sbora_bench.inputs.padding_free.places", lambda lengths, device: {})
     assert "logits beside another differ by" in take_packed_rows(base(KINDS["llama"]), [1, *range(5, 20)])
+
+
+class Products(TorchDispatchMode):
+    """The names of the products that are made of `weight`."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.memory = weight.untyped_storage().data_ptr()
+        self.made: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [tensor for tensor in args if isinstance(tensor, torch.Tensor)]
+        if func.overloadpacket.__name__.endswith("mm") and self.memory in {
+            tensor.untyped_storage().data_ptr() for tensor in tensors
+        }:
+            self.made.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
+def test_the_logits_that_the_model_wants_are_no_batch_of_products():
+    """For one, torch copies the head's weight where that is bfloat16, for half as long as a chunk's product takes."""
+    model, ids = adapted("llama").train(), torch.tensor([[1, *range(5, 16)]] * 2)
+    loss = SupervisedLoss(model, ids[0].tolist())
+    with Products(model.get_output_embeddings().weight) as products:
+        loss(model, {"input_ids": ids, "labels": ids})[0].backward()
+    assert loss.in_chunks and products.made == {"mm"}
 
 
 def test_validation_has_the_same_loss(tmp_path):
