@@ -18,9 +18,10 @@ from transformers import (
     LlamaConfig,
     MixtralConfig,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sbora_bench.errors import UserError
-from sbora_bench.inputs.padding_free import packed, take_packed_rows
+from sbora_bench.inputs.padding_free import attention, packed, take_packed_rows
 from sbora_bench.inputs.parts import Parts
 from sbora_bench.inputs.supervised_loss import (
     SupervisedLoss,
@@ -273,6 +274,36 @@ def test_an_attention_that_does_not_part_examples_is_told_by_its_logits(monkeypa
     """The check compares with the model's own attention; here examples' begins are lost on the way."""
     monkeypatch.setattr("sbora_bench.inputs.padding_free.places", lambda lengths, device: {})
     assert "logits beside another differ by" in take_packed_rows(base(KINDS["llama"]), [1, *range(5, 20)])
+
+
+def gradients(attend, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Of a query (1, 6 heads, 40 tokens, width 16), and a key and value of 2 heads, in float64; `attend` made them."""
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, 40, 16).bfloat16().to(dtype).requires_grad_() for heads in (6, 2, 2)]
+    output = attend(*states)
+    return [of.double() for of in torch.autograd.grad(output, states, torch.randn(output.shape).bfloat16().to(dtype))]
+
+
+def test_narrow_examples_attend_in_float32():
+    """Whose gradients are nearer to those of wider floats than torch's own of bfloat16, and are made sooner."""
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=3)
+    ours = functools.partial(attention, module, attention_mask=None)
+    own = functools.partial(sdpa_attention_forward, module, attention_mask=None)
+    exact, narrow, wide, theirs = (
+        gradients(lambda *states, way=way: way(*states)[0], dtype)
+        for way, dtype in ((own, torch.float64), (ours, torch.bfloat16), (ours, torch.float32), (own, torch.bfloat16))
+    )
+    for of_narrow, of_wide, of_own, of_exact in zip(narrow, wide, theirs, exact, strict=True):
+        error, their_error = ((of - of_exact).abs().max() for of in (of_narrow, of_own))
+        assert error < 0.8 * their_error and error < 0.02 * of_exact.abs().max()
+        assert torch.allclose(of_wide, of_exact, rtol=0, atol=1e-4)
+
+
+def test_attention_s_own_dropout_is_not_left_out_of_narrow_examples():
+    module = SimpleNamespace(is_causal=True)
+    states = [torch.ones(1, 2, 8, 4, dtype=torch.bfloat16)] * 3
+    assert attention(module, *states, attention_mask=None)[0].eq(1).all()
+    assert not attention(module, *states, attention_mask=None, dropout=0.5)[0].eq(1).all()
 
 
 class Products(TorchDispatchMode):
