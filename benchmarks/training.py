@@ -8,8 +8,9 @@ micro-batches by length, and those without padding, or in parts of so many token
 dropout) and with SBoRA-FA. They take turns: a round draws an update, and each way, in an order drawn anew, goes forward
 and backward through one of its micro-batches, so that other work on the machine bears on all. A way's seconds an
 example are its seconds a token that it computes, over all rounds, times the tokens that it computes for an example,
-padding among them, over all rows: few rounds are enough, and time is taken to grow as tokens do. Intervals (95 %, four
-rounds on): rounds drawn again.
+padding among them, over all rows: few rounds are enough, and time is taken to grow as tokens do. With one thread they
+are the processor's, which other work on the machine hardly changes. Intervals (95 %, four rounds on): rounds drawn
+again.
 Beside the output stands its table, as Markdown.
 Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch; `--peaks` says it and
 times nothing.
@@ -100,9 +101,10 @@ class Way:
 
     def seconds(self, rows: list[dict]) -> float:
         """Of forward and backward through a micro-batch, the adapter's gradients made anew."""
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         self.model.zero_grad()
         self.model.get_base_model().set_attn_implementation(NAME if self.protocol.padding_free else "sdpa")
-        began = time.perf_counter()
+        began = clock()
         for part in self.parts(rows):
             inputs = packed(part) if self.protocol.padding_free else part
             if self.protocol.logits == "all":
@@ -110,7 +112,7 @@ class Way:
             else:
                 loss, _ = self.supervised(self.model, inputs)
             loss.backward()
-        return time.perf_counter() - began
+        return clock() - began
 
 
 def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], shared: dict) -> dict[str, Way]:
@@ -184,8 +186,9 @@ def table(record: dict) -> PrintedTable:
         lines.append([Text(cell) for cell in cells])
     header = ["Method", "Way", "Examples a second", "Times as fast", "Interval", "Peak memory over the weights"]
     settings = record["settings"]
+    threads = "one thread, by the processor's time" if settings["threads"] == 1 else f"{settings['threads']} threads"
     notes = [
-        f"SmolLM2-135M in {settings['dtype']} on {settings['threads']} threads, rank {settings['rank']}, micro-batches"
+        f"SmolLM2-135M in {settings['dtype']} on {threads}, rank {settings['rank']}, micro-batches"
         f" of {MICRO} of math_data.json ({record['mean_length']:.0f} tokens a row); as fast and memory: against"
         f" {BASELINE}.",
         f"{record['hardware']['cpu']}; {len(record['ways'][BASELINE]['seconds_and_tokens'])} rounds.",
