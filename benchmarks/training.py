@@ -4,13 +4,13 @@
         --output results/benchmarks/training.json [--update 32] [--minutes 5.5] [--threads 2]
 
 The ways: padded rows with logits of all positions, logits of supervised positions alone, with these the update's
-micro-batches by length, and those without padding, or in parts of so many tokens; each with PEFT's LoRA (rank 32,
-dropout) and with SBoRA-FA. They take turns: a round draws an update, and each way, in an order drawn anew, goes forward
-and backward through one of its micro-batches, so that other work on the machine bears on all. A way's seconds an
-example are its seconds a token that it computes, over all rounds, times the tokens that it computes for an example,
-padding among them, over all rows: few rounds are enough, and time is taken to grow as tokens do. With one thread they
-are the processor's, which other work on the machine hardly changes. Intervals (95 %, four rounds on): rounds drawn
-again.
+micro-batches by length, and those without padding, of 16-bit weights with products in float32 too, or in parts of so
+many tokens; each with PEFT's LoRA (rank 32, dropout) and with SBoRA-FA. They take turns: a round draws an update, and
+each way, in an order drawn anew, goes forward and backward through one of its micro-batches, so that other work on the
+machine bears on all. A way's seconds an example are its seconds a token that it computes, over all rounds, times the
+tokens that it computes for an example, padding among them, over all rows: few rounds are enough, and time is taken to
+grow as tokens do. With one thread they are the processor's, which other work on the machine hardly changes. Intervals
+(95 %, four rounds on): rounds drawn again.
 Beside the output stands its table, as Markdown.
 Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch; `--peaks` says it and
 times nothing.
@@ -38,6 +38,7 @@ from sbora_bench.inputs.adapters import adapter_config, as_trained
 from sbora_bench.inputs.data.prompts import render
 from sbora_bench.inputs.padding_free import NAME, packed
 from sbora_bench.inputs.parts import parts_of
+from sbora_bench.inputs.products import products
 from sbora_bench.inputs.supervised_loss import SupervisedLoss
 from sbora_bench.plan.catalog import Catalog, load_catalog
 from sbora_bench.plan.protocol import Protocol
@@ -51,6 +52,7 @@ WAYS = {
     "logits": {"sort_by_length": False},
     "logits, sorted": {},
     "logits, sorted, padding-free": {"padding_free": True},
+    "logits, sorted, padding-free, products in float32": {"padding_free": True, "products": "float32"},
     "logits, sorted, in parts of 1,024": {"tokens_at_once": 1024},
     "logits, sorted, in parts of 512": {"tokens_at_once": 512},
 }
@@ -104,15 +106,16 @@ class Way:
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         self.model.zero_grad()
         self.model.get_base_model().set_attn_implementation(NAME if self.protocol.padding_free else "sdpa")
-        began = clock()
-        for part in self.parts(rows):
-            inputs = packed(part) if self.protocol.padding_free else part
-            if self.protocol.logits == "all":
-                loss = self.model(**inputs).loss
-            else:
-                loss, _ = self.supervised(self.model, inputs)
-            loss.backward()
-        return clock() - began
+        with products(self.model, self.protocol.products):
+            began = clock()
+            for part in self.parts(rows):
+                inputs = packed(part) if self.protocol.padding_free else part
+                if self.protocol.logits == "all":
+                    loss = self.model(**inputs).loss
+                else:
+                    loss, _ = self.supervised(self.model, inputs)
+                loss.backward()
+            return clock() - began
 
 
 def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], shared: dict) -> dict[str, Way]:
@@ -126,6 +129,8 @@ def ways(folder: Path, catalog: Catalog, tokenizer, row: list[int], shared: dict
         model.config.use_cache = False
         supervised = SupervisedLoss(model, row)
         for way, fields in WAYS.items():
+            if "products" in fields and plain.weights_dtype == "float32":
+                continue
             protocol = protocol_of(catalog, fields, shared)
             multiple = protocol.pad_to_multiple_of
             collate = DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=multiple, label_pad_token_id=IGNORED)
@@ -228,7 +233,7 @@ def main() -> None:
     }
     if arguments.peaks:
         for name, size in memory.items():
-            print(f"{name:45} {size / 2**20:7,.0f} MiB over the weights, {size / memory[BASELINE]:.2f}")
+            print(f"{name:60} {size / 2**20:7,.0f} MiB over the weights, {size / memory[BASELINE]:.2f}")
         return
     for way in made.values():  # buffers and kernels are made at the first call
         way.seconds([{key: values[:16] + values[-16:] for key, values in row.items()} for row in rows[:MICRO]])
@@ -260,7 +265,7 @@ def main() -> None:
     write_text(arguments.output.with_suffix(".md"), markdown(table(record)))
     for name, of in record["ways"].items():
         interval = "[{:.2f}, {:.2f}]".format(*of["interval"]) if "interval" in of else ""
-        print(f"{name:45} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
+        print(f"{name:60} {of['times_as_fast']:5.2f} x {interval:14} peak {record['peak_part'][name]:.2f}")
 
 
 if __name__ == "__main__":

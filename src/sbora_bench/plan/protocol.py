@@ -50,6 +50,12 @@ class Protocol(Strict):
         exclude_if=lambda tokens: not tokens,
         description="a micro-batch of more, padding among them, is trained on in parts of whole rows; 0: whole",
     )
+    products: Literal["weights", "float32"] = Field(
+        default="weights",
+        exclude_if=lambda choice: choice == "weights",
+        description="in training on a CPU, what products with frozen 16-bit weights are computed in: their own type, or"
+        " float32, which some processors take less time for; equal but for rounding",
+    )
     max_length: int = Field(ge=8, description="tokens an example may have; right-truncated")
     too_long: Literal["cut", "drop", "fail"] = Field(
         default="cut",

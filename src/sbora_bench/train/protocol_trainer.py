@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer
 
 from sbora_bench.inputs.method_hooks import optimizer_of
 from sbora_bench.inputs.parts import Parts
+from sbora_bench.inputs.products import products
 from sbora_bench.plan.method_entry import MethodEntry
 from sbora_bench.plan.protocol import Protocol
 from sbora_bench.train.callbacks import DivergenceCallback, SealCheckpointCallback, StepLogCallback, TerminationCallback
@@ -73,6 +74,10 @@ class ProtocolTrainer(InParts, PaddingFree, SupervisedOnly, ByLength, Trainer):
             self.model_accepts_loss_kwargs = False
         elif supervised is not None:
             self.model_accepts_loss_kwargs = True
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with products(self.model, self.protocol.products):
+            return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)

@@ -217,14 +217,14 @@ def test_fields_of_a_protocol_that_do_not_go_together(change, message):
 
 
 @pytest.mark.parametrize("name", sorted(shipped.catalog().protocols))
-def test_a_protocol_that_does_not_say_tokens_at_once_has_the_hash_from_before_it_could(name):
+@pytest.mark.parametrize(("field", "unsaid", "said"), [("tokens_at_once", 0, 512), ("products", "weights", "float32")])
+def test_a_protocol_that_does_not_say_a_later_field_has_the_hash_from_before_it_could(name, field, unsaid, said):
     catalog = shipped.catalog()
     plain, none, some = (
-        catalog.protocol(name, "arithmetic", own, "here")
-        for own in ({}, {"tokens_at_once": 0}, {"tokens_at_once": 512})
+        catalog.protocol(name, "arithmetic", own, "here") for own in ({}, {field: unsaid}, {field: said})
     )
-    assert "tokens_at_once" not in plain.model_dump() and hash_of(none.model_dump()) == hash_of(plain.model_dump())
-    assert some.model_dump() == plain.model_dump() | {"tokens_at_once": 512}
+    assert field not in plain.model_dump() and hash_of(none.model_dump()) == hash_of(plain.model_dump())
+    assert some.model_dump() == plain.model_dump() | {field: said}
 
 
 @pytest.mark.parametrize("name", sorted(shipped.catalog().protocols))

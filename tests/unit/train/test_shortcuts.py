@@ -128,6 +128,18 @@ def test_micro_batches_without_padding_train_the_same_adapter(kind, settings, tm
     assert ours[2].state.num_input_tokens_seen == plain[2].state.num_input_tokens_seen
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_in_float32_are_made_in_training_alone_and_train_the_same_adapter(dtype, tmp_path):
+    passes = []
+    model = adapted("llama").to(dtype)
+    frozen = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj.base_layer")
+    frozen.register_forward_pre_hook(lambda module, _: passes.append("forward" in vars(module)))
+    ours = trained(model, tmp_path / "ours", products="float32")
+    assert set(passes) == {dtype == torch.bfloat16} and "forward" not in vars(frozen)
+    plain = trained(adapted("llama").to(dtype), tmp_path / "plain")
+    assert ours[0] == pytest.approx(plain[0], rel=1e-2 if dtype == torch.bfloat16 else 0)
+
+
 AT_ONCE = 40  # of micro-batches of up to 4 x 24 tokens
 
 
