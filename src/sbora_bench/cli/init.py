@@ -2,19 +2,21 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import yaml
 
 from sbora_bench.errors import Problems, UserError, one_of
 
-# Usual names of columns -> the field that they are.
+# Usual names of columns, in small letters -> the field that they are.
 INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
 OUTPUTS = ("output", "response", "completion", "solution", "answer")
 ANSWERS = ("answer", "label", "target")
 LENGTH = 512  # tokens of a training row at most
+READ = ("id", "instruction", "input", "output", "answer", "subject")  # columns that are read by their own names
 WORD = "[A-Za-z0-9_]"  # no sign of a script that writes no spaces: there a label stands amid others
 LABELS = 10  # different answers of a file up to which they are the labels of a choice
 
@@ -92,7 +94,7 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
     if model not in catalog.models and not Path(model).exists():
         click.echo(f"note: --model {model}: no such folder or file here, so a model of the hub", err=True)
     try:
-        for path, text in zip((experiment, entries), texts, strict=True):
+        for path, text in ((experiment, texts.experiment), (entries, texts.entries)):
             path.write_text(text, encoding="utf-8")
         load_catalog.cache_clear()
         load_catalog()
@@ -104,18 +106,26 @@ def init(name: str, model: str, train: Path, tasks: str) -> None:
         loaded = checked_plan(str(experiment), methods=True)
     except UserError as error:
         raise Problems([*str(error).splitlines(), KEPT.format(experiment=experiment, entries=entries)]) from None
-    for note in notes(loaded):
+    for note in (*texts.notes, *notes(loaded)):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{experiment} and {entries}: good, {len(loaded.runs)} runs; read them, then")
     click.echo(f"snakemake --cores all --config experiment={name}")
 
 
-def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tuple[str, str]:
-    """The experiment's file and that of its entries. Raises UserError where a file or a name is no good."""
+class Texts(NamedTuple):
+    """The experiment's file, that of its entries, and what their reader should know."""
+
+    experiment: str
+    entries: str
+    notes: list[str]
+
+
+def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> Texts:
+    """What init writes and says. Raises UserError where a file or a name is no good."""
     from sbora_bench.plan.lm_eval_groups import known_to_lm_eval
 
-    rows, split = _rows(train, "train")
-    columns = split + _columns(train, rows, False)
+    training = _table(train, "train", {"instruction": INSTRUCTIONS, "output": OUTPUTS})
+    columns, notes = training.lines, training.unread()
     more: list[str] = []
     model_id = model
     if model not in catalog.models:
@@ -130,10 +140,11 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
         more.append(f"suites:\n  {suite}:\n    title: {in_yaml(tasks)}\n    tasks: [{in_yaml({'lm_eval': tasks})}]\n")
     elif Path(tasks).exists():
         suite = f"{name}-suite"
-        questions, split = _rows(Path(tasks), "test")
-        mapped = split + _columns(Path(tasks), questions, True)
-        more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{mapped}"
+        fields_of_item = {"instruction": INSTRUCTIONS, "output": OUTPUTS, "answer": ANSWERS}
+        questions = _table(Path(tasks), "test", fields_of_item)
+        more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{questions.lines}"
         more.append(_task(name, questions))
+        notes += questions.unread()
     else:
         raise UserError(
             f"--tasks: {one_of(tasks, catalog.suites, 'suite')}; or a task of lm-eval, or a file of questions"
@@ -142,7 +153,7 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> tu
     fields = {"name": name, "key": in_yaml(name), "model": model_id, "items": items, "suite": suite, "length": length}
     fields |= {"train": in_yaml(str(train.resolve())), "columns": columns, "more_data": more_data}
     shown = {"train": train.name, "shown": Path(model).name}
-    return EXPERIMENT.format(**fields | shown), CATALOG.format(**fields, more="\n" + "\n".join(more))
+    return Texts(EXPERIMENT.format(**fields | shown), CATALOG.format(**fields, more="\n" + "\n".join(more)), notes)
 
 
 def _source_of(model: str, catalog: Any) -> dict[str, Any]:
@@ -180,43 +191,73 @@ def _length(model: str, catalog: Any) -> int:
     return min(LENGTH, positions or LENGTH)
 
 
-def _rows(path: Path, split: str) -> tuple[list[Any], str]:
-    """The rows of a file or folder, of a folder with several splits those of `split`; and the line that says so."""
+class _Table(NamedTuple):
+    """Rows of a file or folder; `place`: where the row of an index stands; `mapped`: field of an example -> column."""
+
+    path: Path
+    rows: list[Any]
+    place: Callable[[int], str]
+    split: str
+    mapped: dict[str, str]
+
+    @property
+    def lines(self) -> str:
+        """Of its data entry, after the path: the split of a folder with several, and columns that have other names."""
+        renamed = any(field != column for field, column in self.mapped.items())
+        return self.split + (f"    columns: {in_yaml(self.mapped)}\n" if renamed else "")
+
+    def unread(self) -> list[str]:
+        """A note on columns that nothing reads, if there are any: choices of a question, say."""
+        left = [column for column in _columns(self.rows) if column not in (*self.mapped.values(), *READ)]
+        reader = "`columns` in Jinja, a prompt or a task of your own may read them (docs/own.md)"
+        return [f"{self.path}: columns that nothing reads: {', '.join(left)}; {reader}"] if left else []
+
+
+def _table(path: Path, split: str, fields: dict[str, tuple[str, ...]]) -> _Table:
+    """The rows of a file or folder, of a folder with several splits those of `split`; `fields`: their usual columns.
+
+    Raises UserError where there are no rows, or none of the usual columns of a field.
+    """
     from sbora_bench.inputs.data.own_files import read_rows, splits
 
     if not path.exists():
         raise UserError(f"{path}: no such file")
     several = path.is_dir() and len(splits(path)) > 1
-    rows = read_rows(path, split if several else None).values
-    if not rows or not isinstance(rows[0], dict):
+    read = read_rows(path, split if several else None)
+    if not read.values or not isinstance(read.values[0], dict):
         raise UserError(f"{path}: found no rows with named columns, allowed is a table of instruction and output")
-    return rows, f"    split: {split}\n" if several else ""
-
-
-def _columns(path: Path, rows: list[Any], scored: bool) -> str:
-    """The lines that map a file's columns to an example's fields; none where they have those names."""
-    fields = {"instruction": INSTRUCTIONS, "output": OUTPUTS} | ({"answer": ANSWERS} if scored else {})
+    present = _columns(read.values)
     mapped = {}
     for field, names in fields.items():
-        column = next((name for name in names if name in rows[0]), None)
+        exact = (column for name in names for column in present if column == name)
+        column = next(exact, next((column for name in names for column in present if column.lower() == name), None))
         if column is None:
             raise UserError(
-                f"{path}: columns: found {', '.join(rows[0])}, allowed for {field} one of {', '.join(names)};"
+                f"{path}: columns: found {', '.join(present)}, allowed for {field} one of {', '.join(names)};"
                 " rename one, or write the entry with `columns` in Jinja, as {output: '{{ messages[1].content }}'}"
             )
         mapped[field] = column
-    if all(field == column for field, column in mapped.items()):
-        return ""
-    return f"    columns: {in_yaml(mapped)}\n"
+    return _Table(path, read.values, read.place, f"    split: {split}\n" if several else "", mapped)
 
 
-def _task(name: str, questions: list[Any]) -> str:
+def _columns(rows: list[Any]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows if isinstance(row, dict) for column in row))
+
+
+def _task(name: str, questions: _Table) -> str:
     """A task over a file of questions: a number where all answers are, else one of few labels.
 
-    Raises UserError where they are neither.
+    Raises UserError where they are neither, and for a question without an answer.
     """
-    column = next(column for column in ANSWERS if column in questions[0])
-    answers = list(dict.fromkeys(str(row.get(column, "")) for row in questions))
+    column = questions.mapped["answer"]
+    for index, row in enumerate(questions.rows):
+        answer = row.get(column) if isinstance(row, dict) else None
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+            raise UserError(
+                f"{questions.path}: {questions.place(index)}: {column}: found {answer!r:.80}, allowed the right answer,"
+                " a text or a number; give the question one, or leave it out"
+            )
+    answers = list(dict.fromkeys(str(row[column]) for row in questions.rows))
     if all(re.fullmatch(r"-?[\d,]*\.?\d+", answer) for answer in answers):
         template, rule = "number", "last-number"
     elif len(answers) <= LABELS:

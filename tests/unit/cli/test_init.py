@@ -138,6 +138,35 @@ def test_what_is_no_good_is_a_line(workplace, row, options, words):  # noqa: F81
     assert all(word in message for word in words), message
 
 
+def test_columns_are_known_in_any_letters_and_in_any_row(workplace):  # noqa: F811
+    train = workplace.folder / "mine.csv"
+    train.write_text("Question,Response\nWhat is 1 + 1?,It is 2.\n")
+    questions = rows(workplace.folder, "test.jsonl", {"answer": "3", "note": 1}, {"question": "1 + 2?", "answer": "3"})
+    _, entries, _ = texts_of("mine", "ladder-xs", train, questions, load_catalog())
+    assert "columns: {instruction: Question, output: Response}" in entries
+    assert "columns: {instruction: question, output: answer, answer: answer}" in entries
+
+
+@pytest.mark.parametrize("answer", [None, "", " ", True, {"text": ["2"]}])
+def test_a_question_without_an_answer_is_refused_before_anything_is_written(workplace, answer):  # noqa: F811
+    """It was taken for a label: `None`, or an empty one, which stands in every response."""
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "response": "y"})
+    asked = [{"question": "1 + 1?", "answer": "2"}, {"question": "1 + 2?", "answer": answer}]
+    questions = rows(workplace.folder, "test.jsonl", *asked)
+    message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    assert "test.jsonl: line 2: answer: found" in message and "allowed the right answer" in message
+    assert not list(workplace.folder.rglob("mine.yaml"))
+
+
+def test_columns_that_nothing_reads_are_said(workplace):  # noqa: F811
+    """The choices of a question, which a model is not shown."""
+    train = rows(workplace.folder, "mine.jsonl", {"id": 1, "instruction": "x", "input": "z", "output": "y"})
+    questions = rows(workplace.folder, "test.jsonl", {"question": "Which?", "choices": ["a", "b"], "answer": 1})
+    status, _, err = workplace.run("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    assert status == 0 and "note: " in err and "test.jsonl: columns that nothing reads: choices;" in err
+    assert "mine.jsonl: columns" not in err
+
+
 @pytest.mark.parametrize(
     ("config", "length"),
     [
@@ -157,7 +186,7 @@ def test_rows_are_no_longer_than_the_model_s_positions(workplace, config, length
 
 def test_a_task_of_lm_eval_serves_by_its_name(workplace):  # noqa: F811
     train = rows(workplace.folder, "mine.jsonl", {"question": "x", "answer": "y"})
-    experiment, entries = texts_of("mine", "ladder-xs", Path(train), "arc_easy", load_catalog())
+    experiment, entries, _ = texts_of("mine", "ladder-xs", Path(train), "arc_easy", load_catalog())
     assert "suite: mine-suite" in experiment and "    tasks: [{lm_eval: arc_easy}]\n" in entries
     message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", "arc_eazy")
     assert "did you mean 'arc-easy'" in message and "a task of lm-eval" in message
