@@ -98,7 +98,8 @@ def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:
     """The rank whose `count` is nearest to `wanted`, the smaller of two; None where no rank has one.
 
     Counts grow or shrink with the rank; some ranks have none (None). Powers of two first, then between the two around
-    the wanted count; where ranks of no count stand between them, their neighbours are tried.
+    the wanted count; where ranks of no count stand between them, their neighbours are tried. So are those of the best
+    where counts do not grow or shrink throughout: LoKr's fall where its second factor needs none any more.
     """
     sizes: dict[int, int] = {}
     rank = 1
@@ -125,8 +126,28 @@ def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:
             low, high = max((r for r in sizes if r < best), default=0), best
         between = _between(count, best, low, high, tried)
         if between is None:
-            return best
+            if _throughout(sizes):
+                return best
+            between = next(_near(count, best, tried), None)
+            if between is None:
+                return best
         sizes[between[0]] = between[1]
+
+
+def _throughout(sizes: dict[int, int]) -> bool:
+    """Whether counts grow, or shrink, with every rank."""
+    counts = [sizes[rank] for rank in sorted(sizes)]
+    return len(set(counts)) == len(counts) and counts in (sorted(counts), sorted(counts, reverse=True))
+
+
+def _near(count: Callable[[int], int | None], best: int, tried: set[int]) -> Iterator[tuple[int, int]]:
+    """Ranks near the best that were not tried, and their counts."""
+    for rank in range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1):
+        if rank not in tried:
+            tried.add(rank)
+            size = count(rank)
+            if size is not None:
+                yield rank, size
 
 
 def _between(

@@ -38,6 +38,14 @@ def test_counts_may_shrink_and_a_method_may_have_none():
     assert nearest(lambda rank: 7, 10**9) == 1 < LARGEST
 
 
+def test_counts_that_fall_from_some_rank_on():
+    """LoKr's: the largest stands between two powers of two."""
+    lokr = [832, 1024, 1216, 1408, 1504, 1600, 1696, *[1536] * 8]
+    for wanted in (500, 1000, 1400, 1650, 9216):
+        chosen = nearest(lambda rank: lokr[min(rank, len(lokr)) - 1], wanted)
+        assert abs(lokr[chosen - 1] - wanted) == min(abs(size - wanted) for size in lokr)
+
+
 def test_ranks_are_chosen_once_and_anew_where_an_entry_changes(workplace):  # noqa: F811
     grid = {"models": ["ladder-xs"], "methods": ["lora", "sbora-fa", "ia3"], "at": {"parameters": 2500}}
     file = workplace.experiment((GRIDS, [grid, grid | {"at": {"parameters": 2400}}]))
