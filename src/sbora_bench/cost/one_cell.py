@@ -5,7 +5,7 @@ Counts, memory at the peak, compute; whether it fits a card, and the largest mic
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sbora_bench.cost.counting import counts
@@ -57,7 +57,7 @@ def resolve(catalog: Catalog, request: CellRequest) -> tuple[MethodEntry | None,
     """(method, protocol with the user's sizes, the model's positions). Raises UserError for what can't be."""
     method = None if request.method == "base" else catalog.find("methods", request.method, "--method")
     if method is not None and request.rank is None:
-        raise UserError(f"--rank: missing; method {request.method} needs one")
+        raise UserError(f"--rank: missing; method {request.method} needs one: {method.rank_means}")
     for name in ("rank", "micro_batch", "length", "tokens_at_once", "beams"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -105,6 +105,9 @@ def targets(
 
 def cell_report(catalog: Catalog, request: CellRequest) -> dict[str, Any]:
     """Everything about the cell, as JSON. Raises UserError as `resolve` does."""
+    known = catalog.methods.get(request.method)
+    if request.rank is None and known is not None and not known.has_size:
+        request = replace(request, rank=1)
     method, protocol, positions = resolve(catalog, request)
     kernels = "cpu" if request.device == "cpu" else "cuda"
     card = catalog.devices.get(request.device or "")

@@ -399,7 +399,7 @@ def test_tokens_at_once_of_a_cell(catalog):
         ({"length": -5}, "--length: found -5"),
         ({"optimizer": "adam"}, "unknown optimizer"),
         ({"protocol": "officiall"}, "did you mean 'official'"),
-        ({"rank": None}, "--rank: missing"),
+        ({"rank": None}, "--rank: missing; method lora needs one: rank of the update"),
         ({"model": "/no/such/folder"}, "no such folder or config.json"),
         ({"method": "base", "rank": None, "device": "h100"}, "the base isn't trained"),
         ({"method": "base", "rank": None, "sweep": "rank"}, "the base isn't trained"),
@@ -410,6 +410,13 @@ def test_bad_input_is_one_line(catalog, wrong, words):
     with pytest.raises(UserError) as caught:
         one_cell.cell_report(catalog, one_cell.CellRequest(**request))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_method_without_a_size_needs_no_rank(catalog):
+    request = {"model": "tiny", "method": "ia3", "protocol": "smollm2", "length": 64}
+    stated = one_cell.cell_report(catalog, one_cell.CellRequest(rank=1, **request))
+    assert one_cell.cell_report(catalog, one_cell.CellRequest(rank=None, **request)) == stated
+    assert stated["trainable_parameters"] > 0
 
 
 def test_every_optimizer_of_a_protocol_can_be_traced():
