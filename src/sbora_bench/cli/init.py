@@ -261,6 +261,13 @@ def _task(name: str, questions: _Table) -> str:
     if all(re.fullmatch(r"-?[\d,]*\.?\d+", answer) for answer in answers):
         template, rule = "number", "last-number"
     elif len(answers) <= LABELS:
+        alike: dict[str, str] = {}
+        for answer in answers:
+            if (other := alike.setdefault(answer.strip().casefold(), answer)) != answer:
+                raise UserError(
+                    f"{questions.path}: {column}: found {other!r} and {answer!r}, which would be two labels; write them"
+                    " alike"
+                )
         labels = "|".join(re.escape(answer) for answer in sorted(answers, key=len, reverse=True))
         template, rule = "choice", f"(?<!{WORD})(?:{labels})(?!{WORD})"  # "no" is not read out of "know"
     else:

@@ -12,12 +12,12 @@ from typing import Any
 from sbora_bench.errors import UserError
 from sbora_bench.files import hash_of
 from sbora_bench.hub import DOWNLOADS, Unreachable
-from sbora_bench.inputs.check_items import built_in_problem, never_right, no_gold
+from sbora_bench.inputs.check_items import asks_nothing, built_in_problem, never_right, no_gold
 from sbora_bench.inputs.data import lm_eval_tasks
 from sbora_bench.inputs.data.chat import ARGUMENTS
 from sbora_bench.inputs.data.contamination import asked_in, trained_questions
 from sbora_bench.inputs.data.examples import Example, check_subjects
-from sbora_bench.inputs.data.prompts import prompt_of, prompt_of_items
+from sbora_bench.inputs.data.prompts import TEMPLATES, prompt_of, prompt_of_items
 from sbora_bench.inputs.data.sources import place_of, read_examples
 from sbora_bench.inputs.models.sources import Folder, source_of
 from sbora_bench.inputs.models.weights import check_parts
@@ -187,13 +187,15 @@ class _Check:
                 yield f"{where}: data {name}: {error}"
                 return
         read = not own and not entry.lm_eval and plan.answer_by(table, task) == "template"
+        asked = isinstance(plan.catalog.data[name], OwnData) and protocol.score_prompt in TEMPLATES
+        asked = asked and config["output_type"] == "generate_until"
         if (
             problem := self.tries(config, rows)
             if own or entry.lm_eval
             else built_in_problem(config, rows, entry.metrics)
         ):
             yield f"{where}: {problem}"
-        elif read and (problem := never_right(config, items)):
+        elif read and (problem := never_right(config, items) or (asks_nothing(items) if asked else "")):
             yield f"{where}: data {name}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
             return  # the question is more than the prompt

@@ -51,6 +51,14 @@ def never_right(config: dict[str, Any], items: list[Example]) -> str:
     return ""
 
 
+def asks_nothing(items: list[Example]) -> str:
+    """Which item has neither an instruction nor an input; empty where all have one."""
+    for index, item in enumerate(items):
+        if not (item["instruction"] + item["input"]).strip():
+            return f"item {index}: instruction and input are empty; give the item a question, or leave it out"
+    return ""
+
+
 def no_gold(items: list[Example], own: bool) -> str:
     """Which item's output can't be the answer whose likelihood is taken; empty where all can. An empty one is
     reported of one's `own` data alone: an item of the paper's GSM8K has none.

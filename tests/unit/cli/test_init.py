@@ -158,6 +158,15 @@ def test_a_question_without_an_answer_is_refused_before_anything_is_written(work
     assert not list(workplace.folder.rglob("mine.yaml"))
 
 
+@pytest.mark.parametrize("answers", [("Yes", "yes", "no"), ("no", "yes", "no ")])
+def test_labels_that_differ_in_letters_case_or_spaces_alone_are_refused(workplace, answers):  # noqa: F811
+    train = rows(workplace.folder, "mine.jsonl", {"question": "x", "response": "y"})
+    asked = [{"question": f"{answer}?", "answer": answer} for answer in answers]
+    questions = rows(workplace.folder, "test.jsonl", *asked)
+    message = workplace.refused("init", "mine", "--model", "ladder-xs", "--train", train, "--tasks", questions)
+    assert "test.jsonl: answer: found" in message and "two labels; write them alike" in message
+
+
 def test_columns_that_nothing_reads_are_said(workplace):  # noqa: F811
     """The choices of a question, which a model is not shown."""
     train = rows(workplace.folder, "mine.jsonl", {"id": 1, "instruction": "x", "input": "z", "output": "y"})

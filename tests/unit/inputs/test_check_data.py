@@ -390,6 +390,13 @@ def test_an_answer_that_no_response_can_be_right_for_is_refused_by_item(place, t
     assert "task own: data items: item 2: answer: " in line and expected in line, line
 
 
+def test_an_item_that_asks_nothing_is_refused(place):
+    catalog(place)
+    write("items.jsonl", [*ROWS[:2], ROWS[2] | {"instruction": " ", "input": ""}, *ROWS[3:]])
+    (line,) = problems(place)
+    assert "task own: data items: item 2: instruction and input are empty; give the item a question" in line
+
+
 def test_an_expression_that_asks_for_words_around_the_answer_is_taken_as_it_is(place):
     catalog(place, answer={"official": "answer: (yes|no)"})
     path = Path("experiments/catalog/own.yaml")

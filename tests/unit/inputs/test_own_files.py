@@ -236,7 +236,7 @@ def test_a_missing_number_of_parquet_is_null_and_no_word():
     missing = pyarrow.table({"instruction": ["a", "b"], "output": [1.5, float("nan")], "more": [[float("nan")], [2.5]]})
     pyarrow.parquet.write_table(missing, "own.parquet")
     assert [row["more"] for row in read_rows(Path("own.parquet")).values] == [[None], [2.5]]
-    with pytest.raises(UserError, match="own.parquet: row 1: output: found NoneType, allowed are text and numbers"):
+    with pytest.raises(UserError, match="own.parquet: row 1: output: found null, allowed are text and numbers"):
         read(Path("own.parquet").read_bytes(), "own.parquet")
 
 
@@ -304,7 +304,7 @@ SPOILT = {
     "not a number": ('{"instruction": NaN}', ["line 1", "NaN"]),
     "another thing": (f"{LINE}\n3\n", ["line 2: found int"]),
     "a missing field": (f'{LINE}\n\n{{"instruction": "a"}}', ["line 3: found instruction; allowed are the keys"]),
-    "an empty answer": (LINE.replace('"2"', "null"), ["line 1: answer: found NoneType"]),
+    "an empty answer": (LINE.replace('"2"', "null"), ["line 1: answer: found null"]),
     "half a sign in another column": (
         LINE + "\n" + json.dumps(ROW | {"x": ["a\ud83d"]}),
         ["line 2: x: half of a surrogate pair"],

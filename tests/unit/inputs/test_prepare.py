@@ -194,7 +194,7 @@ def test_another_number_of_rows_is_told(house, tmp_path):
     [
         ('[{"question": "1"}]', "row 0: found question; allowed are the keys instruction, input, output, answer"),
         ("[3]", "row 0: found int"),
-        ('[{"instruction": null, "input": "", "output": "", "answer": "1"}]', "row 0: instruction: found NoneType"),
+        ('[{"instruction": null, "input": "", "output": "", "answer": "1"}]', "row 0: instruction: found null"),
         ('[{"instruction": "a', "line 1: not JSON .Unterminated string"),
     ],
 )

@@ -105,6 +105,8 @@ def _others(row: dict) -> Example:
 def _text(value: Any, key: str) -> str:
     if value is None and key == "input":
         return ""
+    if value is None:
+        raise UserError(f"{key}: found null, allowed are text and numbers; give the row one, or leave the row out")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(
             f"{key}: found {type(value).__name__}, allowed are text and numbers; make text of it in the data entry's"
