@@ -2,21 +2,16 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import yaml
 
+from sbora_bench.cli.init_rows import ANSWERS, INSTRUCTIONS, OUTPUTS, Table, table
 from sbora_bench.errors import Problems, UserError, one_of
 
-# Usual names of columns, in small letters -> the field that they are.
-INSTRUCTIONS = ("instruction", "question", "query", "prompt", "problem")
-OUTPUTS = ("output", "response", "completion", "solution", "answer")
-ANSWERS = ("answer", "label", "target")
 LENGTH = 512  # tokens of a training row at most
-READ = ("id", "instruction", "input", "output", "answer", "subject")  # columns that are read by their own names
 WORD = "[A-Za-z0-9_]"  # no sign of a script that writes no spaces: there a label stands amid others
 LABELS = 10  # different answers of a file up to which they are the labels of a choice
 
@@ -124,8 +119,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> Te
     """What init writes and says. Raises UserError where a file or a name is no good."""
     from sbora_bench.plan.lm_eval_groups import known_to_lm_eval
 
-    training = _table(train, "train", {"instruction": INSTRUCTIONS, "output": OUTPUTS})
-    columns, notes = training.lines, training.unread()
+    training = table(train, "train", {"instruction": INSTRUCTIONS, "output": OUTPUTS})
+    columns, notes = _lines(training), training.unread()
     more: list[str] = []
     model_id = model
     if model not in catalog.models:
@@ -141,8 +136,8 @@ def texts_of(name: str, model: str, train: Path, tasks: str, catalog: Any) -> Te
     elif Path(tasks).exists():
         suite = f"{name}-suite"
         fields_of_item = {"instruction": INSTRUCTIONS, "output": OUTPUTS, "answer": ANSWERS}
-        questions = _table(Path(tasks), "test", fields_of_item)
-        more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{questions.lines}"
+        questions = table(Path(tasks), "test", fields_of_item)
+        more_data = f"  {name}-items:\n    path: {in_yaml(str(Path(tasks).resolve()))}\n{_lines(questions)}"
         more.append(_task(name, questions))
         notes += questions.unread()
     else:
@@ -191,60 +186,14 @@ def _length(model: str, catalog: Any) -> int:
     return min(LENGTH, positions or LENGTH)
 
 
-class _Table(NamedTuple):
-    """Rows of a file or folder; `place`: where the row of an index stands; `mapped`: field of an example -> column."""
-
-    path: Path
-    rows: list[Any]
-    place: Callable[[int], str]
-    split: str
-    mapped: dict[str, str]
-
-    @property
-    def lines(self) -> str:
-        """Of its data entry, after the path: the split of a folder with several, and columns that have other names."""
-        renamed = any(field != column for field, column in self.mapped.items())
-        return self.split + (f"    columns: {in_yaml(self.mapped)}\n" if renamed else "")
-
-    def unread(self) -> list[str]:
-        """A note on columns that nothing reads, if there are any: choices of a question, say."""
-        left = [column for column in _columns(self.rows) if column not in (*self.mapped.values(), *READ)]
-        reader = "`columns` in Jinja, a prompt or a task of your own may read them (docs/own.md)"
-        return [f"{self.path}: columns that nothing reads: {', '.join(left)}; {reader}"] if left else []
+def _lines(rows: Table) -> str:
+    """Of a data entry, after the path: the split of a folder with several, and columns that have other names."""
+    split = f"    split: {rows.split}\n" if rows.split else ""
+    renamed = any(field != column for field, column in rows.mapped.items())
+    return split + (f"    columns: {in_yaml(rows.mapped)}\n" if renamed else "")
 
 
-def _table(path: Path, split: str, fields: dict[str, tuple[str, ...]]) -> _Table:
-    """The rows of a file or folder, of a folder with several splits those of `split`; `fields`: their usual columns.
-
-    Raises UserError where there are no rows, or none of the usual columns of a field.
-    """
-    from sbora_bench.inputs.data.own_files import read_rows, splits
-
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    several = path.is_dir() and len(splits(path)) > 1
-    read = read_rows(path, split if several else None)
-    if not read.values or not isinstance(read.values[0], dict):
-        raise UserError(f"{path}: found no rows with named columns, allowed is a table of instruction and output")
-    present = _columns(read.values)
-    mapped = {}
-    for field, names in fields.items():
-        exact = (column for name in names for column in present if column == name)
-        column = next(exact, next((column for name in names for column in present if column.lower() == name), None))
-        if column is None:
-            raise UserError(
-                f"{path}: columns: found {', '.join(present)}, allowed for {field} one of {', '.join(names)};"
-                " rename one, or write the entry with `columns` in Jinja, as {output: '{{ messages[1].content }}'}"
-            )
-        mapped[field] = column
-    return _Table(path, read.values, read.place, f"    split: {split}\n" if several else "", mapped)
-
-
-def _columns(rows: list[Any]) -> list[str]:
-    return list(dict.fromkeys(column for row in rows if isinstance(row, dict) for column in row))
-
-
-def _task(name: str, questions: _Table) -> str:
+def _task(name: str, questions: Table) -> str:
     """A task over a file of questions: a number where all answers are, else one of few labels.
 
     Raises UserError where they are neither, and for a question without an answer.

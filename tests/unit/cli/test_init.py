@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sbora_bench.cli.init import texts_of
+from sbora_bench.inputs.data.sources import read_examples
 from sbora_bench.plan.catalog import load_catalog
 from tests.factories.toy_tasks import write_tasks
 from tests.factories.workplace import workplace  # noqa: F401
@@ -145,6 +146,27 @@ def test_columns_are_known_in_any_letters_and_in_any_row(workplace):  # noqa: F8
     _, entries, _ = texts_of("mine", "ladder-xs", train, questions, load_catalog())
     assert "columns: {instruction: Question, output: Response}" in entries
     assert "columns: {instruction: question, output: answer, answer: answer}" in entries
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "speaker", "speakers"),
+    [("messages", "content", "role", ("user", "assistant")), ("conversations", "value", "from", ("human", "gpt"))],
+)
+def test_a_chat_of_a_question_and_its_answer_is_mapped(workplace, column, text, speaker, speakers):  # noqa: F811
+    chat = [{speaker: who, text: said} for who, said in zip(speakers, ("1 + 1?", "It is 2."), strict=True)]
+    train = rows(workplace.folder, "mine.jsonl", {column: chat}, {column: chat})
+    questions = rows(workplace.folder, "test.jsonl", {"question": "1 + 2?", "answer": "3"})
+    given = ("--model", "ladder-xs", "--tasks", questions, "--train")
+    status, _, err = workplace.run("init", "mine", *given, train)
+    assert status == 0 and "nothing reads" not in err, err
+    load_catalog.cache_clear()
+    (first, _) = read_examples("mine-train", load_catalog().data["mine-train"])
+    assert (first["instruction"], first["output"]) == ("1 + 1?", "It is 2.")
+    usual = rows(workplace.folder, "usual.jsonl", {"prompt": "x", "completion": "y", column: [*chat, *chat]})
+    assert "output: completion" in texts_of("usual", "ladder-xs", Path(usual), questions, load_catalog()).entries
+    longer = rows(workplace.folder, "more.jsonl", {column: chat}, {column: [*chat, *chat]})
+    message = workplace.refused("init", "more", *given, longer)
+    assert f"more.jsonl: line 2: {column}: found ['{speakers[0]}', " in message and "leave messages out" in message
 
 
 @pytest.mark.parametrize("answer", [None, "", " ", True, {"text": ["2"]}])
