@@ -47,7 +47,7 @@ class Batch:
         return sum(array.shape[1] for task in self.first for array in (task if self.fresh else task[:1]))
 
 
-def batches(tasks: Sequence[CellItems], pairs: Sequence[tuple[Cell, Cell]], least: int = 1) -> Iterator[Batch]:
+def pair_batches(tasks: Sequence[CellItems], pairs: Sequence[tuple[Cell, Cell]], least: int = 1) -> Iterator[Batch]:
     """The pairs on the tasks that both cells have, over the seeds that have them all.
 
     Left out: pairs with fewer than `least` such tasks or without such a seed, and those of which two seeds share items

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from sbora_bench.analysis.estimate import Estimate, each_over_seeds, over_seeds_and_items
-from sbora_bench.analysis.paired_arrays import Arrays, Batch, CellItems, Seeds, batches
+from sbora_bench.analysis.paired_arrays import Arrays, Batch, CellItems, Seeds, pair_batches
 from sbora_bench.analysis.statistics import LEVEL, bootstrap_averages, false_discovery, sign_flips
 from sbora_bench.plan.comparison import equal_parameters
 from sbora_bench.plan.metric import SHARE, Metric
@@ -194,7 +194,7 @@ def average_pairs(
     """
     asked = comparable(_tuned(tasks), counts)
     pairs: dict[int, Pair] = {}
-    for batch in batches(tasks, [(a, b) for a, b, _, _ in asked], least):
+    for batch in pair_batches(tasks, [(a, b) for a, b, _, _ in asked], least):
         less, size = batch.less, 1 if batch.fresh else batch.seeds
         of_items = [np.concatenate(task, axis=1) if batch.fresh else np.sum(task, axis=0) for task in less]
         first, second, p = _scores(batch.first), _scores(batch.second), sign_flips(of_items)
@@ -234,7 +234,7 @@ def pair_estimates(tasks: Sequence[CellItems], share: bool) -> dict[tuple[Cell, 
     pairs = list(combinations(_tuned(tasks), 2))
     made = {
         place: over
-        for batch in batches(tasks, pairs)
+        for batch in pair_batches(tasks, pairs)
         for place, over in zip(batch.places, estimates(batch, share), strict=True)
     }
     return {pairs[place]: made[place] for place in sorted(made)}

@@ -7,7 +7,7 @@ import pytest
 
 from sbora_bench.analysis import paired_arrays, pairs, statistics
 from sbora_bench.analysis.estimate import estimate
-from sbora_bench.analysis.paired_arrays import batches, common_items
+from sbora_bench.analysis.paired_arrays import common_items, pair_batches
 from sbora_bench.analysis.ranking import ranking
 from sbora_bench.plan.experiment import Cell
 from sbora_bench.plan.metric import SHARE
@@ -69,7 +69,7 @@ def test_a_pair_among_others_is_as_it_is_alone(fresh, largest, monkeypatch):
 
 def test_cells_of_the_same_seeds_and_items_are_one_batch():
     """However many there are: of each of these 28 pairs alone the arrays would be made anew."""
-    sizes = [len(batch.places) for batch in batches(made(True), list(combinations(CELLS, 2)))]
+    sizes = [len(batch.places) for batch in pair_batches(made(True), list(combinations(CELLS, 2)))]
     assert sum(sizes) == 28 and max(sizes) == 6  # every two of the four that have all
 
 
