@@ -166,6 +166,19 @@ def test_no_document_says_better_worse_or_equivalent_of_what_is_not_held_to_a_ve
     assert re.findall(r".{0,60}\b(?:better|worse|equivalent)\b.{0,60}", text, flags=re.I) == []
 
 
+def test_chosen_regions_are_compared_with_drawn_ones_as_is_said():
+    document = (ROOT / "docs" / "sbora.md").read_text(encoding="utf-8")
+    section = document[document.index("### Is a chosen region better") :]
+    lines = [re.findall(r"[+-]\d\.\d{3} \[[^\]]*\]|better|equivalent", line) for line in section.splitlines()]
+    quoted = sorted(word for line in lines[:25] if len(line) > 1 for word in line)
+    judged = rows("ladder-index", "verdicts")
+    published = [f"{float(r['difference']):+.3f} [{float(r['low']):.3f}, {float(r['high']):.3f}]" for r in judged]
+    decided = [row["verdict"] for row in judged if row["verdict"] != "undecided"]
+    assert quoted == sorted(published + decided)
+    assert "four of twelve planned comparisons say so" in plain(document)
+    assert [decided.count(word) for word in ("better", "worse", "equivalent")] == [4, 0, 3]
+
+
 def test_dora_is_nowhere_better_than_lora_as_is_said():
     judged = [row for experiment in VERDICTS for row in rows(experiment, "verdicts") if "dora" in row["a"]]
     assert judged and all("lora" in row["b"] and row["verdict"] != "better" for row in judged)
