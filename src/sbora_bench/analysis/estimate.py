@@ -7,7 +7,7 @@ Biometrics 1964). With Satterthwaite's degrees of freedom instead, a test at the
 that with three seeds, and 9 times with four.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -147,7 +147,7 @@ def estimate(tasks: Sequence[Differences], share: bool) -> Estimate | None:
     seeds = [seed for seed in (tasks[0] if tasks else ()) if all(task.get(seed) for task in tasks)]
     if not seeds:
         return None
-    if len(seeds) > 1 and all(_fresh(task, seeds) for task in tasks):
+    if len(seeds) > 1 and all(are_fresh(task[seed] for seed in seeds) for task in tasks):
         averages = [float(np.mean([np.mean(list(task[seed].values())) for task in tasks])) for seed in seeds]
         return replace(over_seeds(averages), fresh=True)
     matrices = []
@@ -160,7 +160,7 @@ def estimate(tasks: Sequence[Differences], share: bool) -> Estimate | None:
     return over_seeds_and_items(matrices, share)
 
 
-def _fresh(task: Differences, seeds: Sequence[int | None]) -> bool:
-    """Whether no item stands under two seeds."""
-    items = [item for seed in seeds for item in task[seed]]
+def are_fresh(seeds: Iterable[Iterable[Any]]) -> bool:
+    """Whether no item stands under two seeds, given the items of each."""
+    items = [item for of_seed in seeds for item in of_seed]
     return len(set(items)) == len(items)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sbora_bench.analysis.estimate import are_fresh
 from sbora_bench.plan.runs import Cell
 
 Values = dict[Any, float]  # item id -> what it counts: 1 or 0 where it is right or wrong
@@ -65,7 +66,7 @@ def pair_batches(tasks: Sequence[CellItems], pairs: Sequence[tuple[Cell, Cell]],
         if len(both) < least or not seeds:
             continue
         common = [common_items(cells[a], cells[b], seeds) for cells in both]
-        fresh = len(seeds) > 1 and all(map(_fresh, common))
+        fresh = len(seeds) > 1 and all(are_fresh(task.values()) for task in common)
         if not fresh:
             if not all(set(items) == set(task[seeds[0]]) for task in common for items in task.values()):
                 continue
@@ -102,12 +103,6 @@ def common_items(a: Seeds, b: Seeds, seeds: Sequence[int | None] = ()) -> dict[i
     common = {seed: items for seed, items in common.items() if items}
     shared = set.intersection(*map(set, common.values())) if seeds and common else set()
     return {seed: [item for item in items if item in shared] for seed, items in common.items()} if shared else common
-
-
-def _fresh(task: Items) -> bool:
-    """Whether no item stands under two seeds."""
-    items = [item for of_seed in task.values() for item in of_seed]
-    return len(set(items)) == len(items)
 
 
 def _arrays(cells: CellItems, items: Items, of_pairs: list[Cell]) -> list[np.ndarray]:

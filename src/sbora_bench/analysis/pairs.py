@@ -192,24 +192,24 @@ def average_pairs(
     Those with fewer than `least` such tasks are left out. Items may have any value, a log-likelihood say. `keep_items`:
     for `redrawn`.
     """
-    asked = comparable(_tuned(tasks), counts)
+    compared = comparable(_tuned(tasks), counts)
     pairs: dict[int, Pair] = {}
-    for batch in pair_batches(tasks, [(a, b) for a, b, _, _ in asked], least):
+    for batch in pair_batches(tasks, [(a, b) for a, b, _, _ in compared], least):
         less, size = batch.less, 1 if batch.fresh else batch.seeds
         of_items = [np.concatenate(task, axis=1) if batch.fresh else np.sum(task, axis=0) for task in less]
         first, second, p = _scores(batch.first), _scores(batch.second), sign_flips(of_items)
-        only_a, only_b = (_right_alone(*sides) for sides in ((batch.first, batch.second), (batch.second, batch.first)))
-        by_seed = each_over_seeds(_seed_averages(less))
+        only_a, only_b = _right_alone(batch.first, batch.second), _right_alone(batch.second, batch.first)
+        over_seeds = each_over_seeds(_seed_averages(less))
         for row, (place, over) in enumerate(zip(batch.places, estimates(batch, metric.right_or_wrong), strict=True)):
             pairs[place] = Pair(
-                *asked[place],
+                *compared[place],
                 metric=metric,
                 score_a=first[row],
                 score_b=second[row],
                 difference=over.mean,
                 p=p[row],
                 over=over,
-                p_seeds=by_seed[row].p(),
+                p_seeds=over_seeds[row].p(),
                 pairs=batch.items * size,
                 only_a=only_a[row] if metric.right_or_wrong else None,
                 only_b=only_b[row] if metric.right_or_wrong else None,

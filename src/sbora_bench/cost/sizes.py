@@ -1,7 +1,7 @@
 """Which rank of each method comes closest to a size: `sbora-bench sizes EXPERIMENT`, for the grids that say `at`."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +124,12 @@ def nearest(count: Callable[[int], int | None], wanted: int) -> int | None:
             low, high = best, min((r for r in sizes if r > best), default=max(2 * best, best + NEIGHBOURS + 1))
         else:
             low, high = max((r for r in sizes if r < best), default=0), best
-        between = _between(count, best, low, high, tried)
-        if between is None:
-            if _throughout(sizes):
-                return best
-            between = next(_near(count, best, tried), None)
-            if between is None:
-                return best
-        sizes[between[0]] = between[1]
+        counted = _between(count, best, low, high, tried)
+        if counted is None and not _throughout(sizes):
+            counted = _first_counted(count, range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1), tried)
+        if counted is None:
+            return best
+        sizes[counted[0]] = counted[1]
 
 
 def _throughout(sizes: dict[int, int]) -> bool:
@@ -140,14 +138,15 @@ def _throughout(sizes: dict[int, int]) -> bool:
     return len(set(counts)) == len(counts) and counts in (sorted(counts), sorted(counts, reverse=True))
 
 
-def _near(count: Callable[[int], int | None], best: int, tried: set[int]) -> Iterator[tuple[int, int]]:
-    """Ranks near the best that were not tried, and their counts."""
-    for rank in range(max(1, best - NEIGHBOURS), best + NEIGHBOURS + 1):
+def _first_counted(count: Callable[[int], int | None], ranks: Iterable[int], tried: set[int]) -> tuple[int, int] | None:
+    """(rank, its count) of the first that has one among ranks that were not tried."""
+    for rank in ranks:
         if rank not in tried:
             tried.add(rank)
             size = count(rank)
             if size is not None:
-                yield rank, size
+                return rank, size
+    return None
 
 
 def _between(
@@ -157,11 +156,8 @@ def _between(
     while True:
         middle = (low + high) // 2
         untried = sorted((r for r in range(low + 1, high) if r not in tried), key=lambda r: abs(r - middle))
-        for rank in untried[:NEIGHBOURS]:
-            tried.add(rank)
-            size = count(rank)
-            if size is not None:
-                return rank, size
+        if counted := _first_counted(count, untried[:NEIGHBOURS], tried):
+            return counted
         if not untried:
             return None
         low, high = (low, middle) if best == low else (middle, high)

@@ -187,15 +187,15 @@ class _Check:
                 yield f"{where}: data {name}: {error}"
                 return
         read = not own and not entry.lm_eval and plan.answer_by(table, task) == "template"
-        asked = isinstance(plan.catalog.data[name], OwnData) and protocol.score_prompt in TEMPLATES
-        asked = asked and config["output_type"] == "generate_until"
+        by_template = isinstance(plan.catalog.data[name], OwnData) and protocol.score_prompt in TEMPLATES
+        needs_question = by_template and config["output_type"] == "generate_until"
         if (
             problem := self.tries(config, rows)
             if own or entry.lm_eval
             else built_in_problem(config, rows, entry.metrics)
         ):
             yield f"{where}: {problem}"
-        elif read and (problem := never_right(config, items) or (asks_nothing(items) if asked else "")):
+        elif read and (problem := never_right(config, items) or (asks_nothing(items) if needs_question else "")):
             yield f"{where}: data {name}: {problem}"
         if own and config.get("doc_to_text") != "prompt":
             return  # the question is more than the prompt
