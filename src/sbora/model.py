@@ -335,11 +335,8 @@ def _check_checksum(adapter_name: str, config: SboraConfig, *allowed: dict[str, 
 @contextmanager
 def checksum_of_file(model: nn.Module, adapter_name: str, folder: Path) -> Iterator[None]:
     """Have what is loaded over an adapter compared with the checksum beside the file."""
-    file, config, regions = (
-        folder / "adapter_config.json",
-        model.peft_config[adapter_name],
-        _regions(model, adapter_name),
-    )
+    config, regions = model.peft_config[adapter_name], _regions(model, adapter_name)
+    file = folder / "adapter_config.json"
     loaded, new = config._loaded_checksum, [region.is_new for region in regions]
     if file.is_file():
         config._loaded_checksum = json.loads(file.read_text()).get("index_checksum")

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sbora_bench.inputs.eval_mode import eval_mode
+from sbora_bench.inputs.products import narrow_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,8 +105,7 @@ def attention(
 
 def in_float32(module: torch.nn.Module, query: torch.Tensor, dropout: float) -> bool:
     """Whether `Float32Attention` gives an example's attention without a mask, and sooner."""
-    narrow = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
-    return narrow and not dropout and getattr(module, "is_causal", True)
+    return narrow_on_cpu(query) and not dropout and getattr(module, "is_causal", True)
 
 
 class Float32Attention(torch.autograd.Function):

@@ -36,7 +36,12 @@ def products(model: torch.nn.Module, computed_in: Literal["weights", "float32"])
 
 def _is_narrow(layer: torch.nn.Linear) -> bool:
     frozen = not any(parameter.requires_grad for parameter in layer.parameters())
-    return frozen and layer.weight.device.type == "cpu" and layer.weight.dtype in NARROW
+    return frozen and narrow_on_cpu(layer.weight)
+
+
+def narrow_on_cpu(tensor: torch.Tensor) -> bool:
+    """Whether a CPU computes with the tensor, of 16-bit floats."""
+    return tensor.device.type == "cpu" and tensor.dtype in NARROW
 
 
 def _product(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
