@@ -4,13 +4,13 @@
         --output results/benchmarks/training.json [--update 32] [--minutes 5.5] [--threads 2]
 
 The ways: padded rows with logits of all positions, logits of supervised positions alone, with these the update's
-micro-batches by length, and those without padding, of 16-bit weights with products in float32 too, or in parts of so
-many tokens; each with PEFT's LoRA (rank 32, dropout) and with SBoRA-FA. They take turns: a round draws an update, and
-each way, in an order drawn anew, goes forward and backward through one of its micro-batches, so that other work on the
-machine bears on all. A way's seconds an example are its seconds a token that it computes, over all rounds, times the
-tokens that it computes for an example, padding among them, over all rows: few rounds are enough, and time is taken to
-grow as tokens do. With one thread they are the processor's, which other work on the machine hardly changes. Intervals
-(95 %, four rounds on): rounds drawn again.
+micro-batches by length, and those without padding, of 16-bit weights with products in float32 too; the last two whole,
+and in parts of so many tokens. Each with PEFT's LoRA (rank 32, dropout) and with SBoRA-FA. They take turns: a round
+draws an update, and each way, in an order drawn anew, goes forward and backward through one of its micro-batches, so
+that other work on the machine bears on all. A way's seconds an example are its seconds a token that it computes, over
+all rounds, times the tokens that it computes for an example, padding among them, over all rows: few rounds are enough,
+and time is taken to grow as tokens do. With one thread they are the processor's, which other work on the machine hardly
+changes. Intervals (95 %, four rounds on): rounds drawn again.
 Beside the output stands its table, as Markdown.
 Memory: the traced peak of a step over weights and adapter, of an update's largest micro-batch; `--peaks` says it and
 times nothing.
@@ -47,14 +47,15 @@ from sbora_bench.train.encoding import IGNORED, encode
 
 METHODS = {"LoRA": "lora", "SBoRA-FA": "sbora-fa"}
 RANK, MICRO = 32, 8
+PACKED, WIDE, PARTED = {"padding_free": True}, {"products": "float32"}, {"tokens_at_once": 1024}
 WAYS = {
     "plain": {"logits": "all", "sort_by_length": False},
     "logits": {"sort_by_length": False},
     "logits, sorted": {},
-    "logits, sorted, padding-free": {"padding_free": True},
-    "logits, sorted, padding-free, products in float32": {"padding_free": True, "products": "float32"},
-    "logits, sorted, in parts of 1,024": {"tokens_at_once": 1024},
-    "logits, sorted, in parts of 512": {"tokens_at_once": 512},
+    "logits, sorted, padding-free": PACKED,
+    "logits, sorted, padding-free, in parts of 1,024": PACKED | PARTED,
+    "logits, sorted, padding-free, products in float32": PACKED | WIDE,
+    "logits, sorted, padding-free, products in float32, in parts of 1,024": PACKED | WIDE | PARTED,
 }
 BASELINE = "LoRA, plain"
 

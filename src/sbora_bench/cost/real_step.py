@@ -22,6 +22,7 @@ from sbora_bench.inputs.models.config import read_config
 from sbora_bench.inputs.models.load import leave_unpacked, nf4_config
 from sbora_bench.inputs.padding_free import packed, take_packed_rows
 from sbora_bench.inputs.parts import parts_of
+from sbora_bench.inputs.products import products
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.catalog import Catalog
 from sbora_bench.plan.method_entry import MethodEntry
@@ -105,7 +106,8 @@ def step_peak(model: torch.nn.Module, protocol: Protocol, rows: int, length: int
 
     def steps() -> None:
         for _ in range(2):
-            add_gradients(model, protocol, supervised, parts, flat=protocol.padding_free)
+            with products(model, protocol.products):
+                add_gradients(model, protocol, supervised, parts, flat=protocol.padding_free)
             torch.nn.utils.clip_grad_norm_(trained, protocol.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()

@@ -21,6 +21,7 @@ from sbora_bench.errors import UserError, one_of
 from sbora_bench.inputs.adapters import CHECKPOINTING
 from sbora_bench.inputs.padding_free import places, take_packed_rows
 from sbora_bench.inputs.parts import parts_of
+from sbora_bench.inputs.products import products
 from sbora_bench.inputs.supervised_loss import SupervisedLoss, Unfit
 from sbora_bench.plan.protocol import Protocol
 
@@ -86,7 +87,7 @@ def trace_training(
     tracer.adopt(adapter, "adapter")
     tracer.adopt((t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)), "optimizer")
     tracer.adopt((p.grad for p in trained if p.grad is not None), "gradients")
-    with tracer:
+    with tracer, products(model, protocol.products, device):
         for (rows, width), tracer.times in shapes.items():
             tracer.phase = "forward"
             # PEFT puts a prompt's ones before a row of the mask

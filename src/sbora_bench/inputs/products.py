@@ -18,13 +18,16 @@ NARROW = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def products(model: torch.nn.Module, computed_in: Literal["weights", "float32"]) -> Iterator[None]:
+def products(
+    model: torch.nn.Module, computed_in: Literal["weights", "float32"], device: str | None = None
+) -> Iterator[None]:
     """Where float32 is chosen, have `model`'s frozen linear layers with 16-bit weights on the CPU multiply in it.
 
-    A head whose loss is computed by `HeadLoss` isn't called, and multiplies as before.
+    `device`: `cpu` or `cuda`, what weights on `meta` stand for. A head whose loss is computed by `head_loss` isn't
+    called: that asks `multiplies_in_float32`.
     """
     linear = [module for module in model.modules() if type(module) is torch.nn.Linear]
-    layers = [layer for layer in linear if computed_in == "float32" and _is_narrow(layer)]
+    layers = [layer for layer in linear if computed_in == "float32" and _is_narrow(layer, device)]
     for layer in layers:
         layer.forward = partial(_product, layer)
     try:
@@ -34,14 +37,19 @@ def products(model: torch.nn.Module, computed_in: Literal["weights", "float32"])
             del layer.forward
 
 
-def _is_narrow(layer: torch.nn.Linear) -> bool:
+def multiplies_in_float32(layer: torch.nn.Module) -> bool:
+    """Whether `products` has the layer multiply in float32 just now."""
+    return getattr(vars(layer).get("forward"), "func", None) is _product
+
+
+def _is_narrow(layer: torch.nn.Linear, device: str | None) -> bool:
     frozen = not any(parameter.requires_grad for parameter in layer.parameters())
-    return frozen and narrow_on_cpu(layer.weight)
+    return frozen and narrow_on_cpu(layer.weight, device)
 
 
-def narrow_on_cpu(tensor: torch.Tensor) -> bool:
-    """Whether a CPU computes with the tensor, of 16-bit floats."""
-    return tensor.device.type == "cpu" and tensor.dtype in NARROW
+def narrow_on_cpu(tensor: torch.Tensor, device: str | None = None) -> bool:
+    """Whether a CPU computes with the tensor, of 16-bit floats; `device`: what one on `meta` stands for."""
+    return (device or tensor.device.type) == "cpu" and tensor.dtype in NARROW
 
 
 def _product(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:

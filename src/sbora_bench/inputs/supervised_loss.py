@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from sbora_bench.inputs.eval_mode import eval_mode
+from sbora_bench.inputs.products import multiplies_in_float32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,7 +168,7 @@ class HeadLoss(torch.autograd.Function):
         size = chunk_of(len(weight))
         for start in range(0, len(targets), size):
             places, wanted = positions[start : start + size], targets[start : start + size, None]
-            logits = F.linear(flat.index_select(0, places), weight, bias)
+            logits = F.linear(flat.index_select(0, places).to(weight.dtype), weight, bias)
             low, logits = logits.dtype, logits.float()
             logits.sub_(logits.amax(-1, keepdim=True))
             right = logits.gather(1, wanted)
@@ -190,7 +191,11 @@ def head_loss(
     hidden: torch.Tensor, head: torch.nn.Module, positions: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Sum of the cross-entropies of `head` at `positions` of the flattened rows of `hidden` (rows, tokens, width)."""
-    return HeadLoss.apply(hidden, head.weight, head.bias, positions, targets)
+    if not multiplies_in_float32(head):
+        return HeadLoss.apply(hidden, head.weight, head.bias, positions, targets)
+    bias = None if head.bias is None else head.bias.float()
+    with torch.autocast("cpu", enabled=False):
+        return HeadLoss.apply(hidden, head.weight.float(), bias, positions, targets)
 
 
 def liger_loss(

@@ -147,6 +147,23 @@ def test_estimated_memory_of_a_row_of_examples(catalog, logits, dtype):
     assert over == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.parametrize("method", ["lora", "sbora-fa"])
+@pytest.mark.parametrize("words", [512, 20_000])
+def test_estimated_memory_of_products_in_float32(catalog, method, words):
+    """Both factors of a product are there in float32 for its time, and a head's logits never in bfloat16."""
+    entry = catalog.models["tiny"].model_copy(update={"architecture": TINY | {"vocab_size": words}})
+    larger = catalog.model_copy(update={"models": catalog.models | {"tiny": entry}})
+    narrow = protocol_of(larger, weights_dtype="bfloat16", padding_free=True)
+    wide = narrow.model_copy(update={"products": "float32"})
+    measured = real_step.step_peak(real(larger, method, wide), wide, 16, LENGTH)
+    over = []
+    for way in (wide, narrow):
+        traced = footprint.trace(on_meta(larger, method, way), way, "cpu", 16, LENGTH).peak()
+        over.append(traced["peak"] - traced["weights"] - traced["adapter"])
+    assert over[0] == pytest.approx(measured, rel=1e-4)
+    assert abs(over[0] - measured) < abs(over[1] - measured) or words == 512
+
+
 @pytest.mark.parametrize(
     ("method", "rows", "ways"),
     [

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sbora_bench.inputs.products import products
+from sbora_bench.inputs.products import multiplies_in_float32, products
+from sbora_bench.inputs.supervised_loss import head_loss
 
 
 def layer(dtype: torch.dtype = torch.bfloat16, trained: bool = False, bias: bool = True) -> nn.Linear:
@@ -37,6 +38,24 @@ def test_under_autocast_too():
     assert torch.equal(y, nn.functional.linear(x, model.weight.float(), model.bias.float()).bfloat16())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_loss_of_a_head_is_that_of_float32_and_its_gradient_rounded_once(bias, autocast):
+    head, exact = layer(bias=bias), layer(torch.float32, bias=bias)
+    exact.load_state_dict(head.state_dict())
+    positions, targets = torch.arange(4), torch.tensor([3, 0, 7, 39])
+    hidden = torch.randn(1, 5, 96, dtype=torch.bfloat16, requires_grad=True)
+    exact_hidden = hidden.detach().float().requires_grad_()
+    exact_loss = head_loss(exact_hidden, exact, positions, targets)
+    (exact_gradient,) = torch.autograd.grad(exact_loss, exact_hidden)
+    with products(head, "float32"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = head_loss(hidden, head, positions, targets)
+        (gradient,) = torch.autograd.grad(loss, hidden)
+    assert torch.equal(loss, exact_loss) and torch.equal(gradient, exact_gradient.bfloat16())
+    (narrow,) = torch.autograd.grad(head_loss(hidden, head, positions, targets), hidden)
+    assert not torch.equal(narrow, gradient)
+
+
 @pytest.mark.parametrize(
     ("model", "computed_in", "wide"),
     [
@@ -50,6 +69,6 @@ def test_under_autocast_too():
 )
 def test_which_layers_multiply_in_float32_and_no_longer_than_wanted(model, computed_in, wide):
     with pytest.raises(KeyError), products(nn.Sequential(model), computed_in):
-        assert ("forward" in vars(model)) == wide
+        assert ("forward" in vars(model)) == multiplies_in_float32(model) == wide
         raise KeyError
     assert "forward" not in vars(model)
