@@ -21,6 +21,7 @@ WIDE = 3.1  # inches of a panel whose title, rates or numbers below bars need ro
 MARKERS = "os^vDPX*"
 LABEL_WIDTH, PANEL_WIDTH = 32, 44  # characters of a line of a label, and of a panel's title
 LETTER, LEGEND_MARK = 0.065, 0.45  # inches of a legend: a letter at most, and what stands before the text
+FAR = 2  # times what the methods' intervals take: a base further from them is told in words
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 
 
@@ -54,10 +55,26 @@ def method_style(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str
 
 
 def draw_untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
-    """The untuned base among `rows` as a dashed line at its mean."""
+    """The untuned base among `rows` as a dashed line at its mean; in words where the others would shrink to a line."""
+    tuned = [row for row in rows if row["method"] != "base"]
     for row in rows:
-        if row["method"] == "base":
+        if row["method"] != "base":
+            continue
+        above = _above(row, tuned)
+        if not above:
             axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
+            continue
+        words = f"{'↑' if above > 0 else '↓'} Base, untuned: {row['mean']:.3g}"
+        place = {"y": 0.98, "va": "top"} if above > 0 else {"y": 0.02, "va": "bottom"}
+        axis.text(0.98, s=words, ha="right", transform=axis.transAxes, fontsize=6, color="0.4", **place)
+
+
+def _above(base: dict[str, Any], tuned: list[dict[str, Any]]) -> int:
+    """Whether a loss of the base lies FAR above (1) or below (-1) the others' intervals; of shares never."""
+    if not tuned or base["metric"].is_share:
+        return 0
+    low, high = min(map(lower_end, tuned)), max(map(upper_end, tuned))
+    return (base["mean"] > high + FAR * (high - low)) - (base["mean"] < low - FAR * (high - low))
 
 
 def short_ticks(axis: Axes) -> None:
@@ -123,7 +140,7 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     x, y = [row[key] for row in points], [row["mean"] for row in points]
     drawn = method_style(plan, points[0]["method"]) | style
     axis.errorbar(x, y, yerr=[low, high], transform=moved, **{"elinewidth": 0.8} | drawn)
-    axis.update_datalim(list(zip(x, y, strict=True)))
+    axis.update_datalim([(row[key], end(row)) for row in points for end in (lower_end, upper_end)])
     axis.autoscale_view()
 
 

@@ -17,6 +17,7 @@ from sbora_bench.files import write_text
 from sbora_bench.plan.experiment import Plan
 from sbora_bench.plan.layouts import layouts
 from sbora_bench.plan.load import load_plan
+from sbora_bench.plan.metric import LOSS
 from sbora_bench.report.collected import footprint_lines
 from sbora_bench.report.figures import figures
 from sbora_bench.report.many_methods import MANY, apart
@@ -119,6 +120,22 @@ def test_what_is_drawn_is_the_data(drawn):
         assert drawn_at[method_style(plan, method)["label"]] == [(row["parameters"], row["mean"]) for row in of_method]
     ends = axis.containers[0][2][0].get_segments()[0][:, 1]  # LoRA's interval
     assert ends.tolist() == pytest.approx([rows[0]["low"], rows[0]["high"]])
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"), [(0.9, "↑ Base, untuned: 0.9"), (0.1, "↓ Base, untuned: 0.1"), (0.65, ""), (0.59, "")]
+)
+def test_an_untuned_base_far_from_the_methods_is_told_in_words(drawn, loss, words):
+    """As a line it would take the picture: intervals of 0.53 to 0.58 nats would be a line too."""
+    plan, results, _ = drawn
+    rows = [dict(row, metric=LOSS) for row in plotted(plan, results) if row["panel"].startswith("LLaMA")]
+    for row in rows:
+        row |= {"mean": 0.55, "low": 0.53, "high": 0.58} if row["parameters"] else {"mean": loss}
+    (axis,) = score_figure(plan, layouts(plan)[0], rows).axes
+    bottom, top = axis.get_ylim()
+    assert (bottom < loss < top) == (not words) and bottom < 0.53 and top > 0.58 and top - bottom < 0.2
+    assert ("Base, untuned" in axis.get_legend_handles_labels()[1]) == (not words)
+    assert [text.get_text() for text in axis.texts if "Base" in text.get_text()] == ([words] if words else [])
 
 
 def test_of_many_methods_those_of_planned_comparisons_alone_have_a_colour(drawn, monkeypatch):
