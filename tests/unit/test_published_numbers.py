@@ -38,7 +38,7 @@ CLAIMED = {
             ("ladder", "worse", "mmlu", "sbora-fa-r16", "lora-r16"),
             ("ladder", "better", "commonsense", "sbora-fb-r16", "lora-r16"),
         ],
-        "On real weights (SmolLM2-135M) SBoRA is worse than LoRA on arithmetic: FA at equal rank, FB at equal trainable": [
+        "On real weights (SmolLM2-135M) SBoRA is worse than LoRA on arithmetic: FA at equal rank, FB at": [
             ("smollm2", "worse", "arithmetic", "sbora-fa-r16", "lora-r16"),
             ("smollm2", "worse", "arithmetic", "sbora-fb-r29", "lora-r16"),
         ],

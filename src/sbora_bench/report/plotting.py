@@ -65,8 +65,8 @@ def draw_untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
             axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
             continue
         words = f"{'↑' if above > 0 else '↓'} Base, untuned: {row['mean']:.3g}"
-        place = {"y": 0.98, "va": "top"} if above > 0 else {"y": 0.02, "va": "bottom"}
-        axis.text(0.98, s=words, ha="right", transform=axis.transAxes, fontsize=6, color="0.4", **place)
+        y, end = (0.98, "top") if above > 0 else (0.02, "bottom")
+        axis.text(0.98, y, words, ha="right", va=end, transform=axis.transAxes, fontsize=6, color="0.4")
 
 
 def _above(base: dict[str, Any], tuned: list[dict[str, Any]]) -> int:
