@@ -21,7 +21,7 @@ WIDE = 3.1  # inches of a panel whose title, rates or numbers below bars need ro
 MARKERS = "os^vDPX*"
 LABEL_WIDTH, PANEL_WIDTH = 32, 44  # characters of a line of a label, and of a panel's title
 LETTER, LEGEND_MARK = 0.065, 0.45  # inches of a legend: a letter at most, and what stands before the text
-FAR = 2  # times what the methods' intervals take: a base further from them is told in words
+FAR = 2  # times what the methods' intervals take: a base further from them stands in words
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5))]
 
 
@@ -57,24 +57,20 @@ def method_style(plan: Plan, method: str, among: Sequence[str] = ()) -> dict[str
 def draw_untuned(axis: Axes, rows: list[dict[str, Any]]) -> None:
     """The untuned base among `rows` as a dashed line at its mean; in words where the others would shrink to a line."""
     tuned = [row for row in rows if row["method"] != "base"]
-    for row in rows:
-        if row["method"] != "base":
+    for base in (row for row in rows if row["method"] == "base"):
+        mean, (low, high) = base["mean"], _in_sight(tuned)
+        if not tuned or base["metric"].is_share or low <= mean <= high:
+            axis.axhline(mean, color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
             continue
-        above = _above(row, tuned)
-        if not above:
-            axis.axhline(row["mean"], color="0.4", linestyle=(0, (4, 3)), linewidth=0.9, label="Base, untuned")
-            continue
-        words = f"{'↑' if above > 0 else '↓'} Base, untuned: {row['mean']:.3g}"
-        y, end = (0.98, "top") if above > 0 else (0.02, "bottom")
+        arrow, y, end = ("↑", 0.98, "top") if mean > high else ("↓", 0.02, "bottom")
+        words = f"{arrow} Base, untuned: {mean:.3g}"
         axis.text(0.98, y, words, ha="right", va=end, transform=axis.transAxes, fontsize=6, color="0.4")
 
 
-def _above(base: dict[str, Any], tuned: list[dict[str, Any]]) -> int:
-    """Whether a loss of the base lies FAR above (1) or below (-1) the others' intervals; of shares never."""
-    if not tuned or base["metric"].is_share:
-        return 0
-    low, high = min(map(lower_end, tuned)), max(map(upper_end, tuned))
-    return (base["mean"] > high + FAR * (high - low)) - (base["mean"] < low - FAR * (high - low))
+def _in_sight(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """What the intervals of `rows` take, and FAR times as much on either side."""
+    low, high = min(map(lower_end, rows), default=0), max(map(upper_end, rows), default=0)
+    return low - FAR * (high - low), high + FAR * (high - low)
 
 
 def short_ticks(axis: Axes) -> None:
@@ -134,8 +130,7 @@ def draw_points(axis: Axes, plan: Plan, points: list[dict[str, Any]], key: str, 
     """One method's points with their intervals, moved sideways by `apart` times 1.6 pt to be seen beside others."""
     from matplotlib.transforms import ScaledTranslation
 
-    low = [0 if row["low"] is None else row["mean"] - row["low"] for row in points]
-    high = [0 if row["high"] is None else row["high"] - row["mean"] for row in points]
+    low, high = [row["mean"] - lower_end(row) for row in points], [upper_end(row) - row["mean"] for row in points]
     moved = axis.transData + ScaledTranslation(1.6 * apart / 72, 0, axis.figure.dpi_scale_trans)
     x, y = [row[key] for row in points], [row["mean"] for row in points]
     drawn = method_style(plan, points[0]["method"]) | style

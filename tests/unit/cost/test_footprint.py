@@ -49,6 +49,17 @@ def on_meta(catalog, method, protocol, rank=RANK):
     return meta_twin.build(catalog, "tiny", catalog.methods[method], rank, protocol)
 
 
+def with_words(catalog, words):
+    entry = catalog.models["tiny"].model_copy(update={"architecture": TINY | {"vocab_size": words}})
+    return catalog.model_copy(update={"models": catalog.models | {"tiny": entry}})
+
+
+def traced_over(catalog, method, protocol, rows):
+    """Bytes over weights and adapter at the peak of a traced step on a CPU."""
+    peak = footprint.trace(on_meta(catalog, method, protocol), protocol, "cpu", rows, LENGTH).peak()
+    return peak["peak"] - peak["weights"] - peak["adapter"]
+
+
 def real(catalog, method, protocol):
     return real_step.random_model(read_config(catalog, "tiny"), catalog.methods[method], RANK, protocol)
 
@@ -124,12 +135,10 @@ def test_estimated_memory_is_what_the_allocator_did(catalog, method, checkpointi
 @pytest.mark.parametrize(("words", "dtype"), [(512, "float32"), (20_000, "float32"), (20_000, "bfloat16")])
 def test_estimated_memory_of_either_way_to_the_loss(catalog, logits, words, dtype):
     """With a vocabulary in several chunks too: what training does with `logits: supervised`, and what with `all`."""
-    entry = catalog.models["tiny"].model_copy(update={"architecture": TINY | {"vocab_size": words}})
-    larger = catalog.model_copy(update={"models": catalog.models | {"tiny": entry}})
+    larger = with_words(catalog, words)
     protocol = protocol_of(larger, logits=logits, weights_dtype=dtype)
     rows = 16
-    traced = footprint.trace(on_meta(larger, "lora", protocol), protocol, "cpu", rows, LENGTH).peak()
-    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    over = traced_over(larger, "lora", protocol, rows)
     measured = real_step.step_peak(real(larger, "lora", protocol), protocol, rows, LENGTH)
     assert over == pytest.approx(measured, rel=0.01)
     kept = 4 * words * rows * LENGTH  # all positions' logits in float32
@@ -141,8 +150,7 @@ def test_estimated_memory_of_either_way_to_the_loss(catalog, logits, words, dtyp
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_estimated_memory_of_a_row_of_examples(catalog, logits, dtype):
     protocol = protocol_of(catalog, logits=logits, weights_dtype=dtype, padding_free=True)
-    traced = footprint.trace(on_meta(catalog, "lora", protocol), protocol, "cpu", 16, LENGTH).peak()
-    over = traced["peak"] - traced["weights"] - traced["adapter"]
+    over = traced_over(catalog, "lora", protocol, 16)
     measured = real_step.step_peak(real(catalog, "lora", protocol), protocol, 16, LENGTH)
     assert over == pytest.approx(measured, rel=0.01)
 
@@ -151,15 +159,11 @@ def test_estimated_memory_of_a_row_of_examples(catalog, logits, dtype):
 @pytest.mark.parametrize("words", [512, 20_000])
 def test_estimated_memory_of_products_in_float32(catalog, method, words):
     """Both factors of a product are there in float32 for its time, and a head's logits never in bfloat16."""
-    entry = catalog.models["tiny"].model_copy(update={"architecture": TINY | {"vocab_size": words}})
-    larger = catalog.model_copy(update={"models": catalog.models | {"tiny": entry}})
+    larger = with_words(catalog, words)
     narrow = protocol_of(larger, weights_dtype="bfloat16", padding_free=True)
     wide = narrow.model_copy(update={"products": "float32"})
     measured = real_step.step_peak(real(larger, method, wide), wide, 16, LENGTH)
-    over = []
-    for way in (wide, narrow):
-        traced = footprint.trace(on_meta(larger, method, way), way, "cpu", 16, LENGTH).peak()
-        over.append(traced["peak"] - traced["weights"] - traced["adapter"])
+    over = [traced_over(larger, method, way, 16) for way in (wide, narrow)]
     assert over[0] == pytest.approx(measured, rel=1e-4)
     assert abs(over[0] - measured) < abs(over[1] - measured) or words == 512
 
@@ -179,10 +183,7 @@ def test_estimated_memory_of_parts_is_what_the_allocator_did(catalog, method, ro
     """Micro-batches of 32 rows in parts of so many."""
     protocol = protocol_of(catalog, **ways)
     parted = protocol.model_copy(update={"tokens_at_once": rows * LENGTH})
-    over = []
-    for way in (protocol, parted):
-        traced = footprint.trace(on_meta(catalog, method, way), way, "cpu", 32, LENGTH).peak()
-        over.append(traced["peak"] - traced["weights"] - traced["adapter"])
+    over = [traced_over(catalog, method, way, 32) for way in (protocol, parted)]
     measured = real_step.step_peak(real(catalog, method, parted), parted, 32, LENGTH)
     assert over[1] == pytest.approx(measured, rel=0.01)
     assert over[1] < 0.6 * over[0]

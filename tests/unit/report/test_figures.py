@@ -125,7 +125,7 @@ def test_what_is_drawn_is_the_data(drawn):
 @pytest.mark.parametrize(
     ("loss", "words"), [(0.9, "↑ Base, untuned: 0.9"), (0.1, "↓ Base, untuned: 0.1"), (0.65, ""), (0.59, "")]
 )
-def test_an_untuned_base_far_from_the_methods_is_told_in_words(drawn, loss, words):
+def test_an_untuned_base_far_from_the_methods_stands_in_words(drawn, loss, words):
     """As a line it would take the picture: intervals of 0.53 to 0.58 nats would be a line too."""
     plan, results, _ = drawn
     rows = [dict(row, metric=LOSS) for row in plotted(plan, results) if row["panel"].startswith("LLaMA")]
